@@ -1,0 +1,68 @@
+/*
+ * A character stream on the host: terminal, pipe, file, socket or pty, behind
+ * a serial port or a console.
+ *
+ * A chardev belongs to one loop. Output is queued up to a bound; a full queue
+ * is back-pressure on the port that writes and nobody else. Input is read only
+ * while its user has room. Neither direction loses a byte while the peer is
+ * there; without a peer (a socket nobody connected to) output is dropped.
+ */
+#ifndef WISP_DEVICES_CHARDEV_H
+#define WISP_DEVICES_CHARDEV_H
+
+#include "vmm/core/loop.h"
+
+struct chardev;
+
+enum chardev_kind { CHARDEV_NULL, CHARDEV_STDIO, CHARDEV_FILE, CHARDEV_SOCKET, CHARDEV_FDS };
+
+struct chardev_config {
+	enum chardev_kind kind;
+	const char *path; /* FILE: truncated; SOCKET: a UNIX socket we listen on */
+	int in_fd, out_fd; /* FDS; borrowed. STDIO: 0 and 1 */
+};
+
+/* What the port above provides; all on the loop. */
+struct chardev_user {
+	/* How many bytes of input it can take now. */
+	size_t (*room)(void *arg);
+	/* @len is at most what room() said. */
+	void (*input)(void *arg, const uint8_t *p, size_t len);
+	/* Room for output again after chardev_write() took less than it was given. */
+	void (*writable)(void *arg);
+	/* Peer came or went (sockets), end of input (stdio). */
+	void (*opened)(void *arg, bool open);
+	/* The terminal's size changed. */
+	void (*resized)(void *arg, uint16_t columns, uint16_t rows);
+	void *arg;
+};
+
+int chardev_create(struct chardev **ret_c, const struct chardev_config *config, struct loop *loop,
+		   struct error *err);
+void chardev_free(struct chardev *c);
+
+/* Any member of @user may be NULL. */
+void chardev_attach(struct chardev *c, const struct chardev_user *user);
+
+/* Queue output; returns how much was taken (0..len). */
+size_t chardev_write(struct chardev *c, const void *p, size_t len);
+
+/* The user has room again: go on reading. */
+void chardev_resume_input(struct chardev *c);
+
+/* Write out what is queued, waiting at most @timeout_ns. At the end of the machine. */
+void chardev_flush(struct chardev *c, uint64_t timeout_ns);
+
+/* Terminal columns and rows, 0 when it is none. */
+void chardev_size(struct chardev *c, uint16_t *ret_columns, uint16_t *ret_rows);
+
+/*
+ * What the Ctrl-A escapes of a STDIO chardev ask for: 'x' end, 'd' detach,
+ * others as they come. Twice Ctrl-A sends one. On the loop.
+ */
+void chardev_on_escape(struct chardev *c, void (*fn)(void *arg, char key), void *arg);
+
+/* SIGWINCH arrived. */
+void chardev_window_changed(struct chardev *c);
+
+#endif

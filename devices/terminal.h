@@ -1,0 +1,20 @@
+/*
+ * The controlling terminal in raw mode, and back on every way out.
+ *
+ * Process-wide by nature: one terminal. terminal_restore() is async-signal-safe
+ * and may be called twice; the parent process calls it when the monitor died.
+ */
+#ifndef WISP_DEVICES_TERMINAL_H
+#define WISP_DEVICES_TERMINAL_H
+
+#include "vmm/core/error.h"
+
+/* Remember the settings of @fd (a no-op when it is no terminal or we are in the background). */
+void terminal_save(int fd);
+
+/* Raw mode: no echo, no signals, no output processing but what the guest sends. */
+int terminal_raw(void);
+void terminal_restore(void);
+bool terminal_is_raw(void);
+
+#endif

@@ -1,0 +1,157 @@
+/*
+ * All that a guest finds before its first instruction: the kernel image, the
+ * initial RAM disk, boot parameters, the memory map, the command line, ACPI.
+ *
+ * Works on guest memory alone; no hypervisor, no threads. Kernel images and
+ * the user's strings are untrusted: every field is checked against the file
+ * and against memory before it is used.
+ */
+#ifndef WISP_FIRMWARE_H
+#define WISP_FIRMWARE_H
+
+#include "vmm/core/error.h"
+#include "vmm/core/guest_mem.h"
+
+/* Where things go in low memory; all below 1 MiB and out of the way of any kernel. */
+#define FW_GDT_ADDR	   0x0500ull
+#define FW_PVH_INFO_ADDR   0x6000ull /* hvm_start_info, module list, memory map */
+#define FW_ZERO_PAGE_ADDR  0x7000ull
+#define FW_STACK_ADDR	   0x8ff0ull
+#define FW_PAGE_TABLE_ADDR 0x9000ull /* PML4, PDPT, 4 PDs: identity map of 4 GiB */
+#define FW_CMDLINE_ADDR	   0x20000ull
+#define FW_CMDLINE_MAX	   0x10000ull
+#define FW_LOW_RAM_END	   0x9fc00ull /* end of conventional memory (EBDA) */
+#define FW_ACPI_ADDR	   0xe0000ull /* RSDP first; reserved in e820 */
+#define FW_ACPI_SIZE	   0x20000ull
+#define FW_KERNEL_ADDR	   0x100000ull
+
+/* The 32-bit hole: RAM ends at 3 GiB at the latest and goes on at 4 GiB. */
+#define FW_HOLE_START	   0xc0000000ull
+#define FW_HOLE_END	   0x100000000ull
+#define FW_VIRTIO_MMIO_ADDR 0xd0000000ull /* 4 KiB apart */
+#define FW_ECAM_ADDR	   0xe8000000ull
+#define FW_ECAM_SIZE	   0x00100000ull /* one bus */
+#define FW_PCI_MMIO32_ADDR 0xc0000000ull
+#define FW_PCI_MMIO32_SIZE 0x10000000ull
+#define FW_VMGENID_ADDR	   0xd8000000ull /* a page of reserved RAM-like memory, see ACPI */
+#define FW_IOAPIC_ADDR	   0xfec00000ull
+#define FW_LAPIC_ADDR	   0xfee00000ull
+#define FW_KVM_IDENTITY_ADDR 0xfeffc000ull
+#define FW_KVM_TSS_ADDR	   0xfeffd000ull /* three pages */
+
+enum fw_entry {
+	FW_ENTRY_LINUX64, /* long mode, rsi = zero page (Documentation/x86/boot.rst) */
+	FW_ENTRY_PVH,	  /* 32-bit protected mode, ebx = hvm_start_info */
+	FW_ENTRY_RESET,	  /* real mode at the reset vector (external firmware) */
+};
+
+enum fw_protocol { FW_PROTOCOL_AUTO, FW_PROTOCOL_LINUX64, FW_PROTOCOL_PVH };
+
+enum fw_kernel_kind { FW_KERNEL_BZIMAGE, FW_KERNEL_ELF };
+
+/* A kernel image, opened and its headers checked; nothing loaded yet. */
+struct fw_kernel {
+	enum fw_kernel_kind kind;
+	int fd;
+	uint64_t file_size;
+	const uint8_t *map; /* the whole file, mapped read-only */
+	char *path;	    /* for messages */
+
+	/* bzImage */
+	uint8_t setup_header[0x280 - 0x1f1]; /* from offset 0x1f1, zero past its end */
+	uint32_t setup_bytes;	 /* real-mode part */
+	uint64_t pref_address;
+	uint32_t init_size;
+	uint32_t kernel_alignment;
+	bool relocatable;
+	uint32_t cmdline_max;
+	uint64_t initrd_addr_max;
+	bool initrd_above_4g; /* XLF_CAN_BE_LOADED_ABOVE_4G */
+
+	/* ELF */
+	uint64_t elf_entry;	 /* physical, e_entry translated */
+	uint64_t pvh_entry;	 /* physical, 0 without the note */
+	uint64_t low, high;	 /* physical extent of the PT_LOAD segments */
+};
+
+/*
+ * Open and check a kernel image. Refuses with the reason: not a kernel, truncated,
+ * too old a boot protocol, no 64-bit entry, segments that overlap, wrap or lie
+ * outside the file.
+ */
+int fw_kernel_open(struct fw_kernel **ret_kernel, const char *path, int fd, struct error *err);
+/* The same checks over bytes in memory (tests and fuzzing); @data is borrowed. */
+int fw_kernel_parse(struct fw_kernel *k, const uint8_t *data, uint64_t len, struct error *err);
+void fw_kernel_free(struct fw_kernel *k);
+
+struct fw_mmio_device {
+	uint64_t base;
+	uint32_t size;
+	uint32_t gsi;
+};
+
+#define FW_MAX_CPUS	    1024
+#define FW_MAX_MMIO_DEVICES 32
+
+/* What the tables and the memory map must describe. */
+struct fw_platform {
+	unsigned num_cpus;
+	const uint32_t *apic_ids; /* of each CPU; NULL: 0, 1, 2, ... */
+	bool serial;		  /* COM1 */
+	bool rtc;		  /* clear: FADT says there is no CMOS RTC */
+	bool pci;
+	const uint32_t *intx_gsi; /* of INTA..INTD */
+	uint64_t pci_mmio64_base, pci_mmio64_size;
+	bool vmgenid;
+	const struct fw_mmio_device *mmio;
+	unsigned num_mmio;
+};
+
+struct fw_boot_config {
+	struct fw_kernel *kernel;
+	enum fw_protocol protocol;
+	int initrd_fd; /* -1: none */
+	const char *initrd_path;
+	const char *cmdline;
+	const struct fw_platform *platform;
+};
+
+/* How the boot processor starts. */
+struct fw_start {
+	enum fw_entry entry;
+	uint64_t rip;
+	uint64_t rsi; /* zero page (LINUX64) */
+	uint64_t rbx; /* hvm_start_info (PVH) */
+	uint64_t rsp;
+	uint64_t cr3; /* LINUX64 */
+};
+
+/* A file-backed piece of guest memory that can be mapped from the page cache, not copied. */
+struct fw_file_map {
+	uint64_t gpa, size; /* page multiples */
+	int fd;
+	uint64_t offset;
+};
+
+/*
+ * Load kernel, initrd, command line, memory map and tables into @mem; fill @start.
+ * Page-aligned parts of an ELF file are mapped over guest memory with
+ * MAP_PRIVATE instead of being copied. Errors are the user's (kind USAGE): an
+ * initrd or kernel that does not fit, a command line too long.
+ */
+int fw_boot_setup(struct guest_mem *mem, const struct fw_boot_config *config,
+		  struct fw_start *start, struct error *err);
+
+struct fw_e820 {
+	uint64_t addr, size;
+	uint32_t type; /* 1 RAM, 2 reserved, 3 ACPI */
+};
+
+/* The memory map given to the guest; returns the number of entries (at most @max). */
+unsigned fw_memory_map(const struct guest_mem *mem, const struct fw_platform *platform,
+		       struct fw_e820 *map, unsigned max);
+
+/* Build the ACPI tables at FW_ACPI_ADDR of @mem: RSDP, XSDT, FADT, MADT, MCFG, DSDT. */
+int fw_acpi_build(struct guest_mem *mem, const struct fw_platform *platform, struct error *err);
+
+#endif

@@ -1,0 +1,194 @@
+/*
+ * A virtio device without its transport: status, features, queues, reset.
+ *
+ * Threads. The control side (status, features, queue setup, configuration
+ * space) runs on vCPU threads under device->lock, which no loop ever takes.
+ * Started queues and everything in virtio_ops marked "loop" run on device->loop
+ * alone. DRIVER_OK, reset and pause cross over as messages: the caller waits
+ * for the acknowledgement holding no lock. Loops never wait for vCPUs.
+ *
+ * A device says "queue 1 used" (virtio_notify); only the transport knows
+ * interrupts. A driver's mistake is virtio_fail(): DEVICE_NEEDS_RESET, counted,
+ * never more. Virtio 1.2, 2.1 to 2.4 and 3.1.
+ */
+#ifndef WISP_VIRTIO_VIRTIO_H
+#define WISP_VIRTIO_VIRTIO_H
+
+#include <linux/virtio_config.h>
+#include <linux/virtio_ids.h>
+#include <linux/virtio_ring.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "virtio/virtq.h"
+#include "vmm/core/log.h"
+#include "vmm/core/loop.h"
+
+#define VIRTIO_MAX_QUEUES 64
+#define VIRTIO_VENDOR	  0x1af4
+
+struct virtio_device;
+
+/* What a transport offers to the device core. */
+struct virtio_transport_ops {
+	/* Tell the driver that @queue was used. The device's loop. */
+	void (*interrupt)(void *transport, unsigned queue);
+	/* Tell the driver that the configuration (or NEEDS_RESET) changed. Any thread. */
+	void (*config_changed)(void *transport);
+	/*
+	 * The device's queues are about to run, or have been drained after a reset
+	 * (doorbells may be bound and unbound here). The control side, no lock held.
+	 */
+	int (*queues_on)(void *transport);
+	void (*queues_off)(void *transport);
+};
+
+struct virtio_ops {
+	const char *name;	/* "virtio-blk" */
+	uint32_t id;		/* VIRTIO_ID_* */
+	uint32_t pci_class;	/* 24 bits, for virtio-pci */
+	size_t config_size;	/* bytes of the device's configuration space */
+
+	/*
+	 * loop: the driver said DRIVER_OK, or a paused device goes on. Features are
+	 * final, queues that are ready have been started. -errno fails the device.
+	 */
+	int (*start)(struct virtio_device *dev);
+
+	/*
+	 * loop: take no new chains, and call virtio_stopped() once everything in
+	 * flight is completed and pushed (possibly at once, from within).
+	 */
+	void (*stop)(struct virtio_device *dev);
+
+	/* loop: forget all driver state. Only after stop; queues are reset by the core. */
+	void (*reset)(struct virtio_device *dev);
+
+	/* loop: @queue was kicked. */
+	void (*kick)(struct virtio_device *dev, unsigned queue);
+
+	/* Control side, under device->lock. @offset + @len lies within config_size. May be NULL. */
+	void (*config_read)(struct virtio_device *dev, unsigned offset, void *data, unsigned len);
+	void (*config_write)(struct virtio_device *dev, unsigned offset, const void *data,
+			     unsigned len);
+
+	/* Stopped device: its own fields, not those of the core. May be NULL when there are none. */
+	void (*save)(struct virtio_device *dev, struct state_writer *w);
+	int (*load)(struct virtio_device *dev, struct state_reader *r);
+
+	/* loop: this copy is a clone, a restore or a migrated one; drop what was tied to the other. */
+	void (*identity_changed)(struct virtio_device *dev);
+
+	/* Free what the device owns; it is stopped. Ends with virtio_done() and free(). */
+	void (*free)(struct virtio_device *dev);
+};
+
+struct virtio_stats {
+	_Atomic uint64_t resets, failures, config_accesses;
+};
+
+struct virtio_device {
+	const struct virtio_ops *ops;
+	char id[32];	/* "disk0", "net0": names it in sections, logs and statistics */
+	struct guest_mem *mem;
+	struct loop *loop;
+
+	const struct virtio_transport_ops *transport_ops;
+	void *transport;
+
+	pthread_mutex_t lock; /* control side; never taken by a loop */
+	uint64_t offered;     /* feature bits, the core's and the device's */
+	uint64_t features;    /* what the driver accepted */
+	uint8_t status;
+	_Atomic uint8_t needs_reset;	    /* set by the loop, shown in status */
+	_Atomic uint32_t config_generation; /* Virtio 1.2, 2.5 */
+
+	struct virtq *queue;
+	unsigned num_queues;
+	struct loop_event *kick; /* one per queue */
+	int *kick_fd;		 /* doorbell eventfds, -1 while off */
+
+	bool running;	      /* loop: between start and the end of stop */
+	bool stopping;	      /* loop */
+	void (*stopped)(struct virtio_device *dev, void *arg); /* loop: whoever waits for stop */
+	void *stopped_arg;
+
+	struct virtio_stats stats;
+	struct log_limit limit;
+};
+
+struct virtio_params {
+	const char *id;
+	struct guest_mem *mem;
+	struct loop *loop;
+	uint64_t features;	/* the device's own; the core adds VERSION_1, rings and events */
+	unsigned num_queues;
+	const uint16_t *queue_sizes; /* maximum of each, power of two */
+	bool no_packed;		     /* do not offer the packed ring (tests, old snapshots) */
+};
+
+int virtio_init(struct virtio_device *dev, const struct virtio_ops *ops,
+		const struct virtio_params *params, struct error *err);
+void virtio_done(struct virtio_device *dev);
+
+/* ---- for devices, on the loop ---- */
+
+static inline bool virtio_has(const struct virtio_device *dev, unsigned feature_bit)
+{
+	return dev->features & (1ull << feature_bit);
+}
+
+/* Flush @queue and interrupt the driver if it wants that. */
+void virtio_notify(struct virtio_device *dev, unsigned queue);
+
+/* The driver broke a rule: DEVICE_NEEDS_RESET, counted, logged within limits. */
+void virtio_fail(struct virtio_device *dev, const char *fmt, ...) __printf(2, 3);
+
+/* The end of ops->stop: nothing is in flight any more. */
+void virtio_stopped(struct virtio_device *dev);
+
+/* The configuration space changed: new generation, interrupt. Any thread. */
+void virtio_config_changed(struct virtio_device *dev);
+
+/* ---- for transports, on a vCPU thread; each takes device->lock as it needs ---- */
+
+uint8_t virtio_get_status(struct virtio_device *dev);
+
+/*
+ * Virtio 1.2, 2.1.1 and 3.1.1. FEATURES_OK is refused (left clear) for features
+ * not offered or contradicting; DRIVER_OK starts the queues; 0 resets. Blocks
+ * until the loop has acknowledged unless @nowait, when a reset goes on in the
+ * background and virtio_get_status() reads non-zero until it is done.
+ */
+void virtio_set_status(struct virtio_device *dev, uint8_t status, bool nowait);
+
+uint32_t virtio_get_features(struct virtio_device *dev, unsigned word); /* offered, 32 bits each */
+void virtio_set_features(struct virtio_device *dev, unsigned word, uint32_t bits);
+
+/* Queue fields may change only while the queue is not ready; NULL when there is no such queue. */
+struct virtq *virtio_queue(struct virtio_device *dev, unsigned index);
+
+void virtio_config_read(struct virtio_device *dev, unsigned offset, void *data, unsigned len);
+void virtio_config_write(struct virtio_device *dev, unsigned offset, const void *data,
+			 unsigned len);
+
+/* A doorbell that reached us as an exit (no ioeventfd): signal the queue. */
+void virtio_kick(struct virtio_device *dev, unsigned queue);
+
+/* ---- for the machine ---- */
+
+/*
+ * Drain and stop the queues (pause, snapshot), or go on: every live queue is
+ * kicked and interrupted once, since a spurious interrupt is legal and a lost
+ * one hangs. On the device's loop; pause calls done(arg) there when drained.
+ */
+void virtio_pause(struct virtio_device *dev, void (*done)(struct virtio_device *dev, void *arg),
+		  void *arg);
+void virtio_resume(struct virtio_device *dev);
+
+void virtio_save(struct virtio_device *dev, struct state_writer *w);
+int virtio_load(struct virtio_device *dev, struct state_reader *r);
+
+void virtio_free(struct virtio_device *dev);
+
+#endif

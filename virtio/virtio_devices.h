@@ -1,0 +1,36 @@
+/*
+ * How each virtio device is made. A device owns its back end and is freed by
+ * virtio_free(). Called before the machine runs, on any thread.
+ */
+#ifndef WISP_VIRTIO_DEVICES_H
+#define WISP_VIRTIO_DEVICES_H
+
+#include "devices/block.h"
+#include "devices/chardev.h"
+#include "devices/net.h"
+#include "virtio/virtio.h"
+
+/* virtio 1.2, 5.2. @serial: up to 20 bytes, may be NULL. */
+int virtio_blk_create(struct virtio_device **ret_dev, const struct virtio_params *common,
+		      struct block *block, const char *serial, struct error *err);
+
+/* virtio 1.2, 5.1. */
+int virtio_net_create(struct virtio_device **ret_dev, const struct virtio_params *common,
+		      struct net *net, struct error *err);
+
+struct virtio_console_port {
+	const char *name;	 /* /dev/virtio-ports/NAME; NULL for a plain console */
+	bool is_console;	 /* hvcN */
+	struct chardev *chardev; /* borrowed */
+};
+
+/* virtio 1.2, 5.3, multiport. @ports are copied. */
+int virtio_console_create(struct virtio_device **ret_dev, const struct virtio_params *common,
+			  const struct virtio_console_port *ports, unsigned num_ports,
+			  struct error *err);
+
+/* virtio 1.2, 5.4: bytes of getrandom(2). */
+int virtio_rng_create(struct virtio_device **ret_dev, const struct virtio_params *common,
+		      struct error *err);
+
+#endif

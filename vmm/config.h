@@ -1,0 +1,133 @@
+/*
+ * A machine's configuration: plain data, complete and valid before anything is
+ * created, never changed afterwards. The command line, JSON and the REST API
+ * all fill it and pass the same config_validate().
+ *
+ * Strings belong to the configuration and are freed by config_done(). It is
+ * zero-initialised by config_init(), which sets the defaults.
+ */
+#ifndef WISP_VMM_CONFIG_H
+#define WISP_VMM_CONFIG_H
+
+#include "devices/block.h"
+#include "devices/chardev.h"
+#include "firmware/firmware.h"
+#include "vmm/core/error.h"
+#include "vmm/core/log.h"
+#include "vmm/core/loop.h"
+#include "vmm/x86.h"
+
+#define CONFIG_MAX_CPUS	   255
+#define CONFIG_MIN_MEMORY  (8 * MiB)
+#define CONFIG_MAX_DISKS   24
+#define CONFIG_MAX_NETS	   8
+#define CONFIG_MAX_FORWARDS 16
+#define CONFIG_MAX_CONSOLES 8
+
+enum config_transport { CONFIG_PCI, CONFIG_MMIO };
+
+struct config_disk {
+	char *path;
+	char *id;     /* "disk0" by default */
+	char *serial; /* what the guest's get-id sees; the id by default */
+	int format;   /* BLOCK_FORMAT_* */
+	int cache;    /* BLOCK_CACHE_* */
+	bool read_only;
+	bool direct;
+	unsigned queues;
+	uint64_t iops, bps; /* 0: no limit */
+};
+
+enum config_net_kind { CONFIG_NET_USER, CONFIG_NET_TAP, CONFIG_NET_SWITCH };
+
+struct config_forward {
+	bool udp;
+	char *host_addr; /* numeric IPv4 or IPv6; "127.0.0.1" by default */
+	uint16_t host_port;
+	uint16_t guest_port;
+};
+
+struct config_net {
+	enum config_net_kind kind;
+	char *id;      /* "net0" */
+	uint8_t mac[6];
+	bool mac_given;
+	uint16_t mtu;  /* 0: default */
+	char *tap_name;
+	char *switch_name;
+	unsigned vlan;
+	unsigned queues;
+	bool restrict_out;
+	bool host_loopback;
+	struct config_forward forward[CONFIG_MAX_FORWARDS];
+	unsigned num_forwards;
+};
+
+/* Where a serial port or console ends on the host. */
+struct config_char {
+	enum chardev_kind kind;
+	char *path;
+};
+
+struct machine_config {
+	char *name; /* the microVM's id; made up when not given */
+	char *kernel, *initrd;
+	char *cmdline;	    /* what the user adds, or with cmdline_only the whole */
+	bool cmdline_only;
+	enum fw_protocol protocol; /* --boot auto|linux64|pvh, for ELF kernels */
+	char *firmware;
+
+	unsigned cpus;
+	uint64_t memory_bytes;
+	enum guest_mem_backing memory_backing; /* ANON, SHARED or HUGETLB */
+	enum x86_cpu_model cpu;
+
+	enum config_transport transport;
+	struct config_disk disk[CONFIG_MAX_DISKS];
+	unsigned num_disks;
+	struct config_net net[CONFIG_MAX_NETS];
+	unsigned num_nets;
+	bool net_given; /* --net none leaves num_nets 0 */
+
+	struct config_char serial;  /* default: NULL, unless the console is on serial */
+	struct config_char console; /* virtio-console port 0; default: STDIO */
+	bool serial_present;	    /* a UART exists */
+	bool console_present;	    /* a virtio-console exists */
+	bool rtc;		    /* FADT shows a CMOS RTC */
+	bool rng;
+	bool test_device;	    /* port 0xf4 */
+	bool reboot_resets;	    /* --reboot=reset (restart the guest) instead of exit */
+
+	enum loop_backend loop;	    /* --loop auto|io_uring|epoll */
+	bool virtio_packed;	    /* offer the packed ring (on) */
+	unsigned timeout_seconds;   /* 0: none */
+	bool detach;
+	bool sandbox;
+	bool dry_run;
+	bool json;
+	char *run_dir;
+	enum log_level log_level;
+	char *log_file;
+	char *metrics_file;
+};
+
+void config_init(struct machine_config *c);
+void config_done(struct machine_config *c);
+
+/*
+ * Parse the arguments of `wisp run` (without "wisp" and "run"): @argc strings
+ * in @argv. Errors name the option, the key, what was given and what is
+ * allowed; nothing is opened or created. `--help` is the caller's business.
+ */
+int config_parse_run(struct machine_config *c, int argc, char *const *argv, struct error *err);
+
+/* Check the whole against itself (not against the host): ranges, duplicates, combinations. */
+int config_validate(struct machine_config *c, struct error *err);
+
+/* The command line the kernel gets: the sensible default for this machine plus the user's. */
+char *config_cmdline(const struct machine_config *c);
+
+/* "512M", "1.5G", bare numbers times @unit. -EINVAL, -ERANGE. */
+int config_parse_size(const char *text, uint64_t unit, uint64_t *ret_bytes);
+
+#endif

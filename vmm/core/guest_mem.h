@@ -1,0 +1,96 @@
+/*
+ * Guest physical memory: which addresses are RAM, and checked access to them.
+ *
+ * The guest is hostile and runs while we look: read a value once into the
+ * host, check the copy, use the copy. Every guest address goes through one of
+ * these accessors, which take a length. The set of ranges is fixed while vCPUs
+ * or loops run; lookups need no lock and may come from any thread.
+ */
+#ifndef WISP_CORE_GUEST_MEM_H
+#define WISP_CORE_GUEST_MEM_H
+
+#include <sys/uio.h>
+
+#include "vmm/core/error.h"
+#include "vmm/core/util.h"
+
+enum guest_mem_backing {
+	GUEST_MEM_ANON,	   /* private anonymous, transparent huge pages */
+	GUEST_MEM_SHARED,  /* memfd, mapped shared: another process maps it too */
+	GUEST_MEM_HUGETLB, /* private anonymous hugetlbfs pages */
+	GUEST_MEM_FILE,	   /* private mapping of a file (restore) */
+	GUEST_MEM_ROM,	   /* file mapped read-only; writes exit to us */
+};
+
+struct guest_mem_range {
+	uint64_t gpa;
+	uint64_t size;	    /* bytes, page multiple */
+	uint8_t *host;
+	enum guest_mem_backing backing;
+	int fd;		    /* -1 when anonymous */
+	uint64_t fd_offset; /* of the range's first byte */
+	unsigned slot;	    /* the hypervisor's slot number */
+	bool read_only;
+	uint64_t *dirty;    /* our own bitmap, one bit a page, or NULL when not tracked */
+};
+
+#define GUEST_MEM_MAX_RANGES 8
+
+struct guest_mem {
+	struct guest_mem_range range[GUEST_MEM_MAX_RANGES];
+	unsigned num_ranges;
+	uint8_t *map;	   /* the whole RAM as one mapping, in ascending gpa order */
+	uint64_t map_size;
+	enum guest_mem_backing backing;
+	int fd;
+};
+
+/*
+ * Map @size bytes of RAM and lay them out as @ranges say (gpa and size filled
+ * in, ascending, their sizes adding up to @size). ANON: one reservation, huge
+ * pages advised, MADV_DONTDUMP; nothing is touched.
+ */
+int guest_mem_create(struct guest_mem **ret_mem, enum guest_mem_backing backing,
+		     const struct guest_mem_range *ranges, unsigned num_ranges, struct error *err);
+void guest_mem_free(struct guest_mem *mem);
+
+/* Host pointer to [gpa, gpa+len), or NULL unless all of it is RAM inside one range. */
+void *guest_mem_ptr(const struct guest_mem *mem, uint64_t gpa, uint64_t len);
+
+/* Copy out of / into guest memory, across ranges. 0 or -EFAULT (nothing copied then). */
+int guest_mem_read(const struct guest_mem *mem, uint64_t gpa, void *dst, size_t len);
+int guest_mem_write(struct guest_mem *mem, uint64_t gpa, const void *src, size_t len);
+
+/*
+ * Describe [gpa, gpa+len) by host iovecs, at most @max of them. Returns how
+ * many, or -EFAULT (not all RAM; read-only when @writable) or -E2BIG.
+ */
+int guest_mem_iov(const struct guest_mem *mem, uint64_t gpa, uint64_t len, bool writable,
+		  struct iovec *iov, unsigned max);
+
+/* Start or stop our own dirty bitmap; while vCPUs and loops are stopped. */
+int guest_mem_track_dirty(struct guest_mem *mem, bool on);
+
+/*
+ * Mark what the monitor itself wrote, *after* the write has completed; a no-op
+ * when not tracked. Any thread (atomic or).
+ */
+void guest_mem_mark_dirty(struct guest_mem *mem, uint64_t gpa, uint64_t len);
+
+/* As above by host addresses, for iovecs handed to the kernel. */
+void guest_mem_mark_dirty_host(struct guest_mem *mem, const void *host, uint64_t len);
+
+/*
+ * Give the pages of [gpa, gpa+len) back to the host; they read as zero
+ * afterwards, whatever the backing. Only whole pages inside are dropped.
+ */
+int guest_mem_discard(struct guest_mem *mem, uint64_t gpa, uint64_t len);
+
+/* Total bytes of RAM. */
+uint64_t guest_mem_size(const struct guest_mem *mem);
+
+/* One past the highest RAM address below 4 GiB, and above 4 GiB (0 when there is none). */
+uint64_t guest_mem_low_end(const struct guest_mem *mem);
+uint64_t guest_mem_high_end(const struct guest_mem *mem);
+
+#endif

@@ -1,0 +1,110 @@
+/*
+ * The hypervisor as the rest of wisp sees it: the one seam to KVM.
+ *
+ * vmm/kvm.c implements it over /dev/kvm, tests/unit/fake_hv.c over nothing.
+ * VM-wide functions may be called from any thread; those of a vCPU only from
+ * the thread that runs it, but for hv_vcpu_kick().
+ */
+#ifndef WISP_CORE_HV_H
+#define WISP_CORE_HV_H
+
+#include "vmm/core/error.h"
+#include "vmm/core/util.h"
+
+struct hv_vcpu;
+struct x86_vcpu_state;
+
+enum hv_mem_flags {
+	HV_MEM_READ_ONLY = 1 << 0, /* writes exit as MMIO */
+	HV_MEM_LOG_DIRTY = 1 << 1,
+};
+
+/* A doorbell: a guest write of @len bytes at @addr signals @fd instead of exiting. */
+struct hv_ioeventfd {
+	uint64_t addr;
+	unsigned len; /* 0: any length (MMIO only, KVM_CAP_IOEVENTFD_ANY_LENGTH) */
+	bool pio;
+	bool match; /* only when the value written is @value */
+	uint64_t value;
+	int fd;
+};
+
+/* Where an interrupt number leads. */
+struct hv_route {
+	uint32_t gsi;
+	enum { HV_ROUTE_IOAPIC, HV_ROUTE_PIC, HV_ROUTE_MSI } kind;
+	uint32_t pin;	   /* IOAPIC, PIC (0-7 master, 8-15 slave) */
+	uint64_t msi_addr; /* MSI */
+	uint32_t msi_data;
+};
+
+enum hv_exit_kind {
+	HV_EXIT_NONE,	    /* kicked, or handled inside; run again */
+	HV_EXIT_PIO_READ,   /* fill @data, @size bytes, @count times */
+	HV_EXIT_PIO_WRITE,
+	HV_EXIT_MMIO_READ,  /* fill @data, @size bytes */
+	HV_EXIT_MMIO_WRITE,
+	HV_EXIT_HLT,
+	HV_EXIT_SHUTDOWN,   /* triple fault */
+	HV_EXIT_FAIL_ENTRY, /* the processor refused the state: @detail is its reason */
+	HV_EXIT_INTERNAL,   /* the hypervisor gave up: @detail is the suberror */
+	HV_EXIT_EVENT,	    /* @detail: HV_EVENT_* */
+	HV_EXIT_DEBUG,
+	HV_EXIT_UNKNOWN,    /* @detail is the hypervisor's number */
+};
+
+enum hv_event { HV_EVENT_SHUTDOWN, HV_EVENT_RESET, HV_EVENT_CRASH };
+
+struct hv_exit {
+	enum hv_exit_kind kind;
+	uint64_t addr;	/* port or guest physical address */
+	unsigned size;	/* of one element, 1, 2, 4 or 8 */
+	unsigned count; /* elements of a string instruction, else 1 */
+	uint8_t *data;	/* @size * @count bytes, valid until the next run */
+	uint64_t detail;
+	uint8_t insn[16]; /* instruction bytes with HV_EXIT_INTERNAL, when known */
+	unsigned insn_len;
+};
+
+struct hv;
+
+struct hv_ops {
+	void (*free)(struct hv *hv);
+
+	/* Map @size bytes at @gpa to @host; @size 0 removes the slot. */
+	int (*mem_set)(struct hv *hv, unsigned slot, uint64_t gpa, uint64_t size, void *host,
+		       unsigned flags);
+	/* Copy the dirty bitmap of @slot (one bit a page); clear re-protects those pages. */
+	int (*dirty_get)(struct hv *hv, unsigned slot, uint64_t *bitmap);
+	int (*dirty_clear)(struct hv *hv, unsigned slot, uint64_t first_page, uint32_t num_pages,
+			   const uint64_t *bitmap);
+
+	int (*ioeventfd)(struct hv *hv, const struct hv_ioeventfd *e, bool assign);
+	/* A write to @fd raises @gsi (an edge). */
+	int (*irqfd)(struct hv *hv, int fd, uint32_t gsi, bool assign);
+	int (*irq_line)(struct hv *hv, uint32_t gsi, bool level);
+	/* Replace the whole table. */
+	int (*routes_set)(struct hv *hv, const struct hv_route *routes, unsigned num);
+	int (*msi)(struct hv *hv, uint64_t addr, uint32_t data);
+
+	int (*vcpu_create)(struct hv *hv, unsigned index, struct hv_vcpu **ret_vcpu,
+			   struct error *err);
+	void (*vcpu_free)(struct hv_vcpu *vcpu);
+	/* 0 with @exit filled, or -errno. Completes the previous exit first. */
+	int (*vcpu_run)(struct hv_vcpu *vcpu, struct hv_exit *exit);
+	/* Make the current or the next vcpu_run() return HV_EXIT_NONE. Any thread. */
+	void (*vcpu_kick)(struct hv_vcpu *vcpu);
+	/* Forget a kick; the vCPU's thread, before it enters the guest again. */
+	void (*vcpu_unkick)(struct hv_vcpu *vcpu);
+	/* Registers as vmm/x86.h has them. */
+	int (*vcpu_get)(struct hv_vcpu *vcpu, struct x86_vcpu_state *state);
+	int (*vcpu_set)(struct hv_vcpu *vcpu, const struct x86_vcpu_state *state);
+};
+
+struct hv {
+	const struct hv_ops *ops;
+	unsigned max_vcpus;
+	uint64_t tsc_khz; /* of the host's and the guest's TSC, 0 when unknown */
+};
+
+#endif

@@ -1,0 +1,59 @@
+/*
+ * Named, versioned sections of fields: how a device writes what it is, and
+ * reads it back as if an enemy had written it. The same for a snapshot file
+ * and a migration stream.
+ *
+ * A writer appends fields to a growing buffer. A reader fails once and stays
+ * failed: every later get returns zero, and state_reader_end() reports the
+ * first failure, or bytes left unread. Little-endian. One thread.
+ */
+#ifndef WISP_CORE_STATE_H
+#define WISP_CORE_STATE_H
+
+#include "vmm/core/error.h"
+#include "vmm/core/util.h"
+
+struct state_writer {
+	uint8_t *buf;
+	size_t len, cap;
+	size_t section; /* offset of the open section's header, or SIZE_MAX */
+	int failed;	/* -ENOMEM once an append failed */
+};
+
+void state_writer_init(struct state_writer *w);
+void state_writer_done(struct state_writer *w);
+
+/* Open a section; @name up to 47 bytes, unique with @instance. Sections do not nest. */
+void state_begin(struct state_writer *w, const char *name, uint32_t instance, uint32_t version);
+void state_end(struct state_writer *w);
+
+void state_put_u8(struct state_writer *w, uint8_t v);
+void state_put_u16(struct state_writer *w, uint16_t v);
+void state_put_u32(struct state_writer *w, uint32_t v);
+void state_put_u64(struct state_writer *w, uint64_t v);
+void state_put_bytes(struct state_writer *w, const void *p, size_t len);  /* no length */
+void state_put_string(struct state_writer *w, const char *s);		   /* u32 length, bytes */
+
+struct state_reader {
+	const uint8_t *p;
+	size_t len, pos;
+	const char *name; /* of the section, for messages */
+	uint32_t instance;
+	uint32_t version;
+	int failed;
+	char why[120];
+};
+
+uint8_t state_get_u8(struct state_reader *r);
+uint16_t state_get_u16(struct state_reader *r);
+uint32_t state_get_u32(struct state_reader *r);
+uint64_t state_get_u64(struct state_reader *r);
+void state_get_bytes(struct state_reader *r, void *p, size_t len);
+
+/* Mark the section as wrong for a reason of the device's own ("queue size 3"). Returns -EBADMSG. */
+int state_reader_fail(struct state_reader *r, const char *fmt, ...) __printf(2, 3);
+
+/* 0 when all was read and nothing failed; else -EBADMSG with @err naming section and reason. */
+int state_reader_end(struct state_reader *r, struct error *err);
+
+#endif
