@@ -13,6 +13,7 @@
 
 struct hv_vcpu;
 struct x86_vcpu_state;
+struct x86_cpuid;
 
 enum hv_mem_flags {
 	HV_MEM_READ_ONLY = 1 << 0, /* writes exit as MMIO */
@@ -50,7 +51,9 @@ enum hv_exit_kind {
 	HV_EXIT_INTERNAL,   /* the hypervisor gave up: @detail is the suberror */
 	HV_EXIT_EVENT,	    /* @detail: HV_EVENT_* */
 	HV_EXIT_DEBUG,
+	HV_EXIT_MSR,	    /* unknown MSR @addr, already refused; @detail: it was a write */
 	HV_EXIT_UNKNOWN,    /* @detail is the hypervisor's number */
+	HV_EXIT_NUM_KINDS,
 };
 
 enum hv_event { HV_EVENT_SHUTDOWN, HV_EVENT_RESET, HV_EVENT_CRASH };
@@ -96,6 +99,15 @@ struct hv_ops {
 	void (*vcpu_kick)(struct hv_vcpu *vcpu);
 	/* Forget a kick; the vCPU's thread, before it enters the guest again. */
 	void (*vcpu_unkick)(struct hv_vcpu *vcpu);
+	/*
+	 * What a guest's CPUID may contain; and give a vCPU its CPUID and the MSRs
+	 * that firmware would have set, before its first run. NULL where there is no
+	 * processor behind it (fakes).
+	 */
+	int (*cpuid_host)(struct hv *hv, struct x86_cpuid *ret_cpuid, struct error *err);
+	int (*vcpu_setup)(struct hv_vcpu *vcpu, const struct x86_cpuid *cpuid, struct error *err);
+	/* The TSC's frequency as @vcpu's guest sees it; 0 when nobody says. May be NULL. */
+	uint64_t (*tsc_khz)(struct hv_vcpu *vcpu);
 	/* Registers as vmm/x86.h has them. */
 	int (*vcpu_get)(struct hv_vcpu *vcpu, struct x86_vcpu_state *state);
 	int (*vcpu_set)(struct hv_vcpu *vcpu, const struct x86_vcpu_state *state);
@@ -103,8 +115,6 @@ struct hv_ops {
 
 struct hv {
 	const struct hv_ops *ops;
-	unsigned max_vcpus;
-	uint64_t tsc_khz; /* of the host's and the guest's TSC, 0 when unknown */
 };
 
 #endif
