@@ -1,0 +1,89 @@
+#include "vmm/hv_null.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "vmm/x86.h"
+
+struct hv_vcpu {
+	struct x86_vcpu_state state;
+};
+
+static void null_free(struct hv *hv)
+{
+	free(hv);
+}
+
+static int null_mem_set(struct hv *hv, unsigned slot, uint64_t gpa, uint64_t size, void *host,
+			unsigned flags)
+{
+	return 0;
+}
+
+static int null_ioeventfd(struct hv *hv, const struct hv_ioeventfd *e, bool assign)
+{
+	return 0;
+}
+
+static int null_irqfd(struct hv *hv, int fd, uint32_t gsi, bool assign)
+{
+	return 0;
+}
+
+static int null_irq_line(struct hv *hv, uint32_t gsi, bool level)
+{
+	return 0;
+}
+
+static int null_routes_set(struct hv *hv, const struct hv_route *routes, unsigned num)
+{
+	return 0;
+}
+
+static int null_vcpu_create(struct hv *hv, unsigned index, struct hv_vcpu **ret_vcpu,
+			    struct error *err)
+{
+	*ret_vcpu = calloc(1, sizeof(**ret_vcpu));
+	return *ret_vcpu ? 0 : error_set(err, -ENOMEM, "vCPU %u: %m", index);
+}
+
+static void null_vcpu_free(struct hv_vcpu *vcpu)
+{
+	free(vcpu);
+}
+
+static int null_vcpu_get(struct hv_vcpu *vcpu, struct x86_vcpu_state *state)
+{
+	*state = vcpu->state;
+	return 0;
+}
+
+static int null_vcpu_set(struct hv_vcpu *vcpu, const struct x86_vcpu_state *state)
+{
+	vcpu->state = *state;
+	return 0;
+}
+
+static const struct hv_ops null_ops = {
+	.free = null_free,
+	.mem_set = null_mem_set,
+	.ioeventfd = null_ioeventfd,
+	.irqfd = null_irqfd,
+	.irq_line = null_irq_line,
+	.routes_set = null_routes_set,
+	.vcpu_create = null_vcpu_create,
+	.vcpu_free = null_vcpu_free,
+	.vcpu_get = null_vcpu_get,
+	.vcpu_set = null_vcpu_set,
+};
+
+int hv_null_create(struct hv **ret_hv)
+{
+	struct hv *hv = calloc(1, sizeof(*hv));
+
+	if (!hv)
+		return -ENOMEM;
+	hv->ops = &null_ops;
+	*ret_hv = hv;
+	return 0;
+}

@@ -1,0 +1,376 @@
+#include "vmm/machine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "vmm/machine_internal.h"
+
+const char *machine_end_name(enum machine_end_reason reason)
+{
+	static const char *const name[] = {
+		[MACHINE_END_NONE] = "none",
+		[MACHINE_END_POWEROFF] = "poweroff",
+		[MACHINE_END_REBOOT] = "reboot",
+		[MACHINE_END_EXIT_PORT] = "exit",
+		[MACHINE_END_PANIC] = "panic",
+		[MACHINE_END_TRIPLE_FAULT] = "triple-fault",
+		[MACHINE_END_INTERNAL] = "internal-error",
+		[MACHINE_END_TIMEOUT] = "timeout",
+		[MACHINE_END_ASKED] = "asked",
+		[MACHINE_END_SIGNAL] = "signal",
+		[MACHINE_END_START_FAILED] = "start-failed",
+	};
+
+	return name[reason];
+}
+
+void machine_files_init(struct machine_files *files)
+{
+	files->kernel = files->initrd = -1;
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
+		files->disk[i] = -1;
+	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
+		files->net[i] = -1;
+}
+
+static void close_file(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+void machine_files_close(struct machine_files *files)
+{
+	close_file(&files->kernel);
+	close_file(&files->initrd);
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
+		close_file(&files->disk[i]);
+	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
+		close_file(&files->net[i]);
+}
+
+/* ---- creation, in the order in which things need one another ---- */
+
+/* RAM from 0 up to the 32-bit hole, the rest from 4 GiB on. */
+static int create_memory(struct machine *m, struct error *err)
+{
+	uint64_t size = m->config->memory_bytes;
+	struct guest_mem_range ranges[2] = { 0 };
+	unsigned num = 1;
+	int r;
+
+	ranges[0].size = MIN(size, FW_HOLE_START);
+	if (size > FW_HOLE_START) {
+		ranges[1].gpa = FW_HOLE_END;
+		ranges[1].size = size - FW_HOLE_START;
+		num = 2;
+	}
+	r = guest_mem_create(&m->mem, m->config->memory_backing, ranges, num, err);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < m->mem->num_ranges; i++) {
+		struct guest_mem_range *range = &m->mem->range[i];
+
+		range->slot = i;
+		r = m->hv->ops->mem_set(m->hv, i, range->gpa, range->size, range->host, 0);
+		if (r < 0)
+			return error_kind_set(err, ERROR_START, r,
+					      "cannot give the guest %llu MiB at 0x%llx: %m",
+					      (unsigned long long)(range->size / MiB),
+					      (unsigned long long)range->gpa);
+	}
+	return 0;
+}
+
+static int create_buses(struct machine *m, struct error *err)
+{
+	int r = bus_create(&m->pio, "pio");
+
+	if (!r)
+		r = bus_create(&m->mmio, "mmio");
+	if (!r)
+		r = irq_table_create(&m->irqs, m->hv);
+	return r < 0 ? error_set(err, r, "buses: %m") : 0;
+}
+
+/* Every vCPU gets its CPUID; the boot processor starts where @start says, the rest wait for it. */
+static int setup_vcpus(struct machine *m, const struct fw_start *start, struct error *err)
+{
+	const struct hv_ops *ops = m->hv->ops;
+	struct x86_vcpu_state state;
+	struct x86_cpuid *host, *cpuid;
+	struct vcpu *boot = &m->vcpus.vcpu[0];
+	int r = 0;
+
+	host = calloc(2, sizeof(*host));
+	if (!host)
+		return error_set(err, -ENOMEM, "CPUID: %m");
+	cpuid = &host[1];
+	if (ops->cpuid_host) {
+		r = ops->cpuid_host(m->hv, host, err);
+		if (!r)
+			r = x86_cpuid_make(cpuid, host, m->config->cpu, m->vcpus.num,
+					   ops->tsc_khz ? ops->tsc_khz(boot->hv) : 0, err);
+		for (unsigned i = 0; i < m->vcpus.num && !r; i++) {
+			x86_cpuid_set_index(cpuid, i);
+			r = ops->vcpu_setup(m->vcpus.vcpu[i].hv, cpuid, err);
+		}
+	}
+	free(host);
+	if (r < 0)
+		return r;
+
+	r = ops->vcpu_get(boot->hv, &state);
+	if (!r) {
+		x86_boot_state(&state, start);
+		r = ops->vcpu_set(boot->hv, &state);
+	}
+	return r < 0 ? error_kind_set(err, ERROR_START, r, "boot processor: registers: %m") : 0;
+}
+
+/* Put the kernel and all it finds into memory, and the boot processor at its entry. */
+static int load_guest(struct machine *m, struct machine_files *files, struct error *err)
+{
+	const struct machine_config *c = m->config;
+	struct fw_start start = { 0 };
+	struct fw_kernel *kernel;
+	char *cmdline;
+	int r;
+
+	cmdline = config_cmdline(c);
+	if (!cmdline)
+		return error_set(err, -ENOMEM, "command line: %m");
+	r = fw_kernel_open(&kernel, c->kernel, files->kernel, err);
+	if (!r) {
+		struct fw_boot_config boot = {
+			.kernel = kernel,
+			.protocol = c->protocol,
+			.initrd_fd = files->initrd,
+			.initrd_path = c->initrd,
+			.cmdline = cmdline,
+			.platform = &m->platform,
+		};
+
+		files->kernel = -1;
+		r = fw_boot_setup(m->mem, &boot, &start, err);
+		if (!r) {
+			r = x86_boot_tables(m->mem, &start);
+			if (r < 0)
+				error_set(err, r, "boot tables: %m");
+		}
+		fw_kernel_free(kernel);
+	}
+	free(cmdline);
+	return r < 0 ? r : setup_vcpus(m, &start, err);
+}
+
+int machine_create(struct machine **ret_m, const struct machine_params *params,
+		   struct error *err)
+{
+	const struct machine_config *c = params->config;
+	struct loop_params loop = { .backend = c->loop, .clock = params->clock, .name = "main" };
+	struct machine *m;
+	int r;
+
+	m = calloc(1, sizeof(*m));
+	if (!m)
+		return error_set(err, -ENOMEM, "machine: %m");
+	m->config = c;
+	m->clock = params->clock;
+	m->hv = params->hv;
+
+	r = loop_create(&m->loop, &loop, err);
+	if (!r)
+		r = create_memory(m, err);
+	if (!r)
+		r = create_buses(m, err);
+	/* Before ioeventfds and routes: KVM synchronises with vCPUs that exist at each of those. */
+	if (!r)
+		r = vcpu_set_init(&m->vcpus, m, m->hv, m->loop, c->cpus, err);
+	if (!r)
+		r = machine_add_devices(m, params->files, params->layout_only, err);
+	if (!r && !params->layout_only)
+		r = load_guest(m, params->files, err);
+	if (r < 0) {
+		m->hv = NULL;
+		machine_free(m);
+		return r;
+	}
+	*ret_m = m;
+	return 0;
+}
+
+void machine_free(struct machine *m)
+{
+	if (!m)
+		return;
+	vcpu_set_done(&m->vcpus);
+	machine_free_devices(m);
+	irq_table_free(m->irqs);
+	bus_free(m->mmio);
+	bus_free(m->pio);
+	if (m->hv)
+		m->hv->ops->free(m->hv);
+	guest_mem_free(m->mem);
+	loop_free(m->loop);
+	free(m);
+}
+
+/* ---- pause ---- */
+
+static void all_drained(struct machine *m)
+{
+	void (*fn)(void *arg) = m->paused_fn;
+
+	m->paused = true;
+	m->paused_fn = NULL;
+	if (fn)
+		fn(m->paused_arg);
+}
+
+static void device_drained(struct virtio_device *dev, void *arg)
+{
+	struct machine *m = arg;
+
+	if (--m->undrained == 0)
+		all_drained(m);
+}
+
+static void vcpus_left(void *arg)
+{
+	struct machine *m = arg;
+
+	/* One more than there are devices, so that none can end the count before all began. */
+	m->undrained = m->num_virtio + 1;
+	for (unsigned i = 0; i < m->num_virtio; i++)
+		virtio_pause(m->virtio[i].dev, device_drained, m);
+	device_drained(NULL, m);
+}
+
+void machine_pause(struct machine *m, void (*done)(void *arg), void *arg)
+{
+	m->paused_fn = done;
+	m->paused_arg = arg;
+	vcpu_set_want(&m->vcpus, VCPU_PAUSE, vcpus_left, m);
+}
+
+void machine_resume(struct machine *m)
+{
+	m->paused = false;
+	for (unsigned i = 0; i < m->num_virtio; i++)
+		virtio_resume(m->virtio[i].dev);
+	vcpu_set_want(&m->vcpus, VCPU_RUN, NULL, NULL);
+}
+
+bool machine_is_paused(const struct machine *m)
+{
+	return m->paused;
+}
+
+/* ---- running and ending ---- */
+
+void machine_end(struct machine *m, enum machine_end_reason reason, int status, struct vcpu *v)
+{
+	if (atomic_exchange(&m->ending, true))
+		return;
+	m->end.reason = reason;
+	m->end.status = status;
+	if (v)
+		machine_dump_vcpu(m, v, m->end.evidence, sizeof(m->end.evidence));
+	/* Release: whoever sees @ended may read @end. */
+	atomic_store_explicit(&m->ended, true, memory_order_release);
+	loop_stop(m->loop);
+}
+
+static void timed_out(struct loop_timer *t)
+{
+	struct machine *m = container_of(t, struct machine, timeout);
+
+	machine_end(m, MACHINE_END_TIMEOUT, MACHINE_STATUS_TIMEOUT, NULL);
+}
+
+int machine_start(struct machine *m, struct error *err)
+{
+	if (m->config->timeout_seconds) {
+		m->timeout.expired = timed_out;
+		loop_timer_set(m->loop, &m->timeout,
+			       clock_monotonic_ns(m->clock) +
+				       m->config->timeout_seconds * NSEC_PER_SEC);
+	}
+	return vcpu_set_start(&m->vcpus, VCPU_RUN, err);
+}
+
+static void set_flag(void *arg)
+{
+	*(bool *)arg = true;
+}
+
+/* How long the guest's last words may take to reach a slow reader. */
+#define LAST_OUTPUT_NS (2 * NSEC_PER_SEC)
+
+/*
+ * vCPUs first, with the loop running: one may wait for the loop to acknowledge
+ * a reset. Then the queues, so that what the guest was promised is done.
+ */
+static void wind_down(struct machine *m)
+{
+	bool quit = false, drained = false;
+
+	vcpu_set_want(&m->vcpus, VCPU_QUIT, set_flag, &quit);
+	while (!quit)
+		loop_run_once(m->loop, UINT64_MAX);
+	vcpu_set_join(&m->vcpus);
+
+	if (!m->paused) {
+		m->paused_fn = set_flag;
+		m->paused_arg = &drained;
+		vcpus_left(m);
+		while (!drained)
+			loop_run_once(m->loop, UINT64_MAX);
+	}
+	if (m->console_char)
+		chardev_flush(m->console_char, LAST_OUTPUT_NS);
+	if (m->serial_char)
+		chardev_flush(m->serial_char, LAST_OUTPUT_NS);
+}
+
+void machine_run(struct machine *m, struct machine_end *ret_end)
+{
+	while (!atomic_load_explicit(&m->ended, memory_order_acquire))
+		loop_run(m->loop);
+	loop_timer_cancel(m->loop, &m->timeout);
+	wind_down(m);
+	*ret_end = m->end;
+}
+
+void machine_power_button(struct machine *m)
+{
+	power_ged_raise(m->power, GED_POWER_BUTTON);
+}
+
+void machine_window_changed(struct machine *m)
+{
+	if (m->console_char)
+		chardev_window_changed(m->console_char);
+	if (m->serial_char)
+		chardev_window_changed(m->serial_char);
+}
+
+struct loop *machine_loop(struct machine *m)
+{
+	return m->loop;
+}
+
+struct guest_mem *machine_memory(struct machine *m)
+{
+	return m->mem;
+}
+
+int machine_vcpu_state(struct machine *m, unsigned index, struct x86_vcpu_state *state)
+{
+	if (index >= m->vcpus.num)
+		return -EINVAL;
+	return m->hv->ops->vcpu_get(m->vcpus.vcpu[index].hv, state);
+}

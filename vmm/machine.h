@@ -1,0 +1,108 @@
+/*
+ * A machine: memory, processors, devices and buses put together as a
+ * configuration says, and its life from creation to its end.
+ *
+ * A machine belongs to the thread that created it, which also runs its loop.
+ * It has no globals: several live in one process in the tests.
+ */
+#ifndef WISP_VMM_MACHINE_H
+#define WISP_VMM_MACHINE_H
+
+#include <stdio.h>
+
+#include "vmm/config.h"
+#include "vmm/core/hv.h"
+
+struct machine;
+struct vcpu;
+
+enum machine_end_reason {
+	MACHINE_END_NONE,
+	MACHINE_END_POWEROFF,
+	MACHINE_END_REBOOT,
+	MACHINE_END_EXIT_PORT,	  /* the guest wrote a status */
+	MACHINE_END_PANIC,
+	MACHINE_END_TRIPLE_FAULT,
+	MACHINE_END_INTERNAL,	  /* the hypervisor gave up */
+	MACHINE_END_TIMEOUT,
+	MACHINE_END_ASKED,	  /* Ctrl-A x */
+	MACHINE_END_SIGNAL,	  /* SIGTERM and the like; status is 128 + signal */
+	MACHINE_END_START_FAILED, /* it never ran; status is error_status() */
+};
+
+/* Exit statuses of `wisp run`. */
+#define MACHINE_STATUS_PANIC	    3
+#define MACHINE_STATUS_TRIPLE_FAULT 4
+#define MACHINE_STATUS_INTERNAL	    5
+#define MACHINE_STATUS_TIMEOUT	    124
+
+/* How it ended: for run, test and the API alike. */
+struct machine_end {
+	enum machine_end_reason reason;
+	int status;
+	char evidence[2048]; /* registers, instruction bytes, page walk; or empty */
+};
+
+const char *machine_end_name(enum machine_end_reason reason);
+
+/* What a machine is made from beyond its configuration; descriptors become the machine's. */
+struct machine_files {
+	int kernel, initrd; /* -1: none */
+	int disk[CONFIG_MAX_DISKS];
+	int net[CONFIG_MAX_NETS];
+};
+
+void machine_files_init(struct machine_files *files);
+void machine_files_close(struct machine_files *files);
+
+struct machine_params {
+	const struct machine_config *config; /* borrowed for the machine's life */
+	struct hv *hv;			     /* owned from a successful create on */
+	const struct clock *clock;	     /* NULL: the host's */
+	struct machine_files *files;	     /* what is taken is set to -1 */
+	bool layout_only;		     /* no kernel, no back ends: for --dry-run */
+};
+
+/* Build everything; nothing runs yet. */
+int machine_create(struct machine **ret_m, const struct machine_params *params,
+		   struct error *err);
+
+/* Stop what runs, drain, free. Accepts NULL and half-built machines. */
+void machine_free(struct machine *m);
+
+/* Start the vCPUs. */
+int machine_start(struct machine *m, struct error *err);
+
+/* Run the loop until the machine has ended; @ret_end says how. vCPUs and queues are stopped then. */
+void machine_run(struct machine *m, struct machine_end *ret_end);
+
+/* The first reason given wins. @v: whose registers are the evidence, or NULL. Any thread. */
+void machine_end(struct machine *m, enum machine_end_reason reason, int status, struct vcpu *v);
+
+/*
+ * Pause: vCPUs out of the guest with pending I/O completed, then queues
+ * drained and stopped; done(arg) on the loop. Resume undoes it. On the loop.
+ */
+void machine_pause(struct machine *m, void (*done)(void *arg), void *arg);
+void machine_resume(struct machine *m);
+bool machine_is_paused(const struct machine *m);
+
+/* Press the power button. Any thread. */
+void machine_power_button(struct machine *m);
+
+/* The terminal changed its size. On the loop. */
+void machine_window_changed(struct machine *m);
+
+struct loop *machine_loop(struct machine *m);
+struct guest_mem *machine_memory(struct machine *m);
+
+/* Registers of vCPU @index; paused or not yet started. */
+int machine_vcpu_state(struct machine *m, unsigned index, struct x86_vcpu_state *state);
+
+/* Memory map, devices, addresses, interrupts. */
+void machine_print(struct machine *m, FILE *out);
+
+/* Counters as one JSON object. After the end, or from the loop. */
+void machine_print_metrics(struct machine *m, FILE *out);
+
+#endif

@@ -1,0 +1,275 @@
+/*
+ * What the guest can see beside processors and memory: read it from top to
+ * bottom, in the order in which a guest meets it.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "virtio/virtio_devices.h"
+#include "vmm/machine_internal.h"
+
+/* INTA to INTD; above the pins that ISA devices could want. */
+static const uint32_t intx_gsi[4] = { 16, 17, 18, 19 };
+
+/*
+ * Pins for virtio-mmio, one each since a shared edge is lost. 4, 8 and 9 are the
+ * serial port's, the clock's and the event device's; 0 to 3 have ISA meanings.
+ */
+static const uint32_t mmio_gsi[] = { 5,	 6,  7,	 10, 11, 12, 13, 14, 15,
+				     16, 17, 18, 19, 20, 21, 22, 23 };
+
+/* A window above all RAM for 64-bit BARs. */
+#define MMIO64_ALIGN (1 * GiB)
+#define MMIO64_SIZE  (16 * GiB)
+
+static void power_event(void *arg, enum power_event event, uint8_t value)
+{
+	struct machine *m = arg;
+
+	switch (event) {
+	case POWER_OFF:
+		machine_end(m, MACHINE_END_POWEROFF, 0, NULL);
+		break;
+	case POWER_RESET:
+		machine_end(m, MACHINE_END_REBOOT, 0, NULL);
+		break;
+	case POWER_PANIC:
+		machine_end(m, MACHINE_END_PANIC, MACHINE_STATUS_PANIC, NULL);
+		break;
+	case POWER_CRASH_LOADED:
+		log_info("the guest panicked and starts its crash kernel");
+		break;
+	case POWER_EXIT:
+		machine_end(m, MACHINE_END_EXIT_PORT, value, NULL);
+		break;
+	}
+}
+
+static void escape_key(void *arg, char key)
+{
+	struct machine *m = arg;
+
+	if (key == 'x')
+		machine_end(m, MACHINE_END_ASKED, 0, NULL);
+}
+
+static int add_chardev(struct machine *m, const struct config_char *c, bool layout_only,
+		       struct chardev **ret_c, struct error *err)
+{
+	struct chardev_config config = {
+		.kind = layout_only ? CHARDEV_NULL : c->kind,
+		.path = c->path,
+	};
+	int r = chardev_create(ret_c, &config, m->loop, err);
+
+	if (!r && config.kind == CHARDEV_STDIO)
+		chardev_on_escape(*ret_c, escape_key, m);
+	return r;
+}
+
+static int add_pci(struct machine *m, struct error *err)
+{
+	uint64_t above = MAX(guest_mem_high_end(m->mem), FW_HOLE_END);
+	struct pci_bus_params params = {
+		.mmio = m->mmio,
+		.pio = m->pio,
+		.irqs = m->irqs,
+		.ecam_base = FW_ECAM_ADDR,
+		.ecam_size = FW_ECAM_SIZE,
+		.mmio32_base = FW_PCI_MMIO32_ADDR,
+		.mmio32_size = FW_PCI_MMIO32_SIZE,
+		.mmio64_base = align_up(above, MMIO64_ALIGN),
+		.mmio64_size = MMIO64_SIZE,
+		.intx_gsi = intx_gsi,
+	};
+
+	m->platform.pci = true;
+	m->platform.intx_gsi = intx_gsi;
+	m->platform.pci_mmio64_base = params.mmio64_base;
+	m->platform.pci_mmio64_size = params.mmio64_size;
+	return pci_bus_create(&m->pci, &params, err);
+}
+
+/* Put a device, which the machine owns from now on, behind the transport of this machine. */
+static int add_virtio(struct machine *m, struct virtio_device *dev, struct error *err)
+{
+	struct machine_virtio *v = &m->virtio[m->num_virtio];
+	unsigned n = m->num_virtio++;
+	int r;
+
+	v->dev = dev;
+	if (m->pci) {
+		r = pci_bus_free_slot(m->pci);
+		if (r < 0)
+			return error_usage(err, r, "--transport pci: no slot left for '%s'",
+					   dev->id);
+		v->slot = r;
+		r = virtio_pci_create(&v->pci, dev, m->pci, v->slot, err);
+		return r < 0 ? r : pci_bus_plug(virtio_pci_function(v->pci), err);
+	}
+	if (n >= ARRAY_SIZE(mmio_gsi))
+		return error_usage(err, -ENOSPC,
+				   "--transport mmio: room for %zu devices, '%s' is one more",
+				   ARRAY_SIZE(mmio_gsi), dev->id);
+	v->base = FW_VIRTIO_MMIO_ADDR + n * PAGE_SIZE;
+	v->gsi = mmio_gsi[n];
+	m->mmio_device[n] = (struct fw_mmio_device){
+		.base = v->base,
+		.size = VIRTIO_MMIO_SIZE,
+		.gsi = v->gsi,
+	};
+	m->platform.num_mmio = n + 1;
+	return virtio_mmio_create(&v->mmio, dev, m->mmio, v->base, m->irqs, v->gsi, err);
+}
+
+static struct virtio_params common_params(struct machine *m, const char *id)
+{
+	return (struct virtio_params){
+		.id = id,
+		.mem = m->mem,
+		.loop = m->loop,
+		.no_packed = !m->config->virtio_packed,
+	};
+}
+
+static int add_disk(struct machine *m, const struct config_disk *c, int *fd, struct error *err)
+{
+	struct virtio_params params = common_params(m, c->id);
+	struct block_config config = {
+		.path = c->path,
+		.fd = *fd,
+		.format = c->format,
+		.cache = c->cache,
+		.read_only = c->read_only,
+		.direct = c->direct,
+	};
+	struct virtio_device *dev;
+	struct block *block;
+	int r;
+
+	*fd = -1; /* block_open() owns it, also when it fails */
+	r = block_open(&block, &config, err);
+	if (r < 0)
+		return r;
+	block_attach(block, m->loop);
+	params.num_queues = c->queues;
+	r = virtio_blk_create(&dev, &params, block, c->serial, err);
+	if (r < 0) {
+		block_close(block);
+		return r;
+	}
+	return add_virtio(m, dev, err);
+}
+
+static int add_net(struct machine *m, const struct config_net *c, int *fd, struct error *err)
+{
+	struct virtio_params params = common_params(m, c->id);
+	struct virtio_device *dev;
+	struct net *net;
+	int r, socket = *fd;
+
+	*fd = -1;
+	r = net_open_socket(&net, socket, c->mac, err);
+	if (r < 0)
+		return r;
+	net_attach(net, m->loop);
+	r = virtio_net_create(&dev, &params, net, err);
+	if (r < 0) {
+		net_close(net);
+		return r;
+	}
+	return add_virtio(m, dev, err);
+}
+
+static int add_console(struct machine *m, struct error *err)
+{
+	struct virtio_console_port port = { .is_console = true, .chardev = m->console_char };
+	struct virtio_params params = common_params(m, "console0");
+	struct virtio_device *dev;
+	int r = virtio_console_create(&dev, &params, &port, 1, err);
+
+	return r < 0 ? r : add_virtio(m, dev, err);
+}
+
+static int add_rng(struct machine *m, struct error *err)
+{
+	struct virtio_params params = common_params(m, "rng0");
+	struct virtio_device *dev;
+	int r = virtio_rng_create(&dev, &params, err);
+
+	return r < 0 ? r : add_virtio(m, dev, err);
+}
+
+int machine_add_devices(struct machine *m, struct machine_files *files, bool layout_only,
+			struct error *err)
+{
+	const struct machine_config *c = m->config;
+	struct power_config power = {
+		.test_device = c->test_device,
+		.event = power_event,
+		.arg = m,
+	};
+	int r;
+
+	m->platform.num_cpus = c->cpus;
+	m->platform.mmio = m->mmio_device;
+	m->platform.serial = c->serial_present;
+	m->platform.rtc = c->rtc;
+
+	r = power_create(&m->power, m->pio, m->irqs, &power, err);
+	if (r < 0)
+		return r;
+	r = rtc_create(&m->rtc, m->pio, m->irqs, m->loop, m->clock, guest_mem_low_end(m->mem),
+		       guest_mem_high_end(m->mem) > FW_HOLE_END ?
+			       guest_mem_high_end(m->mem) - FW_HOLE_END :
+			       0,
+		       err);
+	if (r < 0)
+		return r;
+	if (c->serial_present) {
+		r = add_chardev(m, &c->serial, layout_only, &m->serial_char, err);
+		if (!r)
+			r = serial_create(&m->serial, m->pio, SERIAL_COM1_PORT, m->irqs,
+					  SERIAL_COM1_IRQ, m->serial_char, m->loop, err);
+		if (r < 0)
+			return r;
+	}
+	if (c->transport == CONFIG_PCI) {
+		r = add_pci(m, err);
+		if (r < 0)
+			return r;
+	}
+	for (unsigned i = 0; i < c->num_disks; i++) {
+		r = add_disk(m, &c->disk[i], &files->disk[i], err);
+		if (r < 0)
+			return r;
+	}
+	for (unsigned i = 0; i < c->num_nets; i++) {
+		r = add_net(m, &c->net[i], &files->net[i], err);
+		if (r < 0)
+			return r;
+	}
+	if (c->console_present) {
+		r = add_chardev(m, &c->console, layout_only, &m->console_char, err);
+		if (!r)
+			r = add_console(m, err);
+		if (r < 0)
+			return r;
+	}
+	return c->rng ? add_rng(m, err) : 0;
+}
+
+void machine_free_devices(struct machine *m)
+{
+	for (unsigned i = 0; i < m->num_virtio; i++) {
+		virtio_pci_free(m->virtio[i].pci);
+		virtio_mmio_free(m->virtio[i].mmio);
+		virtio_free(m->virtio[i].dev);
+	}
+	pci_bus_free(m->pci);
+	serial_free(m->serial);
+	rtc_free(m->rtc);
+	power_free(m->power);
+	chardev_free(m->console_char);
+	chardev_free(m->serial_char);
+}

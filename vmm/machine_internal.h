@@ -1,0 +1,70 @@
+/* The machine's insides, for the files that make it up: machine*.c and vcpu.c. */
+#ifndef WISP_VMM_MACHINE_INTERNAL_H
+#define WISP_VMM_MACHINE_INTERNAL_H
+
+#include "devices/chardev.h"
+#include "devices/pci.h"
+#include "devices/power.h"
+#include "devices/rtc.h"
+#include "devices/serial.h"
+#include "virtio/virtio.h"
+#include "virtio/virtio_mmio.h"
+#include "virtio/virtio_pci.h"
+#include "vmm/machine.h"
+#include "vmm/vcpu.h"
+
+/* Disks, networks, one console, one random number generator. */
+#define MACHINE_MAX_VIRTIO (CONFIG_MAX_DISKS + CONFIG_MAX_NETS + 2)
+
+/* One virtio device with the transport it is behind. */
+struct machine_virtio {
+	struct virtio_device *dev;
+	struct virtio_pci *pci;
+	struct virtio_mmio *mmio;
+	unsigned slot; /* PCI */
+	uint64_t base; /* MMIO */
+	uint32_t gsi;  /* MMIO */
+	bool drained;
+};
+
+struct machine {
+	const struct machine_config *config;
+	const struct clock *clock;
+	struct hv *hv;
+	struct loop *loop;
+	struct guest_mem *mem;
+	struct bus *pio, *mmio;
+	struct irq_table *irqs;
+
+	struct pci_bus *pci;
+	struct chardev *serial_char, *console_char;
+	struct serial *serial;
+	struct rtc *rtc;
+	struct power *power;
+	struct machine_virtio virtio[MACHINE_MAX_VIRTIO];
+	unsigned num_virtio;
+
+	struct fw_platform platform;
+	struct fw_mmio_device mmio_device[MACHINE_MAX_VIRTIO];
+	struct vcpu_set vcpus;
+
+	struct loop_timer timeout;
+	unsigned undrained; /* devices that a pause or the end still waits for */
+	bool paused;
+	void (*paused_fn)(void *arg);
+	void *paused_arg;
+
+	_Atomic bool ending; /* the first to set it writes @end */
+	_Atomic bool ended;  /* @end is complete */
+	struct machine_end end;
+};
+
+/* machine_devices.c: everything the guest can see but processors and memory. */
+int machine_add_devices(struct machine *m, struct machine_files *files, bool layout_only,
+			struct error *err);
+void machine_free_devices(struct machine *m);
+
+/* machine_dump.c: registers, instruction bytes and a page walk of RIP, as text. */
+void machine_dump_vcpu(struct machine *m, struct vcpu *v, char *text, size_t size);
+
+#endif
