@@ -1,0 +1,172 @@
+#include "vmm/helper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Options per network beyond the forwards, each with its value, and NULL. */
+#define MAX_ARGS (16 + 2 * CONFIG_MAX_FORWARDS)
+
+/* Beside this executable, or where `make install` puts helpers. */
+static const char *const places[] = { "%s/%s", "%s/../libexec/wisp/%s" };
+
+static int find_helper(const char *name, char *path, size_t size, struct error *err)
+{
+	char dir[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", dir, sizeof(dir) - 1);
+	char *slash;
+
+	if (n < 0)
+		return error_set(err, -errno, "/proc/self/exe: %m");
+	dir[n] = '\0';
+	slash = strrchr(dir, '/');
+	if (slash)
+		*slash = '\0';
+	for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+		snprintf(path, size, places[i], dir, name);
+#pragma GCC diagnostic pop
+		if (access(path, X_OK) == 0)
+			return 0;
+	}
+	error_kind_set(err, ERROR_START, -ENOENT, "helper '%s' is not beside the executable in %s",
+		       name, dir);
+	error_hint(err, "build it with 'make', or use --net none");
+	return -ENOENT;
+}
+
+/* In the child: only the two descriptors survive, as 3 and 4. */
+static void exec_helper(const char *path, char *const *argv, int socket, int status)
+{
+	sigset_t none;
+
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* Terminal signals are the parent's to act on. */
+	setpgid(0, 0);
+	/* Away from 3 and 4 first, so that neither overwrites the other. */
+	socket = fcntl(socket, F_DUPFD_CLOEXEC, 10);
+	status = fcntl(status, F_DUPFD_CLOEXEC, 10);
+	if (socket < 0 || status < 0 || dup2(socket, 3) < 0 || dup2(status, 4) < 0)
+		_exit(127);
+	execv(path, argv);
+	_exit(127);
+}
+
+static int spawn(struct helper *h, const char *name, char *const *argv, int *ret_fd,
+		 struct error *err)
+{
+	char path[PATH_MAX + 64];
+	int pair[2] = { -1, -1 }, status[2] = { -1, -1 };
+	int r = find_helper(name, path, sizeof(path), err);
+
+	if (r < 0)
+		return r;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0 ||
+	    pipe2(status, O_CLOEXEC) < 0) {
+		r = error_kind_set(err, ERROR_START, -errno, "helper '%s': %m", name);
+		goto fail;
+	}
+	h->pid = fork();
+	if (h->pid < 0) {
+		h->pid = 0;
+		r = error_kind_set(err, ERROR_START, -errno, "helper '%s': cannot fork: %m", name);
+		goto fail;
+	}
+	if (h->pid == 0)
+		exec_helper(path, argv, pair[1], status[1]);
+	close(pair[1]);
+	close(status[1]);
+	h->status_fd = status[0];
+	*ret_fd = pair[0];
+	return 0;
+fail:
+	for (unsigned i = 0; i < 2; i++) {
+		if (pair[i] >= 0)
+			close(pair[i]);
+		if (status[i] >= 0)
+			close(status[i]);
+	}
+	return r;
+}
+
+int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd,
+		     struct error *err)
+{
+	char forward[CONFIG_MAX_FORWARDS][96];
+	char mtu[8];
+	const char *argv[MAX_ARGS];
+	unsigned n = 0;
+
+	snprintf(h->name, sizeof(h->name), "%s", net->id);
+	argv[n++] = "wisp-net";
+	argv[n++] = "--fd";
+	argv[n++] = "3";
+	argv[n++] = "--status-fd";
+	argv[n++] = "4";
+	for (unsigned i = 0; i < net->num_forwards; i++) {
+		const struct config_forward *f = &net->forward[i];
+		bool v6 = strchr(f->host_addr, ':') != NULL;
+
+		snprintf(forward[i], sizeof(forward[i]), "%s:%s%s%s:%u-:%u",
+			 f->udp ? "udp" : "tcp", v6 ? "[" : "", f->host_addr, v6 ? "]" : "",
+			 f->host_port, f->guest_port);
+		argv[n++] = "--hostfwd";
+		argv[n++] = forward[i];
+	}
+	if (net->restrict_out)
+		argv[n++] = "--restrict";
+	if (net->host_loopback)
+		argv[n++] = "--host-loopback";
+	if (net->mtu) {
+		snprintf(mtu, sizeof(mtu), "%u", net->mtu);
+		argv[n++] = "--mtu";
+		argv[n++] = mtu;
+	}
+	argv[n] = NULL;
+	return spawn(h, argv[0], (char *const *)argv, ret_fd, err);
+}
+
+int helper_await_ready(struct helper *h, struct error *err)
+{
+	char text[256];
+	size_t len = 0;
+	ssize_t n;
+
+	do {
+		n = read(h->status_fd, text + len, sizeof(text) - 1 - len);
+		if (n > 0)
+			len += n;
+	} while ((n > 0 && !memchr(text, '\n', len)) || (n < 0 && errno == EINTR));
+	close(h->status_fd);
+	while (len > 0 && text[len - 1] == '\n')
+		len--;
+	text[len] = '\0';
+	if (strcmp(text, "ready") == 0)
+		return 0;
+	if (len == 0)
+		return error_kind_set(err, ERROR_START, -ECHILD,
+				      "network '%s': its helper ended before it was ready",
+				      h->name);
+	return error_usage(err, -EADDRINUSE, "--net: %s", text);
+}
+
+void helper_stop(struct helper *h)
+{
+	if (h->pid <= 0)
+		return;
+	/* It holds nothing that needs an orderly end. */
+	kill(h->pid, SIGKILL);
+	while (waitpid(h->pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	h->pid = 0;
+}

@@ -1,0 +1,32 @@
+/*
+ * Helpers: executables of the same tree that carry what the monitor must not
+ * have, started by the parent and tied to it by a socket.
+ *
+ * A helper gets its end of the socket and a status pipe as descriptors, writes
+ * one line, "ready" or the reason why not, to the pipe, and ends at the socket's EOF.
+ */
+#ifndef WISP_VMM_HELPER_H
+#define WISP_VMM_HELPER_H
+
+#include <sys/types.h>
+
+#include "vmm/config.h"
+
+/* Zero-initialised: not running. */
+struct helper {
+	pid_t pid;
+	int status_fd;
+	char name[16]; /* the network's id, for messages */
+};
+
+/* Start user networking for @net; @ret_fd is the monitor's end (vmm: devices/net.h). */
+int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd,
+		     struct error *err);
+
+/* Wait for "ready"; otherwise the helper's own words become the error, kind USAGE. */
+int helper_await_ready(struct helper *h, struct error *err);
+
+/* Reap it; its socket's other end is closed, so it has ended or is about to. */
+void helper_stop(struct helper *h);
+
+#endif

@@ -1,0 +1,239 @@
+#include "vmm/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "devices/terminal.h"
+#include "vmm/helper.h"
+#include "vmm/hv_null.h"
+#include "vmm/kvm.h"
+#include "vmm/machine.h"
+#include "vmm/monitor.h"
+
+static int open_named(const char *option, const char *path, int flags, struct error *err)
+{
+	int fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+
+	if (fd < 0)
+		return error_usage(err, -errno, "%s '%s': cannot open: %m", option, path);
+	return fd;
+}
+
+static int open_files(const struct machine_config *c, struct machine_files *files,
+		      struct error *err)
+{
+	files->kernel = open_named("--kernel", c->kernel, O_RDONLY, err);
+	if (files->kernel < 0)
+		return files->kernel;
+	if (c->initrd) {
+		files->initrd = open_named("--initrd", c->initrd, O_RDONLY, err);
+		if (files->initrd < 0)
+			return files->initrd;
+	}
+	for (unsigned i = 0; i < c->num_disks; i++) {
+		const struct config_disk *d = &c->disk[i];
+		int flags = (d->read_only ? O_RDONLY : O_RDWR) | (d->direct ? O_DIRECT : 0);
+
+		files->disk[i] = open_named("--disk", d->path, flags, err);
+		if (files->disk[i] < 0)
+			return files->disk[i];
+	}
+	return 0;
+}
+
+/* Helpers start first, so that they get ready while the files are opened. */
+static int start_helpers(const struct machine_config *c, struct machine_files *files,
+			 struct helper *helpers, struct error *err)
+{
+	for (unsigned i = 0; i < c->num_nets; i++) {
+		int r = helper_start_net(&helpers[i], &c->net[i], &files->net[i], err);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int await_helpers(const struct machine_config *c, struct helper *helpers,
+			 struct error *err)
+{
+	for (unsigned i = 0; i < c->num_nets; i++) {
+		int r = helper_await_ready(&helpers[i], err);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static void stop_helpers(const struct machine_config *c, struct helper *helpers)
+{
+	for (unsigned i = 0; i < c->num_nets; i++)
+		helper_stop(&helpers[i]);
+}
+
+/* The signals that the parent waits for; blocked from before the fork on. */
+static void block_signals(sigset_t *set)
+{
+	static const int numbers[] = MONITOR_END_SIGNALS;
+
+	sigemptyset(set);
+	sigaddset(set, SIGCHLD);
+	sigaddset(set, SIGWINCH);
+	for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++)
+		sigaddset(set, numbers[i]);
+	sigprocmask(SIG_BLOCK, set, NULL);
+}
+
+/* Wait for the monitor, passing signals on. Returns its wait status. */
+static int await_monitor(pid_t monitor, const sigset_t *set)
+{
+	siginfo_t info;
+	int status;
+
+	for (;;) {
+		if (sigwaitinfo(set, &info) < 0)
+			continue;
+		if (info.si_signo != SIGCHLD)
+			kill(monitor, info.si_signo);
+		else if (waitpid(monitor, &status, WNOHANG) == monitor)
+			return status;
+	}
+}
+
+/* One life of the guest: fork, wait, put the terminal back. Returns the exit status. */
+static int run_once(const struct machine_config *c, int kvm_fd, struct machine_files *files,
+		    struct machine_end *end)
+{
+	struct error err = { 0 };
+	sigset_t set;
+	pid_t monitor;
+	int status;
+
+	block_signals(&set);
+	terminal_save(STDIN_FILENO);
+	monitor = fork();
+	if (monitor < 0) {
+		error_kind_set(&err, ERROR_START, -errno, "cannot fork the monitor: %m");
+		error_print(&err);
+		return error_status(&err);
+	}
+	if (monitor == 0) {
+		/* Ends in good order when the parent is killed. */
+		prctl(PR_SET_PDEATHSIG, SIGTERM);
+		exit(monitor_main(c, kvm_fd, files, end));
+	}
+	machine_files_close(files);
+	status = await_monitor(monitor, &set);
+	terminal_restore();
+	if (WIFEXITED(status))
+		return WEXITSTATUS(status);
+	error_set(&err, -ECHILD, "the monitor was killed by signal %d (%s)", WTERMSIG(status),
+		  strsignal(WTERMSIG(status)));
+	error_print(&err);
+	return error_status(&err);
+}
+
+static int run_lives(struct machine_config *c, int kvm_fd, struct machine_end *end)
+{
+	struct helper helpers[CONFIG_MAX_NETS] = { 0 };
+	struct machine_files files;
+	struct error err = { 0 };
+	int status, r;
+
+	do {
+		machine_files_init(&files);
+		end->reason = MACHINE_END_NONE;
+		r = start_helpers(c, &files, helpers, &err);
+		if (!r)
+			r = open_files(c, &files, &err);
+		if (!r)
+			r = await_helpers(c, helpers, &err);
+		if (r < 0) {
+			error_print(&err);
+			status = error_status(&err);
+			machine_files_close(&files);
+		} else {
+			status = run_once(c, kvm_fd, &files, end);
+		}
+		stop_helpers(c, helpers);
+	} while (end->reason == MACHINE_END_REBOOT && c->reboot_resets);
+	return status;
+}
+
+int launch_run(struct machine_config *c)
+{
+	struct machine_end *end;
+	struct error err = { 0 };
+	int kvm_fd, status;
+
+	/* Where the monitor says how it ended; it outlives the monitor. */
+	end = mmap(NULL, sizeof(*end), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (end == MAP_FAILED) {
+		error_kind_set(&err, ERROR_START, -errno, "report page: %m");
+		error_print(&err);
+		return error_status(&err);
+	}
+	kvm_fd = kvm_open(&err);
+	if (kvm_fd < 0) {
+		error_print(&err);
+		return error_status(&err);
+	}
+	status = run_lives(c, kvm_fd, end);
+	close(kvm_fd);
+	if (c->json)
+		printf("{\"reason\":\"%s\",\"status\":%d}\n", machine_end_name(end->reason),
+		       status);
+	munmap(end, sizeof(*end));
+	return status;
+}
+
+int launch_dry_run(struct machine_config *c)
+{
+	struct machine_params params = { .config = c, .layout_only = true };
+	struct machine_files files;
+	struct machine *m = NULL;
+	struct error err = { 0 };
+	struct hv *hv = NULL;
+	int pair[2], r;
+
+	machine_files_init(&files);
+	params.files = &files;
+	r = open_files(c, &files, &err);
+	/* A network's peer is not started: a socket without one stands for it. */
+	for (unsigned i = 0; i < c->num_nets && !r; i++) {
+		r = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair);
+		if (r < 0) {
+			r = error_set(&err, -errno, "socket: %m");
+			break;
+		}
+		files.net[i] = pair[0];
+		close(pair[1]);
+	}
+	if (!r) {
+		r = hv_null_create(&hv);
+		if (r < 0)
+			error_set(&err, r, "machine: %m");
+	}
+	if (!r) {
+		params.hv = hv;
+		r = machine_create(&m, &params, &err);
+		if (r < 0)
+			hv->ops->free(hv);
+	}
+	if (!r)
+		machine_print(m, stdout);
+	else
+		error_print(&err);
+	machine_free(m);
+	machine_files_close(&files);
+	return r < 0 ? error_status(&err) : 0;
+}

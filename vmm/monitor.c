@@ -1,0 +1,145 @@
+#include "vmm/monitor.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "devices/terminal.h"
+#include "vmm/kvm.h"
+
+/* Signals as operations of the machine's loop. */
+struct signals {
+	struct loop_op ready;
+	struct machine *machine;
+	int fd;
+};
+
+static void watch_signals(struct signals *s)
+{
+	loop_poll(machine_loop(s->machine), &s->ready, s->fd, POLLIN);
+}
+
+static void signals_ready(struct loop_op *op, int res)
+{
+	struct signals *s = container_of(op, struct signals, ready);
+	struct signalfd_siginfo info;
+
+	if (res < 0)
+		return;
+	while (read(s->fd, &info, sizeof(info)) == sizeof(info)) {
+		if (info.ssi_signo == SIGWINCH)
+			machine_window_changed(s->machine);
+		else
+			machine_end(s->machine, MACHINE_END_SIGNAL, 128 + (int)info.ssi_signo,
+				    NULL);
+	}
+	watch_signals(s);
+}
+
+static int open_signals(struct signals *s, struct machine *m, struct error *err)
+{
+	static const int numbers[] = MONITOR_END_SIGNALS;
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGWINCH);
+	for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++)
+		sigaddset(&set, numbers[i]);
+	s->machine = m;
+	s->ready.done = signals_ready;
+	s->fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+	if (s->fd < 0)
+		return error_set(err, -errno, "signals: %m");
+	watch_signals(s);
+	return 0;
+}
+
+static bool uses_terminal(const struct machine_config *c)
+{
+	return (c->console_present && c->console.kind == CHARDEV_STDIO) ||
+	       (c->serial_present && c->serial.kind == CHARDEV_STDIO);
+}
+
+static void write_metrics(struct machine *m, const char *path)
+{
+	FILE *out = fopen(path, "we");
+
+	if (!out) {
+		log_warn("--metrics '%s': cannot write: %m", path);
+		return;
+	}
+	machine_print_metrics(m, out);
+	if (fclose(out) != 0)
+		log_warn("--metrics '%s': cannot write: %m", path);
+}
+
+/* Say what is not plain from the guest's own output. */
+static void report(const struct machine_config *c, const struct machine_end *end)
+{
+	switch (end->reason) {
+	case MACHINE_END_PANIC:
+		log_error("the guest panicked");
+		break;
+	case MACHINE_END_TRIPLE_FAULT:
+		log_error("the guest ended in a triple fault");
+		break;
+	case MACHINE_END_INTERNAL:
+		log_error("the hypervisor could not go on");
+		break;
+	case MACHINE_END_TIMEOUT:
+		log_error("--timeout: %u s are over", c->timeout_seconds);
+		break;
+	default:
+		break;
+	}
+	if (end->evidence[0])
+		fputs(end->evidence, stderr);
+}
+
+int monitor_main(const struct machine_config *config, int kvm_fd, struct machine_files *files,
+		 struct machine_end *end)
+{
+	struct signals signals = { .fd = -1 };
+	struct machine *m = NULL;
+	struct hv *hv = NULL;
+	struct error err = { 0 };
+	int r;
+
+	r = kvm_create(&hv, kvm_fd, &err);
+	if (!r) {
+		struct machine_params params = { .config = config, .hv = hv, .files = files };
+
+		r = machine_create(&m, &params, &err);
+		if (r < 0)
+			hv->ops->free(hv);
+	}
+	if (!r)
+		r = open_signals(&signals, m, &err);
+	if (!r && uses_terminal(config)) {
+		r = terminal_raw();
+		if (r < 0)
+			error_set(&err, r, "terminal: cannot set raw mode: %m");
+	}
+	if (!r)
+		r = machine_start(m, &err);
+	if (r < 0) {
+		terminal_restore();
+		error_print(&err);
+		machine_free(m);
+		end->reason = MACHINE_END_START_FAILED;
+		end->status = error_status(&err);
+		return end->status;
+	}
+
+	machine_run(m, end);
+	terminal_restore();
+	report(config, end);
+	if (config->metrics_file)
+		write_metrics(m, config->metrics_file);
+	machine_free(m);
+	close(signals.fd);
+	return end->status;
+}
