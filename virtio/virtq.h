@@ -30,7 +30,7 @@ struct virtq_chain {
 	unsigned num_out, num_in;
 	uint64_t out_bytes, in_bytes;
 	uint16_t id;	      /* head index or buffer id: what goes back in the used ring */
-	uint16_t num_desc;    /* ring slots it took (packed) */
+	uint16_t num_desc;    /* ring slots it took (packed; 1 in a split ring) */
 };
 
 struct virtq_stats {
@@ -50,15 +50,18 @@ struct virtq {
 	/* The loop's own from start to stop. */
 	struct guest_mem *mem;
 	bool started, broken;
-	bool packed, event_idx, indirect, in_order;
+	bool packed, event_idx, indirect;
 	void *desc, *driver, *device; /* host addresses of the three areas */
 	uint16_t next_avail;	      /* split: index; packed: position */
 	uint16_t next_used;
+	uint16_t avail_seen;	    /* split: the driver's index as last read */
 	bool avail_wrap, used_wrap; /* packed */
-	uint16_t signalled_used; /* where the last interrupt decision was made */
+	uint16_t signalled_used; /* next_used at the last interrupt decision */
 	bool signalled_valid;
-	bool used_pending; /* pushed since the last virtq_flush() */
-	uint16_t inflight; /* popped and not pushed */
+	bool used_pending;    /* pushed since the last virtq_flush() */
+	uint16_t batch_head;  /* packed: first slot pushed since then, and its flags: */
+	uint16_t batch_flags; /* written last, they show the whole batch */
+	uint16_t inflight; /* popped and not pushed: chains, of the packed ring slots */
 	struct virtq_stats stats;
 	const char *why_broken;
 };
@@ -70,11 +73,15 @@ void virtq_reset(struct virtq *q);
 
 /*
  * Map the rings and start at the positions that are set (0 after reset, saved
- * ones after a restore). @features are the negotiated ones. -EINVAL when size
- * or an address is not what the specification allows, or not RAM.
+ * ones after a restore). @features are the negotiated ones. -EINVAL with
+ * why_broken set when size or an address is not what the specification allows,
+ * or not RAM.
  */
 int virtq_start(struct virtq *q, struct guest_mem *mem, uint64_t features);
 void virtq_stop(struct virtq *q);
+
+/* Refuse everything from @q until a reset; returns -EBADMSG. @why is a constant. */
+int virtq_break(struct virtq *q, const char *why);
 
 /*
  * Take the next available chain from @q.
@@ -86,7 +93,11 @@ void virtq_stop(struct virtq *q);
  */
 int virtq_pop(struct virtq *q, struct virtq_chain *c);
 
-/* Put back the chain last popped, as if it had not been (network receive, rate limits). */
+/*
+ * Put back the chain last popped, as if it had not been (network receive, rate
+ * limits). Several go back in the reverse order, and none of those popped
+ * after them may have been pushed.
+ */
 void virtq_unpop(struct virtq *q, const struct virtq_chain *c);
 
 /*
@@ -116,11 +127,18 @@ bool virtq_kicks_on(struct virtq *q);
 /* Is a chain available now? Does not take it. */
 bool virtq_has_work(struct virtq *q);
 
-/* Ring position and configuration of a stopped (or drained) queue. */
+/*
+ * Ring position and configuration of a stopped (or drained) queue, as fields of
+ * the section that is open. Loading checks every value; -EBADMSG through
+ * state_reader_fail(). @packed: what the device negotiated.
+ */
 void virtq_save(const struct virtq *q, struct state_writer *w);
-int virtq_load(struct virtq *q, struct state_reader *r);
+int virtq_load(struct virtq *q, struct state_reader *r, bool packed);
 
-/* Gather/scatter between a chain's segments and a buffer, from byte @offset of the part. */
+/*
+ * Gather from the readable part, scatter into the writable part, from byte
+ * @offset of that part. Returns the bytes copied, less than @len at its end.
+ */
 size_t virtq_copy_out(const struct virtq_chain *c, size_t offset, void *dst, size_t len);
 size_t virtq_copy_in(const struct virtq_chain *c, size_t offset, const void *src, size_t len);
 
