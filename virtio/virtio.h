@@ -39,8 +39,10 @@ struct virtio_transport_ops {
 	 * The device's queues are about to run, or have been drained after a reset
 	 * (doorbells may be bound and unbound here). The control side, no lock held.
 	 */
-	int (*queues_on)(void *transport);
+	int (*queues_on)(void *transport); /* -errno: doorbells arrive by virtio_kick() */
 	void (*queues_off)(void *transport);
+	/* The device has been reset: forget vectors and pending interrupts. As queues_off. */
+	void (*reset)(void *transport);
 };
 
 struct virtio_ops {
@@ -49,9 +51,13 @@ struct virtio_ops {
 	uint32_t pci_class;	/* 24 bits, for virtio-pci */
 	size_t config_size;	/* bytes of the device's configuration space */
 
+	/* Control side, under device->lock: do these features go together? May be NULL. */
+	bool (*features_ok)(const struct virtio_device *dev, uint64_t features);
+
 	/*
 	 * loop: the driver said DRIVER_OK, or a paused device goes on. Features are
-	 * final, queues that are ready have been started. -errno fails the device.
+	 * final, queues that are ready have been started; each is kicked right after.
+	 * -errno fails the device, which is then not stopped.
 	 */
 	int (*start)(struct virtio_device *dev);
 
@@ -61,10 +67,10 @@ struct virtio_ops {
 	 */
 	void (*stop)(struct virtio_device *dev);
 
-	/* loop: forget all driver state. Only after stop; queues are reset by the core. */
+	/* loop: forget all driver state. Stopped; queues are reset by the core. May be NULL. */
 	void (*reset)(struct virtio_device *dev);
 
-	/* loop: @queue was kicked. */
+	/* loop: @queue, which is started, was kicked; maybe for nothing. */
 	void (*kick)(struct virtio_device *dev, unsigned queue);
 
 	/* Control side, under device->lock. @offset + @len lies within config_size. May be NULL. */
@@ -87,6 +93,15 @@ struct virtio_stats {
 	_Atomic uint64_t resets, failures, config_accesses;
 };
 
+/* Where a reset stands: asked for by the control side, drained by the loop. */
+enum virtio_drain { VIRTIO_DRAIN_NONE, VIRTIO_DRAIN_WANTED, VIRTIO_DRAIN_DONE };
+
+struct virtio_doorbell {
+	struct loop_event event;
+	struct virtio_device *dev;
+	int fd; /* eventfd, made at the first DRIVER_OK and then kept; -1 before */
+};
+
 struct virtio_device {
 	const struct virtio_ops *ops;
 	char id[32];	/* "disk0", "net0": names it in sections, logs and statistics */
@@ -98,18 +113,25 @@ struct virtio_device {
 
 	pthread_mutex_t lock; /* control side; never taken by a loop */
 	uint64_t offered;     /* feature bits, the core's and the device's */
-	uint64_t features;    /* what the driver accepted */
-	uint8_t status;
+	uint64_t features;    /* what the driver accepted; final from FEATURES_OK */
+	_Atomic uint8_t status; /* written under the lock */
+	bool busy;		/* a vCPU is in the middle of DRIVER_OK or of ending a reset */
+	bool bound;		/* transport_ops->queues_on was called */
 	_Atomic uint8_t needs_reset;	    /* set by the loop, shown in status */
 	_Atomic uint32_t config_generation; /* Virtio 1.2, 2.5 */
 
 	struct virtq *queue;
 	unsigned num_queues;
-	struct loop_event *kick; /* one per queue */
-	int *kick_fd;		 /* doorbell eventfds, -1 while off */
+	struct virtio_doorbell *doorbell; /* one per queue */
+
+	_Atomic uint8_t drain; /* enum virtio_drain */
+	pthread_mutex_t ack_lock; /* held for the change of @drain alone */
+	pthread_cond_t ack;
+	struct loop_task reset_task;
 
 	bool running;	      /* loop: between start and the end of stop */
 	bool stopping;	      /* loop */
+	bool paused;	      /* loop: from virtio_pause() or load to virtio_resume() */
 	void (*stopped)(struct virtio_device *dev, void *arg); /* loop: whoever waits for stop */
 	void *stopped_arg;
 
@@ -138,10 +160,13 @@ static inline bool virtio_has(const struct virtio_device *dev, unsigned feature_
 	return dev->features & (1ull << feature_bit);
 }
 
-/* Flush @queue and interrupt the driver if it wants that. */
+/* Flush @queue and interrupt the driver if it wants that. Once per batch. */
 void virtio_notify(struct virtio_device *dev, unsigned queue);
 
-/* The driver broke a rule: DEVICE_NEEDS_RESET, counted, logged within limits. */
+/*
+ * The driver broke a rule: DEVICE_NEEDS_RESET, counted, logged within limits.
+ * No queue gives chains any more; what is in flight is completed as usual.
+ */
 void virtio_fail(struct virtio_device *dev, const char *fmt, ...) __printf(2, 3);
 
 /* The end of ops->stop: nothing is in flight any more. */
@@ -165,12 +190,21 @@ void virtio_set_status(struct virtio_device *dev, uint8_t status, bool nowait);
 uint32_t virtio_get_features(struct virtio_device *dev, unsigned word); /* offered, 32 bits each */
 void virtio_set_features(struct virtio_device *dev, unsigned word, uint32_t bits);
 
-/* Queue fields may change only while the queue is not ready; NULL when there is no such queue. */
+/* To look at a queue's fields, under device->lock; NULL when there is no such queue. */
 struct virtq *virtio_queue(struct virtio_device *dev, unsigned index);
+
+/*
+ * To change them, under device->lock: NULL also from DRIVER_OK until the device
+ * is reset. Of a queue that is ready only @ready may change.
+ */
+struct virtq *virtio_queue_config(struct virtio_device *dev, unsigned index);
 
 void virtio_config_read(struct virtio_device *dev, unsigned offset, void *data, unsigned len);
 void virtio_config_write(struct virtio_device *dev, unsigned offset, const void *data,
 			 unsigned len);
+
+/* The transport goes away: reset the device, wait for it, and forget the transport. */
+void virtio_detach(struct virtio_device *dev);
 
 /* A doorbell that reached us as an exit (no ioeventfd): signal the queue. */
 void virtio_kick(struct virtio_device *dev, unsigned queue);
@@ -186,9 +220,14 @@ void virtio_pause(struct virtio_device *dev, void (*done)(struct virtio_device *
 		  void *arg);
 void virtio_resume(struct virtio_device *dev);
 
+/*
+ * Fields of the section that is open (the transport's): the core's, then the
+ * device's. Paused, or loaded before it ever ran; virtio_resume() then starts it.
+ */
 void virtio_save(struct virtio_device *dev, struct state_writer *w);
 int virtio_load(struct virtio_device *dev, struct state_reader *r);
 
+/* NULL is fine. Its transport is gone; on the loop's thread, or while nobody runs the loop. */
 void virtio_free(struct virtio_device *dev);
 
 #endif
