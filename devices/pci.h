@@ -9,6 +9,7 @@
 #define WISP_DEVICES_PCI_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "vmm/core/bus.h"
 #include "vmm/core/irq.h"
@@ -16,7 +17,7 @@
 
 #define PCI_NUM_SLOTS	32
 #define PCI_NUM_BARS	6
-#define PCI_CONFIG_SIZE 4096
+#define PCI_CONFIG_SIZE 256 /* the extended space is there and reads as 0 */
 
 struct pci_bus;
 struct pci_device;
@@ -43,13 +44,20 @@ struct pci_device {
 
 	unsigned msix_bar, msix_vectors;
 	uint16_t msix_cap;
-	uint8_t *msix_table; /* 16 bytes a vector */
+	uint8_t *msix_table; /* 16 bytes a vector; with @msix under the bus's lock */
 	struct irq_msi *msix;
-	bool msix_enabled, msix_masked;
-	bool intx_asserted;
+	_Atomic int *msix_fd; /* of each vector that the guest gave a message, else -1 */
+	_Atomic bool msix_enabled;
+	bool msix_masked;
+
+	/* Under the bus's INTx lock. */
+	bool intx_asserted, intx_disabled;
 	uint32_t intx_gsi;
 
-	/* A configuration access to a capability of the device's own (virtio's cfg window). */
+	/*
+	 * The guest is about to read configuration bytes, or has written some and BARs
+	 * have been moved. No lock held; pci_config_put() changes bytes. May be NULL.
+	 */
 	void (*config_read)(struct pci_device *dev, unsigned offset, unsigned len);
 	void (*config_written)(struct pci_device *dev, unsigned offset, unsigned len);
 	void *opaque;
@@ -62,11 +70,14 @@ struct pci_bus_params {
 	uint64_t ecam_size;
 	uint64_t mmio32_base, mmio32_size;
 	uint64_t mmio64_base, mmio64_size;
-	const uint32_t *intx_gsi;    /* four GSIs for INTA..INTD, swizzled by slot */
+	const uint32_t *intx_gsi;    /* four GSIs: slot s gets number s % 4 (its INTA) */
 	bool no_msi;		     /* pci=nomsi machines of the tests: no MSI-X capability */
 };
 
-/* The host bridge (slot 0, Intel-like class 0600) with ECAM and the 0xcf8/0xcfc ports. */
+/*
+ * The host bridge (slot 0, class 0600) with ECAM and the 0xcf8/0xcfc ports. The
+ * byte port 0xcf9 in their middle stays with whoever has it already.
+ */
 int pci_bus_create(struct pci_bus **ret_bus, const struct pci_bus_params *params,
 		   struct error *err);
 void pci_bus_free(struct pci_bus *bus);
@@ -82,21 +93,38 @@ int pci_device_init(struct pci_device *dev, struct pci_bus *bus, unsigned slot, 
 		    const struct pci_ids *ids);
 void pci_device_done(struct pci_device *dev);
 
-/* Append a capability of @len bytes (with its two header bytes); returns its offset. */
+/*
+ * Append a capability: its two header bytes are made here, @body is what
+ * follows them and @len the length of all. Returns its offset.
+ */
 unsigned pci_add_capability(struct pci_device *dev, uint8_t id, const void *body, unsigned len);
 
 void pci_set_bar(struct pci_device *dev, unsigned index, const struct pci_bar *bar);
 
-/* MSI-X with @vectors entries in BAR @index (table at 0, PBA after it). */
+/* MSI-X with @vectors entries in the 64-bit BAR @index (table at 0, PBA after it). */
 int pci_add_msix(struct pci_device *dev, unsigned index, unsigned vectors);
 
 /* Give unassigned BARs addresses, enable memory decoding, show the function to the guest. */
 int pci_bus_plug(struct pci_device *dev, struct error *err);
-void pci_bus_unplug(struct pci_device *dev);
+void pci_bus_unplug(struct pci_device *dev); /* harmless when it is not plugged */
 
 /* First slot without a function; -ENOSPC. */
 int pci_bus_free_slot(struct pci_bus *bus);
 struct pci_device *pci_bus_device(struct pci_bus *bus, unsigned slot);
+struct irq_table *pci_bus_irqs(struct pci_bus *bus);
+
+/* Where BAR @index is decoded now, or 0 while it is not. Any thread. */
+uint64_t pci_bar_addr(struct pci_device *dev, unsigned index);
+
+/* Copy configuration bytes, whatever the guest may write. Any thread. */
+void pci_config_get(struct pci_device *dev, unsigned offset, void *data, unsigned len);
+void pci_config_put(struct pci_device *dev, unsigned offset, const void *data, unsigned len);
+
+/* An access of the guest's to function 0 of @slot; @len 1, 2 or 4, all ones when nobody is there. */
+void pci_bus_config_read(struct pci_bus *bus, unsigned slot, unsigned offset, void *data,
+			 unsigned len);
+void pci_bus_config_write(struct pci_bus *bus, unsigned slot, unsigned offset, const void *data,
+			  unsigned len);
 
 /*
  * The eventfd to signal for MSI-X @vector, or -1 when MSI-X is off or the
@@ -110,6 +138,7 @@ void pci_msix_raise(struct pci_device *dev, unsigned vector);
 /* The INTx pin, level; honours Interrupt Disable. Any thread. */
 void pci_intx_set(struct pci_device *dev, bool asserted);
 
+/* Fields of the section that is open. Loading refuses another device's configuration space. */
 void pci_device_save(struct pci_device *dev, struct state_writer *w);
 int pci_device_load(struct pci_device *dev, struct state_reader *r);
 
