@@ -315,8 +315,9 @@ void virtio_mmio_free(struct virtio_mmio *t)
 {
 	if (!t)
 		return;
-	virtio_detach(t->dev);
+	/* First out of the guest's sight, so that nothing can start the device again. */
 	bus_remove(t->bus, t->base, t);
+	virtio_detach(t->dev);
 	irq_line_done(&t->line);
 	free(t->bound);
 	free(t);
