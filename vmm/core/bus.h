@@ -46,7 +46,8 @@ int bus_remove(struct bus *bus, uint64_t base, const void *opaque);
 
 /*
  * Deliver an access. False when nobody answers: reads then give all ones,
- * writes vanish, and the access is counted as unknown.
+ * writes vanish, and the access is counted as unknown. So is one of an odd
+ * @len, which a guest can cause by crossing a page.
  */
 bool bus_read(struct bus *bus, uint64_t addr, void *data, unsigned len);
 bool bus_write(struct bus *bus, uint64_t addr, const void *data, unsigned len);
@@ -54,7 +55,7 @@ bool bus_write(struct bus *bus, uint64_t addr, const void *data, unsigned len);
 /* Accesses nobody answered so far. */
 uint64_t bus_unknown(const struct bus *bus);
 
-/* Walk the regions in ascending order; for --dry-run. */
+/* Walk the regions in ascending order; for --dry-run. @fn must not change the bus. */
 void bus_for_each(struct bus *bus, void (*fn)(const struct bus_region *region, void *arg),
 		  void *arg);
 
