@@ -34,7 +34,14 @@ struct guest_mem_range {
 	uint64_t *dirty;    /* our own bitmap, one bit a page, or NULL when not tracked */
 };
 
-#define GUEST_MEM_MAX_RANGES 8
+#define GUEST_MEM_MAX_RANGES   8
+#define GUEST_MEM_MAX_OVERLAYS 16
+
+/* A part of RAM that is a private mapping of a file, see guest_mem_map_file(). */
+struct guest_mem_overlay {
+	uint8_t *host;
+	uint64_t size; /* bytes, page multiple */
+};
 
 struct guest_mem {
 	struct guest_mem_range range[GUEST_MEM_MAX_RANGES];
@@ -43,19 +50,52 @@ struct guest_mem {
 	uint64_t map_size;
 	enum guest_mem_backing backing;
 	int fd;
+	struct guest_mem_overlay overlay[GUEST_MEM_MAX_OVERLAYS];
+	unsigned num_overlays;
+	void *reservation; /* what was mapped for it: @map is aligned inside */
+	uint64_t reservation_size;
 };
 
 /*
- * Map @size bytes of RAM and lay them out as @ranges say (gpa and size filled
- * in, ascending, their sizes adding up to @size). ANON: one reservation, huge
- * pages advised, MADV_DONTDUMP; nothing is touched.
+ * Map RAM and lay it out as @ranges say (gpa and size filled in, page
+ * multiples, ascending). ANON: one reservation, huge pages advised,
+ * MADV_DONTDUMP; nothing is touched. @backing is ANON, SHARED or HUGETLB.
  */
 int guest_mem_create(struct guest_mem **ret_mem, enum guest_mem_backing backing,
 		     const struct guest_mem_range *ranges, unsigned num_ranges, struct error *err);
 void guest_mem_free(struct guest_mem *mem);
 
-/* Host pointer to [gpa, gpa+len), or NULL unless all of it is RAM inside one range. */
-void *guest_mem_ptr(const struct guest_mem *mem, uint64_t gpa, uint64_t len);
+/*
+ * Replace [gpa, gpa+len) by a private mapping of @fd from @offset: its pages
+ * come from the page cache when they are touched, and the guest's writes stay
+ * its own. All three are page multiples and the file reaches to the end of the
+ * last page (reading beyond it would raise SIGBUS). Setup only. -ENOTSUP for a
+ * backing that cannot (SHARED, HUGETLB) and -ENOSPC when there are too many:
+ * the caller then copies.
+ */
+int guest_mem_map_file(struct guest_mem *mem, uint64_t gpa, uint64_t len, int fd,
+		       uint64_t offset);
+
+/* The range that [gpa, gpa+len) lies in, or NULL. */
+static inline const struct guest_mem_range *guest_mem_find(const struct guest_mem *mem,
+							   uint64_t gpa, uint64_t len)
+{
+	for (unsigned i = 0; i < mem->num_ranges; i++)
+		if (range_inside(gpa, len, mem->range[i].gpa, mem->range[i].size))
+			return &mem->range[i];
+	return NULL;
+}
+
+/*
+ * Host pointer to [gpa, gpa+len), or NULL unless all of it is writable RAM
+ * inside one range.
+ */
+static inline void *guest_mem_ptr(const struct guest_mem *mem, uint64_t gpa, uint64_t len)
+{
+	const struct guest_mem_range *r = guest_mem_find(mem, gpa, len);
+
+	return r && !r->read_only ? r->host + (gpa - r->gpa) : NULL;
+}
 
 /* Copy out of / into guest memory, across ranges. 0 or -EFAULT (nothing copied then). */
 int guest_mem_read(const struct guest_mem *mem, uint64_t gpa, void *dst, size_t len);
@@ -63,7 +103,7 @@ int guest_mem_write(struct guest_mem *mem, uint64_t gpa, const void *src, size_t
 
 /*
  * Describe [gpa, gpa+len) by host iovecs, at most @max of them. Returns how
- * many, or -EFAULT (not all RAM; read-only when @writable) or -E2BIG.
+ * many (0 for an empty range), or -EFAULT (not all RAM; read-only when @writable) or -E2BIG.
  */
 int guest_mem_iov(const struct guest_mem *mem, uint64_t gpa, uint64_t len, bool writable,
 		  struct iovec *iov, unsigned max);
@@ -82,7 +122,8 @@ void guest_mem_mark_dirty_host(struct guest_mem *mem, const void *host, uint64_t
 
 /*
  * Give the pages of [gpa, gpa+len) back to the host; they read as zero
- * afterwards, whatever the backing. Only whole pages inside are dropped.
+ * afterwards, whatever the backing, and count as dirty. Only whole pages (of
+ * the backing's size) inside are dropped. -EFAULT when not all of it is RAM.
  */
 int guest_mem_discard(struct guest_mem *mem, uint64_t gpa, uint64_t len);
 
