@@ -1,0 +1,184 @@
+/*
+ * A machine without processors and the driver of one virtio device in it, for
+ * unit tests of devices: guest memory, a loop that the test turns by hand, and
+ * a driver that does what Linux's does, through the transport's registers.
+ *
+ *	fake_vm_init(&vm, LOOP_AUTO);
+ *	params = fake_vm_params(&vm, "rng0");
+ *	virtio_rng_create(&dev, &params, NULL);
+ *	fake_driver_init(&d, &vm, dev, &(struct fake_driver_config){ .packed = true });
+ *
+ *	buf = (struct fake_buf){ fake_alloc(&vm, 64, 1), 64, true };
+ *	id = fake_add(&d, 0, &buf, 1);
+ *	fake_kick(&d, 0);
+ *	assert_true(fake_wait_used(&d, 0, &used));
+ *	assert_int_equal(fake_interrupts(&d, 0), 1);
+ *
+ *	fake_driver_done(&d);
+ *	fake_vm_done(&vm);
+ *
+ * Setting up asserts (cmocka) that each step succeeds. One thread.
+ */
+#ifndef WISP_TESTS_FAKE_DRIVER_H
+#define WISP_TESTS_FAKE_DRIVER_H
+
+#include "devices/pci.h"
+#include "virtio/virtio.h"
+#include "virtio/virtio_mmio.h"
+#include "virtio/virtio_pci.h"
+#include "vmm/core/bus.h"
+#include "vmm/core/irq.h"
+
+/* RAM: two ranges that touch each other, so that a buffer can lie across both. */
+#define FAKE_RAM_SPLIT	0x800000ull
+#define FAKE_RAM_END	0x1000000ull
+#define FAKE_MMIO_BASE	0xd0000000ull
+#define FAKE_MMIO_GSI	5u
+#define FAKE_ECAM_BASE	0xe8000000ull
+#define FAKE_MMIO32	0xc0000000ull
+#define FAKE_MMIO64	0x100000000ull
+#define FAKE_MAX_EVENTS 256
+
+/* What the hypervisor was told: doorbells and interrupt bindings. */
+struct fake_bindings {
+	struct hv hv;
+	struct hv_ioeventfd doorbell[FAKE_MAX_EVENTS];
+	unsigned num_doorbells;
+	struct {
+		int fd;
+		uint32_t gsi;
+	} irqfd[FAKE_MAX_EVENTS];
+	unsigned num_irqfds;
+	struct hv_route route[FAKE_MAX_EVENTS];
+	unsigned num_routes;
+	bool line[IRQ_NUM_PINS]; /* levels by irq_line() */
+};
+
+struct fake_vm {
+	struct fake_bindings bindings;
+	struct guest_mem *mem;
+	struct loop *loop;
+	struct clock clock; /* virtual: the loop's timers fire after clock_advance() */
+	struct bus *mmio, *pio;
+	struct irq_table *irqs;
+	struct pci_bus *pci;
+	uint64_t next_alloc;
+};
+
+void fake_vm_init(struct fake_vm *vm, enum loop_backend backend);
+void fake_vm_done(struct fake_vm *vm);
+
+struct virtio_params fake_vm_params(struct fake_vm *vm, const char *id);
+
+/* Zeroed guest memory, never given back; @align is a power of two. Returns its address. */
+uint64_t fake_alloc(struct fake_vm *vm, uint64_t size, uint64_t align);
+void *fake_ptr(struct fake_vm *vm, uint64_t gpa, uint64_t len);
+
+/* Deliver what is there without waiting, until there is nothing more. */
+void fake_run(struct fake_vm *vm);
+
+/* A guest write as KVM sees it: a doorbell that matches is signalled, else the bus is asked. */
+void fake_write(struct fake_vm *vm, uint64_t addr, uint64_t value, unsigned len);
+uint64_t fake_read(struct fake_vm *vm, uint64_t addr, unsigned len);
+
+/* Interrupts raised on @gsi (an eventfd's count) since the last call. */
+unsigned fake_gsi_count(struct fake_vm *vm, uint32_t gsi);
+
+enum fake_transport { FAKE_MMIO, FAKE_PCI };
+
+struct fake_driver_config {
+	enum fake_transport transport;
+	uint64_t features;  /* accepted of those offered, beside VERSION_1 and the rings' */
+	bool packed;
+	bool event_idx;
+	bool indirect;	    /* fake_add() of more than one buffer uses a table */
+	bool intx;	    /* PCI: leave MSI-X off */
+	uint16_t ring_size; /* 0: the device's maximum */
+	bool no_driver_ok;  /* stop before DRIVER_OK; fake_driver_ok() goes on */
+};
+
+struct fake_queue {
+	uint16_t size;
+	uint64_t desc, driver, device; /* guest addresses */
+	uint64_t doorbell;
+	uint16_t next;	   /* split: available index; packed: position */
+	uint16_t last_used;
+	uint16_t kicked;   /* split: available index at the last kick decision */
+	bool wrap, used_wrap;
+	uint16_t pending;  /* packed: slots added since the last kick */
+	bool interrupts_on;
+	unsigned num_free; /* slots */
+	uint16_t slots[VIRTQ_MAX_SIZE]; /* that a chain in flight took, by id; else 0 */
+};
+
+struct fake_driver {
+	struct fake_vm *vm;
+	struct virtio_device *dev; /* freed by fake_driver_done() */
+	struct fake_driver_config config;
+	struct virtio_mmio *mmio;
+	struct virtio_pci *pci;
+	uint64_t common, notify, isr, device_config; /* PCI: guest addresses of the areas */
+	uint64_t msix_table;
+	unsigned slot;
+	uint64_t features; /* negotiated */
+	struct fake_queue queue[VIRTIO_MAX_QUEUES];
+	unsigned num_queues;
+};
+
+/* Put @dev behind a transport, probe it, set all queues up and say DRIVER_OK. */
+void fake_driver_init(struct fake_driver *d, struct fake_vm *vm, struct virtio_device *dev,
+		      const struct fake_driver_config *config);
+void fake_driver_ok(struct fake_driver *d);
+/* Free transport and device. */
+void fake_driver_done(struct fake_driver *d);
+
+/* Negotiate and set up again as fake_driver_init() did, e.g. after fake_set_status(d, 0). */
+void fake_driver_probe(struct fake_driver *d);
+
+uint8_t fake_status(struct fake_driver *d);
+void fake_set_status(struct fake_driver *d, uint8_t status);
+void fake_config_read(struct fake_driver *d, unsigned offset, void *data, unsigned len);
+void fake_config_write(struct fake_driver *d, unsigned offset, const void *data, unsigned len);
+
+struct fake_buf {
+	uint64_t gpa;
+	uint32_t len;
+	bool writable;
+};
+
+/*
+ * Make a chain available, readable buffers first; no kick. Returns the id that
+ * comes back in fake_used, or -1 when the ring is full.
+ */
+int fake_add(struct fake_driver *d, unsigned queue, const struct fake_buf *bufs, unsigned num);
+
+/* As above, but the chain is one indirect table that the test made. */
+int fake_add_table(struct fake_driver *d, unsigned queue, uint64_t table, uint32_t len);
+
+/* Ring the doorbell if the device wants that. True when it was rung. */
+bool fake_kick(struct fake_driver *d, unsigned queue);
+
+struct fake_used {
+	unsigned id;
+	uint32_t len;
+};
+
+/* Take the next used chain, if there is one now. */
+bool fake_take_used(struct fake_driver *d, unsigned queue, struct fake_used *used);
+
+/* Turn the loop until there is one; false after two seconds without. */
+bool fake_wait_used(struct fake_driver *d, unsigned queue, struct fake_used *used);
+
+/*
+ * Interrupts for @queue since the last call (MSI-X: of its vector; mmio and
+ * INTx: of the device, acknowledged). fake_config_interrupts(): for the
+ * configuration; with mmio and INTx it reads the status, so ask it first.
+ */
+unsigned fake_interrupts(struct fake_driver *d, unsigned queue);
+unsigned fake_config_interrupts(struct fake_driver *d);
+
+/* Do not interrupt for used buffers (a hint), or do again. With event_idx: at the next one. */
+void fake_interrupts_off(struct fake_driver *d, unsigned queue);
+void fake_interrupts_on(struct fake_driver *d, unsigned queue);
+
+#endif
