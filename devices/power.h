@@ -11,6 +11,7 @@
 
 #include "vmm/core/bus.h"
 #include "vmm/core/irq.h"
+#include "vmm/core/platform.h"
 #include "vmm/core/state.h"
 
 struct power;
@@ -22,22 +23,6 @@ enum power_event {
 	POWER_CRASH_LOADED, /* pvpanic: a crash kernel takes over; the guest goes on */
 	POWER_EXIT,	/* exit port: @value is the status */
 };
-
-/* Ports; ACPI tables name the same ones. */
-#define POWER_SLEEP_CONTROL_PORT 0x600 /* hardware-reduced sleep control and status, 2 bytes */
-#define POWER_RESET_PORT	 0x602 /* write POWER_RESET_VALUE */
-#define POWER_RESET_VALUE	 0x01
-#define POWER_GED_PORT		 0x604 /* 4 bytes: pending events, read clears */
-#define POWER_PVPANIC_PORT	 0x505
-#define POWER_EXIT_PORT		 0x501
-#define POWER_TEST_DEVICE_PORT	 0xf4  /* (v << 1) | 1, only with --test-device */
-#define POWER_SLEEP_TYPE_S5	 5
-#define POWER_GED_GSI		 9
-
-/* Bits of the GED's event register; the DSDT's _EVT method dispatches on them. */
-#define GED_POWER_BUTTON (1u << 0)
-#define GED_VMGENID	 (1u << 1)
-#define GED_PCI_HOTPLUG	 (1u << 2)
 
 struct power_config {
 	bool test_device;
@@ -54,9 +39,6 @@ void power_ged_raise(struct power *p, uint32_t events);
 
 /* A PCI slot appeared or is to go: bits for the hot-plug registers, then GED_PCI_HOTPLUG. */
 void power_pci_hotplug(struct power *p, uint32_t slots_up, uint32_t slots_down);
-
-/* Hot-plug registers (4 bytes each: up, down, eject) follow at this port. */
-#define POWER_PCI_HOTPLUG_PORT 0x610
 
 void power_save(struct power *p, struct state_writer *w);
 int power_load(struct power *p, struct state_reader *r);
