@@ -49,35 +49,47 @@ enum fw_protocol { FW_PROTOCOL_AUTO, FW_PROTOCOL_LINUX64, FW_PROTOCOL_PVH };
 
 enum fw_kernel_kind { FW_KERNEL_BZIMAGE, FW_KERNEL_ELF };
 
+/* A loadable part of an ELF image; checked against the file and against the other parts. */
+struct fw_segment {
+	uint64_t gpa, mem_size;
+	uint64_t offset, file_size; /* the first @file_size bytes; the rest is zero */
+};
+
+#define FW_MAX_SEGMENTS 32
+
 /* A kernel image, opened and its headers checked; nothing loaded yet. */
 struct fw_kernel {
 	enum fw_kernel_kind kind;
-	int fd;
+	int fd;		     /* owned; -1 when the image is in memory */
+	const uint8_t *data; /* borrowed bytes in place of a file */
 	uint64_t file_size;
-	const uint8_t *map; /* the whole file, mapped read-only */
-	char *path;	    /* for messages */
+	char *path;	     /* for messages; NULL when the image is in memory */
 
 	/* bzImage */
 	uint8_t setup_header[0x280 - 0x1f1]; /* from offset 0x1f1, zero past its end */
-	uint32_t setup_bytes;	 /* real-mode part */
+	uint32_t setup_bytes;	 /* real-mode part, in front of the payload */
+	uint64_t payload_bytes;	 /* what is loaded */
 	uint64_t pref_address;
-	uint32_t init_size;
+	uint64_t init_size;	 /* memory it needs from its load address on until it is up */
 	uint32_t kernel_alignment;
 	bool relocatable;
-	uint32_t cmdline_max;
-	uint64_t initrd_addr_max;
 	bool initrd_above_4g; /* XLF_CAN_BE_LOADED_ABOVE_4G */
 
 	/* ELF */
-	uint64_t elf_entry;	 /* physical, e_entry translated */
+	struct fw_segment segment[FW_MAX_SEGMENTS]; /* ascending, none overlaps another */
+	unsigned num_segments;
+	uint64_t elf_entry;	 /* physical, e_entry translated; 0 when in no segment */
 	uint64_t pvh_entry;	 /* physical, 0 without the note */
-	uint64_t low, high;	 /* physical extent of the PT_LOAD segments */
+
+	/* both */
+	uint32_t cmdline_max;	 /* bytes without the terminating zero */
+	uint64_t initrd_addr_max; /* last byte that the initrd may use */
 };
 
 /*
  * Open and check a kernel image. Refuses with the reason: not a kernel, truncated,
  * too old a boot protocol, no 64-bit entry, segments that overlap, wrap or lie
- * outside the file.
+ * outside the file. @fd belongs to the kernel when this succeeds.
  */
 int fw_kernel_open(struct fw_kernel **ret_kernel, const char *path, int fd, struct error *err);
 /* The same checks over bytes in memory (tests and fuzzing); @data is borrowed. */
@@ -116,7 +128,13 @@ struct fw_boot_config {
 	const struct fw_platform *platform;
 };
 
-/* How the boot processor starts. */
+/* A piece of guest memory that is a private mapping of a file, not anonymous memory. */
+struct fw_file_map {
+	uint64_t gpa, size; /* page multiples */
+	uint64_t offset;
+};
+
+/* How the boot processor starts, and what loading made of guest memory. */
 struct fw_start {
 	enum fw_entry entry;
 	uint64_t rip;
@@ -124,20 +142,25 @@ struct fw_start {
 	uint64_t rbx; /* hvm_start_info (PVH) */
 	uint64_t rsp;
 	uint64_t cr3; /* LINUX64 */
-};
 
-/* A file-backed piece of guest memory that can be mapped from the page cache, not copied. */
-struct fw_file_map {
-	uint64_t gpa, size; /* page multiples */
-	int fd;
-	uint64_t offset;
+	/* Where the kernel's file is mapped: MADV_DONTNEED would bring its bytes back there. */
+	struct fw_file_map file_map[FW_MAX_SEGMENTS];
+	unsigned num_file_maps;
 };
 
 /*
- * Load kernel, initrd, command line, memory map and tables into @mem; fill @start.
- * Page-aligned parts of an ELF file are mapped over guest memory with
- * MAP_PRIVATE instead of being copied. Errors are the user's (kind USAGE): an
- * initrd or kernel that does not fit, a command line too long.
+ * Load kernel, initrd, command line, memory map and tables into @mem, which is
+ * fresh: all zero, nothing of it running; fill @start.
+ *
+ * A bzImage is entered by the 64-bit boot protocol. An ELF image is entered
+ * through PVH when it has the note, the one entry that every kind of kernel
+ * means the same by (Linux gets from there to its 64-bit entry in a few
+ * thousand instructions), else at e_entry in long mode. The page-aligned parts
+ * of an ELF file are mapped over anonymous guest memory with MAP_PRIVATE
+ * instead of being copied.
+ *
+ * Errors are the user's (kind USAGE): an initrd or kernel that does not fit, a
+ * command line too long.
  */
 int fw_boot_setup(struct guest_mem *mem, const struct fw_boot_config *config,
 		  struct fw_start *start, struct error *err);
