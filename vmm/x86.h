@@ -25,6 +25,7 @@
 #define X86_EFER_LME (1ull << 8)
 #define X86_EFER_LMA (1ull << 10)
 #define X86_EFER_NX  (1ull << 11)
+#define X86_RFLAGS_FIXED (1ull << 1) /* the bit that always reads as one */
 
 /*
  * A vCPU's general and system registers, in KVM's own shapes: the rest
