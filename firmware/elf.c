@@ -8,13 +8,12 @@
 #include <elf.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #define NOTE_PHYS32_ENTRY 18
 #define MAX_PROGRAM_HEADERS 64
 #define MAX_NOTE_BYTES	    (1 * MiB)
 
-/* Mapping costs a system call and a page fault a page; copying little is cheaper. */
+/* A mapping faults page by page; to copy little is cheaper. More than two pages in any case. */
 #define MIN_MAP_BYTES (64 * KiB)
 
 /* What Linux takes (COMMAND_LINE_SIZE); an ELF image does not say. */
@@ -220,55 +219,44 @@ static int choose_entry(const struct fw_kernel *k, enum fw_protocol protocol,
 }
 
 /*
- * The pages of @s that are all file, over the memory that is there. The
- * page cache then holds the kernel once for all microVMs, and what is never
- * touched is never read. A usage error when the file refuses.
+ * Put the file's part of @s at @dst. Its whole pages are mapped where they can
+ * be: the page cache then holds the kernel once for all microVMs, and what is
+ * never touched is never read. The partial pages at both ends are shared with
+ * what is not this file.
  */
-static int map_pages(const struct fw_kernel *k, uint8_t *dst, uint64_t gpa, uint64_t size,
-		     uint64_t offset, struct fw_start *start, struct error *err)
+static int load_file_part(const struct fw_kernel *k, const struct fw_segment *s,
+			  struct guest_mem *mem, uint8_t *dst, struct error *err)
 {
-	if (mmap(dst, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
-		 k->fd, offset) == MAP_FAILED)
-		return error_usage(err, -errno, "kernel '%s': cannot map: %m", fw_kernel_name(k));
-	start->file_map[start->num_file_maps++] = (struct fw_file_map){
-		.gpa = gpa,
-		.size = size,
-		.offset = offset,
-	};
-	return 0;
+	uint64_t first = align_up(s->gpa, PAGE_SIZE) - s->gpa;
+	uint64_t last = align_down(s->gpa + s->file_size, PAGE_SIZE) - s->gpa;
+	int r = -ENOTSUP;
+
+	if (k->fd >= 0 && (s->offset ^ s->gpa) % PAGE_SIZE == 0 && s->file_size > MIN_MAP_BYTES)
+		r = guest_mem_map_file(mem, s->gpa + first, last - first, k->fd, s->offset + first);
+	if (r == -ENOTSUP || r == -ENOSPC)
+		return fw_kernel_read(k, s->offset, dst, s->file_size, err);
+	if (r < 0)
+		return error_usage(err, r, "kernel '%s': cannot map: %m", fw_kernel_name(k));
+	if (first)
+		r = fw_kernel_read(k, s->offset, dst, first, err);
+	if (!r && last < s->file_size)
+		r = fw_kernel_read(k, s->offset + last, dst + last, s->file_size - last, err);
+	return r;
 }
 
 static int load_segment(const struct fw_kernel *k, const struct fw_segment *s,
-			struct guest_mem *mem, struct fw_start *start, struct error *err)
+			struct guest_mem *mem, struct error *err)
 {
-	uint64_t end = s->gpa + s->file_size;
-	uint64_t first = align_up(s->gpa, PAGE_SIZE), last = align_down(end, PAGE_SIZE);
 	uint8_t *dst = guest_mem_ptr(mem, s->gpa, s->mem_size);
-	int r;
 
-	if (!dst) {
-		error_usage(err, -ENOMEM,
-			    "kernel '%s': a segment of %llu KiB at 0x%llx does not fit into %llu "
-			    "MiB of memory",
-			    fw_kernel_name(k), (unsigned long long)((s->mem_size + KiB - 1) / KiB),
-			    (unsigned long long)s->gpa,
-			    (unsigned long long)(guest_mem_size(mem) / MiB));
-		return -ENOMEM;
-	}
-	/* Only anonymous memory may be mapped over: a memfd is shared, hugetlb has its own pages. */
-	if (k->fd < 0 || mem->backing != GUEST_MEM_ANON || (s->offset ^ s->gpa) % PAGE_SIZE ||
-	    last < first + MIN_MAP_BYTES)
-		return fw_kernel_read(k, s->offset, dst, s->file_size, err);
-
-	/* The partial pages at both ends share a page with what is not this file. */
-	r = fw_kernel_read(k, s->offset, dst, first - s->gpa, err);
-	if (!r)
-		r = map_pages(k, dst + (first - s->gpa), first, last - first,
-			      s->offset + (first - s->gpa), start, err);
-	if (!r)
-		r = fw_kernel_read(k, s->offset + (last - s->gpa), dst + (last - s->gpa),
-				   end - last, err);
-	return r;
+	if (dst)
+		return load_file_part(k, s, mem, dst, err);
+	return error_usage(err, -ENOMEM,
+			   "kernel '%s': a segment of %llu KiB at 0x%llx does not fit into %llu "
+			   "MiB of memory",
+			   fw_kernel_name(k), (unsigned long long)((s->mem_size + KiB - 1) / KiB),
+			   (unsigned long long)s->gpa,
+			   (unsigned long long)(guest_mem_size(mem) / MiB));
 }
 
 int fw_elf_load(const struct fw_kernel *k, struct guest_mem *mem, enum fw_protocol protocol,
@@ -285,7 +273,7 @@ int fw_elf_load(const struct fw_kernel *k, struct guest_mem *mem, enum fw_protoc
 				   "kernel '%s': a segment at 0x%llx, below 1 MiB",
 				   fw_kernel_name(k), (unsigned long long)first->gpa);
 	for (unsigned i = 0; i < k->num_segments && !r; i++)
-		r = load_segment(k, &k->segment[i], mem, start, err);
+		r = load_segment(k, &k->segment[i], mem, err);
 	extent->start = first->gpa;
 	extent->end = last->gpa + last->mem_size;
 	return r;

@@ -128,13 +128,7 @@ struct fw_boot_config {
 	const struct fw_platform *platform;
 };
 
-/* A piece of guest memory that is a private mapping of a file, not anonymous memory. */
-struct fw_file_map {
-	uint64_t gpa, size; /* page multiples */
-	uint64_t offset;
-};
-
-/* How the boot processor starts, and what loading made of guest memory. */
+/* How the boot processor starts. */
 struct fw_start {
 	enum fw_entry entry;
 	uint64_t rip;
@@ -142,10 +136,6 @@ struct fw_start {
 	uint64_t rbx; /* hvm_start_info (PVH) */
 	uint64_t rsp;
 	uint64_t cr3; /* LINUX64 */
-
-	/* Where the kernel's file is mapped: MADV_DONTNEED would bring its bytes back there. */
-	struct fw_file_map file_map[FW_MAX_SEGMENTS];
-	unsigned num_file_maps;
 };
 
 /*
@@ -156,8 +146,8 @@ struct fw_start {
  * through PVH when it has the note, the one entry that every kind of kernel
  * means the same by (Linux gets from there to its 64-bit entry in a few
  * thousand instructions), else at e_entry in long mode. The page-aligned parts
- * of an ELF file are mapped over anonymous guest memory with MAP_PRIVATE
- * instead of being copied.
+ * of an ELF file are mapped over anonymous guest memory instead of being copied
+ * (guest_mem_map_file()).
  *
  * Errors are the user's (kind USAGE): an initrd or kernel that does not fit, a
  * command line too long.
