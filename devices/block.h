@@ -11,6 +11,8 @@
 
 #include "vmm/core/loop.h"
 
+#define BLOCK_SECTOR 512u
+
 struct block;
 
 enum block_op {
@@ -23,23 +25,28 @@ enum block_op {
 
 struct block_req {
 	enum block_op op;
-	bool may_unmap; /* WRITE_ZEROES */
+	bool may_unmap;	 /* WRITE_ZEROES */
+	bool durable;	 /* WRITE, WRITE_ZEROES: on the medium before done() */
 	uint64_t offset; /* bytes */
 	uint64_t len;	 /* bytes; for READ and WRITE the sum of the iovecs */
-	struct iovec *iov; /* may be changed by the back end while it works on short transfers */
+	const struct iovec *iov; /* stays valid and unchanged until done() */
 	unsigned iovcnt;
 	void (*done)(struct block_req *req, int res); /* 0 or -errno */
 
-	/* The back end's own. */
+	/* The block's own. */
 	struct block *block;
 	struct loop_op io;
+	struct list link;
+	struct iovec *rest; /* what a short transfer left over, or NULL */
 	uint64_t progress;
-	void *priv[2];
+	uint8_t stage;
+	int res;
 };
 
 struct block_ops {
+	/* In bounds, permitted, not empty. Ends with block_finish() or block_finish_later(). */
 	void (*submit)(struct block *b, struct block_req *req);
-	/* Grow or shrink to @bytes; completes through done(arg, res). May be NULL. */
+	/* Grow or shrink to @bytes; 0 or -errno. May be NULL. */
 	int (*resize)(struct block *b, uint64_t bytes);
 	void (*free)(struct block *b);
 };
@@ -48,19 +55,23 @@ struct block {
 	const struct block_ops *ops;
 	struct loop *loop;
 	char *path; /* for messages */
-	uint64_t size_bytes;
-	uint32_t logical_block;	 /* 512 or what O_DIRECT asks for */
-	uint32_t physical_block;
+	uint64_t size_bytes; /* a multiple of BLOCK_SECTOR */
+	uint32_t logical_block;	 /* the smallest unit a driver should use: 512 for files */
+	uint32_t physical_block; /* the unit that costs no read-modify-write */
 	bool read_only;
 	bool can_discard, can_write_zeroes;
 	bool writethrough; /* every write is durable when it completes */
 	bool no_flush;	   /* cache=unsafe: flushes succeed at once */
 	unsigned inflight;
+
+	/* Requests that are over without having waited for anything. */
+	struct list finished;
+	struct loop_task finish;
 };
 
 struct block_config {
 	const char *path;
-	int fd; /* already open (the block owns it then), or -1: open @path */
+	int fd; /* already open (the block owns it then, also on failure), or -1: open @path */
 	enum { BLOCK_FORMAT_AUTO, BLOCK_FORMAT_RAW, BLOCK_FORMAT_QCOW2 } format;
 	enum { BLOCK_CACHE_WRITEBACK, BLOCK_CACHE_WRITETHROUGH, BLOCK_CACHE_UNSAFE } cache;
 	bool read_only;
@@ -75,7 +86,7 @@ struct block_config {
 int block_open(struct block **ret_block, const struct block_config *config, struct error *err);
 void block_attach(struct block *b, struct loop *loop);
 
-/* Nothing may be in flight. Durable before it returns unless cache=unsafe. */
+/* Nothing may be in flight. Durable before it returns unless cache=unsafe. Accepts NULL. */
 void block_close(struct block *b);
 
 /* Queue @req; done() comes later, never from within. */
@@ -85,5 +96,23 @@ static inline uint64_t block_size(const struct block *b)
 {
 	return b->size_bytes;
 }
+
+/* ---- for formats ---- */
+
+/* An image file that has been opened, locked and found to be of a usable kind. */
+struct block_file {
+	int fd;
+	const char *path;
+	uint64_t size_bytes;
+	uint32_t logical_block, physical_block;
+};
+
+/* A raw image. @file->fd is the block's own on success only. */
+int block_raw_create(struct block **ret_block, const struct block_file *file,
+		     const struct block_config *config, struct error *err);
+
+/* End @req: from a completion, and from within submit(). */
+void block_finish(struct block_req *req, int res);
+void block_finish_later(struct block_req *req, int res);
 
 #endif

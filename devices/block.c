@@ -1,0 +1,229 @@
+/* Opening an image, whatever its format, and what requests of all formats have in common. */
+#include "devices/block.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/core/log.h"
+
+#define PROBE_BYTES 4096u /* aligned and long enough for direct I/O on any device */
+
+static const uint8_t qcow2_magic[4] = { 'Q', 'F', 'I', 0xfb };
+
+/* ---- opening ---- */
+
+static int open_fd(const struct block_config *config, struct error *err)
+{
+	/* Not blocking: a FIFO is to be refused, not waited for. */
+	int flags = (config->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+	int fd = config->fd;
+
+	if (fd < 0)
+		fd = open(config->path, flags);
+	if (fd < 0)
+		return error_usage(err, -errno, "disk '%s': cannot open: %m", config->path);
+	return fd;
+}
+
+static const char *kind_name(mode_t mode)
+{
+	switch (mode & S_IFMT) {
+	case S_IFDIR:
+		return "a directory";
+	case S_IFIFO:
+		return "a pipe";
+	case S_IFSOCK:
+		return "a socket";
+	case S_IFCHR:
+		return "a character device";
+	default:
+		return "neither a file nor a block device";
+	}
+}
+
+static int measure_device(struct block_file *f, struct error *err)
+{
+	int logical;
+	unsigned physical;
+
+	if (ioctl(f->fd, BLKGETSIZE64, &f->size_bytes) < 0 || ioctl(f->fd, BLKSSZGET, &logical) < 0 ||
+	    ioctl(f->fd, BLKPBSZGET, &physical) < 0)
+		return error_usage(err, -errno, "disk '%s': cannot ask the device its size: %m",
+				   f->path);
+	f->logical_block = logical;
+	f->physical_block = physical;
+	return 0;
+}
+
+static int measure(struct block_file *f, struct error *err)
+{
+	struct stat st;
+	int r;
+
+	if (fstat(f->fd, &st) < 0)
+		return error_usage(err, -errno, "disk '%s': %m", f->path);
+	if (S_ISBLK(st.st_mode)) {
+		r = measure_device(f, err);
+		if (r < 0)
+			return r;
+	} else if (S_ISREG(st.st_mode)) {
+		f->size_bytes = st.st_size;
+		f->logical_block = BLOCK_SECTOR;
+		/* What the page cache and nearly all file systems work in. */
+		f->physical_block = PAGE_SIZE;
+	} else {
+		return error_usage(err, -EINVAL, "disk '%s': is %s, not a disk image", f->path,
+				   kind_name(st.st_mode));
+	}
+	if (f->size_bytes < BLOCK_SECTOR)
+		return error_usage(err, -EINVAL, "disk '%s': %llu bytes are less than a sector",
+				   f->path, (unsigned long long)f->size_bytes);
+	if (f->size_bytes % BLOCK_SECTOR)
+		log_warn("disk '%s': the last %u bytes do not fill a sector and are not shown",
+			 f->path, (unsigned)(f->size_bytes % BLOCK_SECTOR));
+	f->size_bytes = align_down(f->size_bytes, BLOCK_SECTOR);
+	return 0;
+}
+
+static int lock_image(const struct block_file *f, bool read_only, struct error *err)
+{
+	struct flock whole = { .l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
+
+	if (fcntl(f->fd, F_OFD_SETLK, &whole) == 0)
+		return 0;
+	if (errno == EAGAIN || errno == EACCES)
+		return error_usage(err, -EBUSY, "disk '%s': in use by another process", f->path);
+	/* Some network and FUSE file systems have no locks; that is no reason not to run. */
+	log_warn("disk '%s': cannot be locked: %m", f->path);
+	return 0;
+}
+
+/*
+ * The operation's own flags in place of those of open(2): left non-blocking, a
+ * file system without asynchronous reads would answer EAGAIN.
+ */
+static int set_flags(const struct block_file *f, bool direct, struct error *err)
+{
+	int r;
+
+	if (fcntl(f->fd, F_SETFL, direct ? O_DIRECT : 0) == 0)
+		return 0;
+	r = error_usage(err, -errno, "disk '%s': direct I/O: %m", f->path);
+	if (r == -EINVAL)
+		error_hint(err, "its file system has no direct I/O; leave 'direct' out");
+	return r;
+}
+
+static int is_qcow2(const struct block_file *f, bool *ret_yes, struct error *err)
+{
+	uint8_t head[PROBE_BYTES] __attribute__((aligned(PROBE_BYTES)));
+	ssize_t n = pread(f->fd, head, sizeof(head), 0);
+
+	if (n < 0)
+		return error_usage(err, -errno, "disk '%s': cannot read: %m", f->path);
+	*ret_yes = (size_t)n >= sizeof(qcow2_magic) &&
+		   memcmp(head, qcow2_magic, sizeof(qcow2_magic)) == 0;
+	return 0;
+}
+
+static int refuse_qcow2(const char *path, struct error *err)
+{
+	error_usage(err, -EOPNOTSUPP, "disk '%s': qcow2 is not supported yet", path);
+	error_hint(err, "convert it: qemu-img convert -O raw '%s' disk.img", path);
+	return -EOPNOTSUPP;
+}
+
+int block_open(struct block **ret_block, const struct block_config *config, struct error *err)
+{
+	struct block_file f = { .fd = open_fd(config, err), .path = config->path };
+	bool qcow2 = config->format == BLOCK_FORMAT_QCOW2;
+	int r;
+
+	if (f.fd < 0)
+		return f.fd;
+	r = measure(&f, err);
+	if (!r)
+		r = set_flags(&f, config->direct, err);
+	if (!r)
+		r = lock_image(&f, config->read_only, err);
+	if (!r && config->format == BLOCK_FORMAT_AUTO)
+		r = is_qcow2(&f, &qcow2, err);
+	if (!r)
+		r = qcow2 ? refuse_qcow2(f.path, err) :
+			    block_raw_create(ret_block, &f, config, err);
+	if (r < 0)
+		close(f.fd);
+	return r;
+}
+
+/* ---- requests ---- */
+
+static void deliver_finished(struct loop_task *task)
+{
+	struct block *b = container_of(task, struct block, finish);
+
+	while (!list_empty(&b->finished)) {
+		struct block_req *req = list_entry(b->finished.next, struct block_req, link);
+
+		list_del(&req->link);
+		block_finish(req, req->res);
+	}
+}
+
+void block_attach(struct block *b, struct loop *loop)
+{
+	b->loop = loop;
+	list_init(&b->finished);
+	b->finish.run = deliver_finished;
+}
+
+void block_close(struct block *b)
+{
+	if (b)
+		b->ops->free(b);
+}
+
+void block_finish(struct block_req *req, int res)
+{
+	free(req->rest);
+	req->rest = NULL;
+	req->block->inflight--;
+	/* The last touch: done() may free the request, and the block with it. */
+	req->done(req, res);
+}
+
+void block_finish_later(struct block_req *req, int res)
+{
+	req->res = res;
+	list_add_tail(&req->block->finished, &req->link);
+	loop_defer(req->block->loop, &req->block->finish);
+}
+
+static int check(const struct block *b, const struct block_req *req)
+{
+	if (req->op == BLOCK_FLUSH)
+		return 0;
+	if (req->op != BLOCK_READ && b->read_only)
+		return -EROFS;
+	return range_inside(req->offset, req->len, 0, b->size_bytes) ? 0 : -EIO;
+}
+
+void block_submit(struct block *b, struct block_req *req)
+{
+	int r = check(b, req);
+
+	req->block = b;
+	req->rest = NULL;
+	req->progress = 0;
+	req->stage = 0;
+	b->inflight++;
+	if (r < 0 || (req->op == BLOCK_FLUSH ? b->no_flush || b->read_only : !req->len))
+		block_finish_later(req, r);
+	else
+		b->ops->submit(b, req);
+}

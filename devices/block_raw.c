@@ -1,0 +1,335 @@
+/*
+ * Raw images: the guest's byte n is the file's byte n. Transfers go straight
+ * between the file and the request's buffers.
+ *
+ * Direct I/O wants aligned memory, offsets and lengths, and a guest may send
+ * others (firmware does). Those go through a second, buffered descriptor of the
+ * same file: the page cache does the read-modify-write, and the kernel keeps it
+ * coherent with direct transfers.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "devices/block.h"
+
+#define ZEROES_BYTES (64 * KiB)
+
+/* Where a request stands; it only moves forward. */
+enum stage {
+	STAGE_START,
+	STAGE_ALLOCATE,	 /* punch a hole or zero the range by fallocate */
+	STAGE_ZERO_RANGE, /* the same without unmapping, after the hole was refused */
+	STAGE_TRANSFER,	 /* read, write, or write zeroes by hand */
+	STAGE_SYNC,
+};
+
+struct block_raw {
+	struct block b;
+	int fd;
+	int buffered_fd; /* direct I/O: for what is not aligned; else -1 */
+	uint32_t align_memory, align_offset;
+	bool unsynced; /* written since the last sync */
+	/* Found out by trying; asked once. */
+	bool no_punch, no_zero_range;
+};
+
+static struct block_raw *raw_of(struct block_req *req)
+{
+	return container_of(req->block, struct block_raw, b);
+}
+
+/* ---- transfers ---- */
+
+static bool is_aligned(const struct block_raw *raw, const struct iovec *iov, unsigned iovcnt,
+		       uint64_t offset)
+{
+	uint64_t memory = offset & (raw->align_offset - 1) ? 1 : 0;
+	uint64_t length = 0;
+
+	for (unsigned i = 0; i < iovcnt; i++) {
+		memory |= (uintptr_t)iov[i].iov_base & (raw->align_memory - 1);
+		length |= iov[i].iov_len & (raw->align_offset - 1);
+	}
+	return !memory && !length;
+}
+
+static void transfer(struct block_req *req, const struct iovec *iov, unsigned iovcnt)
+{
+	struct block_raw *raw = raw_of(req);
+	uint64_t offset = req->offset + req->progress;
+	int fd = raw->fd;
+
+	if (raw->buffered_fd >= 0 && !is_aligned(raw, iov, iovcnt, offset))
+		fd = raw->buffered_fd;
+	req->stage = STAGE_TRANSFER;
+	if (req->op == BLOCK_READ)
+		loop_readv(raw->b.loop, &req->io, fd, iov, iovcnt, offset);
+	else
+		loop_writev(raw->b.loop, &req->io, fd, iov, iovcnt, offset);
+}
+
+/* Go on after a transfer that ended early; the request's own iovecs stay as they are. */
+static int transfer_rest(struct block_req *req)
+{
+	uint64_t skip = req->progress;
+	unsigned i = 0, n;
+
+	if (!req->rest) {
+		req->rest = malloc(req->iovcnt * sizeof(*req->rest));
+		if (!req->rest)
+			return -ENOMEM;
+	}
+	while (skip >= req->iov[i].iov_len)
+		skip -= req->iov[i++].iov_len;
+	n = req->iovcnt - i;
+	memcpy(req->rest, req->iov + i, n * sizeof(*req->rest));
+	req->rest[0].iov_base = (uint8_t *)req->rest[0].iov_base + skip;
+	req->rest[0].iov_len -= skip;
+	transfer(req, req->rest, n);
+	return 0;
+}
+
+/* The slow way, for files and devices that cannot zero a range by themselves. */
+static void write_zeroes(struct block_req *req)
+{
+	static const uint8_t zeroes[ZEROES_BYTES] __attribute__((aligned(4096)));
+	struct block_raw *raw = raw_of(req);
+	uint64_t offset = req->offset + req->progress;
+	struct iovec iov = {
+		.iov_base = (void *)zeroes,
+		.iov_len = MIN(req->len - req->progress, (uint64_t)sizeof(zeroes)),
+	};
+	int fd = raw->fd;
+
+	if (raw->buffered_fd >= 0 && !is_aligned(raw, &iov, 1, offset))
+		fd = raw->buffered_fd;
+	req->stage = STAGE_TRANSFER;
+	loop_write(raw->b.loop, &req->io, fd, zeroes, iov.iov_len, offset);
+}
+
+static void go_on(struct block_req *req)
+{
+	int r = 0;
+
+	if (req->op == BLOCK_WRITE_ZEROES)
+		write_zeroes(req);
+	else
+		r = transfer_rest(req);
+	if (r < 0)
+		block_finish(req, r);
+}
+
+static void allocate(struct block_req *req)
+{
+	struct block_raw *raw = raw_of(req);
+	bool punch = req->op == BLOCK_DISCARD || (req->may_unmap && req->stage == STAGE_START);
+	int mode = FALLOC_FL_KEEP_SIZE;
+
+	if (punch && !raw->no_punch) {
+		req->stage = STAGE_ALLOCATE;
+		mode |= FALLOC_FL_PUNCH_HOLE;
+	} else if (req->op == BLOCK_WRITE_ZEROES && !raw->no_zero_range) {
+		req->stage = STAGE_ZERO_RANGE;
+		mode |= FALLOC_FL_ZERO_RANGE;
+	} else if (req->op == BLOCK_WRITE_ZEROES) {
+		write_zeroes(req);
+		return;
+	} else {
+		/* A discard is only advice; what cannot be taken is no error. */
+		block_finish_later(req, 0);
+		return;
+	}
+	loop_fallocate(raw->b.loop, &req->io, raw->fd, mode, req->offset, req->len);
+}
+
+static void sync_file(struct block_req *req)
+{
+	struct block_raw *raw = raw_of(req);
+
+	req->stage = STAGE_SYNC;
+	/* Before the sync, so that a write which overtakes it is remembered. */
+	raw->unsynced = false;
+	loop_fsync(raw->b.loop, &req->io, raw->fd, true);
+}
+
+/* ---- completions ---- */
+
+static void written(struct block_req *req)
+{
+	struct block_raw *raw = raw_of(req);
+
+	raw->unsynced = true;
+	if ((req->durable || raw->b.writethrough) && !raw->b.no_flush)
+		sync_file(req);
+	else
+		block_finish(req, 0);
+}
+
+static void allocated(struct block_req *req, int res)
+{
+	struct block_raw *raw = raw_of(req);
+	/* EINVAL: a block device whose sectors are larger than the range's alignment. */
+	bool refused = res == -EOPNOTSUPP || res == -ENOSYS || res == -EINVAL;
+
+	if (!refused) {
+		if (res < 0)
+			block_finish(req, res);
+		else
+			written(req);
+		return;
+	}
+	if (res != -EINVAL) {
+		if (req->stage == STAGE_ALLOCATE)
+			raw->no_punch = true;
+		else
+			raw->no_zero_range = true;
+	}
+	if (req->op == BLOCK_DISCARD)
+		block_finish(req, 0);
+	else if (req->stage == STAGE_ALLOCATE)
+		allocate(req);
+	else
+		write_zeroes(req);
+}
+
+static void transferred(struct block_req *req, int res)
+{
+	if (res == -EINTR) {
+		go_on(req);
+		return;
+	}
+	/* Nothing where there was a sector: the file was cut short under us. */
+	if (res <= 0) {
+		block_finish(req, res ? res : -EIO);
+		return;
+	}
+	req->progress += res;
+	if (req->progress < req->len)
+		go_on(req);
+	else if (req->op == BLOCK_READ)
+		block_finish(req, 0);
+	else
+		written(req);
+}
+
+static void raw_done(struct loop_op *op, int res)
+{
+	struct block_req *req = container_of(op, struct block_req, io);
+
+	switch (req->stage) {
+	case STAGE_TRANSFER:
+		transferred(req, res);
+		break;
+	case STAGE_SYNC:
+		if (res < 0)
+			raw_of(req)->unsynced = true;
+		block_finish(req, MIN(res, 0));
+		break;
+	default:
+		allocated(req, res);
+	}
+}
+
+static void raw_submit(struct block *b, struct block_req *req)
+{
+	req->io.done = raw_done;
+	switch (req->op) {
+	case BLOCK_READ:
+	case BLOCK_WRITE:
+		transfer(req, req->iov, req->iovcnt);
+		break;
+	case BLOCK_FLUSH:
+		sync_file(req);
+		break;
+	case BLOCK_DISCARD:
+	case BLOCK_WRITE_ZEROES:
+		allocate(req);
+		break;
+	}
+}
+
+/* ---- life ---- */
+
+static void raw_free(struct block *b)
+{
+	struct block_raw *raw = container_of(b, struct block_raw, b);
+
+	if (raw->unsynced && !b->no_flush)
+		fdatasync(raw->fd);
+	if (raw->buffered_fd >= 0)
+		close(raw->buffered_fd);
+	if (raw->fd >= 0)
+		close(raw->fd);
+	free(b->path);
+	free(raw);
+}
+
+/* What direct I/O asks for, and the descriptor for what does not comply. */
+static int set_up_direct(struct block_raw *raw, struct error *err)
+{
+	char self[32];
+	struct statx st;
+
+	raw->align_memory = raw->align_offset = raw->b.logical_block;
+	if (statx(raw->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &st) == 0 &&
+	    (st.stx_mask & STATX_DIOALIGN) && is_power_of_two(st.stx_dio_mem_align) &&
+	    is_power_of_two(st.stx_dio_offset_align)) {
+		raw->align_memory = st.stx_dio_mem_align;
+		raw->align_offset = st.stx_dio_offset_align;
+	} else if (raw->b.logical_block == BLOCK_SECTOR) {
+		/* A file on a kernel that cannot tell: assume the largest in use. */
+		raw->align_memory = raw->align_offset = PAGE_SIZE;
+	}
+	/* The path may name another file by now. */
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", raw->fd);
+	raw->buffered_fd = open(self, (raw->b.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+	if (raw->buffered_fd < 0)
+		return error_usage(err, -errno, "disk '%s': cannot open for buffered I/O: %m",
+				   raw->b.path);
+	return 0;
+}
+
+static const struct block_ops raw_ops = {
+	.submit = raw_submit,
+	.free = raw_free,
+};
+
+int block_raw_create(struct block **ret_block, const struct block_file *file,
+		     const struct block_config *config, struct error *err)
+{
+	struct block_raw *raw = calloc(1, sizeof(*raw));
+	int r;
+
+	if (!raw)
+		return error_set(err, -ENOMEM, "disk '%s': %m", file->path);
+	raw->b = (struct block){
+		.ops = &raw_ops,
+		.path = strdup(file->path),
+		.size_bytes = file->size_bytes,
+		.logical_block = file->logical_block,
+		.physical_block = file->physical_block,
+		.read_only = config->read_only,
+		.can_discard = !config->read_only,
+		.can_write_zeroes = !config->read_only,
+		.writethrough = config->cache == BLOCK_CACHE_WRITETHROUGH,
+		.no_flush = config->cache == BLOCK_CACHE_UNSAFE,
+	};
+	raw->fd = file->fd;
+	raw->buffered_fd = -1;
+	if (!raw->b.path)
+		r = error_set(err, -ENOMEM, "disk '%s': %m", file->path);
+	else
+		r = config->direct ? set_up_direct(raw, err) : 0;
+	if (r < 0) {
+		raw->fd = -1; /* still the caller's */
+		raw_free(&raw->b);
+		return r;
+	}
+	*ret_block = &raw->b;
+	return 0;
+}
