@@ -60,6 +60,29 @@ $(BUILD)/helpers/wisp-net.o: CFLAGS += $(HELPER_CFLAGS_wisp-net)
 $(BUILD)/wisp-%: $(BUILD)/helpers/wisp-%.o $(BUILD)/libwisp.a
 	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -Wl,-z,relro,-z,now -o $@ $^ $(HELPER_LIBS_wisp-$*) $(LDLIBS)
 
+# ---- the guest shell, and tests with real guests ----
+
+# Packages first, since the compiler may be one of them; then everything in a make of its own.
+.PHONY: run
+run:
+	@scripts/deps build run
+	@$(MAKE) --no-print-directory all guest
+	@scripts/run-guest $(BUILD) $(ARGS)
+
+.PHONY: test
+test:
+	@scripts/deps build run test
+	@$(MAKE) --no-print-directory all test-programs
+	@scripts/test $(BUILD)
+
+.PHONY: test-programs
+test-programs: $(UNIT)
+
+# The default guest: a stock Debian cloud kernel and an initramfs made here.
+.PHONY: guest
+guest:
+	@guests/default $(BUILD)/guests/default
+
 # ---- unit tests: cmocka, no KVM ----
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(UNIT_LIB) $(BUILD)/libwisp.a
