@@ -81,7 +81,7 @@ test-programs: $(UNIT)
 # The default guest: a stock Debian cloud kernel and an initramfs made here.
 .PHONY: guest
 guest:
-	@guests/default $(BUILD)/guests/default
+	@guests/default -o $(BUILD)/guests/default
 
 # ---- unit tests: cmocka, no KVM ----
 

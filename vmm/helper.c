@@ -11,6 +11,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "vmm/default_guest.h"
+
 /* Options per network beyond the forwards, each with its value, and NULL. */
 #define MAX_ARGS (16 + 2 * CONFIG_MAX_FORWARDS)
 
@@ -20,15 +22,10 @@ static const char *const places[] = { "%s/%s", "%s/../libexec/wisp/%s" };
 static int find_helper(const char *name, char *path, size_t size, struct error *err)
 {
 	char dir[PATH_MAX];
-	ssize_t n = readlink("/proc/self/exe", dir, sizeof(dir) - 1);
-	char *slash;
+	int r = executable_dir(dir, sizeof(dir));
 
-	if (n < 0)
-		return error_set(err, -errno, "/proc/self/exe: %m");
-	dir[n] = '\0';
-	slash = strrchr(dir, '/');
-	if (slash)
-		*slash = '\0';
+	if (r < 0)
+		return error_set(err, r, "/proc/self/exe: %m");
 	for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"

@@ -1,0 +1,62 @@
+# lib.sh - what the guest tests share. Sourced by bash scripts in this folder.
+#
+# A test is a function that fails with a reason on its stderr. Each prints one line:
+#   ok NAME | not ok NAME | skip NAME # reason
+# and leaves what it saw in $OUT/NAME.log.
+
+: "${BUILD:=build}"
+WISP=$BUILD/wisp
+OUT=${TEST_OUT:-$BUILD/test}
+GUESTS=$BUILD/guests
+mkdir -p "$OUT"
+
+# Under emulation everything takes longer; a limit is there to end what hangs.
+: "${TEST_LIMIT:=150}"
+
+# Run the function $2 with the arguments after it as the test called $1.
+t() {
+	local name=$1 log=$OUT/${1//[^A-Za-z0-9._-]/_}.log rc=0
+	shift
+	# In a subshell: a test may "exit", and changes nothing for the next one.
+	("$@") >"$log" 2>&1 </dev/null || rc=$?
+	case $rc in
+	0) echo "ok $name" ;;
+	77) echo "skip $name # $(tail -1 "$log")" ;;
+	*)
+		echo "not ok $name"
+		sed 's/^/    /' "$log" | tail -${TEST_TAIL:-25}
+		;;
+	esac
+}
+
+# Inside a test: give up as failed, or as not possible here.
+fail() {
+	echo "FAILED: $*"
+	exit 1
+}
+skip() {
+	echo "$*"
+	exit 77
+}
+
+# $1 is the status wanted, the rest the command. Its output goes to the log and to $REPLY.
+expect_status() {
+	local want=$1 got=0
+	shift
+	REPLY=$("$@" 2>&1) || got=$?
+	printf '%s\n' "$REPLY"
+	[ "$got" = "$want" ] || fail "status $got, not $want: $*"
+}
+
+# $REPLY contains $1.
+expect_text() {
+	case $REPLY in
+	*"$1"*) ;;
+	*) fail "'$1' was not said" ;;
+	esac
+}
+
+# Boot with a limit; every argument is wisp's.
+guest() {
+	timeout -k 5 "$TEST_LIMIT" "$WISP" run "$@"
+}
