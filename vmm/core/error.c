@@ -76,8 +76,11 @@ void error_prefix(struct error *err, const char *fmt, ...)
 	va_start(ap, fmt);
 	len = vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
 	va_end(ap);
-	if (len >= 0 && (size_t)len < sizeof(err->msg))
-		snprintf(err->msg + len, sizeof(err->msg) - len, ": %s", msg);
+	if (len < 0 || (size_t)len >= sizeof(err->msg))
+		return;
+	/* Cut at the end when it does not fit: what comes first names the place. */
+	if (snprintf(err->msg + len, sizeof(err->msg) - len, ": %s", msg) < 0)
+		err->msg[len] = 0;
 }
 
 int error_status(const struct error *err)
