@@ -3,8 +3,8 @@
  * is submitted and later completed, as io_uring has it.
  *
  * Two back ends behind one interface: io_uring, and epoll with worker threads
- * for hosts where io_uring is forbidden. A loop belongs to one thread, the one
- * that calls loop_run() (until then, the one that created it); every function
+ * for hosts where io_uring is forbidden. A loop belongs to one thread, the first
+ * that runs it, for good (until then, to the one that created it); every function
  * here is for that thread alone unless it says otherwise. Completions are only
  * ever delivered from within loop_run()/loop_run_once(), never from inside the
  * submitting call, so a caller may hold its state half-changed while it submits.
@@ -53,7 +53,7 @@ enum loop_backend {
 
 struct loop_params {
 	enum loop_backend backend;
-	unsigned entries;	   /* size of the submission queue; 0: 64 */
+	unsigned entries;	   /* size of the submission queue; 0: 64. More ops are fine */
 	const struct clock *clock; /* NULL: the host's; timers of a virtual clock fire in
 				    * loop_run_once() after clock_advance() */
 	const char *name;	   /* for the log; borrowed */
@@ -67,24 +67,33 @@ void loop_free(struct loop *loop);
 enum loop_backend loop_backend(const struct loop *loop);
 const struct clock *loop_clock(const struct loop *loop);
 
-/* Run until loop_stop(). The calling thread becomes the loop's owner. */
+/*
+ * Run until loop_stop(); at once when that was called already. The calling
+ * thread becomes the loop's owner.
+ */
 void loop_run(struct loop *loop);
 
 /*
  * Submit what is queued, wait up to @timeout_ns (UINT64_MAX: for ever, 0: do
- * not wait) for one completion, deliver all that are there. Returns how many.
+ * not wait) for one completion, deliver all that are there, then due timers,
+ * then tasks. Returns how many of all these were called.
  */
 unsigned loop_run_once(struct loop *loop, uint64_t timeout_ns);
 
 /* Make loop_run() return after the current round. Any thread. */
 void loop_stop(struct loop *loop);
 
-/* True on the owner's thread, and for a loop that nobody runs yet. Any thread. */
+/* True on the owner's thread: the creator's until another one runs it. Any thread. */
 bool loop_is_mine(const struct loop *loop);
 
 /* ---- operations; @op->done must be set; buffers stay valid until done() ---- */
 
-/* @offset is UINT64_MAX for files without a position (pipes, terminals, sockets). */
+/*
+ * @offset is UINT64_MAX for files without a position (pipes, terminals, sockets).
+ * A file that is not ready is waited for, O_NONBLOCK or not: -EAGAIN comes back
+ * only for MSG_DONTWAIT. Transfers may be short. The order in which several
+ * operations on one descriptor are carried out is not defined.
+ */
 void loop_readv(struct loop *loop, struct loop_op *op, int fd, const struct iovec *iov,
 		unsigned iovcnt, uint64_t offset);
 void loop_writev(struct loop *loop, struct loop_op *op, int fd, const struct iovec *iov,
@@ -113,11 +122,17 @@ struct loop_event {
 	/* The loop's own. */
 	struct loop_op op;
 	struct loop *loop;
+	int fd;
 	uint64_t value;
 	bool watched;
 };
 
-/* Call @ev->fired each time the eventfd @fd is signalled (counts are folded). */
+/*
+ * Call @ev->fired each time the eventfd @fd is signalled (counts are folded).
+ * @ev is zero-initialised before its first use. A blocking eventfd is better:
+ * io_uring refuses to wait in a read of a non-blocking one, which then takes
+ * two more operations for each event.
+ */
 void loop_event_watch(struct loop *loop, struct loop_event *ev, int fd);
 
 /*
