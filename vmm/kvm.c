@@ -1,5 +1,6 @@
 #include "vmm/kvm.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -141,26 +142,6 @@ static int kvm_msi(struct hv *hv, uint64_t addr, uint32_t data)
 	return r < 0 ? r : 0;
 }
 
-static int kvm_cpuid_host(struct hv *hv, struct x86_cpuid *ret_cpuid, struct error *err)
-{
-	struct kvm_cpuid2 *list;
-	int r = 0;
-
-	list = calloc(1, sizeof(*list) + X86_MAX_CPUID * sizeof(list->entries[0]));
-	if (!list)
-		return error_set(err, -ENOMEM, "CPUID: %m");
-	list->nent = X86_MAX_CPUID;
-	if (ioctl(to_kvm(hv)->kvm_fd, KVM_GET_SUPPORTED_CPUID, list) < 0) {
-		r = error_kind_set(err, ERROR_REFUSED, -errno,
-				   "/dev/kvm: cannot ask for the CPUID it supports: %m");
-	} else {
-		ret_cpuid->num = list->nent;
-		memcpy(ret_cpuid->entry, list->entries, list->nent * sizeof(list->entries[0]));
-	}
-	free(list);
-	return r;
-}
-
 static void kvm_free(struct hv *hv)
 {
 	struct kvm_vm *vm;
@@ -188,7 +169,6 @@ static const struct hv_ops kvm_ops = {
 	.vcpu_run = kvm_vcpu_run,
 	.vcpu_kick = kvm_vcpu_kick,
 	.vcpu_unkick = kvm_vcpu_unkick,
-	.cpuid_host = kvm_cpuid_host,
 	.vcpu_setup = kvm_vcpu_setup,
 	.tsc_khz = kvm_tsc_khz,
 	.vcpu_get = kvm_vcpu_get,
@@ -210,9 +190,44 @@ int kvm_open(struct error *err)
 	return r;
 }
 
-int kvm_create(struct hv **ret_hv, int kvm_fd, struct error *err)
+int kvm_host_cpuid(int kvm_fd, struct x86_cpuid *ret_cpuid, struct error *err)
+{
+	struct kvm_cpuid2 *list;
+	int r = 0;
+
+	list = calloc(1, sizeof(*list) + X86_MAX_CPUID * sizeof(list->entries[0]));
+	if (!list)
+		return error_set(err, -ENOMEM, "CPUID: %m");
+	list->nent = X86_MAX_CPUID;
+	if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, list) < 0) {
+		r = error_kind_set(err, ERROR_REFUSED, -errno,
+				   "/dev/kvm: cannot ask for the CPUID it supports: %m");
+	} else {
+		ret_cpuid->num = list->nent;
+		memcpy(ret_cpuid->entry, list->entries, list->nent * sizeof(list->entries[0]));
+	}
+	free(list);
+	return r;
+}
+
+/*
+ * Pages that VMX needs to run real mode, and code before CR0.PG is set; SVM has
+ * no use for them. The identity map goes first: KVM wants it before the first vCPU.
+ */
+static int reserve_vmx_pages(struct hv *hv)
 {
 	uint64_t identity = FW_KVM_IDENTITY_ADDR;
+	unsigned eax, ebx, ecx, edx;
+	int r;
+
+	if (__get_cpuid(0, &eax, &ebx, &ecx, &edx) && ebx == signature_AMD_ebx)
+		return 0;
+	r = vm_ioctl(hv, KVM_SET_IDENTITY_MAP_ADDR, &identity);
+	return r < 0 ? r : vm_ioctl(hv, KVM_SET_TSS_ADDR, (void *)FW_KVM_TSS_ADDR);
+}
+
+int kvm_create(struct hv **ret_hv, int kvm_fd, struct error *err)
+{
 	struct kvm_enable_cap msr_exits = {
 		.cap = KVM_CAP_X86_USER_SPACE_MSR,
 		.args = { KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL },
@@ -224,7 +239,6 @@ int kvm_create(struct hv **ret_hv, int kvm_fd, struct error *err)
 	if (!vm)
 		return error_set(err, -ENOMEM, "virtual machine: %m");
 	vm->hv.ops = &kvm_ops;
-	vm->kvm_fd = kvm_fd;
 	do
 		vm->fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
 	while (vm->fd < 0 && errno == EINTR);
@@ -240,15 +254,8 @@ int kvm_create(struct hv **ret_hv, int kvm_fd, struct error *err)
 	}
 	vm->run_size = r;
 
-	/*
-	 * Pages that VMX needs to run real mode and to page before CR0.PG is set;
-	 * without effect on SVM. The identity map goes first: KVM wants it before
-	 * the first vCPU.
-	 */
-	r = vm_ioctl(&vm->hv, KVM_SET_IDENTITY_MAP_ADDR, &identity);
-	if (!r)
-		r = vm_ioctl(&vm->hv, KVM_SET_TSS_ADDR, (void *)FW_KVM_TSS_ADDR);
-	if (r < 0 && r != -EINVAL && r != -ENOTTY) {
+	r = reserve_vmx_pages(&vm->hv);
+	if (r < 0) {
 		error_kind_set(err, ERROR_START, r, "KVM: cannot reserve the VMX pages: %m");
 		goto fail;
 	}

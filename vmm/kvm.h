@@ -12,8 +12,11 @@
 #include "vmm/core/hv.h"
 #include "vmm/x86.h"
 
+/* What a guest's CPUID may contain on this host. Kind REFUSED. */
+int kvm_host_cpuid(int kvm_fd, struct x86_cpuid *ret_cpuid, struct error *err);
+
 /*
- * Create a VM. @kvm_fd is an open /dev/kvm, borrowed for the VM's life.
+ * Create a VM. @kvm_fd is an open /dev/kvm, borrowed until this returns.
  * Errors are of kind REFUSED or START. The VM belongs to this process's address space: do
  * not fork and go on in the child.
  */

@@ -8,7 +8,6 @@
 
 struct kvm_vm {
 	struct hv hv;
-	int kvm_fd; /* borrowed */
 	int fd;
 	size_t run_size; /* bytes of a vCPU's shared page(s) */
 };

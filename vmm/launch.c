@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,9 +31,16 @@ static int open_named(const char *option, const char *path, int flags, struct er
 static int open_files(const struct machine_config *c, struct machine_files *files,
 		      struct error *err)
 {
-	files->kernel = open_named("--kernel", c->kernel, O_RDONLY, err);
-	if (files->kernel < 0)
-		return files->kernel;
+	int fd, r;
+
+	fd = open_named("--kernel", c->kernel, O_RDONLY, err);
+	if (fd < 0)
+		return fd;
+	r = fw_kernel_open(&files->kernel, c->kernel, fd, err);
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
 	if (c->initrd) {
 		files->initrd = open_named("--initrd", c->initrd, O_RDONLY, err);
 		if (files->initrd < 0)
@@ -80,17 +88,25 @@ static void stop_helpers(const struct machine_config *c, struct helper *helpers)
 		helper_stop(&helpers[i]);
 }
 
-/* The signals that the parent waits for; blocked from before the fork on. */
-static void block_signals(sigset_t *set)
+/*
+ * Block the signals that the parent waits for (@set), from before the fork on.
+ * Returns the monitor's signalfd, or -1.
+ */
+static int block_signals(sigset_t *set)
 {
 	static const int numbers[] = MONITOR_END_SIGNALS;
 
+	int fd;
+
 	sigemptyset(set);
-	sigaddset(set, SIGCHLD);
 	sigaddset(set, SIGWINCH);
 	for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++)
 		sigaddset(set, numbers[i]);
+	/* For the monitor: it reads the signals of the process that reads it. */
+	fd = signalfd(-1, set, SFD_NONBLOCK | SFD_CLOEXEC);
+	sigaddset(set, SIGCHLD);
 	sigprocmask(SIG_BLOCK, set, NULL);
+	return fd;
 }
 
 /* Wait for the monitor, passing signals on. Returns its wait status. */
@@ -110,17 +126,16 @@ static int await_monitor(pid_t monitor, const sigset_t *set)
 }
 
 /* One life of the guest: fork, wait, put the terminal back. Returns the exit status. */
-static int run_once(const struct machine_config *c, int kvm_fd, struct machine_files *files,
-		    struct machine_end *end)
+static int run_once(struct monitor_params *params)
 {
 	struct error err = { 0 };
 	sigset_t set;
 	pid_t monitor;
 	int status;
 
-	block_signals(&set);
+	params->signal_fd = block_signals(&set);
 	terminal_save(STDIN_FILENO);
-	monitor = fork();
+	monitor = params->signal_fd < 0 ? -1 : fork();
 	if (monitor < 0) {
 		error_kind_set(&err, ERROR_START, -errno, "cannot fork the monitor: %m");
 		error_print(&err);
@@ -129,9 +144,10 @@ static int run_once(const struct machine_config *c, int kvm_fd, struct machine_f
 	if (monitor == 0) {
 		/* Ends in good order when the parent is killed. */
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
-		exit(monitor_main(c, kvm_fd, files, end));
+		exit(monitor_main(params));
 	}
-	machine_files_close(files);
+	close(params->signal_fd);
+	machine_files_close(params->files);
 	status = await_monitor(monitor, &set);
 	terminal_restore();
 	if (WIFEXITED(status))
@@ -142,57 +158,71 @@ static int run_once(const struct machine_config *c, int kvm_fd, struct machine_f
 	return error_status(&err);
 }
 
-static int run_lives(struct machine_config *c, int kvm_fd, struct machine_end *end)
+/* Open everything and run; once more for each reboot when the configuration says so. */
+static int run_lives(struct monitor_params *params)
 {
+	const struct machine_config *c = params->config;
 	struct helper helpers[CONFIG_MAX_NETS] = { 0 };
-	struct machine_files files;
 	struct error err = { 0 };
 	int status, r;
 
 	do {
-		machine_files_init(&files);
-		end->reason = MACHINE_END_NONE;
-		r = start_helpers(c, &files, helpers, &err);
+		machine_files_init(params->files);
+		params->end->reason = MACHINE_END_NONE;
+		r = start_helpers(c, params->files, helpers, &err);
 		if (!r)
-			r = open_files(c, &files, &err);
+			r = open_files(c, params->files, &err);
 		if (!r)
 			r = await_helpers(c, helpers, &err);
 		if (r < 0) {
 			error_print(&err);
 			status = error_status(&err);
-			machine_files_close(&files);
 		} else {
-			status = run_once(c, kvm_fd, &files, end);
+			status = run_once(params);
 		}
+		machine_files_close(params->files);
 		stop_helpers(c, helpers);
-	} while (end->reason == MACHINE_END_REBOOT && c->reboot_resets);
+	} while (params->end->reason == MACHINE_END_REBOOT && c->reboot_resets);
 	return status;
+}
+
+/* Where the monitor says how it ended: a page that outlives it. */
+static struct machine_end *share_end(struct error *err)
+{
+	void *p = mmap(NULL, sizeof(struct machine_end), PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED) {
+		error_kind_set(err, ERROR_START, -errno, "report page: %m");
+		return NULL;
+	}
+	return p;
 }
 
 int launch_run(struct machine_config *c)
 {
-	struct machine_end *end;
+	struct machine_files files;
+	struct x86_cpuid cpuid;
+	struct monitor_params params = {
+		.config = c,
+		.host_cpuid = &cpuid,
+		.files = &files,
+	};
 	struct error err = { 0 };
-	int kvm_fd, status;
+	int status, r = 0;
 
-	/* Where the monitor says how it ended; it outlives the monitor. */
-	end = mmap(NULL, sizeof(*end), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (end == MAP_FAILED) {
-		error_kind_set(&err, ERROR_START, -errno, "report page: %m");
+	params.end = share_end(&err);
+	params.kvm_fd = params.end ? kvm_open(&err) : -1;
+	if (params.kvm_fd >= 0)
+		r = kvm_host_cpuid(params.kvm_fd, &cpuid, &err);
+	if (params.kvm_fd < 0 || r < 0) {
 		error_print(&err);
 		return error_status(&err);
 	}
-	kvm_fd = kvm_open(&err);
-	if (kvm_fd < 0) {
-		error_print(&err);
-		return error_status(&err);
-	}
-	status = run_lives(c, kvm_fd, end);
-	close(kvm_fd);
+	status = run_lives(&params);
 	if (c->json)
-		printf("{\"reason\":\"%s\",\"status\":%d}\n", machine_end_name(end->reason),
+		printf("{\"reason\":\"%s\",\"status\":%d}\n", machine_end_name(params.end->reason),
 		       status);
-	munmap(end, sizeof(*end));
 	return status;
 }
 

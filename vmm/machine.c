@@ -27,7 +27,8 @@ const char *machine_end_name(enum machine_end_reason reason)
 
 void machine_files_init(struct machine_files *files)
 {
-	files->kernel = files->initrd = -1;
+	files->kernel = NULL;
+	files->initrd = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		files->disk[i] = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
@@ -43,7 +44,8 @@ static void close_file(int *fd)
 
 void machine_files_close(struct machine_files *files)
 {
-	close_file(&files->kernel);
+	fw_kernel_free(files->kernel);
+	files->kernel = NULL;
 	close_file(&files->initrd);
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		close_file(&files->disk[i]);
@@ -95,75 +97,64 @@ static int create_buses(struct machine *m, struct error *err)
 	return r < 0 ? error_set(err, r, "buses: %m") : 0;
 }
 
+/* The local APIC where every processor has it, enabled, on the boot processor (SDM 3, 11.4.4). */
+#define APIC_BASE_BOOT (FW_LAPIC_ADDR | 1 << 11 | 1 << 8)
+
 /* Every vCPU gets its CPUID; the boot processor starts where @start says, the rest wait for it. */
-static int setup_vcpus(struct machine *m, const struct fw_start *start, struct error *err)
+static int setup_vcpus(struct machine *m, const struct x86_cpuid *host,
+		       const struct fw_start *start, struct error *err)
 {
 	const struct hv_ops *ops = m->hv->ops;
-	struct x86_vcpu_state state;
-	struct x86_cpuid *host, *cpuid;
+	struct x86_vcpu_state state = { .sregs.apic_base = APIC_BASE_BOOT };
 	struct vcpu *boot = &m->vcpus.vcpu[0];
+	struct x86_cpuid *cpuid;
 	int r = 0;
 
-	host = calloc(2, sizeof(*host));
-	if (!host)
-		return error_set(err, -ENOMEM, "CPUID: %m");
-	cpuid = &host[1];
-	if (ops->cpuid_host) {
-		r = ops->cpuid_host(m->hv, host, err);
-		if (!r)
-			r = x86_cpuid_make(cpuid, host, m->config->cpu, m->vcpus.num,
-					   ops->tsc_khz ? ops->tsc_khz(boot->hv) : 0, err);
+	if (host) {
+		cpuid = calloc(1, sizeof(*cpuid));
+		if (!cpuid)
+			return error_set(err, -ENOMEM, "CPUID: %m");
+		r = x86_cpuid_make(cpuid, host, m->config->cpu, m->vcpus.num,
+				   ops->tsc_khz ? ops->tsc_khz(boot->hv) : 0, err);
 		for (unsigned i = 0; i < m->vcpus.num && !r; i++) {
 			x86_cpuid_set_index(cpuid, i);
 			r = ops->vcpu_setup(m->vcpus.vcpu[i].hv, cpuid, err);
 		}
+		free(cpuid);
+		if (r < 0)
+			return r;
 	}
-	free(host);
-	if (r < 0)
-		return r;
-
-	r = ops->vcpu_get(boot->hv, &state);
-	if (!r) {
-		x86_boot_state(&state, start);
-		r = ops->vcpu_set(boot->hv, &state);
-	}
+	x86_boot_state(&state, start);
+	r = ops->vcpu_set(boot->hv, &state);
 	return r < 0 ? error_kind_set(err, ERROR_START, r, "boot processor: registers: %m") : 0;
 }
 
 /* Put the kernel and all it finds into memory, and the boot processor at its entry. */
-static int load_guest(struct machine *m, struct machine_files *files, struct error *err)
+static int load_guest(struct machine *m, const struct machine_params *params, struct error *err)
 {
 	const struct machine_config *c = m->config;
 	struct fw_start start = { 0 };
-	struct fw_kernel *kernel;
-	char *cmdline;
+	struct fw_boot_config boot = {
+		.kernel = params->files->kernel,
+		.protocol = c->protocol,
+		.initrd_fd = params->files->initrd,
+		.initrd_path = c->initrd,
+		.platform = &m->platform,
+	};
+	char *cmdline = config_cmdline(c);
 	int r;
 
-	cmdline = config_cmdline(c);
 	if (!cmdline)
 		return error_set(err, -ENOMEM, "command line: %m");
-	r = fw_kernel_open(&kernel, c->kernel, files->kernel, err);
-	if (!r) {
-		struct fw_boot_config boot = {
-			.kernel = kernel,
-			.protocol = c->protocol,
-			.initrd_fd = files->initrd,
-			.initrd_path = c->initrd,
-			.cmdline = cmdline,
-			.platform = &m->platform,
-		};
-
-		files->kernel = -1;
-		r = fw_boot_setup(m->mem, &boot, &start, err);
-		if (!r) {
-			r = x86_boot_tables(m->mem, &start);
-			if (r < 0)
-				error_set(err, r, "boot tables: %m");
-		}
-		fw_kernel_free(kernel);
-	}
+	boot.cmdline = cmdline;
+	r = fw_boot_setup(m->mem, &boot, &start, err);
 	free(cmdline);
-	return r < 0 ? r : setup_vcpus(m, &start, err);
+	if (r < 0)
+		return r;
+	r = x86_boot_tables(m->mem, &start);
+	if (r < 0)
+		return error_set(err, r, "boot tables: %m");
+	return setup_vcpus(m, params->host_cpuid, &start, err);
 }
 
 int machine_create(struct machine **ret_m, const struct machine_params *params,
@@ -192,7 +183,7 @@ int machine_create(struct machine **ret_m, const struct machine_params *params,
 	if (!r)
 		r = machine_add_devices(m, params->files, params->layout_only, err);
 	if (!r && !params->layout_only)
-		r = load_guest(m, params->files, err);
+		r = load_guest(m, params, err);
 	if (r < 0) {
 		m->hv = NULL;
 		machine_free(m);

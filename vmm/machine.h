@@ -47,7 +47,8 @@ const char *machine_end_name(enum machine_end_reason reason);
 
 /* What a machine is made from beyond its configuration; descriptors become the machine's. */
 struct machine_files {
-	int kernel, initrd; /* -1: none */
+	struct fw_kernel *kernel; /* checked, so that a bad one is refused early; NULL: none */
+	int initrd;		  /* -1: none */
 	int disk[CONFIG_MAX_DISKS];
 	int net[CONFIG_MAX_NETS];
 };
@@ -59,7 +60,8 @@ struct machine_params {
 	const struct machine_config *config; /* borrowed for the machine's life */
 	struct hv *hv;			     /* owned from a successful create on */
 	const struct clock *clock;	     /* NULL: the host's */
-	struct machine_files *files;	     /* what is taken is set to -1 */
+	const struct x86_cpuid *host_cpuid;  /* what guests may see; NULL: the hypervisor has none */
+	struct machine_files *files;	     /* what is taken is set to -1 or NULL */
 	bool layout_only;		     /* no kernel, no back ends: for --dry-run */
 };
 

@@ -39,24 +39,6 @@ static void signals_ready(struct loop_op *op, int res)
 	watch_signals(s);
 }
 
-static int open_signals(struct signals *s, struct machine *m, struct error *err)
-{
-	static const int numbers[] = MONITOR_END_SIGNALS;
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGWINCH);
-	for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++)
-		sigaddset(&set, numbers[i]);
-	s->machine = m;
-	s->ready.done = signals_ready;
-	s->fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
-	if (s->fd < 0)
-		return error_set(err, -errno, "signals: %m");
-	watch_signals(s);
-	return 0;
-}
-
 static bool uses_terminal(const struct machine_config *c)
 {
 	return (c->console_present && c->console.kind == CHARDEV_STDIO) ||
@@ -99,36 +81,46 @@ static void report(const struct machine_config *c, const struct machine_end *end
 		fputs(end->evidence, stderr);
 }
 
-int monitor_main(const struct machine_config *config, int kvm_fd, struct machine_files *files,
-		 struct machine_end *end)
+static int build(const struct monitor_params *p, struct machine **ret_m, struct error *err)
 {
-	struct signals signals = { .fd = -1 };
+	struct machine_params machine = {
+		.config = p->config,
+		.host_cpuid = p->host_cpuid,
+		.files = p->files,
+	};
+	int r = kvm_create(&machine.hv, p->kvm_fd, err);
+
+	if (r < 0)
+		return r;
+	r = machine_create(ret_m, &machine, err);
+	if (r < 0)
+		machine.hv->ops->free(machine.hv);
+	return r;
+}
+
+int monitor_main(const struct monitor_params *p)
+{
+	struct signals signals = { .ready.done = signals_ready, .fd = p->signal_fd };
+	const struct machine_config *config = p->config;
+	struct machine_end *end = p->end;
 	struct machine *m = NULL;
-	struct hv *hv = NULL;
 	struct error err = { 0 };
 	int r;
 
-	r = kvm_create(&hv, kvm_fd, &err);
-	if (!r) {
-		struct machine_params params = { .config = config, .hv = hv, .files = files };
-
-		r = machine_create(&m, &params, &err);
-		if (r < 0)
-			hv->ops->free(hv);
-	}
-	if (!r)
-		r = open_signals(&signals, m, &err);
+	r = build(p, &m, &err);
 	if (!r && uses_terminal(config)) {
 		r = terminal_raw();
 		if (r < 0)
 			error_set(&err, r, "terminal: cannot set raw mode: %m");
 	}
-	if (!r)
+	if (!r) {
+		signals.machine = m;
+		watch_signals(&signals);
 		r = machine_start(m, &err);
+	}
 	if (r < 0) {
 		terminal_restore();
 		error_print(&err);
-		machine_free(m);
 		end->reason = MACHINE_END_START_FAILED;
 		end->status = error_status(&err);
 		return end->status;
@@ -140,6 +132,5 @@ int monitor_main(const struct machine_config *config, int kvm_fd, struct machine
 	if (config->metrics_file)
 		write_metrics(m, config->metrics_file);
 	machine_free(m);
-	close(signals.fd);
 	return end->status;
 }

@@ -11,12 +11,17 @@
 /* Signals that end a microVM in good order; the parent passes them on. */
 #define MONITOR_END_SIGNALS { SIGTERM, SIGINT, SIGHUP }
 
-/*
- * Create the machine, run it, report. Signals of the parent's mask are blocked
- * and arrive by signalfd. @end (shared with the parent) says how it ended.
- * Returns the exit status.
- */
-int monitor_main(const struct machine_config *config, int kvm_fd, struct machine_files *files,
-		 struct machine_end *end);
+/* What the parent made before the fork; the monitor owns its copies. */
+struct monitor_params {
+	const struct machine_config *config;
+	const struct x86_cpuid *host_cpuid;
+	struct machine_files *files;
+	int kvm_fd;
+	int signal_fd;		 /* signalfd of END_SIGNALS and SIGWINCH, which are blocked */
+	struct machine_end *end; /* shared with the parent: how it ended */
+};
+
+/* Create the machine, run it, report. Returns the exit status. */
+int monitor_main(const struct monitor_params *params);
 
 #endif

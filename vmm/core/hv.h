@@ -100,11 +100,9 @@ struct hv_ops {
 	/* Forget a kick; the vCPU's thread, before it enters the guest again. */
 	void (*vcpu_unkick)(struct hv_vcpu *vcpu);
 	/*
-	 * What a guest's CPUID may contain; and give a vCPU its CPUID and the MSRs
-	 * that firmware would have set, before its first run. NULL where there is no
-	 * processor behind it (fakes).
+	 * Give a vCPU its CPUID and the MSRs that firmware would have set, before its
+	 * first run. NULL where there is no processor behind it (fakes).
 	 */
-	int (*cpuid_host)(struct hv *hv, struct x86_cpuid *ret_cpuid, struct error *err);
 	int (*vcpu_setup)(struct hv_vcpu *vcpu, const struct x86_cpuid *cpuid, struct error *err);
 	/* The TSC's frequency as @vcpu's guest sees it; 0 when nobody says. May be NULL. */
 	uint64_t (*tsc_khz)(struct hv_vcpu *vcpu);
