@@ -2,18 +2,21 @@
  * A network interface's host side: frames in and out, each with a
  * virtio_net_hdr_v1 (12 bytes, little-endian) in front.
  *
- * A net belongs to one loop. Two kinds so far share one implementation: the
- * user-networking helper and any other peer that speaks "one SEQPACKET message
- * = one vnet header and one frame of up to 64 KiB" on a socket; tap speaks the
- * same on its file descriptor.
+ * A net belongs to one loop. The user-networking helper and any other peer
+ * speak "one SEQPACKET message = one vnet header and one frame of up to 64 KiB"
+ * on a socket; tap speaks the same on its file descriptor.
+ *
+ * Operations are completed by done(), never from within the call that asked.
  */
 #ifndef WISP_DEVICES_NET_H
 #define WISP_DEVICES_NET_H
 
 #include "vmm/core/loop.h"
 
-#define NET_VNET_HDR  12u
-#define NET_MAX_FRAME (65536u + 14u)
+#define NET_VNET_HDR	12u
+#define NET_ETH_HDR	14u
+#define NET_MAX_FRAME	(65536u + NET_ETH_HDR)
+#define NET_DEFAULT_MTU 1500u
 
 struct net;
 
@@ -21,29 +24,42 @@ struct net_tx {
 	const struct iovec *iov; /* header first; stays valid until done() */
 	unsigned iovcnt;
 	void (*done)(struct net_tx *tx, int res); /* 0, or -errno: dropped */
+
+	/* The net's own. */
 	struct loop_op io;
-	struct msghdr msg;
+	struct list link;
 };
 
 struct net_rx {
 	struct iovec *iov; /* room for header and frame */
 	unsigned iovcnt;
-	void (*done)(struct net_rx *rx, int res); /* bytes received, or -errno */
+	/* Bytes received; -EMSGSIZE: a frame did not fit and is gone; -ENOTCONN: link down. */
+	void (*done)(struct net_rx *rx, int res);
+
+	/* The net's own. */
 	struct loop_op io;
 	struct msghdr msg;
+	struct net *net;
 };
 
-struct net_caps {
-	bool csum, tso4, tso6, ufo_uso; /* the peer takes and gives such frames */
-	uint16_t mtu;			/* 0: the default of 1500 */
+/* Frames that are not as they would be on a wire, as the header describes them. */
+struct net_offloads {
+	bool csum; /* checksum still to be filled in, or already verified */
+	bool tso4, tso6, uso;
 };
 
 struct net_ops {
+	/* Frames are sent in order; one that meets a full peer waits, and so do all after it. */
 	void (*send)(struct net *n, struct net_tx *tx);
-	void (*recv)(struct net *n, struct net_rx *rx); /* one at a time per queue */
+	/* Drop what waits: done() with -ECANCELED, soon. */
+	void (*cancel_send)(struct net *n);
+	/* One at a time. */
+	void (*recv)(struct net *n, struct net_rx *rx);
+	/* done() comes soon, with a frame or with -ECANCELED. */
 	void (*cancel_recv)(struct net *n, struct net_rx *rx);
-	/* What the driver negotiated: offloads it accepts on receive. */
-	void (*set_offloads)(struct net *n, const struct net_caps *caps);
+	/* What the driver negotiated: offloads it accepts on receive. May be NULL. */
+	void (*set_offloads)(struct net *n, const struct net_offloads *accepted);
+	/* The guest has moved here: tell the network. May be NULL. */
 	void (*announce)(struct net *n);
 	void (*free)(struct net *n);
 };
@@ -51,17 +67,24 @@ struct net_ops {
 struct net {
 	const struct net_ops *ops;
 	struct loop *loop;
-	struct net_caps caps;
+	struct net_offloads takes, gives; /* what the peer can do, each way */
+	uint16_t mtu; /* told to the driver; 0: not told, NET_DEFAULT_MTU */
 	uint8_t mac[6];
 	bool link_up;
 	void (*link_changed)(struct net *n, void *arg); /* on the loop */
 	void *link_arg;
-	uint64_t tx_frames, tx_bytes, rx_frames, rx_bytes, tx_dropped;
+	uint64_t tx_frames, tx_bytes, rx_frames, rx_bytes, tx_dropped, rx_dropped;
 };
 
-/* A peer on the SEQPACKET socket @fd, which the net owns. EOF takes the link down. */
+/*
+ * A peer on the SEQPACKET socket @fd, which the net owns from now on, also on
+ * failure. The peer takes frames with checksums to fill and TCP segments of up
+ * to 64 KiB. EOF takes the link down for good.
+ */
 int net_open_socket(struct net **ret_net, int fd, const uint8_t mac[6], struct error *err);
 void net_attach(struct net *n, struct loop *loop);
+
+/* Nothing may be waiting in send() or recv(). Accepts NULL. */
 void net_close(struct net *n);
 
 #endif
