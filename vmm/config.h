@@ -1,10 +1,10 @@
 /*
  * A machine's configuration: plain data, complete and valid before anything is
- * created, never changed afterwards. The command line, JSON and the REST API
- * all fill it and pass the same config_validate().
+ * created, never changed afterwards. Whatever fills it, it passes the same
+ * config_validate().
  *
  * Strings belong to the configuration and are freed by config_done(). It is
- * zero-initialised by config_init(), which sets the defaults.
+ * zero-initialised by config_init(), which sets the defaults. No threads.
  */
 #ifndef WISP_VMM_CONFIG_H
 #define WISP_VMM_CONFIG_H
@@ -19,10 +19,12 @@
 
 #define CONFIG_MAX_CPUS	   255
 #define CONFIG_MIN_MEMORY  (8 * MiB)
+#define CONFIG_MAX_MEMORY  (64 * TiB) /* what 46 bits of physical address reach */
 #define CONFIG_MAX_DISKS   24
 #define CONFIG_MAX_NETS	   8
 #define CONFIG_MAX_FORWARDS 16
-#define CONFIG_MAX_CONSOLES 8
+#define CONFIG_MAX_QUEUES  16 /* of one disk or network interface */
+#define CONFIG_DISK_SERIAL 20 /* bytes in virtio-blk's answer to "get id" (virtio 1.2, 5.2.6) */
 
 enum config_transport { CONFIG_PCI, CONFIG_MMIO };
 
@@ -89,11 +91,11 @@ struct machine_config {
 	unsigned num_nets;
 	bool net_given; /* --net none leaves num_nets 0 */
 
-	struct config_char serial;  /* default: NULL, unless the console is on serial */
+	struct config_char serial;  /* where the UART ends */
 	struct config_char console; /* virtio-console port 0; default: STDIO */
-	bool serial_present;	    /* a UART exists */
-	bool console_present;	    /* a virtio-console exists */
-	bool rtc;		    /* FADT shows a CMOS RTC */
+	bool serial_present;	    /* a UART exists; default: none */
+	bool console_present;	    /* a virtio-console exists; default: unless serial is STDIO */
+	bool rtc;		    /* FADT shows a CMOS RTC; default: KVM's clock is enough */
 	bool rng;
 	bool test_device;	    /* port 0xf4 */
 	bool reboot_resets;	    /* --reboot=reset (restart the guest) instead of exit */
@@ -112,22 +114,33 @@ struct machine_config {
 };
 
 void config_init(struct machine_config *c);
+/* Free what is in it; the struct itself is the caller's. Harmless when repeated. */
 void config_done(struct machine_config *c);
 
 /*
  * Parse the arguments of `wisp run` (without "wisp" and "run"): @argc strings
- * in @argv. Errors name the option, the key, what was given and what is
- * allowed; nothing is opened or created. `--help` is the caller's business.
+ * in @argv. Fills in what was left open: the default network, ids, addresses.
+ * Errors name the option, the key, what was given and what is allowed; nothing
+ * is opened or created. `--help` is the caller's business.
  */
 int config_parse_run(struct machine_config *c, int argc, char *const *argv, struct error *err);
 
 /* Check the whole against itself (not against the host): ranges, duplicates, combinations. */
 int config_validate(struct machine_config *c, struct error *err);
 
-/* The command line the kernel gets: the sensible default for this machine plus the user's. */
+/*
+ * The command line the kernel gets: the sensible default for this machine plus
+ * the user's, for the caller to free; NULL without memory.
+ */
 char *config_cmdline(const struct machine_config *c);
 
-/* "512M", "1.5G", bare numbers times @unit. -EINVAL, -ERANGE. */
+/*
+ * A size in bytes: "512M", "1.5G" (powers of 1024), or a bare number times @unit.
+ * -EINVAL when it is no size, -ERANGE when it does not fit 64 bits.
+ */
 int config_parse_size(const char *text, uint64_t unit, uint64_t *ret_bytes);
+
+/* The shortest text that means exactly @bytes ("256M", "1000"), into @buf of 24 bytes or more. */
+const char *config_size_text(char *buf, size_t len, uint64_t bytes);
 
 #endif

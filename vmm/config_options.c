@@ -1,0 +1,138 @@
+/* The options of `wisp run`: the one list of them. */
+#include "vmm/config_parse.h"
+
+#include <errno.h>
+
+#define MEMBER(m) offsetof(struct machine_config, m)
+
+/* A year; a timer that is set for longer is a mistake. */
+#define MAX_TIMEOUT 31536000
+
+static int parse_cmdline_only(struct config_parse *p, const char *value, void *target)
+{
+	struct machine_config *c = target;
+
+	if (c->cmdline)
+		return config_fail(p, "cannot be combined with --cmdline");
+	c->cmdline_only = true;
+	return config_set_string(p, value, &c->cmdline);
+}
+
+static int parse_cmdline(struct config_parse *p, const char *value, void *target)
+{
+	struct machine_config *c = target;
+
+	if (c->cmdline_only)
+		return config_fail(p, "cannot be combined with --cmdline-only");
+	if (!*value)
+		return 0; /* scripts pass what they have */
+	return config_set_string(p, value, &c->cmdline);
+}
+
+static int parse_memory(struct config_parse *p, const char *value, void *target)
+{
+	struct machine_config *c = target;
+	int r = config_parse_size(value, MiB, &c->memory_bytes);
+
+	/* Other limits are config_validate()'s; this one has no number to show there. */
+	if (r == -ERANGE)
+		return config_fail(p, "%s is too much (at most 64T)", value);
+	if (r < 0)
+		return config_fail(p, "'%s' is not a size such as 512M or 2G", value);
+	return 0;
+}
+
+static int parse_hugepages(struct config_parse *p, const char *value, void *target)
+{
+	p->hugepages = true;
+	return 0;
+}
+
+static int parse_reboot(struct config_parse *p, const char *value, void *target)
+{
+	struct machine_config *c = target;
+	unsigned reset;
+	int r = config_set_choice(p, value, "exit|reset", &reset);
+
+	if (!r)
+		c->reboot_resets = reset;
+	return r;
+}
+
+const struct config_item config_run_options[] = {
+	{ "--kernel", "PATH",
+	  "Kernel to boot: a bzImage, or an ELF vmlinux with a PVH or 64-bit entry "
+	  "(the default guest's)",
+	  CONFIG_STRING, MEMBER(kernel) },
+	{ "--initrd", "PATH", "Initial RAM disk (the default guest's, with its kernel)",
+	  CONFIG_STRING, MEMBER(initrd) },
+	{ "--cmdline", "STRING", "Words added to the default kernel command line", CONFIG_CUSTOM,
+	  .parse = parse_cmdline },
+	{ "--cmdline-only", "STRING", "The whole kernel command line, in place of the default one",
+	  CONFIG_CUSTOM, .parse = parse_cmdline_only },
+	{ "--boot", "auto|linux64|pvh",
+	  "How an ELF kernel is entered (auto: by PVH when it has that entry)", CONFIG_CHOICE,
+	  MEMBER(protocol) },
+	{ "--cpus", "N", "Virtual processors, 1 to 255 (1)", CONFIG_NUMBER, MEMBER(cpus), 1,
+	  CONFIG_MAX_CPUS },
+	{ "--memory", "SIZE", "RAM, 8M to 64T; a bare number is MiB (256M)", CONFIG_CUSTOM,
+	  .parse = parse_memory },
+	{ "--cpu", "host|x86-64-v2|x86-64-v3|x86-64-v4",
+	  "The processor that the guest sees: all that the host offers, or a level that many "
+	  "hosts share (host)",
+	  CONFIG_CHOICE, MEMBER(cpu) },
+	{ "--hugepages", NULL, "Take RAM from the host's reserved huge pages (hugetlbfs)",
+	  CONFIG_CUSTOM, .parse = parse_hugepages },
+	{ "--memory-backend", "anon|shared",
+	  "RAM private to the monitor, with transparent huge pages, or shareable with other "
+	  "processes (anon)",
+	  CONFIG_CHOICE, MEMBER(memory_backing) },
+	{ "--disk", "PATH[,KEY=VALUE]...",
+	  "A disk; the first is the guest's /dev/vda. May be repeated", CONFIG_CUSTOM,
+	  .repeat = true, .parse = config_parse_disk, .keys = config_disk_keys },
+	{ "--net", "user[,KEY=VALUE]...|none",
+	  "A network interface: user is NAT without root, with DHCP and DNS (user). May be repeated",
+	  CONFIG_CUSTOM, .repeat = true, .parse = config_parse_net, .keys = config_net_user_keys },
+	{ "--transport", "pci|mmio", "How the guest finds its virtio devices (pci)", CONFIG_CHOICE,
+	  MEMBER(transport) },
+	{ "--console", "stdio|none|file=PATH|socket=PATH",
+	  "Where the virtio console hvc0 ends (stdio, unless --serial stdio is given)",
+	  CONFIG_CUSTOM, .parse = config_parse_console },
+	{ "--serial", "stdio|none|file=PATH|socket=PATH",
+	  "Where the serial port ttyS0 ends; the guest has none without this option",
+	  CONFIG_CUSTOM, .parse = config_parse_serial },
+	{ "--rng", "on|off", "A virtio random number generator (on)", CONFIG_FLAG, MEMBER(rng) },
+	{ "--rtc", "on|off",
+	  "Tell the guest of a CMOS clock; Linux takes the time from KVM without it (off)",
+	  CONFIG_FLAG, MEMBER(rtc) },
+	{ "--packed", "on|off", "Offer the packed virtqueue layout (on)", CONFIG_SWITCH,
+	  MEMBER(virtio_packed) },
+	{ "--loop", "auto|io_uring|epoll",
+	  "What drives I/O (auto: io_uring where the host allows it)", CONFIG_CHOICE,
+	  MEMBER(loop) },
+	{ "--reboot", "exit|reset",
+	  "When the guest reboots: end with status 0, or start it again (exit)", CONFIG_CUSTOM,
+	  .parse = parse_reboot },
+	{ "--test-device", "on|off",
+	  "Port 0xf4: writing v ends the microVM with status (v<<1)|1 (off)", CONFIG_FLAG,
+	  MEMBER(test_device) },
+	{ "--timeout", "SECONDS", "End the microVM with status 124 after so long", CONFIG_NUMBER,
+	  MEMBER(timeout_seconds), 1, MAX_TIMEOUT },
+	{ "--name", "ID", "Name of the microVM (vm and the process id)", CONFIG_STRING,
+	  MEMBER(name) },
+	{ "--sandbox", "on|off", "Confine the monitor and its helpers (on)", CONFIG_SWITCH,
+	  MEMBER(sandbox) },
+	{ "--dry-run", NULL,
+	  "Print the machine as it would be built (memory map, devices, interrupts) and stop",
+	  CONFIG_FLAG, MEMBER(dry_run) },
+	{ "--json", NULL, "At the end, print how it ended as one JSON object on standard output",
+	  CONFIG_FLAG, MEMBER(json) },
+	{ "--metrics", "FILE", "Write counters (exits, device I/O) as JSON to FILE at the end",
+	  CONFIG_STRING, MEMBER(metrics_file) },
+	{ "--log-level", "error|warn|info|debug|trace",
+	  "How much to log; from debug on the guest kernel is not quiet either (warn)",
+	  CONFIG_CHOICE, MEMBER(log_level) },
+	{ "--log-file", "FILE", "Append the log to FILE (standard error)", CONFIG_STRING,
+	  MEMBER(log_file) },
+	{ 0 },
+};

@@ -1,0 +1,81 @@
+/*
+ * How options are described and parsed: one table says what an option or a key
+ * is called, what it takes, what it means and where its value goes. The parser,
+ * `wisp help`, the man page and shell completion all read it, so that they
+ * cannot tell different stories.
+ */
+#ifndef WISP_VMM_CONFIG_PARSE_H
+#define WISP_VMM_CONFIG_PARSE_H
+
+#include "vmm/config.h"
+
+/* A command line on its way into a configuration. */
+struct config_parse {
+	struct machine_config *config;
+	const char *option; /* where we are, for messages: "--disk" */
+	const char *key;    /* "queues", or NULL */
+	uint64_t given;	    /* a bit for each entry of config_run_options */
+	bool hugepages;
+	bool console_given;
+	struct error *err;
+};
+
+enum config_kind {
+	CONFIG_STRING, /* char *: any text but the empty one */
+	CONFIG_NUMBER, /* unsigned: from min to max */
+	CONFIG_CHOICE, /* an enum: which of the words in @value, in the enum's order */
+	CONFIG_SWITCH, /* bool: "on" or "off" */
+	CONFIG_FLAG,   /* bool: on when it stands alone, else as a switch */
+	CONFIG_CUSTOM, /* parse() decides */
+};
+
+/* An option of a verb, or a key of a device option. */
+struct config_item {
+	const char *name;  /* "--disk", or "ro" */
+	const char *value; /* what follows: "N", "pci|mmio"; NULL when nothing does */
+	const char *text;  /* what it means, and the default */
+	enum config_kind kind;
+	size_t offset; /* of the member in the struct that is filled */
+	uint64_t min, max;
+	bool repeat; /* may be given more than once */
+	/* CUSTOM: @target is the struct; @value is NULL when nothing was given. */
+	int (*parse)(struct config_parse *p, const char *value, void *target);
+	/* The keys that the value may end in, up to one without a name. */
+	const struct config_item *keys;
+};
+
+/* All tables end in an item without a name. */
+extern const struct config_item config_run_options[];
+extern const struct config_item config_disk_keys[];
+extern const struct config_item config_net_user_keys[];
+
+/* ---- for parse functions; each returns 0 or -errno with the error filled in ---- */
+
+/* Fail with "--option: key: text". */
+int config_fail(struct config_parse *p, const char *fmt, ...) __printf(2, 3);
+
+/* @ret is what was there before, freed, or NULL. */
+int config_set_string(struct config_parse *p, const char *value, char **ret);
+int config_set_number(struct config_parse *p, const char *value, uint64_t min, uint64_t max,
+		      unsigned *ret);
+/* The index of @value in "a|b|c". */
+int config_set_choice(struct config_parse *p, const char *value, const char *words,
+		      unsigned *ret);
+
+/*
+ * Split "first,key=value,flag": calls @first with what is in front of the first
+ * comma, then fills @target by @keys. A doubled comma is one, in a value.
+ */
+int config_set_keys(struct config_parse *p, const char *text, const struct config_item *keys,
+		    int (*first)(struct config_parse *p, const char *value, void *target),
+		    void *target);
+
+/* config_devices.c: the options that describe devices. */
+int config_parse_disk(struct config_parse *p, const char *value, void *target);
+int config_parse_net(struct config_parse *p, const char *value, void *target);
+int config_parse_serial(struct config_parse *p, const char *value, void *target);
+int config_parse_console(struct config_parse *p, const char *value, void *target);
+/* Make the disk that is last the first, keeping the order of the others. */
+void config_disk_to_front(struct machine_config *c);
+
+#endif
