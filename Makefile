@@ -92,6 +92,36 @@ $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(UNIT_LIB) $(BUILD)/li
 unit: $(UNIT)
 	$(Q)scripts/run-unit $(UNIT)
 
+# ---- measurements, against every peer installed ----
+
+BENCH := $(addprefix $(BUILD)/bench/,spend bare.bin bare.elf)
+
+$(BUILD)/bench/spend: $(BUILD)/tests/bench/spend.o
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CC) $(CFLAGS) $(LINK) -o $@ $^
+
+$(BUILD)/tests/bench/%.o: tests/bench/%.S
+	@mkdir -p $(@D)
+	$(call say,AS,$<)$(CC) -c -o $@ $<
+
+$(BUILD)/bench/bare.bin: $(BUILD)/tests/bench/bare_reset.o
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(LD) -Ttext=0 --oformat=binary -o $@ $<
+
+$(BUILD)/bench/bare.elf: $(BUILD)/tests/bench/bare_pvh.o
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(LD) -z noseparate-code -Ttext=0x200000 --section-start=.note.pvh=0x201000 -o $@ $<
+
+.PHONY: bench-tools
+bench-tools: $(BENCH)
+
+.PHONY: bench
+bench:
+	$(Q)scripts/deps build run bench
+	$(Q)$(MAKE) --no-print-directory all bench-tools
+	$(Q)guests/default -o $(BUILD)/guests/default
+	$(Q)scripts/bench $(BUILD)
+
 .PHONY: clean
 clean:
 	rm -rf $(BUILD)
