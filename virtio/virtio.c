@@ -174,6 +174,12 @@ static void reset_on_loop(struct loop_task *task)
 		begin_stop(dev);
 }
 
+void virtio_kick_again(struct virtio_device *dev, unsigned queue)
+{
+	if (dev->doorbell[queue].fd >= 0)
+		eventfd_write(dev->doorbell[queue].fd, 1);
+}
+
 void virtio_notify(struct virtio_device *dev, unsigned queue)
 {
 	if (virtq_flush(&dev->queue[queue]) && dev->transport_ops)

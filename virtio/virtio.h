@@ -41,7 +41,7 @@ struct virtio_transport_ops {
 	 */
 	int (*queues_on)(void *transport); /* -errno: doorbells arrive by virtio_kick() */
 	void (*queues_off)(void *transport);
-	/* The device has been reset: forget vectors and pending interrupts. As queues_off. */
+	/* The device has been reset: forget vectors, pending interrupts, selectors. As queues_off. */
 	void (*reset)(void *transport);
 };
 
@@ -168,6 +168,13 @@ void virtio_notify(struct virtio_device *dev, unsigned queue);
  * No queue gives chains any more; what is in flight is completed as usual.
  */
 void virtio_fail(struct virtio_device *dev, const char *fmt, ...) __printf(2, 3);
+
+/*
+ * Call ops->kick for @queue again after the loop has served others: for a
+ * device that has taken its share and leaves chains in the ring, so that a
+ * driver that refills it for ever cannot keep the loop to itself.
+ */
+void virtio_kick_again(struct virtio_device *dev, unsigned queue);
 
 /* The end of ops->stop: nothing is in flight any more. */
 void virtio_stopped(struct virtio_device *dev);

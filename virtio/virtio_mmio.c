@@ -48,6 +48,9 @@ static void mmio_reset(void *transport)
 	struct virtio_mmio *t = transport;
 
 	atomic_store(&t->interrupt_status, 0);
+	pthread_mutex_lock(&t->dev->lock);
+	t->features_sel = t->driver_features_sel = t->queue_sel = 0;
+	pthread_mutex_unlock(&t->dev->lock);
 }
 
 /* ---- doorbells: a write of the queue's index to QueueNotify ---- */

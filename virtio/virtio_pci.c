@@ -97,6 +97,10 @@ static void pci_reset(void *transport)
 		atomic_store(&t->queue_vector[i], VIRTIO_MSI_NO_VECTOR);
 	atomic_store(&t->isr, 0);
 	update_pin(t);
+	pthread_mutex_lock(&t->dev->lock);
+	t->device_feature_select = t->driver_feature_select = 0;
+	t->queue_select = 0;
+	pthread_mutex_unlock(&t->dev->lock);
 }
 
 /* ---- doorbells ---- */

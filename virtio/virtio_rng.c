@@ -33,16 +33,17 @@ static void rng_kick(struct virtio_device *dev, unsigned queue)
 	struct iovec iov[MAX_SEGMENTS];
 	struct virtq_chain c = { .iov = iov, .max_iov = MAX_SEGMENTS };
 	struct virtq *q = &dev->queue[queue];
-	int r;
+	unsigned left = q->size;
+	int r = 0;
 
-	do {
-		virtq_kicks_off(q);
-		while ((r = virtq_pop(q, &c)) > 0)
-			virtq_push(q, &c, fill(&c));
-	} while (r == 0 && virtq_kicks_on(q));
-
+	while (left && (r = virtq_pop(q, &c)) > 0) {
+		virtq_push(q, &c, fill(&c));
+		left--;
+	}
 	if (r < 0)
 		virtio_fail(dev, "queue %u: %s", queue, q->why_broken);
+	else if (virtq_kicks_on(q))
+		virtio_kick_again(dev, queue);
 	virtio_notify(dev, queue);
 }
 
