@@ -56,9 +56,11 @@ $(BUILD)/wisp: $(BUILD)/vmm/main.o $(BUILD)/libwisp.a
 HELPER_LIBS_wisp-net := $(shell pkg-config --libs slirp 2>/dev/null || echo -lslirp)
 HELPER_CFLAGS_wisp-net := $(shell pkg-config --cflags slirp 2>/dev/null)
 
-$(BUILD)/helpers/wisp-net.o: CFLAGS += $(HELPER_CFLAGS_wisp-net)
+$(BUILD)/wisp-net: $(BUILD)/helpers/user_net.o
+$(BUILD)/helpers/user_net.o: CFLAGS += $(HELPER_CFLAGS_wisp-net)
 $(BUILD)/wisp-%: $(BUILD)/helpers/wisp-%.o $(BUILD)/libwisp.a
-	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -Wl,-z,relro,-z,now -o $@ $^ $(HELPER_LIBS_wisp-$*) $(LDLIBS)
+	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -Wl,-z,relro,-z,now -o $@ $(filter %.o,$^) $(filter %.a,$^) \
+		$(HELPER_LIBS_wisp-$*) $(LDLIBS)
 
 # ---- the guest shell, and tests with real guests ----
 
@@ -76,7 +78,7 @@ test:
 	@scripts/test $(BUILD)
 
 .PHONY: test-programs
-test-programs: $(UNIT)
+test-programs: $(UNIT) $(HELPERS)
 
 # The default guest: a stock Debian cloud kernel and an initramfs made here.
 .PHONY: guest
@@ -89,7 +91,7 @@ $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(UNIT_LIB) $(BUILD)/li
 	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $^ -lcmocka $(LDLIBS)
 
 .PHONY: unit
-unit: $(UNIT)
+unit: $(UNIT) $(HELPERS)
 	$(Q)scripts/run-unit $(UNIT)
 
 # ---- measurements, against every peer installed ----

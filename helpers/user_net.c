@@ -1,0 +1,433 @@
+#include "helpers/user_net.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <libslirp.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "devices/net.h"
+#include "devices/net_offload.h"
+#include "vmm/core/clock.h"
+#include "vmm/core/log.h"
+
+/* Frames taken from the guest before the host's sockets have their turn. */
+#define BURST 32
+
+/* How long a guest that takes no frames can hold everything up before they are dropped. */
+#define FULL_WAIT_MS 100
+
+/* libslirp asks to be called at least that often, also when it has nothing to do then. */
+#define IDLE_MS	   1000u
+#define IDLE_TURNS 5
+
+#define MAX_TIMERS 4
+
+struct timer {
+	SlirpTimerId id;
+	void *arg;
+	int64_t deadline_ms; /* INT64_MAX: not armed */
+	bool used;
+};
+
+struct user_net {
+	Slirp *slirp;
+	int fd;
+	bool guest_full; /* the last frame had to be dropped */
+	bool ended;	 /* the guest's side is closed */
+	unsigned idle;	 /* turns without any event */
+	struct timer timer[MAX_TIMERS];
+	struct pollfd *polls; /* [0] is the guest's side */
+	unsigned num_polls, max_polls;
+	struct log_limit limit;
+	uint8_t frame[NET_MAX_FRAME]; /* from the guest */
+};
+
+/* ---- what libslirp calls ---- */
+
+/* Returns false when the guest still takes nothing after a while. */
+static bool wait_for_room(struct user_net *un)
+{
+	struct pollfd p = { .fd = un->fd, .events = POLLOUT };
+
+	/* A guest that has not caught up since is not waited for again. */
+	if (un->guest_full)
+		return false;
+	return poll(&p, 1, FULL_WAIT_MS) > 0 && (p.revents & POLLOUT);
+}
+
+static ssize_t send_packet(const void *buf, size_t len, void *opaque)
+{
+	struct user_net *un = opaque;
+	struct virtio_net_hdr_v1 hdr = {
+		/* libslirp fills in every checksum; the guest need not look at them again. */
+		.flags = VIRTIO_NET_HDR_F_DATA_VALID,
+		.num_buffers = htole16(1),
+	};
+	struct iovec iov[2] = {
+		{ &hdr, sizeof(hdr) },
+		{ (void *)buf, len },
+	};
+	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
+	ssize_t n;
+
+	do
+		n = sendmsg(un->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (n < 0 && (errno == EINTR || (errno == EAGAIN && wait_for_room(un))));
+	un->guest_full = n < 0 && errno == EAGAIN;
+	if (n < 0 && errno == EPIPE)
+		un->ended = true;
+	/* Lost as on a wire: TCP sends it again. */
+	return len;
+}
+
+static void guest_error(const char *msg, void *opaque)
+{
+	struct user_net *un = opaque;
+
+	log_limited(&un->limit, LOG_DEBUG, "user network: %s", msg);
+}
+
+static int64_t clock_ns(void *opaque)
+{
+	return clock_monotonic_ns(NULL);
+}
+
+static void *timer_new(SlirpTimerId id, void *arg, void *opaque)
+{
+	struct user_net *un = opaque;
+
+	for (unsigned i = 0; i < MAX_TIMERS; i++) {
+		struct timer *t = &un->timer[i];
+
+		if (t->used)
+			continue;
+		*t = (struct timer){ id, arg, INT64_MAX, true };
+		return t;
+	}
+	return NULL;
+}
+
+static void timer_free(void *timer, void *opaque)
+{
+	struct timer *t = timer;
+
+	if (t)
+		t->used = false;
+}
+
+static void timer_mod(void *timer, int64_t deadline_ms, void *opaque)
+{
+	struct timer *t = timer;
+
+	if (t)
+		t->deadline_ms = deadline_ms;
+}
+
+/* The set of descriptors is made anew each turn, by one thread: nothing to do. */
+static void poll_fd(int fd, void *opaque)
+{
+}
+
+static void notify(void *opaque)
+{
+}
+
+static const SlirpCb callbacks = {
+	.send_packet = send_packet,
+	.guest_error = guest_error,
+	.clock_get_ns = clock_ns,
+	.timer_new_opaque = timer_new,
+	.timer_free = timer_free,
+	.timer_mod = timer_mod,
+	.register_poll_fd = poll_fd,
+	.unregister_poll_fd = poll_fd,
+	.notify = notify,
+};
+
+/* ---- timers ---- */
+
+static void run_timers(struct user_net *un)
+{
+	int64_t now = clock_ns(un) / (int64_t)NSEC_PER_MSEC;
+
+	for (unsigned i = 0; i < MAX_TIMERS; i++) {
+		struct timer *t = &un->timer[i];
+
+		if (!t->used || t->deadline_ms > now)
+			continue;
+		t->deadline_ms = INT64_MAX;
+		slirp_handle_timer(un->slirp, t->id, t->arg);
+	}
+}
+
+/* How long to wait at most, when libslirp wants to be called after @wanted ms. -1: for ever. */
+static int timeout_ms(const struct user_net *un, uint32_t wanted)
+{
+	int64_t left = wanted, now = clock_ns((void *)un) / (int64_t)NSEC_PER_MSEC;
+
+	/* It says IDLE_MS when no connection needs it; after some turns nothing is queued either. */
+	if (wanted >= IDLE_MS && un->idle >= IDLE_TURNS)
+		left = INT64_MAX;
+	for (unsigned i = 0; i < MAX_TIMERS; i++) {
+		const struct timer *t = &un->timer[i];
+
+		if (t->used && t->deadline_ms != INT64_MAX)
+			left = MIN(left, t->deadline_ms - now);
+	}
+	if (left == INT64_MAX)
+		return -1;
+	return left > 0 ? (int)MIN(left, (int64_t)INT_MAX) : 0;
+}
+
+/* ---- descriptors ---- */
+
+static int add_fd(struct user_net *un, int fd, short events)
+{
+	if (un->num_polls == un->max_polls) {
+		unsigned max = MAX(un->max_polls * 2, 16u);
+		struct pollfd *grown = realloc(un->polls, max * sizeof(*grown));
+
+		/* The descriptor has no turn this time. */
+		if (!grown)
+			return -1;
+		un->polls = grown;
+		un->max_polls = max;
+	}
+	un->polls[un->num_polls] = (struct pollfd){ .fd = fd, .events = events };
+	return un->num_polls++;
+}
+
+static const struct {
+	int slirp;
+	short poll;
+} event_names[] = {
+	{ SLIRP_POLL_IN, POLLIN },   { SLIRP_POLL_OUT, POLLOUT }, { SLIRP_POLL_PRI, POLLPRI },
+	{ SLIRP_POLL_ERR, POLLERR }, { SLIRP_POLL_HUP, POLLHUP },
+};
+
+static int add_poll(int fd, int wanted, void *opaque)
+{
+	short events = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(event_names); i++) {
+		if (wanted & event_names[i].slirp)
+			events |= event_names[i].poll;
+	}
+	return add_fd(opaque, fd, events);
+}
+
+static int get_revents(int index, void *opaque)
+{
+	struct user_net *un = opaque;
+	int events = 0;
+
+	if (index < 0)
+		return 0;
+	for (unsigned i = 0; i < ARRAY_SIZE(event_names); i++) {
+		if (un->polls[index].revents & event_names[i].poll)
+			events |= event_names[i].slirp;
+	}
+	return events;
+}
+
+/* ---- the guest's frames ---- */
+
+static void take_frame(struct user_net *un, const struct virtio_net_hdr_v1 *hdr, size_t len)
+{
+	/*
+	 * A TCP segment longer than the MTU needs no cutting: libslirp ends every
+	 * connection itself and takes segments of any length.
+	 */
+	if (len < NET_ETH_HDR || net_fill_checksum(un->frame, len, hdr) < 0) {
+		guest_error("a frame that its header does not describe", un);
+		return;
+	}
+	slirp_input(un->slirp, un->frame, len);
+}
+
+static void take_frames(struct user_net *un)
+{
+	struct virtio_net_hdr_v1 hdr;
+	struct iovec iov[2] = {
+		{ &hdr, sizeof(hdr) },
+		{ un->frame, sizeof(un->frame) },
+	};
+
+	for (unsigned i = 0; i < BURST && !un->ended; i++) {
+		struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
+		ssize_t n = recvmsg(un->fd, &msg, MSG_DONTWAIT);
+
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			un->ended = true;
+		else if (n > (ssize_t)sizeof(hdr) && !(msg.msg_flags & MSG_TRUNC))
+			take_frame(un, &hdr, n - sizeof(hdr));
+	}
+}
+
+int user_net_run(struct user_net *un)
+{
+	while (!un->ended) {
+		uint32_t wanted = UINT32_MAX;
+		int n;
+
+		un->num_polls = 0;
+		if (add_fd(un, un->fd, POLLIN) < 0)
+			return -ENOMEM;
+		slirp_pollfds_fill(un->slirp, &wanted, add_poll, un);
+		n = poll(un->polls, un->num_polls, timeout_ms(un, wanted));
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		un->idle = n > 0 ? 0 : un->idle + 1;
+		slirp_pollfds_poll(un->slirp, n < 0, get_revents, un);
+		if (n > 0 && un->polls[0].revents)
+			take_frames(un);
+		run_timers(un);
+	}
+	return 0;
+}
+
+/* ---- forwards ---- */
+
+union address {
+	struct sockaddr any;
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+};
+
+static int parse_port(const char *text, uint16_t *ret_port)
+{
+	char *end;
+	unsigned long v = strtoul(text, &end, 10);
+
+	if (*text < '0' || *text > '9' || *end || !v || v > UINT16_MAX)
+		return -EINVAL;
+	*ret_port = v;
+	return 0;
+}
+
+/* "ADDR" or "[ADDR]" and the two ports, as addresses of one family. Returns their length. */
+static int make_addresses(char *text, uint16_t port, uint16_t guest_port, union address *host,
+			  union address *guest)
+{
+	size_t len = strlen(text);
+
+	memset(host, 0, sizeof(*host));
+	memset(guest, 0, sizeof(*guest));
+	if (len > 1 && text[0] == '[' && text[len - 1] == ']') {
+		text[len - 1] = '\0';
+		if (inet_pton(AF_INET6, text + 1, &host->v6.sin6_addr) != 1)
+			return -EINVAL;
+		host->v6.sin6_family = guest->v6.sin6_family = AF_INET6;
+		host->v6.sin6_port = htons(port);
+		guest->v6.sin6_port = htons(guest_port);
+		return sizeof(host->v6);
+	}
+	if (inet_pton(AF_INET, text, &host->v4.sin_addr) != 1)
+		return -EINVAL;
+	host->v4.sin_family = guest->v4.sin_family = AF_INET;
+	host->v4.sin_port = htons(port);
+	guest->v4.sin_port = htons(guest_port);
+	return sizeof(host->v4);
+}
+
+int user_net_forward(struct user_net *un, const char *rule, struct error *err)
+{
+	char text[128], *addr, *port, *guest_port;
+	union address host, guest;
+	uint16_t p, gp;
+	int len, flags = SLIRP_HOSTFWD_V6ONLY;
+
+	snprintf(text, sizeof(text), "%s", rule);
+	addr = strchr(text, ':');
+	guest_port = strstr(text, "-:");
+	if (!addr || !guest_port || guest_port < addr)
+		goto malformed;
+	*addr++ = '\0';
+	*guest_port = '\0';
+	guest_port += 2;
+	port = strrchr(addr, ':');
+	if (!port)
+		goto malformed;
+	*port++ = '\0';
+	if (parse_port(port, &p) < 0 || parse_port(guest_port, &gp) < 0)
+		goto malformed;
+	if (strcmp(text, "udp") == 0)
+		flags |= SLIRP_HOSTFWD_UDP;
+	else if (strcmp(text, "tcp") != 0)
+		goto malformed;
+	len = make_addresses(addr, p, gp, &host, &guest);
+	if (len < 0)
+		goto malformed;
+
+	/* The guest's address stays zero: the one that DHCP gives, or that it shows by IPv6. */
+	if (slirp_add_hostxfwd(un->slirp, &host.any, len, &guest.any, len, flags) < 0) {
+		const char *proto = flags & SLIRP_HOSTFWD_UDP ? "udp" : "tcp";
+		/* make_addresses() has taken one bracket away. */
+		const char *close = host.any.sa_family == AF_INET6 ? "]" : "";
+
+		return error_usage(err, -errno, "cannot forward %s %s%s:%u: %m", proto, addr, close,
+				   p);
+	}
+	return 0;
+malformed:
+	return error_usage(err, -EINVAL, "forward '%s' is not (tcp|udp):ADDR:PORT-:GUESTPORT", rule);
+}
+
+/* ---- life ---- */
+
+int user_net_create(struct user_net **ret_net, const struct user_net_config *config,
+		    struct error *err)
+{
+	SlirpConfig sc = {
+		.version = 4,
+		.restricted = config->restrict_out,
+		.in_enabled = true,
+		.vnetwork = config->network,
+		.vnetmask = config->mask,
+		.vhost = config->host,
+		.vnameserver = config->dns,
+		.vdhcp_start = config->dhcp_start,
+		.in6_enabled = config->ipv6,
+		.vprefix_len = 64,
+		.if_mtu = config->mtu,
+		.if_mru = config->mtu,
+		.disable_host_loopback = !config->host_loopback,
+	};
+	int buffer = 1 * MiB;
+	struct user_net *un = calloc(1, sizeof(*un));
+
+	if (!un)
+		return error_set(err, -ENOMEM, "user network: %m");
+	un->fd = config->fd;
+	/* As much as the host allows; a burst of frames should not have to wait. */
+	setsockopt(un->fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
+	inet_pton(AF_INET6, "fec0::", &sc.vprefix_addr6);
+	inet_pton(AF_INET6, "fec0::2", &sc.vhost6);
+	inet_pton(AF_INET6, "fec0::3", &sc.vnameserver6);
+	un->slirp = slirp_new(&sc, &callbacks, un);
+	if (!un->slirp) {
+		user_net_free(un);
+		return error_set(err, -EINVAL, "user network: libslirp refuses the configuration");
+	}
+	*ret_net = un;
+	return 0;
+}
+
+void user_net_free(struct user_net *un)
+{
+	if (!un)
+		return;
+	if (un->slirp)
+		slirp_cleanup(un->slirp);
+	free(un->polls);
+	free(un);
+}
