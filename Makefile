@@ -124,6 +124,37 @@ bench:
 	$(Q)guests/default -o $(BUILD)/guests/default
 	$(Q)scripts/bench $(BUILD)
 
+# ---- fuzzing: libFuzzer targets (clang), each with a program that writes its seeds ----
+
+FUZZ_CC      ?= clang-14
+FUZZ_SECONDS ?= 60
+FUZZ_CFLAGS  := -std=gnu17 -g -O1 -pthread -fsanitize=fuzzer-no-link,address,undefined \
+                -fno-sanitize-recover=all
+FUZZ         := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+
+$(BUILD)/fuzz/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,FUZZ,$<)$(FUZZ_CC) $(CPPFLAGS) $(FUZZ_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/fuzz/libwisp.a: $(LIB_SRC:%.c=$(BUILD)/fuzz/obj/%.o)
+	$(call say,AR,$@)rm -f $@; $(AR) rcs $@ $^
+
+$(BUILD)/fuzz/fuzz_%: $(BUILD)/fuzz/obj/tests/fuzz/fuzz_%.o $(BUILD)/fuzz/libwisp.a
+	$(call say,LD,$@)$(FUZZ_CC) $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+
+$(BUILD)/fuzz/seeds_%: $(BUILD)/tests/fuzz/seeds_%.o $(UNIT_LIB) $(BUILD)/libwisp.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $^ -lcmocka $(LDLIBS)
+
+# What a run learned stays in its corpus for the next one.
+.PHONY: fuzz
+fuzz: $(FUZZ:%=run-fuzz-%)
+run-fuzz-%: $(BUILD)/fuzz/fuzz_% $(BUILD)/fuzz/seeds_%
+	$(Q)mkdir -p $(BUILD)/fuzz/$*/seeds $(BUILD)/fuzz/$*/corpus
+	$(Q)$(BUILD)/fuzz/seeds_$* $(BUILD)/fuzz/$*/seeds
+	$(Q)$(BUILD)/fuzz/fuzz_$* -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \
+		-artifact_prefix=$(BUILD)/fuzz/$*/ $(BUILD)/fuzz/$*/corpus $(BUILD)/fuzz/$*/seeds
+
 .PHONY: clean
 clean:
 	rm -rf $(BUILD)
