@@ -16,7 +16,8 @@
 
 const struct config_item config_disk_keys[] = {
 	{ "ro", "on|off", "Read-only (off)", CONFIG_FLAG, DISK(read_only) },
-	{ "format", "auto|raw|qcow2", "Format of the image (auto: by its first bytes)",
+	{ "format", "auto|raw",
+	  "Format of the image (auto: raw, but refused when it begins like a qcow2 image)",
 	  CONFIG_CHOICE, DISK(format) },
 	{ "direct", "on|off", "Go around the host's page cache with O_DIRECT (off)", CONFIG_FLAG,
 	  DISK(direct) },

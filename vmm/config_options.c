@@ -120,7 +120,9 @@ const struct config_item config_run_options[] = {
 	  MEMBER(timeout_seconds), 1, MAX_TIMEOUT },
 	{ "--name", "ID", "Name of the microVM (vm and the process id)", CONFIG_STRING,
 	  MEMBER(name) },
-	{ "--sandbox", "on|off", "Confine the monitor and its helpers (on)", CONFIG_SWITCH,
+	{ "--sandbox", "on|off",
+	  "Confine the monitor and its helpers (on). This version separates the processes either "
+	  "way and loads no system call filter yet", CONFIG_SWITCH,
 	  MEMBER(sandbox) },
 	{ "--dry-run", NULL,
 	  "Print the machine as it would be built (memory map, devices, interrupts) and stop",

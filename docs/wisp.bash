@@ -1,0 +1,131 @@
+# bash completion for wisp, printed by 'wisp help --bash' from the option tables.
+# shellcheck shell=bash
+
+_wisp_words()
+{
+	mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur")
+	case ${COMPREPLY[0]-} in *=) compopt -o nospace ;; esac
+}
+
+_wisp_files()
+{
+	compopt -o filenames
+	mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+}
+
+_wisp_keys()
+{
+	compopt -o nospace
+	mapfile -t COMPREPLY < <(compgen -P "${cur%,*}," -W "$1" -- "${cur##*,}")
+}
+
+_wisp()
+{
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
+
+	COMPREPLY=()
+	if [ "$COMP_CWORD" -eq 1 ]; then
+		_wisp_words "run doctor help version"
+		return
+	fi
+	# bash splits --option=value at the sign.
+	if [ "$cur" = = ]; then
+		cur=
+	elif [ "$prev" = = ]; then
+		prev=${COMP_WORDS[COMP_CWORD-2]}
+	fi
+	case ${COMP_WORDS[1]} in
+	run)
+		case $prev in
+		--kernel)
+			_wisp_files
+			return ;;
+		--initrd)
+			_wisp_files
+			return ;;
+		--cmdline)
+			return ;;
+		--cmdline-only)
+			return ;;
+		--boot)
+			_wisp_words "auto linux64 pvh"
+			return ;;
+		--cpus)
+			return ;;
+		--memory)
+			return ;;
+		--cpu)
+			_wisp_words "host x86-64-v2 x86-64-v3 x86-64-v4"
+			return ;;
+		--memory-backend)
+			_wisp_words "anon shared"
+			return ;;
+		--disk)
+			case $cur in *,*)
+				_wisp_keys "ro format= direct cache= queues= id= serial="
+				return ;;
+			esac
+			_wisp_files
+			return ;;
+		--net)
+			case $cur in *,*)
+				_wisp_keys "hostfwd= restrict host-loopback mac= mtu= id="
+				return ;;
+			esac
+			_wisp_words "user none"
+			return ;;
+		--transport)
+			_wisp_words "pci mmio"
+			return ;;
+		--console)
+			_wisp_words "stdio none file= socket="
+			return ;;
+		--serial)
+			_wisp_words "stdio none file= socket="
+			return ;;
+		--packed)
+			_wisp_words "on off"
+			return ;;
+		--loop)
+			_wisp_words "auto io_uring epoll"
+			return ;;
+		--reboot)
+			_wisp_words "exit reset"
+			return ;;
+		--timeout)
+			return ;;
+		--name)
+			return ;;
+		--sandbox)
+			_wisp_words "on off"
+			return ;;
+		--metrics)
+			_wisp_files
+			return ;;
+		--log-level)
+			_wisp_words "error warn info debug trace"
+			return ;;
+		--log-file)
+			_wisp_files
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --sandbox --dry-run --json --metrics --log-level --log-file --help" ;;
+		*) _wisp_files ;;
+		esac ;;
+	doctor)
+		case $prev in
+		esac
+		case $cur in
+		-*) _wisp_words "--json --help" ;;
+		esac ;;
+	help)
+		case $prev in
+		esac
+		case $cur in
+		-*) _wisp_words "--man --bash --help" ;;
+		esac ;;
+	esac
+}
+
+complete -F _wisp wisp
