@@ -190,6 +190,17 @@ int kvm_open(struct error *err)
 	return r;
 }
 
+/* KVM knows no name of the processor and no first-level caches of AMD's: ask it. */
+static void add_names(struct x86_cpuid *cpuid)
+{
+	for (unsigned i = 0; i < cpuid->num; i++) {
+		struct kvm_cpuid_entry2 *e = &cpuid->entry[i];
+
+		if (e->function >= 0x80000002 && e->function <= 0x80000005)
+			__cpuid(e->function, e->eax, e->ebx, e->ecx, e->edx);
+	}
+}
+
 int kvm_host_cpuid(int kvm_fd, struct x86_cpuid *ret_cpuid, struct error *err)
 {
 	struct kvm_cpuid2 *list;
@@ -205,6 +216,7 @@ int kvm_host_cpuid(int kvm_fd, struct x86_cpuid *ret_cpuid, struct error *err)
 	} else {
 		ret_cpuid->num = list->nent;
 		memcpy(ret_cpuid->entry, list->entries, list->nent * sizeof(list->entries[0]));
+		add_names(ret_cpuid);
 	}
 	free(list);
 	return r;

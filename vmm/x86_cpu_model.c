@@ -10,6 +10,9 @@
 
 #define BIT(n) (1u << (n))
 
+#define LEAF_NAME     0x80000002
+#define LEAF_NAME_END 0x80000004
+
 struct feature {
 	const char *name;
 	uint32_t leaf;
@@ -195,6 +198,20 @@ static bool keep_xsave_leaf(struct kvm_cpuid_entry2 *e, uint32_t xcr0)
 	}
 }
 
+/* Leaves 0x80000002 to 4: the name, 48 bytes in all. */
+static void set_name(struct kvm_cpuid_entry2 *e, enum x86_cpu_model model)
+{
+	char name[48] = "";
+	uint32_t regs[4];
+
+	snprintf(name, sizeof(name), "wisp %s", x86_cpu_model_name(model));
+	memcpy(regs, name + (e->function - LEAF_NAME) * sizeof(regs), sizeof(regs));
+	e->eax = regs[0];
+	e->ebx = regs[1];
+	e->ecx = regs[2];
+	e->edx = regs[3];
+}
+
 bool x86_cpu_model_keep(struct kvm_cpuid_entry2 *e, enum x86_cpu_model model)
 {
 	unsigned level = model_level(model);
@@ -204,6 +221,8 @@ bool x86_cpu_model_keep(struct kvm_cpuid_entry2 *e, enum x86_cpu_model model)
 		return true;
 	if (e->function == 0xd)
 		return keep_xsave_leaf(e, level_xcr0[level]);
+	if (e->function >= LEAF_NAME && e->function <= LEAF_NAME_END)
+		set_name(e, model);
 	if (e->function == 7) {
 		if (e->index)
 			return false;

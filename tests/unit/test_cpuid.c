@@ -38,6 +38,9 @@ static const struct kvm_cpuid_entry2 intel_entries[] = {
 	{ .function = 0x40000001, .eax = 0x01007afb },
 	{ .function = 0x80000000, .eax = 0x80000008 },
 	{ .function = 0x80000001, .ecx = 0x121, .edx = 0x2c100800 },
+	{ .function = 0x80000002, .eax = 0x65746e49, .ebx = 0x2952286c },
+	{ .function = 0x80000003 },
+	{ .function = 0x80000004 },
 	{ .function = 0x80000007, .edx = 0x100 },
 	{ .function = 0x80000008, .eax = 0x302e, .ecx = 0x5555 },
 };
@@ -261,6 +264,16 @@ static void models_are_the_same_on_different_hosts(void **state)
 	assert_memory_equal(made_a.entry, made_b.entry, made_a.num * sizeof(made_a.entry[0]));
 }
 
+static void models_have_a_name_of_their_own(void **state)
+{
+	struct x86_cpuid host = make(intel(), X86_CPU_HOST, 1), v3 = make(intel(), X86_CPU_V3, 1);
+	struct kvm_cpuid_entry2 e = leaf(&v3, 0x80000002, 0);
+	const uint32_t regs[4] = { e.eax, e.ebx, e.ecx, e.edx };
+
+	assert_memory_equal(regs, "wisp x86-64-v3\0", 16);
+	assert_int_equal(leaf(&host, 0x80000002, 0).eax, 0x65746e49);
+}
+
 static void xsave_areas_are_as_large_as_their_components(void **state)
 {
 	struct x86_cpuid v3 = make(intel(), X86_CPU_V3, 1), v4 = make(intel(), X86_CPU_V4, 1),
@@ -331,6 +344,7 @@ int main(void)
 		cmocka_unit_test(apic_ids_are_the_vcpus_own_in_every_leaf),
 		cmocka_unit_test(models_have_their_level_and_no_more),
 		cmocka_unit_test(models_are_the_same_on_different_hosts),
+		cmocka_unit_test(models_have_a_name_of_their_own),
 		cmocka_unit_test(xsave_areas_are_as_large_as_their_components),
 		cmocka_unit_test(a_host_that_lacks_features_is_refused_by_their_names),
 		cmocka_unit_test(a_host_without_anything_fills_the_message_and_no_more),
