@@ -1,0 +1,505 @@
+#include "devices/serial.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+/* Register offsets. */
+#define REG_DATA 0 /* RBR, THR; DLL with DLAB */
+#define REG_IER	 1 /* DLM with DLAB */
+#define REG_IIR	 2 /* read; FCR when written */
+#define REG_LCR	 3
+#define REG_MCR	 4
+#define REG_LSR	 5
+#define REG_MSR	 6
+#define REG_SCR	 7
+
+#define IER_RX	   0x01
+#define IER_TX	   0x02
+#define IER_LINE   0x04
+#define IER_MODEM  0x08
+#define IER_MASK   0x0f
+
+#define IIR_NONE    0x01
+#define IIR_MODEM   0x00
+#define IIR_TX	    0x02
+#define IIR_RX	    0x04
+#define IIR_LINE    0x06
+#define IIR_TIMEOUT 0x0c
+#define IIR_FIFO    0xc0
+
+#define FCR_ENABLE   0x01
+#define FCR_CLEAR_RX 0x02
+#define FCR_CLEAR_TX 0x04
+#define FCR_KEPT     0xc9 /* enable, DMA mode, trigger level */
+
+#define LCR_BREAK 0x40
+#define LCR_DLAB  0x80
+
+#define MCR_DTR	 0x01
+#define MCR_RTS	 0x02
+#define MCR_OUT1 0x04
+#define MCR_OUT2 0x08
+#define MCR_LOOP 0x10
+#define MCR_MASK 0x1f
+
+#define LSR_DATA    0x01
+#define LSR_OVERRUN 0x02
+#define LSR_BREAK   0x10
+#define LSR_THRE    0x20
+#define LSR_TEMT    0x40
+#define LSR_ERRORS  0x1e
+
+#define MSR_DELTAS 0x0f
+#define MSR_TERI   0x04
+#define MSR_CTS	   0x10
+#define MSR_DSR	   0x20
+#define MSR_RI	   0x40
+#define MSR_DCD	   0x80
+
+#define FIFO_BYTES 16
+
+/* Between the vCPU that writes and the loop that carries it to the chardev. */
+#define TX_BYTES 4096u
+
+/*
+ * A guest that reads the line status so often without writing waits for input by
+ * polling, so it may have some though its receive interrupt is off.
+ */
+#define POLLS_FOR_INPUT 64
+
+struct serial {
+	pthread_mutex_t lock; /* everything but the chardev, which is the loop's */
+	uint8_t ier, fcr, lcr, mcr, lsr, msr, scr;
+	uint16_t divisor;
+	uint8_t rx[FIFO_BYTES];
+	unsigned rx_head, rx_len;
+	bool tx_pending;      /* "transmitter empty" has not been read from IIR yet */
+	bool timeout_pending; /* bytes below the trigger level wait */
+	bool line_high;	      /* what the interrupt pin shows */
+	unsigned polls;
+
+	uint8_t *tx; /* ring, made when first written to */
+	unsigned tx_head, tx_len;
+
+	struct irq_line irq;
+	struct loop *loop;
+	struct chardev *chardev; /* may be NULL */
+	struct loop_task drain;	 /* tx to the chardev */
+	struct loop_task resume; /* there is room for input again */
+};
+
+/* ---- interrupts; under the lock ---- */
+
+static unsigned trigger_level(const struct serial *s)
+{
+	static const uint8_t level[4] = { 1, 4, 8, 14 };
+
+	return s->fcr & FCR_ENABLE ? level[s->fcr >> 6] : 1;
+}
+
+static unsigned rx_capacity(const struct serial *s)
+{
+	return s->fcr & FCR_ENABLE ? FIFO_BYTES : 1;
+}
+
+static bool tx_room(const struct serial *s)
+{
+	return s->tx_len < TX_BYTES;
+}
+
+static uint8_t line_status(const struct serial *s)
+{
+	return s->lsr | (s->rx_len ? LSR_DATA : 0) | (tx_room(s) ? LSR_THRE : 0) |
+	       (s->tx_len ? 0 : LSR_TEMT);
+}
+
+/* The identification of what is pending, highest priority first. */
+static uint8_t pending_interrupt(const struct serial *s)
+{
+	if ((s->ier & IER_LINE) && (s->lsr & LSR_ERRORS))
+		return IIR_LINE;
+	if ((s->ier & IER_RX) && s->rx_len >= trigger_level(s))
+		return IIR_RX;
+	if ((s->ier & IER_RX) && s->timeout_pending && s->rx_len)
+		return IIR_TIMEOUT;
+	if ((s->ier & IER_TX) && s->tx_pending)
+		return IIR_TX;
+	if ((s->ier & IER_MODEM) && (s->msr & MSR_DELTAS))
+		return IIR_MODEM;
+	return IIR_NONE;
+}
+
+/* The pin is edge-triggered: a rise is an interrupt, staying high is none. */
+static void update_interrupt(struct serial *s)
+{
+	bool high = pending_interrupt(s) != IIR_NONE;
+
+	if (high && !s->line_high)
+		irq_line_raise(&s->irq);
+	s->line_high = high;
+}
+
+/* ---- bytes ---- */
+
+static void receive(struct serial *s, uint8_t byte)
+{
+	if (s->rx_len == rx_capacity(s)) {
+		s->lsr |= LSR_OVERRUN;
+		/* Without a FIFO the newer byte wins; with one, the FIFO stays as it is. */
+		if (s->fcr & FCR_ENABLE)
+			return;
+		s->rx_len = 0;
+	}
+	s->rx[(s->rx_head + s->rx_len++) % FIFO_BYTES] = byte;
+	/* There is no line speed: the four character times of the timeout are over at once. */
+	s->timeout_pending = s->fcr & FCR_ENABLE;
+}
+
+static uint8_t take_byte(struct serial *s)
+{
+	uint8_t byte;
+
+	if (!s->rx_len)
+		return 0;
+	byte = s->rx[s->rx_head];
+	s->rx_head = (s->rx_head + 1) % FIFO_BYTES;
+	if (--s->rx_len == 0) {
+		s->timeout_pending = false;
+		if (s->chardev)
+			loop_post(s->loop, &s->resume);
+	}
+	return byte;
+}
+
+static void transmit(struct serial *s, uint8_t byte)
+{
+	s->polls = 0;
+	s->tx_pending = false;
+	if (s->mcr & MCR_LOOP) {
+		receive(s, byte);
+	} else if (s->chardev) {
+		if (!s->tx)
+			s->tx = malloc(TX_BYTES);
+		/* A guest that writes without looking for room loses bytes, as on a real port. */
+		if (s->tx && tx_room(s)) {
+			s->tx[(s->tx_head + s->tx_len) % TX_BYTES] = byte;
+			if (s->tx_len++ == 0)
+				loop_post(s->loop, &s->drain);
+		}
+	}
+	/* Sent as soon as written, as long as there is room for more. */
+	if (tx_room(s)) {
+		/* Low and high again: each byte sent is an event of its own. */
+		update_interrupt(s);
+		s->tx_pending = true;
+	}
+}
+
+/* ---- registers; vCPU threads ---- */
+
+static void write_fcr(struct serial *s, uint8_t v)
+{
+	if ((v ^ s->fcr) & FCR_ENABLE)
+		v |= FCR_CLEAR_RX | FCR_CLEAR_TX;
+	if (v & FCR_CLEAR_RX) {
+		s->rx_len = 0;
+		s->timeout_pending = false;
+		if (s->chardev)
+			loop_post(s->loop, &s->resume);
+	}
+	/* What the transmitter holds has left already, as far as the guest can tell. */
+	s->fcr = v & FCR_ENABLE ? v & FCR_KEPT : 0;
+}
+
+/* With the loop closed the modem's outputs are its inputs. */
+static void update_modem(struct serial *s)
+{
+	uint8_t now = MSR_CTS | MSR_DSR | MSR_DCD, changed;
+
+	if (s->mcr & MCR_LOOP)
+		now = (s->mcr & MCR_RTS ? MSR_CTS : 0) | (s->mcr & MCR_DTR ? MSR_DSR : 0) |
+		      (s->mcr & MCR_OUT1 ? MSR_RI : 0) | (s->mcr & MCR_OUT2 ? MSR_DCD : 0);
+	changed = (now ^ s->msr) & ~MSR_DELTAS;
+	/* The ring indicator's delta is its falling edge alone. */
+	if ((changed & MSR_RI) && (now & MSR_RI))
+		changed &= ~MSR_RI;
+	s->msr = now | (s->msr & MSR_DELTAS) | changed >> 4;
+}
+
+static void serial_write(void *opaque, uint64_t offset, const void *data, unsigned len)
+{
+	struct serial *s = opaque;
+	uint8_t v = *(const uint8_t *)data;
+	bool dlab;
+
+	pthread_mutex_lock(&s->lock);
+	dlab = s->lcr & LCR_DLAB;
+	switch (offset) {
+	case REG_DATA:
+		if (dlab)
+			s->divisor = (s->divisor & 0xff00) | v;
+		else
+			transmit(s, v);
+		break;
+	case REG_IER:
+		if (dlab) {
+			s->divisor = (s->divisor & 0x00ff) | v << 8;
+			break;
+		}
+		/* Switching the interrupt on finds the transmitter empty: drivers rely on it. */
+		if ((v & IER_TX) && !(s->ier & IER_TX) && tx_room(s))
+			s->tx_pending = true;
+		if ((v & IER_RX) && !(s->ier & IER_RX) && s->chardev)
+			loop_post(s->loop, &s->resume);
+		s->ier = v & IER_MASK;
+		break;
+	case REG_IIR:
+		write_fcr(s, v);
+		break;
+	case REG_LCR:
+		s->lcr = v;
+		/* A break sent into a closed loop is received. */
+		if ((v & LCR_BREAK) && (s->mcr & MCR_LOOP))
+			s->lsr |= LSR_BREAK;
+		break;
+	case REG_MCR:
+		s->mcr = v & MCR_MASK;
+		update_modem(s);
+		break;
+	case REG_SCR:
+		s->scr = v;
+		break;
+	default: /* line and modem status are read-only */
+		break;
+	}
+	update_interrupt(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static uint8_t read_iir(struct serial *s)
+{
+	uint8_t id = pending_interrupt(s);
+
+	if (id == IIR_TX)
+		s->tx_pending = false;
+	return id | (s->fcr & FCR_ENABLE ? IIR_FIFO : 0);
+}
+
+static uint8_t read_lsr(struct serial *s)
+{
+	uint8_t v = line_status(s);
+
+	s->lsr &= ~LSR_ERRORS;
+	if (!s->rx_len && s->chardev && ++s->polls == POLLS_FOR_INPUT)
+		loop_post(s->loop, &s->resume);
+	return v;
+}
+
+static void serial_read(void *opaque, uint64_t offset, void *data, unsigned len)
+{
+	struct serial *s = opaque;
+	uint8_t v = 0;
+	bool dlab;
+
+	pthread_mutex_lock(&s->lock);
+	dlab = s->lcr & LCR_DLAB;
+	switch (offset) {
+	case REG_DATA:
+		v = dlab ? s->divisor & 0xff : take_byte(s);
+		break;
+	case REG_IER:
+		v = dlab ? s->divisor >> 8 : s->ier;
+		break;
+	case REG_IIR:
+		v = read_iir(s);
+		break;
+	case REG_LCR:
+		v = s->lcr;
+		break;
+	case REG_MCR:
+		v = s->mcr;
+		break;
+	case REG_LSR:
+		v = read_lsr(s);
+		break;
+	case REG_MSR:
+		v = s->msr;
+		s->msr &= ~MSR_DELTAS;
+		break;
+	case REG_SCR:
+		v = s->scr;
+		break;
+	}
+	update_interrupt(s);
+	pthread_mutex_unlock(&s->lock);
+	*(uint8_t *)data = v;
+}
+
+static const struct bus_ops serial_ops = { .read = serial_read, .write = serial_write };
+
+/* ---- the loop's side ---- */
+
+/* Carry output on. The chardev is never called with the lock held. */
+static void drain_tx(struct loop_task *task)
+{
+	struct serial *s = container_of(task, struct serial, drain);
+	unsigned head, len;
+	bool was_full;
+	size_t n;
+
+	do {
+		pthread_mutex_lock(&s->lock);
+		head = s->tx_head;
+		len = MIN(s->tx_len, TX_BYTES - head);
+		pthread_mutex_unlock(&s->lock);
+		/* Only this side takes bytes out: what was there is there still. */
+		n = len ? chardev_write(s->chardev, s->tx + head, len) : 0;
+		pthread_mutex_lock(&s->lock);
+		was_full = !tx_room(s);
+		s->tx_head = (s->tx_head + n) % TX_BYTES;
+		s->tx_len -= n;
+		if (was_full && n) {
+			s->tx_pending = true;
+			update_interrupt(s);
+		}
+		pthread_mutex_unlock(&s->lock);
+	} while (n);
+}
+
+static void chardev_writable(void *arg)
+{
+	struct serial *s = arg;
+
+	drain_tx(&s->drain);
+}
+
+static void resume_input(struct loop_task *task)
+{
+	struct serial *s = container_of(task, struct serial, resume);
+
+	chardev_resume_input(s->chardev);
+}
+
+/* None before the driver is there: it clears the FIFO when it starts. */
+static size_t input_room(void *arg)
+{
+	struct serial *s = arg;
+	size_t room = 0;
+
+	pthread_mutex_lock(&s->lock);
+	if (((s->ier & IER_RX) || s->polls >= POLLS_FOR_INPUT) && !(s->mcr & MCR_LOOP))
+		room = rx_capacity(s) - s->rx_len;
+	pthread_mutex_unlock(&s->lock);
+	return room;
+}
+
+static void input(void *arg, const uint8_t *p, size_t len)
+{
+	struct serial *s = arg;
+
+	pthread_mutex_lock(&s->lock);
+	for (size_t i = 0; i < len; i++)
+		receive(s, p[i]);
+	update_interrupt(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- life ---- */
+
+int serial_create(struct serial **ret_s, struct bus *pio, uint16_t base, struct irq_table *irqs,
+		  uint32_t gsi, struct chardev *chardev, struct loop *loop, struct error *err)
+{
+	struct serial *s = calloc(1, sizeof(*s));
+	struct chardev_user user = {
+		.room = input_room,
+		.input = input,
+		.writable = chardev_writable,
+		.arg = s,
+	};
+	struct bus_region region = { base, 8, &serial_ops, s, "serial" };
+	int r;
+
+	if (!s)
+		return error_set(err, -ENOMEM, "serial port: %m");
+	pthread_mutex_init(&s->lock, NULL);
+	irq_line_init(&s->irq, irqs, gsi);
+	s->loop = loop;
+	s->chardev = chardev;
+	s->divisor = 12; /* 9600 baud, as after a PC's reset */
+	s->drain.run = drain_tx;
+	s->resume.run = resume_input;
+	update_modem(s);
+	s->msr &= ~MSR_DELTAS;
+	r = bus_add(pio, &region, err);
+	if (r < 0) {
+		serial_free(s);
+		return r;
+	}
+	if (chardev)
+		chardev_attach(chardev, &user);
+	*ret_s = s;
+	return 0;
+}
+
+void serial_free(struct serial *s)
+{
+	if (!s)
+		return;
+	irq_line_done(&s->irq);
+	pthread_mutex_destroy(&s->lock);
+	free(s->tx);
+	free(s);
+}
+
+void serial_save(struct serial *s, struct state_writer *w)
+{
+	pthread_mutex_lock(&s->lock);
+	state_put_u8(w, s->ier);
+	state_put_u8(w, s->fcr);
+	state_put_u8(w, s->lcr);
+	state_put_u8(w, s->mcr);
+	state_put_u8(w, s->lsr);
+	state_put_u8(w, s->msr);
+	state_put_u8(w, s->scr);
+	state_put_u16(w, s->divisor);
+	state_put_u8(w, s->tx_pending);
+	state_put_u8(w, s->timeout_pending);
+	state_put_u8(w, s->rx_len);
+	for (unsigned i = 0; i < s->rx_len; i++)
+		state_put_u8(w, s->rx[(s->rx_head + i) % FIFO_BYTES]);
+	state_put_u32(w, s->tx_len);
+	for (unsigned i = 0; i < s->tx_len; i++)
+		state_put_u8(w, s->tx[(s->tx_head + i) % TX_BYTES]);
+	pthread_mutex_unlock(&s->lock);
+}
+
+int serial_load(struct serial *s, struct state_reader *r)
+{
+	s->ier = state_get_u8(r) & IER_MASK;
+	s->fcr = state_get_u8(r) & FCR_KEPT;
+	s->lcr = state_get_u8(r);
+	s->mcr = state_get_u8(r) & MCR_MASK;
+	s->lsr = state_get_u8(r) & LSR_ERRORS;
+	s->msr = state_get_u8(r);
+	s->scr = state_get_u8(r);
+	s->divisor = state_get_u16(r);
+	s->tx_pending = state_get_u8(r);
+	s->timeout_pending = state_get_u8(r);
+	s->rx_head = s->tx_head = 0;
+	s->rx_len = state_get_u8(r);
+	if (s->rx_len > FIFO_BYTES)
+		return state_reader_fail(r, "%u bytes in a FIFO of %u", s->rx_len, FIFO_BYTES);
+	state_get_bytes(r, s->rx, s->rx_len);
+	s->tx_len = state_get_u32(r);
+	if (s->tx_len > TX_BYTES)
+		return state_reader_fail(r, "%u bytes to send", s->tx_len);
+	if (s->tx_len && !s->tx) {
+		s->tx = malloc(TX_BYTES);
+		if (!s->tx)
+			return -ENOMEM;
+	}
+	state_get_bytes(r, s->tx, s->tx_len);
+	s->line_high = pending_interrupt(s) != IIR_NONE;
+	return r->failed;
+}
