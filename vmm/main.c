@@ -1,0 +1,43 @@
+/* wisp: the command line's entry. Verbs and options are in vmm/cli.h's tables. */
+#include <malloc.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vmm/cli.h"
+#include "vmm/config.h"
+#include "vmm/default_guest.h"
+#include "vmm/doctor.h"
+#include "vmm/launch.h"
+
+static int run_main(int argc, char **argv)
+{
+	struct machine_config config;
+	struct error err = { 0 };
+	int status;
+
+	config_init(&config);
+	if (config_parse_run(&config, argc, argv, &err) < 0 ||
+	    config_validate(&config, &err) < 0 || default_guest_find(&config, &err) < 0) {
+		error_print(&err);
+		status = error_status(&err);
+	} else {
+		log_setup(2, config.log_level);
+		status = config.dry_run ? launch_dry_run(&config) : launch_run(&config);
+	}
+	config_done(&config);
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	/* One arena: a second one per thread costs every microVM memory it never needs. */
+	mallopt(M_ARENA_MAX, 1);
+
+	if (argc < 2)
+		return cli_help(0, NULL);
+	if (strcmp(argv[1], "run") == 0)
+		return run_main(argc - 2, argv + 2);
+	if (strcmp(argv[1], "doctor") == 0)
+		return doctor_main(argc - 2, argv + 2);
+	return cli_help(argc - 1, argv + 1);
+}
