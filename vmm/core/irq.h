@@ -5,7 +5,8 @@
  * Owned by the machine. A device holds an irq_line (edge, through an irqfd), an
  * irq_level (level, shared, for INTx) or MSI routes. Changes to the table are
  * collected and pushed once: KVM replaces the whole table at each call and
- * waits for readers. All functions take the table's own lock; any thread.
+ * waits for readers. Until a first message is routed nothing is pushed at all:
+ * the hypervisor's own table already leads the pins where they should go. All functions take the table's own lock; any thread.
  */
 #ifndef WISP_CORE_IRQ_H
 #define WISP_CORE_IRQ_H
@@ -21,6 +22,13 @@ struct loop;
 
 int irq_table_create(struct irq_table **ret_table, struct hv *hv);
 void irq_table_free(struct irq_table *table);
+
+/*
+ * Between these, unmasked vectors are only noted; the release pushes the table
+ * once and binds them all. For a guest that enables many at a stroke. Nests.
+ */
+void irq_table_hold(struct irq_table *table);
+int irq_table_release(struct irq_table *table);
 
 /* The hypervisor used (for ioeventfds of the same device). */
 struct hv *irq_table_hv(struct irq_table *table);
@@ -40,7 +48,10 @@ int irq_line_open(struct irq_line *line);
 /* Raise one edge. Any thread. */
 void irq_line_raise(struct irq_line *line);
 
-/* A level-triggered pin shared by several sources (PCI INTx): asserted while any source is. */
+/*
+ * A level-triggered pin shared by several sources (PCI INTx), numbered 0 to 63:
+ * asserted while any source is. -EINVAL for other sources or pins.
+ */
 int irq_level_set(struct irq_table *table, uint32_t gsi, unsigned source, bool asserted);
 
 /*
@@ -63,7 +74,10 @@ void irq_msi_done(struct irq_msi *msi);
 /* Open the eventfd; the vector stays masked. */
 int irq_msi_open(struct irq_msi *msi);
 
-/* Unmask with this message: route it (pushed only when it changed) and bind the irqfd. */
+/*
+ * Unmask with this message: route it (pushed only when it changed) and bind the
+ * irqfd; what the eventfd has counted is delivered. On failure it stays masked.
+ */
 int irq_msi_unmask(struct irq_msi *msi, uint64_t addr, uint32_t data);
 void irq_msi_mask(struct irq_msi *msi);
 
