@@ -17,7 +17,7 @@ struct state_writer {
 	uint8_t *buf;
 	size_t len, cap;
 	size_t section; /* offset of the open section's header, or SIZE_MAX */
-	int failed;	/* -ENOMEM once an append failed */
+	int failed;	/* -ENOMEM once an append failed, -EINVAL for misuse */
 };
 
 void state_writer_init(struct state_writer *w);
@@ -44,11 +44,22 @@ struct state_reader {
 	char why[120];
 };
 
+/*
+ * Open the section at @pos of what a writer left, and move @pos behind it.
+ * Returns 1 with @ret_r filled (it borrows @buf), 0 at the end, or -EBADMSG
+ * with @err: not a section, cut off, or its checksum is wrong.
+ */
+int state_next(const uint8_t *buf, size_t len, size_t *pos, struct state_reader *ret_r,
+	       struct error *err);
+
 uint8_t state_get_u8(struct state_reader *r);
 uint16_t state_get_u16(struct state_reader *r);
 uint32_t state_get_u32(struct state_reader *r);
 uint64_t state_get_u64(struct state_reader *r);
+bool state_get_bool(struct state_reader *r); /* a u8 that must be 0 or 1 */
 void state_get_bytes(struct state_reader *r, void *p, size_t len);
+/* At most @size - 1 bytes without a zero among them; always terminated. */
+void state_get_string(struct state_reader *r, char *buf, size_t size);
 
 /* Mark the section as wrong for a reason of the device's own ("queue size 3"). Returns -EBADMSG. */
 int state_reader_fail(struct state_reader *r, const char *fmt, ...) __printf(2, 3);
