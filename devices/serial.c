@@ -66,7 +66,7 @@
  * A guest that reads the line status so often without writing waits for input by
  * polling, so it may have some though its receive interrupt is off.
  */
-#define POLLS_FOR_INPUT 64
+#define POLLS_FOR_INPUT 4096
 
 struct serial {
 	pthread_mutex_t lock; /* everything but the chardev, which is the loop's */
@@ -110,8 +110,8 @@ static bool tx_room(const struct serial *s)
 
 static uint8_t line_status(const struct serial *s)
 {
-	return s->lsr | (s->rx_len ? LSR_DATA : 0) | (tx_room(s) ? LSR_THRE : 0) |
-	       (s->tx_len ? 0 : LSR_TEMT);
+	/* What we hold is on the line already, as far as the guest can tell. */
+	return s->lsr | (s->rx_len ? LSR_DATA : 0) | (tx_room(s) ? LSR_THRE | LSR_TEMT : 0);
 }
 
 /* The identification of what is pending, highest priority first. */
