@@ -92,7 +92,8 @@ bool loop_is_mine(const struct loop *loop);
  * @offset is UINT64_MAX for files without a position (pipes, terminals, sockets).
  * A file that is not ready is waited for, O_NONBLOCK or not: -EAGAIN comes back
  * only for MSG_DONTWAIT. Transfers may be short. The order in which several
- * operations on one descriptor are carried out is not defined.
+ * operations on one descriptor are carried out is not defined. Sockets answer
+ * -EPIPE; for pipes the process must ignore or block SIGPIPE, as for write(2).
  */
 void loop_readv(struct loop *loop, struct loop_op *op, int fd, const struct iovec *iov,
 		unsigned iovcnt, uint64_t offset);
