@@ -13,24 +13,32 @@ static struct termios saved;
 static int terminal_fd = -1;
 static volatile sig_atomic_t is_raw;
 
+bool terminal_is_background(int fd)
+{
+	pid_t group = tcgetpgrp(fd);
+
+	/* Not our controlling terminal, or a group of another PID namespace: nobody stops us. */
+	return group > 0 && group != getpgrp();
+}
+
 void terminal_save(int fd)
 {
-	/* In the background the terminal is somebody else's. */
-	if (tcgetattr(fd, &saved) == 0 && tcgetpgrp(fd) == getpgrp())
+	if (tcgetattr(fd, &saved) == 0 && !terminal_is_background(fd))
 		terminal_fd = fd;
 }
 
 /* From a background process group, setting a terminal stops the process: never that. */
-static int set_attributes(int when, const struct termios *t)
+static int set_attributes(const struct termios *t)
 {
 	sigset_t ttou, old;
 	int r;
 
 	sigemptyset(&ttou);
 	sigaddset(&ttou, SIGTTOU);
-	sigprocmask(SIG_BLOCK, &ttou, &old);
-	r = tcsetattr(terminal_fd, when, t) < 0 ? -errno : 0;
-	sigprocmask(SIG_SETMASK, &old, NULL);
+	pthread_sigmask(SIG_BLOCK, &ttou, &old);
+	/* Now, without waiting for output to drain: nobody may be reading the other end. */
+	r = tcsetattr(terminal_fd, TCSANOW, t) < 0 ? -errno : 0;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return r;
 }
 
@@ -42,7 +50,7 @@ int terminal_raw(void)
 	if (terminal_fd < 0)
 		return 0;
 	cfmakeraw(&raw);
-	r = set_attributes(TCSANOW, &raw);
+	r = set_attributes(&raw);
 	is_raw = r == 0;
 	return r;
 }
@@ -51,7 +59,7 @@ void terminal_restore(void)
 {
 	/* The parent restores what the monitor, its child, made raw: so not only when is_raw. */
 	if (terminal_fd >= 0)
-		set_attributes(TCSADRAIN, &saved);
+		set_attributes(&saved);
 	is_raw = 0;
 }
 

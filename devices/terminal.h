@@ -17,4 +17,7 @@ int terminal_raw(void);
 void terminal_restore(void);
 bool terminal_is_raw(void);
 
+/* Does the terminal @fd serve another process group now? Reading from it would then stop us. */
+bool terminal_is_background(int fd);
+
 #endif
