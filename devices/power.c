@@ -12,11 +12,12 @@
 #define CF9_PORT       0xcf9
 #define CF9_RESET_CPU  (1u << 2)
 #define I8042_STATUS   0x64
-#define I8042_DATA     0x60
 #define I8042_PULSE    0xfe /* command: pulse the reset line */
 
 #define PVPANIC_PANICKED     (1u << 0)
 #define PVPANIC_CRASH_LOADED (1u << 1)
+
+#define TEST_DEVICE_BYTES 4 /* test kernels write a long word */
 
 /* Offsets in the hot-plug registers. */
 #define HOTPLUG_UP    0
@@ -27,9 +28,9 @@ struct power {
 	struct bus *pio;
 	struct power_config config;
 	struct irq_line ged;
-	pthread_mutex_t lock; /* the three words below: vCPUs and whoever raises events */
-	uint32_t ged_pending;
-	uint32_t slots_up, slots_down;
+	pthread_mutex_t lock; /* the registers below: vCPUs and whoever raises events */
+	uint8_t ged_pending[4];
+	uint8_t slots[HOTPLUG_EJECT]; /* that appeared, that are to go */
 };
 
 static void report(struct power *p, enum power_event event, uint8_t value)
@@ -68,33 +69,47 @@ static void acpi_write(void *opaque, uint64_t offset, const void *data, unsigned
 	}
 }
 
+/* What is read is cleared with it, byte by byte: nothing is lost to a narrow access. */
+static void take_bytes(uint8_t *words, uint64_t offset, void *data, unsigned len)
+{
+	memcpy(data, words + offset, len);
+	memset(words + offset, 0, len);
+}
+
+/* Under the lock. */
+static void add_bits(uint8_t *word, uint32_t bits)
+{
+	put_le32(word, get_le32(word) | bits);
+}
+
 static void ged_read(void *opaque, uint64_t offset, void *data, unsigned len)
 {
 	struct power *p = opaque;
-	uint8_t word[4];
 
 	pthread_mutex_lock(&p->lock);
-	put_le32(word, p->ged_pending);
-	if (offset == 0)
-		p->ged_pending = 0;
+	take_bytes(p->ged_pending, offset, data, len);
 	pthread_mutex_unlock(&p->lock);
-	memcpy(data, word + offset, len);
 }
 
 static void hotplug_read(void *opaque, uint64_t offset, void *data, unsigned len)
 {
 	struct power *p = opaque;
-	uint8_t words[POWER_PCI_HOTPLUG_BYTES] = { 0 };
 
+	if (offset >= HOTPLUG_EJECT) {
+		memset(data, 0, len);
+		return;
+	}
 	pthread_mutex_lock(&p->lock);
-	put_le32(words + HOTPLUG_UP, p->slots_up);
-	put_le32(words + HOTPLUG_DOWN, p->slots_down);
-	if (offset == HOTPLUG_UP)
-		p->slots_up = 0;
-	else if (offset == HOTPLUG_DOWN)
-		p->slots_down = 0;
+	take_bytes(p->slots, offset, data, len);
 	pthread_mutex_unlock(&p->lock);
-	memcpy(data, words + offset, len);
+}
+
+static void hotplug_write(void *opaque, uint64_t offset, const void *data, unsigned len)
+{
+	struct power *p = opaque;
+
+	if (offset == HOTPLUG_EJECT && len == 4 && p->config.eject)
+		p->config.eject(p->config.arg, get_le32(data));
 }
 
 /* ---- ports older than ACPI ---- */
@@ -141,10 +156,9 @@ static void test_device_write(void *opaque, uint64_t offset, const void *data, u
 
 static const struct bus_ops acpi_ops = { .read = read_zero, .write = acpi_write };
 static const struct bus_ops ged_ops = { .read = ged_read, .write = ignore_write };
-static const struct bus_ops hotplug_ops = { .read = hotplug_read, .write = ignore_write };
+static const struct bus_ops hotplug_ops = { .read = hotplug_read, .write = hotplug_write };
 static const struct bus_ops cf9_ops = { .read = read_zero, .write = cf9_write };
 static const struct bus_ops i8042_ops = { .read = read_zero, .write = i8042_write };
-static const struct bus_ops i8042_data_ops = { .read = read_zero, .write = ignore_write };
 static const struct bus_ops pvpanic_ops = { .read = pvpanic_read, .write = pvpanic_write };
 static const struct bus_ops exit_ops = { .read = read_zero, .write = exit_write };
 static const struct bus_ops test_device_ops = { .read = read_zero, .write = test_device_write };
@@ -158,10 +172,9 @@ int power_create(struct power **ret_p, struct bus *pio, struct irq_table *irqs,
 		{ POWER_PCI_HOTPLUG_PORT, POWER_PCI_HOTPLUG_BYTES, &hotplug_ops, NULL, "hotplug" },
 		{ CF9_PORT, 1, &cf9_ops, NULL, "reset" },
 		{ I8042_STATUS, 1, &i8042_ops, NULL, "i8042" },
-		{ I8042_DATA, 1, &i8042_data_ops, NULL, "i8042" },
 		{ POWER_PVPANIC_PORT, 1, &pvpanic_ops, NULL, "pvpanic" },
 		{ POWER_EXIT_PORT, 1, &exit_ops, NULL, "exit" },
-		{ POWER_TEST_DEVICE_PORT, 1, &test_device_ops, NULL, "test-device" },
+		{ POWER_TEST_DEVICE_PORT, TEST_DEVICE_BYTES, &test_device_ops, NULL, "test-device" },
 	};
 	unsigned num = ARRAY_SIZE(regions) - !config->test_device;
 	struct power *p = calloc(1, sizeof(*p));
@@ -199,7 +212,7 @@ void power_free(struct power *p)
 void power_ged_raise(struct power *p, uint32_t events)
 {
 	pthread_mutex_lock(&p->lock);
-	p->ged_pending |= events;
+	add_bits(p->ged_pending, events);
 	pthread_mutex_unlock(&p->lock);
 	irq_line_raise(&p->ged);
 }
@@ -207,8 +220,8 @@ void power_ged_raise(struct power *p, uint32_t events)
 void power_pci_hotplug(struct power *p, uint32_t slots_up, uint32_t slots_down)
 {
 	pthread_mutex_lock(&p->lock);
-	p->slots_up |= slots_up;
-	p->slots_down |= slots_down;
+	add_bits(p->slots + HOTPLUG_UP, slots_up);
+	add_bits(p->slots + HOTPLUG_DOWN, slots_down);
 	pthread_mutex_unlock(&p->lock);
 	power_ged_raise(p, GED_PCI_HOTPLUG);
 }
@@ -216,20 +229,24 @@ void power_pci_hotplug(struct power *p, uint32_t slots_up, uint32_t slots_down)
 void power_save(struct power *p, struct state_writer *w)
 {
 	pthread_mutex_lock(&p->lock);
-	state_put_u32(w, p->ged_pending);
-	state_put_u32(w, p->slots_up);
-	state_put_u32(w, p->slots_down);
+	state_put_bytes(w, p->ged_pending, sizeof(p->ged_pending));
+	state_put_bytes(w, p->slots, sizeof(p->slots));
 	pthread_mutex_unlock(&p->lock);
 }
 
 int power_load(struct power *p, struct state_reader *r)
 {
-	uint32_t pending = state_get_u32(r);
+	uint8_t pending[sizeof(p->ged_pending)], slots[sizeof(p->slots)];
+	uint32_t events;
 
-	if (pending & ~(GED_POWER_BUTTON | GED_VMGENID | GED_PCI_HOTPLUG))
-		return state_reader_fail(r, "unknown events 0x%x", pending);
-	p->ged_pending = pending;
-	p->slots_up = state_get_u32(r);
-	p->slots_down = state_get_u32(r);
-	return r->failed;
+	state_get_bytes(r, pending, sizeof(pending));
+	state_get_bytes(r, slots, sizeof(slots));
+	if (r->failed)
+		return r->failed;
+	events = get_le32(pending);
+	if (events & ~(GED_POWER_BUTTON | GED_VMGENID | GED_PCI_HOTPLUG))
+		return state_reader_fail(r, "unknown events 0x%x", events);
+	memcpy(p->ged_pending, pending, sizeof(pending));
+	memcpy(p->slots, slots, sizeof(slots));
+	return 0;
 }

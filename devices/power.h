@@ -27,6 +27,8 @@ enum power_event {
 struct power_config {
 	bool test_device;
 	void (*event)(void *arg, enum power_event event, uint8_t value);
+	/* The guest has let go of these PCI slots, a bit each. May be NULL. */
+	void (*eject)(void *arg, uint32_t slots);
 	void *arg;
 };
 
