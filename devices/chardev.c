@@ -1,250 +1,322 @@
 #include "devices/chardev.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
 
-#define OUT_BYTES  (64 * KiB)
-#define IN_BYTES   4096u
-#define ESCAPE	   1 /* Ctrl-A */
-#define END_OF_TEXT 4 /* Ctrl-D: what a terminal's user types where a pipe just ends */
+#include "devices/chardev_internal.h"
+#include "devices/terminal.h"
+#include "vmm/core/log.h"
+
+#define OUT_BYTES (64 * KiB)
+#define IN_BYTES  4096u
+#define CTRL_A	  1
+
+/* How long to wait before looking again whether the terminal is ours. */
+#define BACKGROUND_NS NSEC_PER_SEC
+
+#define POLL_NOTHING (-1)
+#define POLL_HANGUP  0
 
 struct chardev {
-	enum chardev_kind kind;
 	struct loop *loop;
 	struct chardev_user user;
-	int in_fd, out_fd; /* -1: none now */
-	int listen_fd;
-	bool owns_fds;
-	bool terminal; /* escapes are looked for */
-	char *path;    /* of the socket, to be removed */
+	struct chardev_ends end;
 
-	/* Output: a ring that starts again at 0 whenever it runs empty, to touch few pages. */
+	/* A ring that starts again at 0 whenever it runs empty, to touch few pages. */
 	uint8_t *out;
 	size_t out_head, out_len;
+	struct iovec out_iov[2];
+	struct msghdr out_msg;
 	struct loop_op write_op;
 	bool writing;
 	bool writer_waits; /* chardev_write() took less than it was given */
+	bool discard;	   /* output goes nowhere any more */
 
-	/* Input: what was read and has not found room yet. */
+	/* What was read and has not found room yet. */
 	uint8_t in[IN_BYTES];
 	size_t in_pos, in_len;
 	struct loop_op poll_op;
-	bool polling;
-	bool escaped; /* the last byte was the escape key */
+	int polling; /* events asked for, or POLL_NOTHING */
+	struct loop_timer background;
+	bool escaped; /* the last byte was Ctrl-A */
 	bool ended;   /* end of input seen */
 
 	struct loop_op accept_op;
 	bool accepting;
+	bool gone; /* the socket's peer is: close when nothing is in flight */
+	bool closing;
 
 	void (*on_escape)(void *arg, char key);
 	void *escape_arg;
 };
 
-static void feed_input(struct chardev *c);
-static void start_writing(struct chardev *c);
+static void update_poll(struct chardev *c);
 
-/* ---- connections of a socket ---- */
+static void tell_open(struct chardev *c)
+{
+	if (c->user.opened)
+		c->user.opened(c->user.arg, chardev_is_open(c));
+}
+
+/* Whoever waits for room may go on: there is some, or output is dropped. */
+static void wake_writer(struct chardev *c)
+{
+	if (!c->writer_waits)
+		return;
+	c->writer_waits = false;
+	if (c->user.writable)
+		c->user.writable(c->user.arg);
+}
+
+/* ---- a socket's peers, one after the other ---- */
 
 static void watch_listener(struct chardev *c)
 {
-	if (c->listen_fd < 0 || c->accepting || c->in_fd >= 0)
+	if (c->end.listen_fd < 0 || c->accepting || c->closing)
 		return;
 	c->accepting = true;
-	loop_poll(c->loop, &c->accept_op, c->listen_fd, POLLIN);
+	loop_accept(c->loop, &c->accept_op, c->end.listen_fd);
 }
 
-static void connection_came(struct loop_op *op, int res)
+static void accepted(struct loop_op *op, int res)
 {
 	struct chardev *c = container_of(op, struct chardev, accept_op);
-	int fd;
 
 	c->accepting = false;
-	if (res < 0)
+	if (res == -ECANCELED)
 		return;
-	fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd < 0) {
-		watch_listener(c);
+	if (res < 0) {
+		log_warn("%s '%s': cannot accept: %s", c->end.name, c->end.path, strerror(-res));
+		if (res == -ECONNABORTED)
+			watch_listener(c);
 		return;
 	}
-	c->in_fd = c->out_fd = fd;
-	c->ended = false;
-	if (c->user.opened)
-		c->user.opened(c->user.arg, true);
-	feed_input(c);
+	c->end.in_fd = c->end.out_fd = res;
+	c->ended = c->gone = false;
+	tell_open(c);
+	update_poll(c);
 }
 
-/* The peer went; whoever comes next starts afresh. */
-static void disconnect(struct chardev *c)
+static void drop_peer(struct chardev *c)
 {
-	if (c->listen_fd < 0 || c->in_fd < 0 || c->polling || c->writing)
-		return;
-	close(c->in_fd);
-	c->in_fd = c->out_fd = -1;
-	c->in_pos = c->in_len = c->out_len = c->out_head = 0;
-	if (c->user.opened)
-		c->user.opened(c->user.arg, false);
-	if (c->writer_waits && c->user.writable) {
-		c->writer_waits = false;
-		c->user.writable(c->user.arg);
-	}
+	c->gone = true;
+	if (c->polling != POLL_NOTHING)
+		loop_cancel(c->loop, &c->poll_op);
+	if (c->writing)
+		loop_cancel(c->loop, &c->write_op);
+	if (c->polling != POLL_NOTHING || c->writing)
+		return; /* and once more when they have ended */
+	close(c->end.in_fd);
+	c->end.in_fd = c->end.out_fd = -1;
+	c->in_len = c->out_len = c->out_head = 0;
+	tell_open(c);
+	wake_writer(c);
 	watch_listener(c);
 }
 
 /* ---- input ---- */
 
-/* Take the escape sequences out of what was typed. Returns the bytes left. */
-static size_t strip_escapes(struct chardev *c, uint8_t *p, size_t len)
+/* Take the escapes out of what was typed. Returns the bytes left. */
+static size_t take_escapes(struct chardev *c, uint8_t *p, size_t len)
 {
 	size_t kept = 0;
 
 	for (size_t i = 0; i < len; i++) {
-		uint8_t key = p[i];
+		bool escaped = c->escaped;
 
-		if (!c->escaped && key == ESCAPE) {
-			c->escaped = true;
+		c->escaped = !escaped && p[i] == CTRL_A;
+		if (c->escaped)
 			continue;
-		}
-		if (c->escaped && key != ESCAPE) {
-			c->escaped = false;
-			if (c->on_escape)
-				c->on_escape(c->escape_arg, key);
-			continue;
-		}
-		c->escaped = false;
-		p[kept++] = key;
+		if (!escaped || p[i] == CTRL_A)
+			p[kept++] = p[i];
+		else if (p[i] == 'b' && c->user.send_break)
+			c->user.send_break(c->user.arg);
+		else if (c->on_escape)
+			c->on_escape(c->escape_arg, p[i]);
 	}
 	return kept;
 }
 
-static void poll_input(struct chardev *c)
-{
-	if (c->in_fd < 0 || c->polling || c->ended)
-		return;
-	c->polling = true;
-	loop_poll(c->loop, &c->poll_op, c->in_fd, POLLIN);
-}
-
-/* Hand on what is there, then ask for more, as far as the user has room. */
+/* Hand on as much as there is room for. */
 static void feed_input(struct chardev *c)
 {
 	while (c->in_len && c->user.input) {
 		size_t room = c->user.room ? c->user.room(c->user.arg) : c->in_len;
 		size_t n = MIN(room, c->in_len);
+		uint8_t *p = c->in + c->in_pos;
 
 		if (!n)
 			break;
 		c->in_len -= n;
 		c->in_pos += n;
-		c->user.input(c->user.arg, c->in + c->in_pos - n, n);
+		c->user.input(c->user.arg, p, n);
 	}
-	/* A terminal is read even when there is no room: the escape keys must always work. */
-	if (!c->in_len || (c->terminal && c->in_pos + c->in_len < IN_BYTES))
-		poll_input(c);
+	update_poll(c);
 }
 
-static void input_ended(struct chardev *c)
+/* Which events to ask for now. */
+static int wanted_events(const struct chardev *c)
 {
-	c->ended = true;
-	if (c->listen_fd >= 0) {
-		disconnect(c);
+	/* A terminal is read ahead, so that the escapes work while the guest does not read. */
+	bool space = !c->in_len || (c->end.terminal && c->in_len < IN_BYTES);
+
+	if (c->end.in_fd < 0 || c->background.armed || c->closing)
+		return POLL_NOTHING;
+	if (c->user.input && space && !c->ended)
+		return POLLIN;
+	return c->end.listen_fd >= 0 ? POLL_HANGUP : POLL_NOTHING;
+}
+
+static void update_poll(struct chardev *c)
+{
+	int events = wanted_events(c);
+
+	if (events == c->polling)
+		return;
+	if (c->polling != POLL_NOTHING) {
+		/* Its end asks again. */
+		loop_cancel(c->loop, &c->poll_op);
 		return;
 	}
-	if (c->kind == CHARDEV_STDIO && !c->terminal) {
-		if (!c->in_len)
-			c->in_pos = 0;
-		if (c->in_pos + c->in_len < IN_BYTES)
-			c->in[c->in_pos + c->in_len++] = END_OF_TEXT;
-		feed_input(c);
-	}
+	c->polling = events;
+	loop_poll(c->loop, &c->poll_op, c->end.in_fd, events);
 }
 
-static void input_ready(struct loop_op *op, int res)
+static void read_input(struct chardev *c)
 {
-	struct chardev *c = container_of(op, struct chardev, poll_op);
 	size_t end;
 	ssize_t n;
 
-	c->polling = false;
-	if (res < 0 || c->in_fd < 0)
-		return;
-	if (!c->in_len)
-		c->in_pos = 0;
-	end = c->in_pos + c->in_len;
-	n = read(c->in_fd, c->in + end, IN_BYTES - end);
-	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
-		poll_input(c);
+	if (c->end.terminal && terminal_is_background(c->end.in_fd)) {
+		/* What is typed is for somebody else, and reading it would stop us. */
+		loop_timer_set(c->loop, &c->background,
+			       clock_monotonic_ns(loop_clock(c->loop)) + BACKGROUND_NS);
 		return;
 	}
-	if (n <= 0) {
-		input_ended(c);
+	memmove(c->in, c->in + c->in_pos, c->in_len);
+	c->in_pos = 0;
+	end = c->in_len;
+	n = read(c->end.in_fd, c->in + end, IN_BYTES - end);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n > 0) {
+		c->in_len += c->end.terminal ? take_escapes(c, c->in + end, n) : (size_t)n;
 		return;
 	}
-	c->in_len += c->terminal ? strip_escapes(c, c->in + end, n) : (size_t)n;
+	c->ended = true;
+	/* A peer that has said all may still listen; its end comes as a hangup. */
+	if (c->end.listen_fd < 0)
+		tell_open(c);
+}
+
+static void polled(struct loop_op *op, int res)
+{
+	struct chardev *c = container_of(op, struct chardev, poll_op);
+	bool hangup = res < 0 || !(res & POLLIN);
+
+	c->polling = POLL_NOTHING;
+	if (c->gone) {
+		drop_peer(c);
+		return;
+	}
+	if (res == -ECANCELED) {
+		update_poll(c);
+		return;
+	}
+	if (c->end.listen_fd >= 0 && hangup) {
+		drop_peer(c);
+		return;
+	}
+	/* Of a pipe a hangup alone means that reading gives the end of input. */
+	if (wanted_events(c) == POLLIN)
+		read_input(c);
 	feed_input(c);
+}
+
+static void look_again(struct loop_timer *t)
+{
+	update_poll(container_of(t, struct chardev, background));
 }
 
 void chardev_resume_input(struct chardev *c)
 {
-	feed_input(c);
+	if (!c->gone)
+		feed_input(c);
 }
 
 /* ---- output ---- */
+
+static void start_writing(struct chardev *c)
+{
+	size_t first = MIN(c->out_len, OUT_BYTES - c->out_head);
+	unsigned n = first < c->out_len ? 2 : 1;
+
+	if (c->writing || !c->out_len || c->discard || c->gone)
+		return;
+	c->out_iov[0] = (struct iovec){ c->out + c->out_head, first };
+	c->out_iov[1] = (struct iovec){ c->out, c->out_len - first };
+	c->writing = true;
+	if (c->end.listen_fd >= 0) {
+		c->out_msg = (struct msghdr){ .msg_iov = c->out_iov, .msg_iovlen = n };
+		loop_sendmsg(c->loop, &c->write_op, c->end.out_fd, &c->out_msg, MSG_NOSIGNAL);
+	} else {
+		loop_writev(c->loop, &c->write_op, c->end.out_fd, c->out_iov, n, UINT64_MAX);
+	}
+}
+
+/* Nobody takes output any more, and the guest must not wait for it. */
+static void discard_output(struct chardev *c)
+{
+	c->discard = true;
+	c->out_len = c->out_head = 0;
+	wake_writer(c);
+}
 
 static void written(struct loop_op *op, int res)
 {
 	struct chardev *c = container_of(op, struct chardev, write_op);
 
 	c->writing = false;
-	if (res < 0 && res != -EAGAIN && res != -EINTR) {
-		/* Nobody reads any more: output goes nowhere, and the guest must not wait for it. */
-		c->out_len = c->out_head = 0;
-		if (c->listen_fd >= 0)
-			c->ended = true;
-		else if (res != -ECANCELED)
-			c->out_fd = -1;
-	} else if (res > 0) {
-		c->out_head = (c->out_head + res) % OUT_BYTES;
-		c->out_len -= res;
-		if (!c->out_len)
-			c->out_head = 0;
-	}
-	if (c->ended && c->listen_fd >= 0)
-		disconnect(c);
-	start_writing(c);
-	if (c->writer_waits && c->out_len < OUT_BYTES / 2) {
-		c->writer_waits = false;
-		if (c->user.writable)
-			c->user.writable(c->user.arg);
-	}
-}
-
-static void start_writing(struct chardev *c)
-{
-	size_t n = MIN(c->out_len, OUT_BYTES - c->out_head);
-
-	if (c->writing || !n || c->out_fd < 0)
+	if (c->gone) {
+		drop_peer(c);
 		return;
-	c->writing = true;
-	loop_write(c->loop, &c->write_op, c->out_fd, c->out + c->out_head, n, UINT64_MAX);
+	}
+	if (res < 0) {
+		if (c->end.listen_fd >= 0) {
+			drop_peer(c);
+			return;
+		}
+		if (!c->discard && res != -EPIPE)
+			log_warn("%s: cannot write, output is dropped: %s", c->end.name,
+				 strerror(-res));
+		discard_output(c);
+		return;
+	}
+	c->out_len -= MIN((size_t)res, c->out_len);
+	c->out_head = c->out_len ? (c->out_head + res) % OUT_BYTES : 0;
+	start_writing(c);
+	/* Not at the first free byte: each wakeup should be worth it. */
+	if (c->out_len <= OUT_BYTES / 2)
+		wake_writer(c);
 }
 
 size_t chardev_write(struct chardev *c, const void *p, size_t len)
 {
 	size_t tail, first, n;
 
-	if (c->out_fd < 0)
+	if (c->end.out_fd < 0 || c->discard || c->gone)
 		return len;
 	if (!c->out) {
 		c->out = malloc(OUT_BYTES);
-		if (!c->out)
-			return 0;
+		if (!c->out) {
+			log_warn("%s: no memory, output is dropped", c->end.name);
+			c->discard = true;
+			return len;
+		}
 	}
 	n = MIN(len, OUT_BYTES - c->out_len);
 	tail = (c->out_head + c->out_len) % OUT_BYTES;
@@ -252,79 +324,43 @@ size_t chardev_write(struct chardev *c, const void *p, size_t len)
 	memcpy(c->out + tail, p, first);
 	memcpy(c->out, (const uint8_t *)p + first, n - first);
 	c->out_len += n;
-	if (n < len)
-		c->writer_waits = true;
+	c->writer_waits |= n < len;
 	start_writing(c);
 	return n;
+}
+
+static void finish_operations(struct chardev *c)
+{
+	if (c->polling != POLL_NOTHING)
+		loop_cancel(c->loop, &c->poll_op);
+	if (c->accepting)
+		loop_cancel(c->loop, &c->accept_op);
+	if (c->writing)
+		loop_cancel(c->loop, &c->write_op);
+	while (c->polling != POLL_NOTHING || c->accepting || c->writing)
+		loop_run_once(c->loop, UINT64_MAX);
 }
 
 void chardev_flush(struct chardev *c, uint64_t timeout_ns)
 {
 	const struct clock *clock = loop_clock(c->loop);
-	uint64_t deadline = clock_monotonic_ns(clock) + timeout_ns;
+	uint64_t now = clock_monotonic_ns(clock), deadline = now + timeout_ns;
 
-	while (c->writing || (c->out_len && c->out_fd >= 0)) {
-		uint64_t now = clock_monotonic_ns(clock);
-
-		if (now >= deadline)
-			break;
-		start_writing(c);
+	/* The user may have more that it has yet to write. */
+	loop_run_once(c->loop, 0);
+	while (c->writing && now < deadline) {
 		loop_run_once(c->loop, deadline - now);
+		now = clock_monotonic_ns(clock);
 	}
-	if (c->writing)
-		loop_cancel(c->loop, &c->write_op);
+	if (!c->writing)
+		return;
+	discard_output(c);
+	loop_cancel(c->loop, &c->write_op);
 	while (c->writing)
 		loop_run_once(c->loop, UINT64_MAX);
 }
 
 /* ---- life ---- */
-
-static int open_socket(struct chardev *c, const char *path, struct error *err)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return error_usage(err, -ENAMETOOLONG, "socket '%s': the path is too long", path);
-	strcpy(addr.sun_path, path);
-	c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (c->listen_fd < 0)
-		return error_set(err, -errno, "socket '%s': %m", path);
-	if (bind(c->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		return error_usage(err, -errno, "socket '%s': cannot bind: %m", path);
-	c->path = strdup(path);
-	if (listen(c->listen_fd, 1) < 0)
-		return error_set(err, -errno, "socket '%s': cannot listen: %m", path);
-	c->owns_fds = true;
-	watch_listener(c);
-	return 0;
-}
-
-static int open_end(struct chardev *c, const struct chardev_config *config, struct error *err)
-{
-	switch (config->kind) {
-	case CHARDEV_NULL:
-		return 0;
-	case CHARDEV_STDIO:
-		c->in_fd = STDIN_FILENO;
-		c->out_fd = STDOUT_FILENO;
-		c->terminal = isatty(STDIN_FILENO);
-		return 0;
-	case CHARDEV_FDS:
-		c->in_fd = config->in_fd;
-		c->out_fd = config->out_fd;
-		return 0;
-	case CHARDEV_FILE:
-		c->out_fd = open(config->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY,
-				 0666);
-		c->owns_fds = true;
-		return c->out_fd < 0 ? error_usage(err, -errno, "file '%s': cannot write: %m",
-						   config->path) :
-				       0;
-	case CHARDEV_SOCKET:
-		return open_socket(c, config->path, err);
-	}
-	return -EINVAL;
-}
 
 int chardev_create(struct chardev **ret_c, const struct chardev_config *config, struct loop *loop,
 		   struct error *err)
@@ -334,17 +370,18 @@ int chardev_create(struct chardev **ret_c, const struct chardev_config *config, 
 
 	if (!c)
 		return error_set(err, -ENOMEM, "character device: %m");
-	c->kind = config->kind;
 	c->loop = loop;
-	c->in_fd = c->out_fd = c->listen_fd = -1;
+	c->polling = POLL_NOTHING;
 	c->write_op.done = written;
-	c->poll_op.done = input_ready;
-	c->accept_op.done = connection_came;
-	r = open_end(c, config, err);
+	c->poll_op.done = polled;
+	c->accept_op.done = accepted;
+	c->background.expired = look_again;
+	r = chardev_open_ends(&c->end, config, err);
 	if (r < 0) {
-		chardev_free(c);
+		free(c);
 		return r;
 	}
+	watch_listener(c);
 	*ret_c = c;
 	return 0;
 }
@@ -353,25 +390,11 @@ void chardev_free(struct chardev *c)
 {
 	if (!c)
 		return;
-	if (c->polling)
-		loop_cancel(c->loop, &c->poll_op);
-	if (c->accepting)
-		loop_cancel(c->loop, &c->accept_op);
-	if (c->writing)
-		loop_cancel(c->loop, &c->write_op);
-	while (c->polling || c->accepting || c->writing)
-		loop_run_once(c->loop, UINT64_MAX);
-	if (c->owns_fds) {
-		if (c->in_fd >= 0)
-			close(c->in_fd);
-		if (c->out_fd >= 0 && c->out_fd != c->in_fd)
-			close(c->out_fd);
-	}
-	if (c->listen_fd >= 0)
-		close(c->listen_fd);
-	if (c->path)
-		unlink(c->path);
-	free(c->path);
+	c->user = (struct chardev_user){ 0 };
+	c->closing = c->discard = true;
+	loop_timer_cancel(c->loop, &c->background);
+	finish_operations(c);
+	chardev_close_ends(&c->end);
 	free(c->out);
 	free(c);
 }
@@ -379,15 +402,20 @@ void chardev_free(struct chardev *c)
 void chardev_attach(struct chardev *c, const struct chardev_user *user)
 {
 	c->user = *user;
-	poll_input(c);
+	update_poll(c);
+}
+
+bool chardev_is_open(const struct chardev *c)
+{
+	return c->end.listen_fd >= 0 ? c->end.in_fd >= 0 : !c->ended;
 }
 
 void chardev_size(struct chardev *c, uint16_t *ret_columns, uint16_t *ret_rows)
 {
 	struct winsize size = { 0 };
 
-	if (c->terminal)
-		ioctl(c->in_fd, TIOCGWINSZ, &size);
+	if (c->end.terminal)
+		ioctl(c->end.in_fd, TIOCGWINSZ, &size);
 	*ret_columns = size.ws_col;
 	*ret_rows = size.ws_row;
 }

@@ -34,6 +34,8 @@ struct chardev_user {
 	void (*opened)(void *arg, bool open);
 	/* The terminal's size changed. */
 	void (*resized)(void *arg, uint16_t columns, uint16_t rows);
+	/* Ctrl-A b was typed: a break on the line. */
+	void (*send_break)(void *arg);
 	void *arg;
 };
 
@@ -41,8 +43,14 @@ int chardev_create(struct chardev **ret_c, const struct chardev_config *config, 
 		   struct error *err);
 void chardev_free(struct chardev *c);
 
-/* Any member of @user may be NULL. */
+/*
+ * Any member of @user may be NULL; all of them: nobody is there any more, input
+ * waits. Whoever is attached detaches before it is freed.
+ */
 void chardev_attach(struct chardev *c, const struct chardev_user *user);
+
+/* Is there a peer? What opened() said last, or would have. */
+bool chardev_is_open(const struct chardev *c);
 
 /* Queue output; returns how much was taken (0..len). */
 size_t chardev_write(struct chardev *c, const void *p, size_t len);
@@ -50,15 +58,19 @@ size_t chardev_write(struct chardev *c, const void *p, size_t len);
 /* The user has room again: go on reading. */
 void chardev_resume_input(struct chardev *c);
 
-/* Write out what is queued, waiting at most @timeout_ns. At the end of the machine. */
+/*
+ * Write out what is queued here and by the user, waiting at most @timeout_ns; a
+ * chardev that did not manage drops all output from then on. At the end of the
+ * machine, on the loop's thread outside of loop_run().
+ */
 void chardev_flush(struct chardev *c, uint64_t timeout_ns);
 
 /* Terminal columns and rows, 0 when it is none. */
 void chardev_size(struct chardev *c, uint16_t *ret_columns, uint16_t *ret_rows);
 
 /*
- * What the Ctrl-A escapes of a STDIO chardev ask for: 'x' end, 'd' detach,
- * others as they come. Twice Ctrl-A sends one. On the loop.
+ * What the Ctrl-A escapes of a terminal ask for: 'x' end, 'd' detach, others as
+ * they come (but for b, see send_break). Twice Ctrl-A sends one. On the loop.
  */
 void chardev_on_escape(struct chardev *c, void (*fn)(void *arg, char key), void *arg);
 
