@@ -59,8 +59,13 @@
 
 #define FIFO_BYTES 16
 
-/* Between the vCPU that writes and the loop that carries it to the chardev. */
-#define TX_BYTES 4096u
+/*
+ * Between the vCPU that writes and the loop that carries it to the chardev. The
+ * transmitter shows as busy from the mark on; the rest is for a driver that
+ * writes a whole FIFO after one look, or a long string without looking.
+ */
+#define TX_BYTES 8192u
+#define TX_MARK	 4096u
 
 /*
  * A guest that reads the line status so often without writing waits for input by
@@ -105,7 +110,7 @@ static unsigned rx_capacity(const struct serial *s)
 
 static bool tx_room(const struct serial *s)
 {
-	return s->tx_len < TX_BYTES;
+	return s->tx_len < TX_MARK;
 }
 
 static uint8_t line_status(const struct serial *s)
@@ -181,8 +186,8 @@ static void transmit(struct serial *s, uint8_t byte)
 	} else if (s->chardev) {
 		if (!s->tx)
 			s->tx = malloc(TX_BYTES);
-		/* A guest that writes without looking for room loses bytes, as on a real port. */
-		if (s->tx && tx_room(s)) {
+		/* A guest that never looks for room loses bytes in the end, as on a real port. */
+		if (s->tx && s->tx_len < TX_BYTES) {
 			s->tx[(s->tx_head + s->tx_len) % TX_BYTES] = byte;
 			if (s->tx_len++ == 0)
 				loop_post(s->loop, &s->drain);
@@ -291,7 +296,8 @@ static uint8_t read_lsr(struct serial *s)
 	uint8_t v = line_status(s);
 
 	s->lsr &= ~LSR_ERRORS;
-	if (!s->rx_len && s->chardev && ++s->polls == POLLS_FOR_INPUT)
+	/* A driver that waits for room to write looks as often, and wants no input by that. */
+	if ((v & (LSR_DATA | LSR_THRE)) == LSR_THRE && s->chardev && ++s->polls == POLLS_FOR_INPUT)
 		loop_post(s->loop, &s->resume);
 	return v;
 }
@@ -357,9 +363,10 @@ static void drain_tx(struct loop_task *task)
 		n = len ? chardev_write(s->chardev, s->tx + head, len) : 0;
 		pthread_mutex_lock(&s->lock);
 		was_full = !tx_room(s);
-		s->tx_head = (s->tx_head + n) % TX_BYTES;
 		s->tx_len -= n;
-		if (was_full && n) {
+		/* From the start again when empty: the fewer pages are touched. */
+		s->tx_head = s->tx_len ? (s->tx_head + n) % TX_BYTES : 0;
+		if (was_full && tx_room(s)) {
 			s->tx_pending = true;
 			update_interrupt(s);
 		}
@@ -444,8 +451,14 @@ int serial_create(struct serial **ret_s, struct bus *pio, uint16_t base, struct 
 
 void serial_free(struct serial *s)
 {
+	static const struct chardev_user nobody;
+
 	if (!s)
 		return;
+	if (s->chardev)
+		chardev_attach(s->chardev, &nobody);
+	while (s->drain.queued || s->resume.queued)
+		loop_run_once(s->loop, 0);
 	irq_line_done(&s->irq);
 	pthread_mutex_destroy(&s->lock);
 	free(s->tx);
@@ -474,32 +487,63 @@ void serial_save(struct serial *s, struct state_writer *w)
 	pthread_mutex_unlock(&s->lock);
 }
 
+/* Into locals first: a section that is wrong changes nothing. */
 int serial_load(struct serial *s, struct state_reader *r)
 {
-	s->ier = state_get_u8(r) & IER_MASK;
-	s->fcr = state_get_u8(r) & FCR_KEPT;
-	s->lcr = state_get_u8(r);
-	s->mcr = state_get_u8(r) & MCR_MASK;
-	s->lsr = state_get_u8(r) & LSR_ERRORS;
-	s->msr = state_get_u8(r);
-	s->scr = state_get_u8(r);
-	s->divisor = state_get_u16(r);
-	s->tx_pending = state_get_u8(r);
-	s->timeout_pending = state_get_u8(r);
-	s->rx_head = s->tx_head = 0;
-	s->rx_len = state_get_u8(r);
-	if (s->rx_len > FIFO_BYTES)
-		return state_reader_fail(r, "%u bytes in a FIFO of %u", s->rx_len, FIFO_BYTES);
-	state_get_bytes(r, s->rx, s->rx_len);
-	s->tx_len = state_get_u32(r);
-	if (s->tx_len > TX_BYTES)
-		return state_reader_fail(r, "%u bytes to send", s->tx_len);
-	if (s->tx_len && !s->tx) {
-		s->tx = malloc(TX_BYTES);
-		if (!s->tx)
+	struct serial v = { 0 };
+	uint8_t *tx = NULL;
+
+	v.ier = state_get_u8(r) & IER_MASK;
+	v.fcr = state_get_u8(r) & FCR_KEPT;
+	v.lcr = state_get_u8(r);
+	v.mcr = state_get_u8(r) & MCR_MASK;
+	v.lsr = state_get_u8(r) & LSR_ERRORS;
+	v.msr = state_get_u8(r);
+	v.scr = state_get_u8(r);
+	v.divisor = state_get_u16(r);
+	v.tx_pending = state_get_u8(r) != 0;
+	v.timeout_pending = state_get_u8(r) != 0;
+	v.rx_len = state_get_u8(r);
+	if (v.rx_len > rx_capacity(&v))
+		return state_reader_fail(r, "%u bytes received, room for %u", v.rx_len,
+					 rx_capacity(&v));
+	state_get_bytes(r, v.rx, v.rx_len);
+	v.tx_len = state_get_u32(r);
+	if (v.tx_len > TX_BYTES)
+		return state_reader_fail(r, "%u bytes to send", v.tx_len);
+	if (v.tx_len) {
+		tx = malloc(TX_BYTES);
+		if (!tx)
 			return -ENOMEM;
+		state_get_bytes(r, tx, v.tx_len);
 	}
-	state_get_bytes(r, s->tx, s->tx_len);
+	if (r->failed) {
+		free(tx);
+		return r->failed;
+	}
+	pthread_mutex_lock(&s->lock);
+	s->ier = v.ier;
+	s->fcr = v.fcr;
+	s->lcr = v.lcr;
+	s->mcr = v.mcr;
+	s->lsr = v.lsr;
+	s->msr = v.msr;
+	s->scr = v.scr;
+	s->divisor = v.divisor;
+	s->tx_pending = v.tx_pending;
+	s->timeout_pending = v.timeout_pending;
+	memcpy(s->rx, v.rx, sizeof(s->rx));
+	s->rx_head = 0;
+	s->rx_len = v.rx_len;
+	free(s->tx);
+	s->tx = tx;
+	s->tx_head = 0;
+	s->tx_len = v.tx_len;
 	s->line_high = pending_interrupt(s) != IIR_NONE;
-	return r->failed;
+	pthread_mutex_unlock(&s->lock);
+	if (s->chardev) {
+		loop_post(s->loop, &s->drain);
+		loop_post(s->loop, &s->resume);
+	}
+	return 0;
 }
