@@ -239,7 +239,8 @@ int fw_acpi_build(struct guest_mem *mem, const struct fw_platform *platform, str
 	if (!r)
 		r = build_xsdt(&t, &xsdt);
 	if (r < 0)
-		return error_set(err, r, "ACPI: tables for %u CPUs and %u devices do not fit into %llu KiB",
+		return error_set(err, r,
+				 "ACPI: tables for %u CPUs and %u devices do not fit into %llu KiB",
 				 platform->num_cpus, platform->num_mmio, FW_ACPI_SIZE / KiB);
 	put_rsdp(t.base, xsdt);
 	return 0;

@@ -10,7 +10,8 @@ static int put_cmdline(const struct fw_boot_config *config, struct guest_mem *me
 
 	if (len > max)
 		return error_usage(err, -E2BIG,
-				   "kernel command line: %zu bytes, but the kernel takes %llu at most",
+				   "kernel command line: %zu bytes, but the kernel takes %llu at "
+				   "most",
 				   len, (unsigned long long)max);
 	return guest_mem_write(mem, FW_CMDLINE_ADDR, config->cmdline, len + 1);
 }

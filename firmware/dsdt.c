@@ -154,8 +154,9 @@ static void write_pci_routing(struct aml *a, const uint32_t *gsi)
  */
 static void write_pci_osc(struct aml *a)
 {
-	const unsigned pcie_capability = 1u << 4, unknown_uuid = 1u << 2, unknown_revision = 1u << 3,
-		       masked = 1u << 4;
+	const unsigned pcie_capability = 1u << 4;
+	/* Status bits of the first word. */
+	const unsigned unknown_uuid = 1u << 2, unknown_revision = 1u << 3, masked = 1u << 4;
 	size_t method = aml_method(a, "_OSC", 4), cond, inner;
 
 	aml_op(a, AML_DWORD_FIELD);

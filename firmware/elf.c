@@ -33,8 +33,8 @@ static int check_header(const struct fw_kernel *k, const Elf64_Ehdr *ehdr, struc
 		return error_usage(err, -ENOEXEC, "kernel '%s': not an ELF file for x86-64", name);
 	if (ehdr->e_type != ET_EXEC)
 		return error_usage(err, -ENOEXEC,
-				   "kernel '%s': an ELF file of type %u, not an executable one", name,
-				   ehdr->e_type);
+				   "kernel '%s': an ELF file of type %u, not an executable one",
+				   name, ehdr->e_type);
 	if (ehdr->e_phentsize != sizeof(Elf64_Phdr) || !ehdr->e_phnum ||
 	    ehdr->e_phnum > MAX_PROGRAM_HEADERS)
 		return error_usage(err, -ENOEXEC,
@@ -59,8 +59,8 @@ static int add_segment(struct fw_kernel *k, const Elf64_Phdr *p, unsigned index,
 				   (unsigned long long)p->p_memsz, (unsigned long long)p->p_paddr);
 	if (!range_inside(p->p_offset, p->p_filesz, 0, k->file_size))
 		return error_usage(err, -ENODATA,
-				   "kernel '%s': truncated: segment %u is not all in the file", name,
-				   index);
+				   "kernel '%s': truncated: segment %u is not all in the file",
+				   name, index);
 	if (k->num_segments == FW_MAX_SEGMENTS)
 		return error_usage(err, -E2BIG, "kernel '%s': more than %u segments", name,
 				   FW_MAX_SEGMENTS);

@@ -23,7 +23,10 @@ int fw_kernel_read(const struct fw_kernel *k, uint64_t offset, void *dst, uint64
  */
 int fw_pread_full(int fd, void *dst, uint64_t len, uint64_t offset);
 
-/* Does @head look like the format, and if so: is it sound? @len is FW_HEAD_BYTES or the whole file. */
+/*
+ * Does @head look like the format, and if so: is it sound? @head is the first
+ * FW_HEAD_BYTES of the image, or all of it.
+ */
 bool fw_bzimage_probe(const uint8_t *head, uint64_t len);
 int fw_bzimage_parse(struct fw_kernel *k, const uint8_t *head, uint64_t len, struct error *err);
 bool fw_elf_probe(const uint8_t *head, uint64_t len);

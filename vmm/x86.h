@@ -36,7 +36,10 @@ struct x86_vcpu_state {
 	struct kvm_sregs sregs;
 };
 
-/* The state in which the boot processor enters as @start says. @apic_base is kept from KVM's reset state. */
+/*
+ * The state in which the boot processor enters as @start says. Of what @state
+ * had before only apic_base stays, KVM's from its reset.
+ */
 void x86_boot_state(struct x86_vcpu_state *state, const struct fw_start *start);
 
 /*

@@ -222,7 +222,7 @@ static void add_hypervisor(struct x86_cpuid *cpuid, uint64_t tsc_khz)
 		   });
 }
 
-/* The size of a full XSAVE area is that of the components left; KVM computes only the current one. */
+/* A full XSAVE area has the components that are left; KVM computes only the current size. */
 static void set_xsave_size(struct x86_cpuid *cpuid)
 {
 	struct kvm_cpuid_entry2 *main = NULL;

@@ -42,7 +42,8 @@ void fake_elf(struct fake_elf *elf, bool pvh);
 /* Headers for a test to break; write back what was changed. */
 Elf64_Ehdr fake_elf_header(const struct fake_elf *elf);
 void fake_elf_set_header(struct fake_elf *elf, const Elf64_Ehdr *ehdr);
-Elf64_Phdr fake_elf_segment(const struct fake_elf *elf, unsigned index); /* 0 text, 1 data, 2 note */
+/* 0 text, 1 data, 2 note */
+Elf64_Phdr fake_elf_segment(const struct fake_elf *elf, unsigned index);
 void fake_elf_set_segment(struct fake_elf *elf, unsigned index, const Elf64_Phdr *phdr);
 
 /* Replace the notes by one with this padding and descriptor. */

@@ -538,8 +538,9 @@ static void memory_map_reserves_what_is_not_ram(void **state)
 		bool found = false;
 
 		for (unsigned j = 0; j < n; j++)
-			found |= map[j].type == 2 && range_inside(reserved[i].addr, reserved[i].size,
-								  map[j].addr, map[j].size);
+			found |= map[j].type == 2 &&
+				 range_inside(reserved[i].addr, reserved[i].size, map[j].addr,
+					      map[j].size);
 		if (!found)
 			fail_msg("0x%llx is not reserved", (unsigned long long)reserved[i].addr);
 	}

@@ -25,7 +25,8 @@ static const struct kvm_cpuid_entry2 intel_entries[] = {
 	  .ecx = 0x1e, .edx = 0xbc000400 },
 	{ .function = 7, .index = 1, .flags = INDEXED, .eax = 0x30 },
 	{ .function = 0xa, .eax = 0x07300404 },
-	{ .function = 0xb, .index = 0, .flags = INDEXED, .eax = 1, .ebx = 2, .ecx = 0x100, .edx = 0x17 },
+	{ .function = 0xb, .index = 0, .flags = INDEXED, .eax = 1, .ebx = 2, .ecx = 0x100,
+	  .edx = 0x17 },
 	{ .function = 0xd, .index = 0, .flags = INDEXED, .eax = 0x2e7, .ebx = 2696, .ecx = 2696 },
 	{ .function = 0xd, .index = 1, .flags = INDEXED, .eax = 0xf, .ecx = 0x100 },
 	{ .function = 0xd, .index = 2, .flags = INDEXED, .eax = 256, .ebx = 576 },
@@ -34,7 +35,8 @@ static const struct kvm_cpuid_entry2 intel_entries[] = {
 	{ .function = 0xd, .index = 7, .flags = INDEXED, .eax = 1024, .ebx = 1664 },
 	{ .function = 0xd, .index = 9, .flags = INDEXED, .eax = 8, .ebx = 2688 },
 	{ .function = 0x1f, .index = 0, .flags = INDEXED, .eax = 1, .ebx = 2, .ecx = 0x100 },
-	{ .function = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b, .ecx = 0x564b4d56, .edx = 0x4d },
+	{ .function = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b, .ecx = 0x564b4d56,
+	  .edx = 0x4d },
 	{ .function = 0x40000001, .eax = 0x01007afb },
 	{ .function = 0x80000000, .eax = 0x80000008 },
 	{ .function = 0x80000001, .ecx = 0x121, .edx = 0x2c100800 },
@@ -49,7 +51,8 @@ static const struct kvm_cpuid_entry2 amd_entries[] = {
 	{ .function = 0, .eax = 0xd, .ebx = 0x68747541, .ecx = 0x444d4163, .edx = 0x69746e65 },
 	{ .function = 1, .eax = 0x800f12, .ebx = 0x05080800, .ecx = 0xfed83203, .edx = 0x178bfbff },
 	{ .function = 7, .index = 0, .flags = INDEXED, .ebx = 0x209c01a9 },
-	{ .function = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b, .ecx = 0x564b4d56, .edx = 0x4d },
+	{ .function = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b, .ecx = 0x564b4d56,
+	  .edx = 0x4d },
 	{ .function = 0x40000001, .eax = 0x01007afb },
 	{ .function = 0x80000000, .eax = 0x8000001f },
 	{ .function = 0x80000001, .ecx = 0x35c237ff, .edx = 0x2fd3fbff },
@@ -294,8 +297,8 @@ static void a_host_that_lacks_features_is_refused_by_their_names(void **state)
 
 	assert_int_equal(x86_cpuid_make(&c, &host, X86_CPU_V4, 1, TSC_KHZ, &err), -EINVAL);
 	assert_int_equal(err.kind, ERROR_USAGE);
-	assert_string_equal(err.msg, "--cpu x86-64-v4: this host lacks avx512f, avx512dq, avx512cd, "
-				     "avx512bw, avx512vl");
+	assert_string_equal(err.msg, "--cpu x86-64-v4: this host lacks avx512f, avx512dq, "
+				     "avx512cd, avx512bw, avx512vl");
 }
 
 static void a_host_without_anything_fills_the_message_and_no_more(void **state)

@@ -135,7 +135,8 @@ static void stack_and_data_segment_rules_bite(void **unused)
 	BREAK(expect_vmx_breaks, FW_ENTRY_LINUX64, "DS", s->ds.type = 2);
 	BREAK(expect_vmx_breaks, FW_ENTRY_LINUX64, "ES", s->es.type = 9);
 	BREAK(expect_vmx_breaks, FW_ENTRY_LINUX64, "FS", s->fs.base = 1ull << 47);
-	BREAK(expect_vmx_breaks, FW_ENTRY_LINUX64, "GS", (s->gs.unusable = 1, s->gs.base = 1ull << 63));
+	BREAK(expect_vmx_breaks, FW_ENTRY_LINUX64, "GS",
+	      (s->gs.unusable = 1, s->gs.base = 1ull << 63));
 	BREAK(expect_vmx_breaks, FW_ENTRY_LINUX64, "DS", s->ds.g = 0);
 }
 
