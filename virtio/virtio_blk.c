@@ -28,9 +28,8 @@ struct virtio_blk {
 	unsigned inflight;
 	struct list kept; /* requests for reuse */
 	unsigned num_kept;
-	/* Queues that have chains left over, and whose completions are not flushed yet. */
-	struct loop_task later;
-	uint64_t more, used;
+	struct loop_task notify;
+	uint64_t used; /* queues with completions that @notify has to tell */
 	struct iovec iov[VIRTQ_MAX_SEGMENTS]; /* where a chain is popped to */
 };
 
@@ -107,7 +106,7 @@ static void request_end(struct blk_request *req, uint8_t status, uint32_t data)
 	virtq_push(&blk->dev.queue[req->queue], &req->chain, data + 1);
 	/* One notification for all that complete in this round. */
 	blk->used |= 1ull << req->queue;
-	loop_defer(blk->dev.loop, &blk->later);
+	loop_defer(blk->dev.loop, &blk->notify);
 	request_put(req);
 }
 
@@ -309,41 +308,33 @@ static int take_one(struct virtio_blk *blk, unsigned queue)
 	return 1;
 }
 
-static void take_all(struct virtio_blk *blk, unsigned queue)
+static void blk_kick(struct virtio_device *dev, unsigned queue)
 {
-	struct virtq *q = &blk->dev.queue[queue];
+	struct virtq *q = &dev->queue[queue];
 	unsigned budget = q->size;
 	int r;
 
 	do {
 		virtq_kicks_off(q);
-		while ((r = take_one(blk, queue)) > 0) {
+		while ((r = take_one(blk_of(dev), queue)) > 0) {
 			/* A driver that adds as fast as we take must not hold the loop for ever. */
 			if (!--budget) {
-				blk->more |= 1ull << queue;
-				loop_defer(blk->dev.loop, &blk->later);
+				virtio_kick_again(dev, queue);
 				return;
 			}
 		}
 	} while (r == 0 && virtq_kicks_on(q));
 }
 
-static void blk_kick(struct virtio_device *dev, unsigned queue)
+static void notify(struct loop_task *task)
 {
-	take_all(blk_of(dev), queue);
-}
+	struct virtio_blk *blk = container_of(task, struct virtio_blk, notify);
+	uint64_t used = blk->used;
 
-static void run_later(struct loop_task *task)
-{
-	struct virtio_blk *blk = container_of(task, struct virtio_blk, later);
-	uint64_t more = blk->more, used = blk->used;
-
-	blk->more = blk->used = 0;
+	blk->used = 0;
 	for (unsigned i = 0; i < blk->dev.num_queues; i++) {
 		if (used & (1ull << i))
 			virtio_notify(&blk->dev, i);
-		if (more & (1ull << i) && blk->dev.running && !blk->dev.stopping)
-			take_all(blk, i);
 	}
 }
 
@@ -364,7 +355,7 @@ static void blk_reset(struct virtio_device *dev)
 	struct virtio_blk *blk = blk_of(dev);
 
 	blk->write_cache = !blk->block->writethrough;
-	blk->more = blk->used = 0;
+	blk->used = 0;
 }
 
 /* ---- configuration space, 5.2.4 ---- */
@@ -441,7 +432,7 @@ static void blk_free(struct virtio_device *dev)
 	struct virtio_blk *blk = blk_of(dev);
 
 	/* The last completions may have left a notification to do. */
-	while (blk->later.queued)
+	while (blk->notify.queued)
 		loop_run_once(dev->loop, 0);
 	while (!list_empty(&blk->kept)) {
 		struct blk_request *req = list_entry(blk->kept.next, struct blk_request, link);
@@ -509,7 +500,7 @@ int virtio_blk_create(struct virtio_device **ret_dev, const struct virtio_params
 	}
 	blk->block = block;
 	blk->write_cache = !block->writethrough;
-	blk->later.run = run_later;
+	blk->notify.run = notify;
 	list_init(&blk->kept);
 	/* Not a string: zeroes fill what is left, and a serial of 20 bytes has no end. */
 	if (serial)

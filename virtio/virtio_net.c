@@ -56,8 +56,7 @@ static void request_end(struct tx_request *req)
 	struct virtio_net *vn = req->vn;
 
 	virtq_push(&vn->dev.queue[NET_QUEUE_TX], &req->chain, 0);
-	vn->used |= 1u << NET_QUEUE_TX;
-	loop_defer(vn->dev.loop, &vn->later);
+	loop_defer(vn->dev.loop, &vn->notify);
 	vn->sending--;
 	if (req->room == SMALL_IOV && vn->num_kept < MAX_KEPT) {
 		list_add_tail(&vn->kept, &req->link);
@@ -170,12 +169,18 @@ static void send_all(struct virtio_net *vn)
 		while ((r = send_one(vn)) > 0) {
 			/* A driver that adds as fast as we take must not hold the loop for ever. */
 			if (!--budget) {
-				vn->more_to_send = true;
-				loop_defer(vn->dev.loop, &vn->later);
+				virtio_kick_again(&vn->dev, NET_QUEUE_TX);
 				return;
 			}
 		}
 	} while (r == 0 && virtq_kicks_on(q));
+}
+
+static void notify(struct loop_task *task)
+{
+	struct virtio_net *vn = container_of(task, struct virtio_net, notify);
+
+	virtio_notify(&vn->dev, NET_QUEUE_TX);
 }
 
 /* ---- the device ---- */
@@ -194,22 +199,6 @@ static void net_kick(struct virtio_device *dev, unsigned queue)
 	default:
 		net_control(vn);
 	}
-}
-
-static void run_later(struct loop_task *task)
-{
-	struct virtio_net *vn = container_of(task, struct virtio_net, later);
-	unsigned used = vn->used;
-	bool more = vn->more_to_send;
-
-	vn->used = 0;
-	vn->more_to_send = false;
-	for (unsigned i = 0; i < vn->dev.num_queues; i++) {
-		if (used & (1u << i))
-			virtio_notify(&vn->dev, i);
-	}
-	if (more && vn->dev.running && !vn->dev.stopping)
-		send_all(vn);
 }
 
 static int net_start(struct virtio_device *dev)
@@ -251,8 +240,6 @@ static void net_reset(struct virtio_device *dev)
 
 	net_set_mac(vn, vn->net->mac);
 	vn->status = vn->net->link_up ? VIRTIO_NET_S_LINK_UP : 0;
-	vn->used = 0;
-	vn->more_to_send = false;
 }
 
 static bool net_features_ok(const struct virtio_device *dev, uint64_t features)
@@ -366,7 +353,7 @@ static void net_free(struct virtio_device *dev)
 
 	net_close(vn->net);
 	/* The last completions may have left a notification to do. */
-	while (vn->later.queued)
+	while (vn->notify.queued)
 		loop_run_once(dev->loop, 0);
 	while (!list_empty(&vn->kept)) {
 		struct tx_request *req = list_entry(vn->kept.next, struct tx_request, link);
@@ -440,7 +427,7 @@ int virtio_net_create(struct virtio_device **ret_dev, const struct virtio_params
 		return r;
 	}
 	vn->net = net;
-	vn->later.run = run_later;
+	vn->notify.run = notify;
 	list_init(&vn->kept);
 	net_reset(&vn->dev);
 	net->link_changed = link_changed;

@@ -67,7 +67,6 @@ void net_control(struct virtio_net *vn)
 	struct iovec iov[MAX_SEGMENTS];
 	struct virtq_chain c = { .iov = iov, .max_iov = MAX_SEGMENTS };
 	struct virtq *q = &vn->dev.queue[NET_QUEUE_CTRL];
-	/* No driver has more than one command waiting; one that has may kick again. */
 	unsigned budget = q->size;
 	uint8_t ack;
 	int r = 0;
@@ -88,6 +87,6 @@ void net_control(struct virtio_net *vn)
 	if (r < 0)
 		virtio_fail(&vn->dev, "control queue: %s", q->why_broken);
 	else if (r > 0)
-		virtq_kicks_on(q);
+		virtio_kick_again(&vn->dev, NET_QUEUE_CTRL);
 	virtio_notify(&vn->dev, NET_QUEUE_CTRL);
 }

@@ -20,8 +20,6 @@ struct virtio_net {
 	struct net *net;
 	_Atomic uint64_t mac; /* six bytes; also read by vCPUs */
 	_Atomic uint16_t status;
-	struct loop_task later; /* what is done once a round */
-	unsigned used;		/* queues whose used chains are not published yet */
 
 	/* Receiving. Buffers are taken before it is known how long the next frame is. */
 	struct net_rx rx;
@@ -35,7 +33,7 @@ struct virtio_net {
 
 	/* Sending. */
 	unsigned sending;
-	bool more_to_send;
+	struct loop_task notify; /* once for all that was sent in a round */
 	struct list kept; /* requests for reuse */
 	unsigned num_kept;
 	struct iovec iov[VIRTQ_MAX_SEGMENTS]; /* where a chain is popped to */
