@@ -12,6 +12,7 @@
 
 #include "devices/net.h"
 #include "devices/net_offload.h"
+#include "helpers/guest_filter.h"
 #include "vmm/core/clock.h"
 #include "vmm/core/log.h"
 
@@ -40,6 +41,7 @@ struct user_net {
 	bool guest_full; /* the last frame had to be dropped */
 	bool ended;	 /* the guest's side is closed */
 	unsigned idle;	 /* turns without any event */
+	struct guest_filter filter;
 	struct timer timer[MAX_TIMERS];
 	struct pollfd *polls; /* [0] is the guest's side */
 	unsigned num_polls, max_polls;
@@ -75,6 +77,7 @@ static ssize_t send_packet(const void *buf, size_t len, void *opaque)
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
 	ssize_t n;
 
+	guest_filter_learn(&un->filter, buf, len);
 	do
 		n = sendmsg(un->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (n < 0 && (errno == EINTR || (errno == EAGAIN && wait_for_room(un))));
@@ -247,6 +250,10 @@ static void take_frame(struct user_net *un, const struct virtio_net_hdr_v1 *hdr,
 		guest_error("a frame that its header does not describe", un);
 		return;
 	}
+	if (!guest_filter_allows(&un->filter, un->frame, len)) {
+		guest_error("a frame to this host's loopback", un);
+		return;
+	}
 	slirp_input(un->slirp, un->frame, len);
 }
 
@@ -400,7 +407,8 @@ int user_net_create(struct user_net **ret_net, const struct user_net_config *con
 		.vprefix_len = 64,
 		.if_mtu = config->mtu,
 		.if_mru = config->mtu,
-		.disable_host_loopback = !config->host_loopback,
+		/* The filter does it; this would also drop the answers to forwarded UDP. */
+		.disable_host_loopback = false,
 	};
 	int buffer = 1 * MiB;
 	struct user_net *un = calloc(1, sizeof(*un));
@@ -413,6 +421,12 @@ int user_net_create(struct user_net **ret_net, const struct user_net_config *con
 	inet_pton(AF_INET6, "fec0::", &sc.vprefix_addr6);
 	inet_pton(AF_INET6, "fec0::2", &sc.vhost6);
 	inet_pton(AF_INET6, "fec0::3", &sc.vnameserver6);
+	un->filter = (struct guest_filter){
+		.host = config->host,
+		.prefix6 = sc.vprefix_addr6,
+		.dns6 = sc.vnameserver6,
+		.host_loopback = config->host_loopback,
+	};
 	un->slirp = slirp_new(&sc, &callbacks, un);
 	if (!un->slirp) {
 		user_net_free(un);
