@@ -263,8 +263,11 @@ static void raw_free(struct block *b)
 		fdatasync(raw->fd);
 	if (raw->buffered_fd >= 0)
 		close(raw->buffered_fd);
-	if (raw->fd >= 0)
+	if (raw->fd >= 0) {
+		/* By hand: file systems with locks of their own (FUSE) may keep one past the close. */
+		fcntl(raw->fd, F_OFD_SETLK, &(struct flock){ .l_type = F_UNLCK });
 		close(raw->fd);
+	}
 	free(b->path);
 	free(raw);
 }
