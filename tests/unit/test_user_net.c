@@ -37,8 +37,9 @@ struct fixture {
 	int fd;	    /* the guest's end */
 	char said[256];
 	uint8_t router_mac[6];
-	uint8_t frame[70000]; /* the last one received, header first */
-	ssize_t len;	      /* without the header */
+	uint8_t *frame; /* the last one received, header first */
+	ssize_t len;	/* without the header */
+	uint32_t space[20000];
 };
 
 /* ---- the process ---- */
@@ -60,11 +61,14 @@ static void helper_path(char *path, size_t size)
 static struct fixture *begin(const char *const *args)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
+	/* So that what follows the Ethernet header is aligned. */
+	const size_t shift = 2;
 	const char *argv[32] = { "wisp-net", "--fd", "3", "--status-fd", "4" };
 	int pair[2], pipe_fd[2], n = 5;
 	char path[512];
 	ssize_t len;
 
+	f->frame = (uint8_t *)f->space + shift;
 	while (args && *args)
 		argv[n++] = *args++;
 	helper_path(path, sizeof(path));
@@ -139,7 +143,7 @@ static bool get_frame(struct fixture *f, int wait_ms)
 
 	if (poll(&p, 1, wait_ms) <= 0)
 		return false;
-	n = recv(f->fd, f->frame, sizeof(f->frame), 0);
+	n = recv(f->fd, f->frame, sizeof(f->space) - 2, 0);
 	if (n < (ssize_t)sizeof(struct virtio_net_hdr_v1) + 14)
 		return false;
 	f->len = n - sizeof(struct virtio_net_hdr_v1);
@@ -181,12 +185,7 @@ static bool get_packet(struct fixture *f, uint8_t protocol)
 static size_t wrap(struct fixture *f, uint8_t *frame, uint8_t protocol, uint32_t from, uint32_t to,
 		   size_t len)
 {
-	struct iphdr *ip = (struct iphdr *)(frame + 14);
-
-	memset(frame, 0xff, 6);
-	memcpy(frame + 6, guest_mac, 6);
-	memcpy(frame + 12, "\x08\x00", 2);
-	*ip = (struct iphdr){
+	struct iphdr ip = {
 		.version = 4,
 		.ihl = 5,
 		.tot_len = htons(20 + len),
@@ -195,7 +194,12 @@ static size_t wrap(struct fixture *f, uint8_t *frame, uint8_t protocol, uint32_t
 		.saddr = htonl(from),
 		.daddr = htonl(to),
 	};
-	ip->check = net_checksum(ip, sizeof(*ip));
+
+	memset(frame, 0xff, 6);
+	memcpy(frame + 6, guest_mac, 6);
+	memcpy(frame + 12, "\x08\x00", 2);
+	ip.check = net_checksum(&ip, sizeof(ip));
+	memcpy(frame + 14, &ip, sizeof(ip));
 	return 34 + len;
 }
 
@@ -253,7 +257,8 @@ static void send_tcp(struct fixture *f, const struct tcphdr *like, uint32_t seq,
 	};
 
 	memcpy(frame + 34, &t, sizeof(t));
-	memcpy(frame + 54, data, len);
+	if (len)
+		memcpy(frame + 54, data, len);
 	send_frame(f, &h, frame, wrap(f, frame, IPPROTO_TCP, GUEST_IP, ROUTER_IP, 20 + len));
 }
 
