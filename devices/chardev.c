@@ -14,9 +14,10 @@
 #define OUT_BYTES (64 * KiB)
 #define IN_BYTES  4096u
 #define CTRL_A	  1
+#define CTRL_D	  4
 
-/* How long to wait before looking again whether the terminal is ours. */
-#define BACKGROUND_NS NSEC_PER_SEC
+/* How often to look for what nothing reports: is the terminal ours again, has a peer gone? */
+#define LATER_NS NSEC_PER_SEC
 
 #define POLL_NOTHING (-1)
 #define POLL_HANGUP  0
@@ -41,7 +42,8 @@ struct chardev {
 	size_t in_pos, in_len;
 	struct loop_op poll_op;
 	int polling; /* events asked for, or POLL_NOTHING */
-	struct loop_timer background;
+	struct loop_timer later; /* until then nothing is polled for */
+	bool any_input;
 	bool escaped; /* the last byte was Ctrl-A */
 	bool ended;   /* end of input seen */
 
@@ -110,6 +112,7 @@ static void drop_peer(struct chardev *c)
 		loop_cancel(c->loop, &c->write_op);
 	if (c->polling != POLL_NOTHING || c->writing)
 		return; /* and once more when they have ended */
+	loop_timer_cancel(c->loop, &c->later);
 	close(c->end.in_fd);
 	c->end.in_fd = c->end.out_fd = -1;
 	c->in_len = c->out_len = c->out_head = 0;
@@ -164,7 +167,7 @@ static int wanted_events(const struct chardev *c)
 	/* A terminal is read ahead, so that the escapes work while the guest does not read. */
 	bool space = !c->in_len || (c->end.terminal && c->in_len < IN_BYTES);
 
-	if (c->end.in_fd < 0 || c->background.armed || c->closing)
+	if (c->end.in_fd < 0 || c->later.armed || c->closing)
 		return POLL_NOTHING;
 	if (c->user.input && space && !c->ended)
 		return POLLIN;
@@ -186,6 +189,11 @@ static void update_poll(struct chardev *c)
 	loop_poll(c->loop, &c->poll_op, c->end.in_fd, events);
 }
 
+static void look_later(struct chardev *c)
+{
+	loop_timer_set(c->loop, &c->later, clock_monotonic_ns(loop_clock(c->loop)) + LATER_NS);
+}
+
 static void read_input(struct chardev *c)
 {
 	size_t end;
@@ -193,8 +201,7 @@ static void read_input(struct chardev *c)
 
 	if (c->end.terminal && terminal_is_background(c->end.in_fd)) {
 		/* What is typed is for somebody else, and reading it would stop us. */
-		loop_timer_set(c->loop, &c->background,
-			       clock_monotonic_ns(loop_clock(c->loop)) + BACKGROUND_NS);
+		look_later(c);
 		return;
 	}
 	memmove(c->in, c->in + c->in_pos, c->in_len);
@@ -204,10 +211,14 @@ static void read_input(struct chardev *c)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n > 0) {
+		c->any_input = true;
 		c->in_len += c->end.terminal ? take_escapes(c, c->in + end, n) : (size_t)n;
 		return;
 	}
 	c->ended = true;
+	/* Who typed has done so: what reads in the guest should end as it would here. */
+	if (c->end.stands_for_terminal && c->any_input)
+		c->in[c->in_len++] = CTRL_D;
 	/* A peer that has said all may still listen; its end comes as a hangup. */
 	if (c->end.listen_fd < 0)
 		tell_open(c);
@@ -216,7 +227,6 @@ static void read_input(struct chardev *c)
 static void polled(struct loop_op *op, int res)
 {
 	struct chardev *c = container_of(op, struct chardev, poll_op);
-	bool hangup = res < 0 || !(res & POLLIN);
 
 	c->polling = POLL_NOTHING;
 	if (c->gone) {
@@ -227,8 +237,12 @@ static void polled(struct loop_op *op, int res)
 		update_poll(c);
 		return;
 	}
-	if (c->end.listen_fd >= 0 && hangup) {
-		drop_peer(c);
+	if (c->end.listen_fd >= 0 && (res < 0 || !(res & POLLIN))) {
+		/* io_uring reports also a peer that has said all, and would do so at once again. */
+		if (res >= 0 && !(res & (POLLHUP | POLLERR | POLLNVAL)))
+			look_later(c);
+		else
+			drop_peer(c);
 		return;
 	}
 	/* Of a pipe a hangup alone means that reading gives the end of input. */
@@ -239,7 +253,7 @@ static void polled(struct loop_op *op, int res)
 
 static void look_again(struct loop_timer *t)
 {
-	update_poll(container_of(t, struct chardev, background));
+	update_poll(container_of(t, struct chardev, later));
 }
 
 void chardev_resume_input(struct chardev *c)
@@ -375,7 +389,7 @@ int chardev_create(struct chardev **ret_c, const struct chardev_config *config, 
 	c->write_op.done = written;
 	c->poll_op.done = polled;
 	c->accept_op.done = accepted;
-	c->background.expired = look_again;
+	c->later.expired = look_again;
 	r = chardev_open_ends(&c->end, config, err);
 	if (r < 0) {
 		free(c);
@@ -392,7 +406,7 @@ void chardev_free(struct chardev *c)
 		return;
 	c->user = (struct chardev_user){ 0 };
 	c->closing = c->discard = true;
-	loop_timer_cancel(c->loop, &c->background);
+	loop_timer_cancel(c->loop, &c->later);
 	finish_operations(c);
 	chardev_close_ends(&c->end);
 	free(c->out);

@@ -6,6 +6,9 @@
  * is back-pressure on the port that writes and nobody else. Input is read only
  * while its user has room. Neither direction loses a byte while the peer is
  * there; without a peer (a socket nobody connected to) output is dropped.
+ *
+ * Standard input that is no terminal but had something to say is followed by
+ * one Ctrl-D when it ends, as if all of it had been typed.
  */
 #ifndef WISP_DEVICES_CHARDEV_H
 #define WISP_DEVICES_CHARDEV_H

@@ -13,6 +13,7 @@ struct chardev_ends {
 	int listen_fd;	   /* a socket's, else -1 */
 	bool owns_out;
 	bool terminal; /* input is one */
+	bool stands_for_terminal; /* input is standard input, from a pipe or a file */
 	char *path;    /* of the socket, removed with it */
 };
 

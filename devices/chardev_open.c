@@ -68,6 +68,7 @@ static void open_stdio(struct chardev_ends *e)
 	e->in_fd = STDIN_FILENO;
 	e->out_fd = STDOUT_FILENO;
 	e->terminal = isatty(STDIN_FILENO);
+	e->stands_for_terminal = !e->terminal;
 	/*
 	 * A write to a terminal may block, and O_NONBLOCK would be seen by everybody
 	 * who shares the descriptor; opened again, it is ours alone. When that is
