@@ -30,7 +30,7 @@ struct power {
 	struct irq_line ged;
 	pthread_mutex_t lock; /* the registers below: vCPUs and whoever raises events */
 	uint8_t ged_pending[4];
-	uint8_t slots[HOTPLUG_EJECT]; /* that appeared, that are to go */
+	uint8_t slots[POWER_PCI_HOTPLUG_BYTES]; /* that appeared, that are to go, always 0 */
 };
 
 static void report(struct power *p, enum power_event event, uint8_t value)
@@ -95,10 +95,6 @@ static void hotplug_read(void *opaque, uint64_t offset, void *data, unsigned len
 {
 	struct power *p = opaque;
 
-	if (offset >= HOTPLUG_EJECT) {
-		memset(data, 0, len);
-		return;
-	}
 	pthread_mutex_lock(&p->lock);
 	take_bytes(p->slots, offset, data, len);
 	pthread_mutex_unlock(&p->lock);
