@@ -161,6 +161,13 @@ static void receive(struct serial *s, uint8_t byte)
 	s->timeout_pending = s->fcr & FCR_ENABLE;
 }
 
+/* A line held low reads as a zero byte, marked. */
+static void receive_break(struct serial *s)
+{
+	receive(s, 0);
+	s->lsr |= LSR_BREAK;
+}
+
 static uint8_t take_byte(struct serial *s)
 {
 	uint8_t byte;
@@ -264,9 +271,8 @@ static void serial_write(void *opaque, uint64_t offset, const void *data, unsign
 		break;
 	case REG_LCR:
 		s->lcr = v;
-		/* A break sent into a closed loop is received. */
 		if ((v & LCR_BREAK) && (s->mcr & MCR_LOOP))
-			s->lsr |= LSR_BREAK;
+			receive_break(s);
 		break;
 	case REG_MCR:
 		s->mcr = v & MCR_MASK;
@@ -412,6 +418,16 @@ static void input(void *arg, const uint8_t *p, size_t len)
 	pthread_mutex_unlock(&s->lock);
 }
 
+static void send_break(void *arg)
+{
+	struct serial *s = arg;
+
+	pthread_mutex_lock(&s->lock);
+	receive_break(s);
+	update_interrupt(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
 /* ---- life ---- */
 
 int serial_create(struct serial **ret_s, struct bus *pio, uint16_t base, struct irq_table *irqs,
@@ -422,6 +438,7 @@ int serial_create(struct serial **ret_s, struct bus *pio, uint16_t base, struct 
 		.room = input_room,
 		.input = input,
 		.writable = chardev_writable,
+		.send_break = send_break,
 		.arg = s,
 	};
 	struct bus_region region = { base, 8, &serial_ops, s, "serial" };
