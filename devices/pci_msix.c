@@ -64,8 +64,11 @@ void pci_msix_update(struct pci_device *dev)
 	control = get_le16(dev->config + dev->msix_cap + PCI_MSIX_FLAGS);
 	dev->msix_enabled = control & PCI_MSIX_FLAGS_ENABLE;
 	dev->msix_masked = control & PCI_MSIX_FLAGS_MASKALL;
+	/* All at a stroke: each push of the table waits for the processors. */
+	irq_table_hold(dev->bus->params.irqs);
 	for (i = 0; i < dev->msix_vectors; i++)
 		update_vector(dev, i);
+	irq_table_release(dev->bus->params.irqs);
 }
 
 /* ---- the table's BAR ---- */

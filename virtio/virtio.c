@@ -222,11 +222,13 @@ static void doorbells_on(struct virtio_device *dev)
 {
 	unsigned i;
 
+	pthread_mutex_lock(&dev->lock);
 	for (i = 0; i < dev->num_queues; i++) {
 		/* Blocking, so that the loop's read of it waits; kept until the device is freed. */
 		if (dev->queue[i].ready && dev->doorbell[i].fd < 0)
 			dev->doorbell[i].fd = eventfd(0, EFD_CLOEXEC);
 	}
+	pthread_mutex_unlock(&dev->lock);
 	dev->bound = true;
 	if (dev->transport_ops && dev->transport_ops->queues_on(dev->transport) < 0)
 		log_debug("%s '%s': doorbells take the slow way", dev->ops->name, dev->id);
@@ -242,7 +244,7 @@ static void doorbells_off(struct virtio_device *dev)
 void virtio_kick(struct virtio_device *dev, unsigned queue)
 {
 	pthread_mutex_lock(&dev->lock);
-	if ((dev->status & VIRTIO_CONFIG_S_DRIVER_OK) && !dev->busy && queue < dev->num_queues &&
+	if ((dev->status & VIRTIO_CONFIG_S_DRIVER_OK) && queue < dev->num_queues &&
 	    dev->doorbell[queue].fd >= 0)
 		eventfd_write(dev->doorbell[queue].fd, 1);
 	pthread_mutex_unlock(&dev->lock);
