@@ -17,12 +17,15 @@
  *	fake_driver_done(&d);
  *	fake_vm_done(&vm);
  *
- * Setting up asserts (cmocka) that each step succeeds. One thread.
+ * Setting up asserts (cmocka) that each step succeeds. One thread; or the
+ * driver on another than the loop's, but for what turns the loop: fake_run(),
+ * fake_wait_used() and the functions that count interrupts.
  */
 #ifndef WISP_TESTS_FAKE_DRIVER_H
 #define WISP_TESTS_FAKE_DRIVER_H
 
 #include "devices/pci.h"
+#include "tests/unit/fake_hv.h"
 #include "virtio/virtio.h"
 #include "virtio/virtio_mmio.h"
 #include "virtio/virtio_pci.h"
@@ -37,25 +40,15 @@
 #define FAKE_ECAM_BASE	0xe8000000ull
 #define FAKE_MMIO32	0xc0000000ull
 #define FAKE_MMIO64	0x100000000ull
-#define FAKE_MAX_EVENTS 256
-
-/* What the hypervisor was told: doorbells and interrupt bindings. */
-struct fake_bindings {
-	struct hv hv;
-	struct hv_ioeventfd doorbell[FAKE_MAX_EVENTS];
-	unsigned num_doorbells;
-	struct {
-		int fd;
-		uint32_t gsi;
-	} irqfd[FAKE_MAX_EVENTS];
-	unsigned num_irqfds;
-	struct hv_route route[FAKE_MAX_EVENTS];
-	unsigned num_routes;
-	bool line[IRQ_NUM_PINS]; /* levels by irq_line() */
-};
 
 struct fake_vm {
-	struct fake_bindings bindings;
+	struct hv *hv; /* fake_hv_create()'s: ask it for doorbells, lines, what was delivered */
+	struct hv_vcpu *vcpu;
+	struct { /* what the guest does next, if anything */
+		bool due, write;
+		uint64_t addr, value;
+		unsigned len;
+	} access;
 	struct guest_mem *mem;
 	struct loop *loop;
 	struct clock clock; /* virtual: the loop's timers fire after clock_advance() */
@@ -77,12 +70,9 @@ void *fake_ptr(struct fake_vm *vm, uint64_t gpa, uint64_t len);
 /* Deliver what is there without waiting, until there is nothing more. */
 void fake_run(struct fake_vm *vm);
 
-/* A guest write as KVM sees it: a doorbell that matches is signalled, else the bus is asked. */
+/* A guest's access to device memory: a doorbell is signalled, all else exits and is done. */
 void fake_write(struct fake_vm *vm, uint64_t addr, uint64_t value, unsigned len);
 uint64_t fake_read(struct fake_vm *vm, uint64_t addr, unsigned len);
-
-/* Interrupts raised on @gsi (an eventfd's count) since the last call. */
-unsigned fake_gsi_count(struct fake_vm *vm, uint32_t gsi);
 
 enum fake_transport { FAKE_MMIO, FAKE_PCI };
 
@@ -123,6 +113,7 @@ struct fake_driver {
 	uint64_t features; /* negotiated */
 	struct fake_queue queue[VIRTIO_MAX_QUEUES];
 	unsigned num_queues;
+	uint64_t seen[VIRTIO_MAX_QUEUES + 1]; /* interrupts of each vector so far; mmio: [0] */
 };
 
 /* Put @dev behind a transport, probe it, set all queues up and say DRIVER_OK. */
@@ -132,7 +123,10 @@ void fake_driver_ok(struct fake_driver *d);
 /* Free transport and device. */
 void fake_driver_done(struct fake_driver *d);
 
-/* Negotiate and set up again as fake_driver_init() did, e.g. after fake_set_status(d, 0). */
+/* Write status 0 and wait until it reads so, turning the loop if it is this thread's. */
+void fake_reset(struct fake_driver *d);
+
+/* Reset, negotiate and set up again, as fake_driver_init() did. */
 void fake_driver_probe(struct fake_driver *d);
 
 uint8_t fake_status(struct fake_driver *d);
