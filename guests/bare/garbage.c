@@ -32,6 +32,21 @@ static u64 odd_number(void)
 	}
 }
 
+/*
+ * An odd address for the device to read and write: this program and its tables, below, must
+ * survive what is written there, which is the program's fault and not the device's.
+ */
+#define OURS_END (64ul << 20)
+
+static u64 odd_address(void)
+{
+	u64 addr = odd_number();
+
+	if (addr - (u64)page < sizeof(page))
+		return addr;
+	return addr < OURS_END ? addr + OURS_END : addr;
+}
+
 static void garbage_registers(struct vdev *d)
 {
 	for (u32 i = 0; i < 40; i++) {
@@ -78,7 +93,7 @@ static void garbage_queues(struct vdev *d)
 {
 	virtio_begin(d, random_next() & 1 ? F_PACKED | F_EVENT_IDX : F_INDIRECT);
 	for (u32 i = 0; i < 4; i++)
-		virtio_queue_set(d, i, odd_number(), odd_number(), odd_number(), odd_number(), odd_number() & 1);
+		virtio_queue_set(d, i, odd_number(), odd_address(), odd_address(), odd_address(), odd_number() & 1);
 	virtio_ready(d);
 	for (u32 i = 0; i < 4; i++)
 		virtio_kick(d, i);
@@ -87,8 +102,10 @@ static void garbage_queues(struct vdev *d)
 
 static void fill_descriptor(struct desc *d, u32 size, bool packed)
 {
-	d->addr = odd_number();
+	d->addr = odd_address();
 	d->len = odd_number();
+	if (d->addr < OURS_END)
+		d->len %= (u64)page + sizeof(page) - d->addr;
 	if (packed) {
 		d->flags = random_next();
 		d->next = (random_next() & 7) | (random_next() & 1 ? DESC_AVAIL : 0) | (random_next() & 1 ? DESC_USED : 0);
@@ -114,8 +131,10 @@ static void garbage_ring(struct vdev *d, bool packed, u64 features)
 		for (u32 j = 0; j < q->size; j++) {
 			fill_descriptor(&q->desc[j], q->size, q->packed);
 			fill_descriptor(&q->table[j], q->size, q->packed);
-			if (random_next() & 1)
+			if (random_next() & 1) {
 				q->desc[j].addr = (u64)q->table;
+				q->desc[j].len %= 8 * sizeof(struct desc) + 1;
+			}
 		}
 		for (u32 j = 0; j < q->size + 3 && !q->packed; j++)
 			q->avail[j] = j == 1 ? 1 + random_next() % 8 : random_next() % (random_next() & 1 ? 8 : 65536);
