@@ -7,50 +7,15 @@
  * in the driver's buffer: back-pressure on that port and no other.
  */
 #include <errno.h>
-#include <linux/virtio_console.h>
+#include <stdio.h>
 #include <stdlib.h>
 
-#include "virtio/virtio_devices.h"
+#include "virtio/virtio_console_internal.h"
 
-#define QUEUE_SIZE	128
-#define CONTROL_RX	2
-#define CONTROL_TX	3
-#define MAX_PORTS	31 /* VIRTIO_MAX_QUEUES / 2 - 1 */
-#define PORT_SEGMENTS	34
-#define CONTROL_BYTES	sizeof(struct virtio_console_control)
-#define CONTROL_SEGMENTS 4
-#define MAX_NAME	64
-
-/* Control messages a port has yet to send, in the order of sending. */
-#define SEND_ADD     (1u << 0)
-#define SEND_CONSOLE (1u << 1)
-#define SEND_NAME    (1u << 2)
-#define SEND_SIZE    (1u << 3)
-#define SEND_OPEN    (1u << 4)
-
-struct console_port {
-	struct virtio_console *console;
-	unsigned index;
-	char name[MAX_NAME];
-	bool is_console;
-	struct chardev *chardev;
-	uint16_t columns, rows;
-	bool host_open;	 /* somebody is at the other end */
-	bool guest_open; /* the driver said so; Linux throws away what comes earlier */
-	unsigned to_send; /* SEND_* */
-
-	/* The buffer being filled and the one being sent, popped and not pushed. */
-	struct iovec rx_iov[PORT_SEGMENTS], tx_iov[PORT_SEGMENTS];
-	struct virtq_chain rx, tx;
-	bool rx_held, tx_held;
-	uint64_t tx_done; /* bytes of tx that the chardev has taken */
-};
-
-struct virtio_console {
-	struct virtio_device dev;
-	unsigned num_ports;
-	struct console_port port[];
-};
+/* Linux fills receive queues with a page per entry: long ones cost guests memory. */
+#define RX_QUEUE_SIZE 16
+#define TX_QUEUE_SIZE 32
+#define MAX_PORTS     (VIRTIO_MAX_QUEUES / 2 - 1)
 
 static struct virtio_console *to_console(struct virtio_device *dev)
 {
@@ -67,18 +32,12 @@ static unsigned tx_queue(const struct console_port *p)
 	return rx_queue(p) + 1;
 }
 
-static bool is_running(const struct virtio_console *c)
-{
-	return c->dev.running && !c->dev.stopping;
-}
-
-/* Pop with one retry after asking for kicks again, so that none is missed. */
-static int pop_or_wait(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain)
+int console_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain)
 {
 	struct virtq *q = &dev->queue[queue];
 	int r;
 
-	if (!q->started)
+	if (!q->started || dev->needs_reset)
 		return 0;
 	do
 		r = virtq_pop(q, chain);
@@ -86,122 +45,6 @@ static int pop_or_wait(struct virtio_device *dev, unsigned queue, struct virtq_c
 	if (r < 0)
 		virtio_fail(dev, "queue %u: %s", queue, q->why_broken);
 	return r;
-}
-
-/* ---- control messages to the driver ---- */
-
-/* Returns false when there is no buffer for it now. */
-static bool send_control(struct console_port *p, uint16_t event, uint16_t value, const void *extra,
-			 size_t extra_len)
-{
-	struct virtio_device *dev = &p->console->dev;
-	struct iovec iov[CONTROL_SEGMENTS];
-	struct virtq_chain chain = { .iov = iov, .max_iov = CONTROL_SEGMENTS };
-	struct virtio_console_control message = {
-		.id = htole32(p->index),
-		.event = htole16(event),
-		.value = htole16(value),
-	};
-	size_t n;
-
-	if (pop_or_wait(dev, CONTROL_RX, &chain) <= 0)
-		return false;
-	n = virtq_copy_in(&chain, 0, &message, sizeof(message));
-	n += virtq_copy_in(&chain, n, extra, extra_len);
-	virtq_push(&dev->queue[CONTROL_RX], &chain, n);
-	return true;
-}
-
-static bool send_one(struct console_port *p, unsigned what)
-{
-	struct virtio_console_resize {
-		uint16_t cols, rows;
-	} size = { htole16(p->columns), htole16(p->rows) };
-
-	switch (what) {
-	case SEND_ADD:
-		return send_control(p, VIRTIO_CONSOLE_PORT_ADD, 1, NULL, 0);
-	case SEND_CONSOLE:
-		return send_control(p, VIRTIO_CONSOLE_CONSOLE_PORT, 1, NULL, 0);
-	case SEND_NAME:
-		return send_control(p, VIRTIO_CONSOLE_PORT_NAME, 1, p->name, strlen(p->name));
-	case SEND_SIZE:
-		return send_control(p, VIRTIO_CONSOLE_RESIZE, 1, &size, sizeof(size));
-	default:
-		return send_control(p, VIRTIO_CONSOLE_PORT_OPEN, p->host_open, NULL, 0);
-	}
-}
-
-static void send_pending(struct virtio_console *c)
-{
-	bool sent = false;
-
-	if (!is_running(c) || !virtio_has(&c->dev, VIRTIO_CONSOLE_F_MULTIPORT))
-		return;
-	for (unsigned i = 0; i < c->num_ports; i++) {
-		struct console_port *p = &c->port[i];
-
-		while (p->to_send) {
-			unsigned what = p->to_send & -p->to_send;
-
-			if (!send_one(p, what))
-				goto out;
-			p->to_send &= ~what;
-			sent = true;
-		}
-	}
-out:
-	if (sent)
-		virtio_notify(&c->dev, CONTROL_RX);
-}
-
-/* ---- control messages from the driver ---- */
-
-static void handle_control(struct virtio_console *c, const struct virtio_console_control *m)
-{
-	uint32_t id = le32toh(m->id);
-	struct console_port *p;
-
-	if (le16toh(m->event) == VIRTIO_CONSOLE_DEVICE_READY) {
-		if (le16toh(m->value))
-			for (unsigned i = 0; i < c->num_ports; i++)
-				c->port[i].to_send |= SEND_ADD;
-		return;
-	}
-	/* A port we do not have: the driver's confusion, and without effect. */
-	if (id >= c->num_ports)
-		return;
-	p = &c->port[id];
-	if (le16toh(m->event) == VIRTIO_CONSOLE_PORT_READY && le16toh(m->value)) {
-		p->to_send |= SEND_OPEN;
-		if (p->is_console)
-			p->to_send |= SEND_CONSOLE;
-		if (p->name[0])
-			p->to_send |= SEND_NAME;
-		if (p->is_console && p->columns)
-			p->to_send |= SEND_SIZE;
-	} else if (le16toh(m->event) == VIRTIO_CONSOLE_PORT_OPEN) {
-		p->guest_open = le16toh(m->value);
-		chardev_resume_input(p->chardev);
-	}
-}
-
-static void receive_control(struct virtio_console *c)
-{
-	struct iovec iov[CONTROL_SEGMENTS];
-	struct virtq_chain chain = { .iov = iov, .max_iov = CONTROL_SEGMENTS };
-	struct virtio_console_control message;
-	bool any = false;
-
-	while (pop_or_wait(&c->dev, CONTROL_TX, &chain) > 0) {
-		if (virtq_copy_out(&chain, 0, &message, CONTROL_BYTES) == CONTROL_BYTES)
-			handle_control(c, &message);
-		virtq_push(&c->dev.queue[CONTROL_TX], &chain, 0);
-		any = true;
-	}
-	if (any)
-		virtio_notify(&c->dev, CONTROL_TX);
-	send_pending(c);
 }
 
 /* ---- data to the host ---- */
@@ -231,26 +74,27 @@ static bool write_held(struct console_port *p)
 static void send_output(struct console_port *p)
 {
 	struct virtio_device *dev = &p->console->dev;
-	unsigned queue = tx_queue(p);
-	bool any = false;
+	unsigned queue = tx_queue(p), left = TX_QUEUE_SIZE;
 
 	if (!is_running(p->console))
 		return;
-	for (;;) {
+	while (left--) {
 		if (!p->tx_held) {
-			if (pop_or_wait(dev, queue, &p->tx) <= 0)
-				break;
+			if (console_pop(dev, queue, &p->tx) <= 0)
+				goto out;
 			p->tx_held = true;
 		}
+		/* output_writable() goes on. */
 		if (!write_held(p))
-			break;
+			goto out;
 		p->tx_held = false;
 		p->tx_done = 0;
 		virtq_push(&dev->queue[queue], &p->tx, 0);
-		any = true;
 	}
-	if (any)
-		virtio_notify(dev, queue);
+	/* The others' turn: the driver may be adding as fast as we take. */
+	virtio_kick_again(dev, queue);
+out:
+	virtio_notify(dev, queue);
 }
 
 static void output_writable(void *arg)
@@ -263,18 +107,16 @@ static void output_writable(void *arg)
 static size_t input_room(void *arg)
 {
 	struct console_port *p = arg;
+	struct virtio_device *dev = &p->console->dev;
 
-	if (!is_running(p->console))
+	if (!is_running(p->console) || (is_multiport(p->console) && !p->guest_open))
 		return 0;
-	if (!p->guest_open && virtio_has(&p->console->dev, VIRTIO_CONSOLE_F_MULTIPORT))
-		return 0;
-	while (!p->rx_held) {
-		if (pop_or_wait(&p->console->dev, rx_queue(p), &p->rx) <= 0)
+	if (!p->rx_held) {
+		if (console_pop(dev, rx_queue(p), &p->rx) <= 0)
 			return 0;
-		if (p->rx.in_bytes)
-			p->rx_held = true;
-		else
-			virtq_push(&p->console->dev.queue[rx_queue(p)], &p->rx, 0);
+		p->rx_held = true;
+		if (!p->rx.in_bytes)
+			virtio_fail(dev, "queue %u: a buffer without room", rx_queue(p));
 	}
 	return p->rx.in_bytes;
 }
@@ -293,21 +135,26 @@ static void peer_changed(void *arg, bool open)
 {
 	struct console_port *p = arg;
 
-	p->host_open = open;
+	if (!p->ready)
+		return;
 	p->to_send |= SEND_OPEN;
-	send_pending(p->console);
+	console_send_pending(p->console);
+}
+
+static void set_size(struct console_port *p, uint16_t columns, uint16_t rows)
+{
+	atomic_store(&p->size, columns | (uint32_t)rows << 16);
 }
 
 static void resized(void *arg, uint16_t columns, uint16_t rows)
 {
 	struct console_port *p = arg;
 
-	p->columns = columns;
-	p->rows = rows;
-	if (virtio_has(&p->console->dev, VIRTIO_CONSOLE_F_MULTIPORT)) {
-		p->to_send |= SEND_SIZE;
-		send_pending(p->console);
-	} else if (p->index == 0) {
+	set_size(p, columns, rows);
+	if (p->ready) {
+		console_tell_port(p);
+		console_send_pending(p->console);
+	} else if (p->index == 0 && is_running(p->console) && !is_multiport(p->console)) {
 		virtio_config_changed(&p->console->dev);
 	}
 }
@@ -320,9 +167,9 @@ static void console_kick(struct virtio_device *dev, unsigned queue)
 	unsigned port = queue < 2 ? 0 : queue / 2 - 1;
 
 	if (queue == CONTROL_RX)
-		send_pending(c);
+		console_send_pending(c);
 	else if (queue == CONTROL_TX)
-		receive_control(c);
+		console_receive_control(c);
 	else if (queue & 1)
 		send_output(&c->port[port]);
 	else
@@ -333,8 +180,16 @@ static int console_start(struct virtio_device *dev)
 {
 	struct virtio_console *c = to_console(dev);
 
-	for (unsigned i = 0; i < c->num_ports; i++)
-		chardev_size(c->port[i].chardev, &c->port[i].columns, &c->port[i].rows);
+	for (unsigned i = 0; i < c->num_ports; i++) {
+		struct console_port *p = &c->port[i];
+		uint16_t columns, rows;
+
+		chardev_size(p->chardev, &columns, &rows);
+		set_size(p, columns, rows);
+		/* A driver that is there already may have come from another host. */
+		if (p->ready)
+			console_tell_port(p);
+	}
 	return 0;
 }
 
@@ -362,7 +217,7 @@ static void console_reset(struct virtio_device *dev)
 	for (unsigned i = 0; i < c->num_ports; i++) {
 		c->port[i].to_send = 0;
 		c->port[i].tx_done = 0;
-		c->port[i].guest_open = false;
+		c->port[i].ready = c->port[i].guest_open = false;
 	}
 }
 
@@ -370,9 +225,10 @@ static void console_config_read(struct virtio_device *dev, unsigned offset, void
 				unsigned len)
 {
 	struct virtio_console *c = to_console(dev);
+	uint32_t size = atomic_load(&c->port[0].size);
 	struct virtio_console_config config = {
-		.cols = htole16(c->port[0].columns),
-		.rows = htole16(c->port[0].rows),
+		.cols = htole16(size & 0xffff),
+		.rows = htole16(size >> 16),
 		.max_nr_ports = htole32(c->num_ports),
 	};
 
@@ -385,27 +241,29 @@ static void console_save(struct virtio_device *dev, struct state_writer *w)
 
 	state_put_u32(w, c->num_ports);
 	for (unsigned i = 0; i < c->num_ports; i++) {
-		state_put_u32(w, c->port[i].to_send);
-		state_put_u64(w, c->port[i].tx_done);
+		state_put_u8(w, c->port[i].ready);
 		state_put_u8(w, c->port[i].guest_open);
+		state_put_u8(w, c->port[i].to_send);
+		state_put_u64(w, c->port[i].tx_done);
 	}
 }
 
 static int console_load(struct virtio_device *dev, struct state_reader *r)
 {
 	struct virtio_console *c = to_console(dev);
-	uint32_t ports = state_get_u32(r);
+	uint32_t num = state_get_u32(r);
 
-	if (ports != c->num_ports)
-		return state_reader_fail(r, "%u ports where the machine has %u", ports,
-					 c->num_ports);
-	for (unsigned i = 0; i < c->num_ports; i++) {
-		c->port[i].to_send = state_get_u32(r);
-		c->port[i].tx_done = state_get_u64(r);
-		c->port[i].guest_open = state_get_u8(r);
-		if (c->port[i].to_send & ~(SEND_ADD | SEND_CONSOLE | SEND_NAME | SEND_SIZE |
-					   SEND_OPEN))
-			return state_reader_fail(r, "unknown messages 0x%x", c->port[i].to_send);
+	if (num != c->num_ports)
+		return state_reader_fail(r, "%u ports instead of %u", num, c->num_ports);
+	for (unsigned i = 0; i < num; i++) {
+		struct console_port *p = &c->port[i];
+
+		p->ready = state_get_bool(r);
+		p->guest_open = state_get_bool(r);
+		p->to_send = state_get_u8(r);
+		p->tx_done = state_get_u64(r);
+		if (p->to_send & ~SEND_ALL)
+			return state_reader_fail(r, "port %u: messages 0x%x", i, p->to_send);
 	}
 	return r->failed;
 }
@@ -453,11 +311,9 @@ static void init_port(struct virtio_console *c, unsigned index,
 	p->index = index;
 	p->is_console = from->is_console;
 	p->chardev = from->chardev;
-	p->host_open = true;
-	p->rx = (struct virtq_chain){ .iov = p->rx_iov, .max_iov = PORT_SEGMENTS };
-	p->tx = (struct virtq_chain){ .iov = p->tx_iov, .max_iov = PORT_SEGMENTS };
-	if (from->name)
-		strncpy(p->name, from->name, MAX_NAME - 1);
+	p->rx = (struct virtq_chain){ .iov = p->rx_iov, .max_iov = VIRTQ_MAX_SEGMENTS };
+	p->tx = (struct virtq_chain){ .iov = p->tx_iov, .max_iov = VIRTQ_MAX_SEGMENTS };
+	snprintf(p->name, sizeof(p->name), "%s", from->name ? from->name : "");
 	chardev_attach(p->chardev, &user);
 }
 
@@ -466,7 +322,7 @@ int virtio_console_create(struct virtio_device **ret_dev, const struct virtio_pa
 			  struct error *err)
 {
 	struct virtio_params params = *common;
-	uint16_t sizes[2 * MAX_PORTS + 2];
+	uint16_t sizes[VIRTIO_MAX_QUEUES];
 	struct virtio_console *c;
 	int r;
 
@@ -477,8 +333,9 @@ int virtio_console_create(struct virtio_device **ret_dev, const struct virtio_pa
 	if (!c)
 		return error_set(err, -ENOMEM, "virtio-console '%s': %m", common->id);
 	for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++)
-		sizes[i] = QUEUE_SIZE;
-	params.features |= 1ull << VIRTIO_CONSOLE_F_SIZE | 1ull << VIRTIO_CONSOLE_F_MULTIPORT;
+		sizes[i] = i & 1 ? TX_QUEUE_SIZE : RX_QUEUE_SIZE;
+	sizes[CONTROL_RX] = sizes[CONTROL_TX] = CONTROL_QUEUE_SIZE;
+	params.features = 1ull << VIRTIO_CONSOLE_F_SIZE | 1ull << VIRTIO_CONSOLE_F_MULTIPORT;
 	params.num_queues = 2 * num_ports + 2;
 	params.queue_sizes = sizes;
 	r = virtio_init(&c->dev, &console_ops, &params, err);
