@@ -40,7 +40,7 @@ UNIT     := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/uni
 UNIT_LIB := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/unit/test_*.c),$(wildcard tests/unit/*.c)))
 
 .PHONY: all
-all: $(BUILD)/wisp $(HELPERS)
+all: $(BUILD)/wisp $(HELPERS) ## wisp and its helpers
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
@@ -66,13 +66,13 @@ $(BUILD)/wisp-%: $(BUILD)/helpers/wisp-%.o $(BUILD)/libwisp.a
 
 # Packages first, since the compiler may be one of them; then everything in a make of its own.
 .PHONY: run
-run:
+run: ## boot the default guest to a shell (ARGS: more options of wisp run)
 	@scripts/deps build run
 	@$(MAKE) --no-print-directory all guest
 	@scripts/run-guest $(BUILD) $(ARGS)
 
 .PHONY: test
-test:
+test: ## every test that this machine can run
 	@scripts/deps build run test
 	@$(MAKE) --no-print-directory all test-programs
 	@scripts/test $(BUILD)
@@ -82,7 +82,7 @@ test-programs: $(UNIT) $(HELPERS)
 
 # The default guest: a stock Debian cloud kernel and an initramfs made here.
 .PHONY: guest
-guest:
+guest: ## the default guest: a Debian kernel and a small initramfs
 	@guests/default -o $(BUILD)/guests/default
 
 # ---- unit tests: cmocka, no KVM ----
@@ -91,7 +91,7 @@ $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(UNIT_LIB) $(BUILD)/li
 	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $^ -lcmocka $(LDLIBS)
 
 .PHONY: unit
-unit: $(UNIT) $(HELPERS)
+unit: $(UNIT) $(HELPERS) ## unit tests: no KVM needed
 	$(Q)scripts/run-unit $(UNIT)
 
 # ---- measurements, against every peer installed ----
@@ -118,7 +118,7 @@ $(BUILD)/bench/bare.elf: $(BUILD)/tests/bench/bare_pvh.o
 bench-tools: $(BENCH)
 
 .PHONY: bench
-bench:
+bench: ## the scorecard, beside every peer installed
 	$(Q)scripts/deps build run bench
 	$(Q)$(MAKE) --no-print-directory all bench-tools
 	$(Q)guests/default -o $(BUILD)/guests/default
@@ -148,16 +148,98 @@ $(BUILD)/fuzz/seeds_%: $(BUILD)/tests/fuzz/seeds_%.o $(UNIT_LIB) $(BUILD)/libwis
 
 # What a run learned stays in its corpus for the next one.
 .PHONY: fuzz
-fuzz: $(FUZZ:%=run-fuzz-%)
+fuzz: $(FUZZ:%=run-fuzz-%) ## fuzz targets, FUZZ_SECONDS each
 run-fuzz-%: $(BUILD)/fuzz/fuzz_% $(BUILD)/fuzz/seeds_%
 	$(Q)mkdir -p $(BUILD)/fuzz/$*/seeds $(BUILD)/fuzz/$*/corpus
 	$(Q)$(BUILD)/fuzz/seeds_$* $(BUILD)/fuzz/$*/seeds
 	$(Q)$(BUILD)/fuzz/fuzz_$* -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \
 		-artifact_prefix=$(BUILD)/fuzz/$*/ $(BUILD)/fuzz/$*/corpus $(BUILD)/fuzz/$*/seeds
 
+# ---- checks: layout, include directions, a second compiler, static analysis ----
+
+CLANG      ?= clang-14
+CLANG_TIDY ?= clang-tidy-14
+# Its -Wformat-nonliteral also means functions that pass a checked format on.
+CLANG_WARN := $(WARN) -Wno-gnu-variable-sized-type-not-at-end -Wno-format-nonliteral -Werror
+CHECK_SRC  := $(LIB_SRC) $(wildcard vmm/main.c helpers/*.c)
+CHECK_TEST := $(wildcard tests/unit/*.c tests/fuzz/*.c)
+CHECK_FLAGS = -std=gnu17 $(CPPFLAGS) $(HELPER_CFLAGS_wisp-net)
+
+# One stamp a source: only what has changed is looked at again.
+$(BUILD)/check/%.clang: %.c
+	@mkdir -p $(@D)
+	$(call say,CLANG,$<)$(CLANG) -fsyntax-only $(CHECK_FLAGS) $(CLANG_WARN) -MMD -MP -MF $@.d -MT $@ $< && touch $@
+
+$(BUILD)/check/%.tidy: $(BUILD)/check/%.clang .clang-tidy
+	$(call say,TIDY,$*.c)$(CLANG_TIDY) --quiet $*.c -- $(CHECK_FLAGS) 2>/dev/null && touch $@
+
+.PHONY: check
+check: ## layout, include directions, clang's warnings, clang-tidy, cppcheck, shellcheck
+	$(Q)scripts/deps build check
+	$(Q)$(MAKE) --no-print-directory check-sources
+
+.PHONY: check-sources
+check-sources: $(CHECK_SRC:%.c=$(BUILD)/check/%.tidy) $(CHECK_TEST:%.c=$(BUILD)/check/%.clang) \
+		$(BUILD)/libwisp.a
+	$(Q)scripts/check $(BUILD)
+
+# The unit tests with sanitizers, each in a build folder of its own.
+.PHONY: asan
+asan: ## unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(Q)$(MAKE) --no-print-directory BUILD=$(BUILD)-asan SANITIZE=address,undefined OPT=-O1 unit
+
+# setarch: with more random address bits than gcc 12 expects, its ThreadSanitizer cannot start.
+.PHONY: tsan
+tsan: ## unit tests under ThreadSanitizer
+	$(Q)setarch -R $(MAKE) --no-print-directory BUILD=$(BUILD)-tsan SANITIZE=thread OPT=-O1 unit
+
+SOAK_ROUNDS ?= 20
+
+.PHONY: soak
+soak: ## unit tests under sanitizers again and again (SOAK_ROUNDS), then a long fuzz
+	$(Q)for i in $$(seq $(SOAK_ROUNDS)); do \
+		echo "soak: round $$i of $(SOAK_ROUNDS)"; \
+		$(MAKE) --no-print-directory asan tsan || exit 1; done
+	$(Q)$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
+
+# ---- documentation and installation ----
+
+.PHONY: docs
+docs: $(BUILD)/wisp ## the manual page and bash completion, from the option tables
+	$(BUILD)/wisp help --man > docs/wisp.1
+	$(BUILD)/wisp help --bash > docs/wisp.bash
+
+BINDIR  := $(DESTDIR)$(PREFIX)/bin
+LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/wisp
+SHARE   := $(DESTDIR)$(PREFIX)/share
+COMPLETION := $(SHARE)/bash-completion/completions
+GUEST   := $(addprefix $(BUILD)/guests/default/,vmlinuz vmlinux initrd release)
+
+# The default guest goes along when it has been made.
+.PHONY: install
+install: all ## to $(DESTDIR)$(PREFIX)
+	install -d $(BINDIR) $(LIBEXEC) $(SHARE)/man/man1 $(COMPLETION) $(SHARE)/doc/wisp
+	install -m 755 $(BUILD)/wisp $(BINDIR)/wisp
+	install -m 755 $(HELPERS) $(LIBEXEC)
+	install -m 644 docs/wisp.1 $(SHARE)/man/man1/wisp.1
+	install -m 644 docs/wisp.bash $(COMPLETION)/wisp
+	install -m 644 README.md ARCHITECTURE.md CHANGELOG.md LICENSE $(SHARE)/doc/wisp
+	$(if $(wildcard $(GUEST)),install -d $(SHARE)/wisp/default && \
+		install -m 644 $(wildcard $(GUEST)) $(SHARE)/wisp/default)
+
+.PHONY: uninstall
+uninstall: ## what install put there
+	rm -f $(BINDIR)/wisp $(SHARE)/man/man1/wisp.1 $(COMPLETION)/wisp
+	rm -rf $(LIBEXEC) $(SHARE)/doc/wisp $(SHARE)/wisp
+
+.PHONY: help
+help: ## this list
+	@echo 'make TARGET... [BUILD=build] [V=1]'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
 .PHONY: clean
-clean:
-	rm -rf $(BUILD)
+clean: ## removes the build folders
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
 
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

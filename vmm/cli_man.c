@@ -55,7 +55,7 @@ static void put_option(FILE *out, const struct config_item *o)
 
 static void put_verb(FILE *out, const struct cli_verb *v)
 {
-	fprintf(out, ".SS wisp %s ", v->name);
+	fprintf(out, ".SS wisp %s%s", v->name, *v->arguments ? " " : "");
 	put_line(out, v->arguments);
 	put_text(out, v->text);
 	fputs(".\n", out);
@@ -81,7 +81,8 @@ void cli_print_man(FILE *out)
 			put_line(out, v->arguments);
 	}
 	fputs(".SH DESCRIPTION\n"
-	      ".B wisp\nboots Linux guests on KVM without root. A microVM is a small parent process, "
+	      ".B wisp\nboots Linux guests on KVM without root. A microVM is a small parent "
+	      "process, "
 	      "the monitor that it forks, and a helper for user networking. There is no daemon.\n",
 	      out);
 	fputs(".SH VERBS\n", out);

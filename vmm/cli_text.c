@@ -52,8 +52,7 @@ const struct cli_entry cli_examples[] = {
 	  "A distribution from its disk" },
 	{ "wisp run --net user,hostfwd=tcp::2222-:22 root.img",
 	  "Port 2222 of this host leads to the guest's SSH server" },
-	{ "wisp run --transport mmio --net none --dry-run root.img",
-	  "What machine that would be" },
+	{ "wisp run --transport mmio --net none --dry-run root.img", "What machine that would be" },
 	{ 0 },
 };
 

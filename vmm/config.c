@@ -9,7 +9,7 @@
 
 #define HUGE_PAGE (2 * MiB)
 
-#define ID_BYTES  32
+#define ID_BYTES 32
 
 void config_init(struct machine_config *c)
 {
@@ -89,7 +89,7 @@ int config_parse_size(const char *text, uint64_t unit, uint64_t *ret_bytes)
 	if (*p == '.') {
 		if (!isdigit((unsigned char)*++p))
 			return -EINVAL;
-		/* Six digits of a fraction are more than anyone means, and cannot overflow below. */
+		/* Six digits are more than anyone means, and cannot overflow below. */
 		for (; isdigit((unsigned char)*p); p++) {
 			if (scale == 1000000)
 				return -EINVAL;
@@ -225,10 +225,10 @@ static int check_net(const struct machine_config *c, unsigned i, struct error *e
 		if (n->id && c->net[k].id && !strcmp(n->id, c->net[k].id))
 			return error_usage(err, -EEXIST, "--net: id '%s' is given twice", n->id);
 		if (!memcmp(n->mac, c->net[k].mac, sizeof(n->mac)))
-			return error_usage(err, -EEXIST,
-					   "--net: mac %02x:%02x:%02x:%02x:%02x:%02x is given twice",
-					   n->mac[0], n->mac[1], n->mac[2], n->mac[3], n->mac[4],
-					   n->mac[5]);
+			return error_usage(
+				err, -EEXIST,
+				"--net: mac %02x:%02x:%02x:%02x:%02x:%02x is given twice",
+				n->mac[0], n->mac[1], n->mac[2], n->mac[3], n->mac[4], n->mac[5]);
 	}
 	for (unsigned k = 0; k < n->num_forwards; k++)
 		if (forward_repeated(c, i, k))
@@ -257,7 +257,8 @@ int config_validate(struct machine_config *c, struct error *err)
 		return r;
 	if (c->serial_present && c->console_present && c->serial.kind == CHARDEV_STDIO &&
 	    c->console.kind == CHARDEV_STDIO)
-		return error_usage(err, -EBUSY,
-				   "--serial stdio and --console stdio: there is only one terminal");
+		return error_usage(
+			err, -EBUSY,
+			"--serial stdio and --console stdio: there is only one terminal");
 	return 0;
 }

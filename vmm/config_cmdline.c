@@ -39,7 +39,7 @@ static void put_defaults(FILE *f, const struct machine_config *c)
 	if (c->log_level < LOG_DEBUG)
 		fputs(" quiet", f);
 	put_consoles(f, c);
-	/* The driver probes for four ports, by about a hundred exits, whether there is one or none. */
+	/* The driver probes for four ports, by about a hundred exits, if not told how many. */
 	fprintf(f, " 8250.nr_uarts=%d", c->serial_present);
 	/* Without a PCI host there is no configuration space to look for. */
 	if (c->transport == CONFIG_MMIO)

@@ -22,8 +22,8 @@ const struct config_item config_disk_keys[] = {
 	{ "direct", "on|off", "Go around the host's page cache with O_DIRECT (off)", CONFIG_FLAG,
 	  DISK(direct) },
 	{ "cache", "writeback|writethrough|unsafe",
-	  "When writes are durable: at a flush, at once, never for sure (writeback)",
-	  CONFIG_CHOICE, DISK(cache) },
+	  "When writes are durable: at a flush, at once, never for sure (writeback)", CONFIG_CHOICE,
+	  DISK(cache) },
 	{ "queues", "N", "Request queues, 1 to 16 (1)", CONFIG_NUMBER, DISK(queues), 1,
 	  CONFIG_MAX_QUEUES },
 	{ "id", "ID", "Name of the device (disk0, disk1, ...)", CONFIG_STRING, DISK(id) },
@@ -126,8 +126,10 @@ static int parse_hostfwd(struct config_parse *p, const char *value, void *target
 		return config_fail(p, "more than %d forwards", CONFIG_MAX_FORWARDS);
 	guest = strstr(value, "-:");
 	if ((!udp && strncmp(value, "tcp:", 4)) || !guest)
-		return config_fail(p, "'%s' is not PROTOCOL:[ADDRESS]:PORT-:PORT with protocol tcp "
-				      "or udp", value);
+		return config_fail(p,
+				   "'%s' is not PROTOCOL:[ADDRESS]:PORT-:PORT with protocol tcp "
+				   "or udp",
+				   value);
 	/* The last colon in front of the dash: an IPv6 address has more of them. */
 	port = memrchr(value, ':', guest - value);
 	if (port < addr)

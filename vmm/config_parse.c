@@ -159,8 +159,7 @@ static int unknown_key(struct config_parse *p, const char *name, const struct co
 	size_t len = 0;
 
 	for (const struct config_item *k = keys; k->name && len < sizeof(known); k++)
-		len += snprintf(known + len, sizeof(known) - len, "%s%s", len ? ", " : "",
-				k->name);
+		len += snprintf(known + len, sizeof(known) - len, "%s%s", len ? ", " : "", k->name);
 	return config_fail(p, "unknown key '%s' (known: %s)", name, known);
 }
 

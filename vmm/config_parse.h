@@ -59,8 +59,7 @@ int config_set_string(struct config_parse *p, const char *value, char **ret);
 int config_set_number(struct config_parse *p, const char *value, uint64_t min, uint64_t max,
 		      unsigned *ret);
 /* The index of @value in "a|b|c". */
-int config_set_choice(struct config_parse *p, const char *value, const char *words,
-		      unsigned *ret);
+int config_set_choice(struct config_parse *p, const char *value, const char *words, unsigned *ret);
 
 /*
  * Split "first,key=value,flag": calls @first with what is in front of the first

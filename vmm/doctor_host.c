@@ -62,8 +62,8 @@ static void check_io_uring(struct doctor *d)
 	}
 	if (fd < 0) {
 		doctor_say(d, DOCTOR_WARN, "io_uring",
-			   errno == ENOSYS ? "a kernel with CONFIG_IO_URING" :
-					     "sysctl kernel.io_uring_disabled=0, or a container "
+			   errno == ENOSYS ? "a kernel with CONFIG_IO_URING"
+					   : "sysctl kernel.io_uring_disabled=0, or a container "
 					     "profile that allows io_uring_setup",
 			   "not allowed: %m; epoll and threads take its place");
 		return;
@@ -78,8 +78,8 @@ static void check_tap(struct doctor *d)
 
 	if (fd < 0) {
 		doctor_say(d, DOCTOR_WARN, "tap",
-			   errno == ENOENT ? "modprobe tun; user networking works without" :
-					     "let your user open /dev/net/tun; user networking "
+			   errno == ENOENT ? "modprobe tun; user networking works without"
+					   : "let your user open /dev/net/tun; user networking "
 					     "works without",
 			   "cannot open /dev/net/tun: %m");
 		return;
@@ -124,8 +124,7 @@ static void check_cgroup(struct doctor *d)
 	char path[300], file[340];
 
 	if (!own_cgroup(path, sizeof(path)) || access("/sys/fs/cgroup/cgroup.controllers", F_OK)) {
-		doctor_say(d, DOCTOR_WARN, "cgroup",
-			   "boot with systemd.unified_cgroup_hierarchy=1",
+		doctor_say(d, DOCTOR_WARN, "cgroup", "boot with systemd.unified_cgroup_hierarchy=1",
 			   "no version 2 hierarchy at /sys/fs/cgroup");
 		return;
 	}
@@ -150,11 +149,12 @@ static void check_user_namespaces(struct doctor *d)
 		return;
 	errno = WEXITSTATUS(status);
 	if (errno)
-		doctor_say(d, DOCTOR_WARN, "user-namespaces",
-			   "sysctl kernel.unprivileged_userns_clone=1 (Debian), "
-			   "kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), or a root file "
-			   "system that is no plain chroot",
-			   "cannot be made: %m");
+		doctor_say(
+			d, DOCTOR_WARN, "user-namespaces",
+			"sysctl kernel.unprivileged_userns_clone=1 (Debian), "
+			"kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), or a root file "
+			"system that is no plain chroot",
+			"cannot be made: %m");
 	else
 		doctor_say(d, DOCTOR_OK, "user-namespaces", NULL, "can be made");
 }
@@ -183,7 +183,7 @@ static void check_huge_pages(struct doctor *d)
 	if (!read_line("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", buf,
 		       sizeof(buf)))
 		return;
-	pages = atol(buf);
+	pages = strtol(buf, NULL, 10);
 	if (pages > 0)
 		doctor_say(d, DOCTOR_OK, "huge-pages", NULL, "%ld of 2 MiB free for --hugepages",
 			   pages);
@@ -198,12 +198,14 @@ static void check_userfaultfd(struct doctor *d)
 	char buf[16] = "0";
 
 	if (access("/dev/userfaultfd", R_OK | W_OK) == 0)
-		doctor_say(d, DOCTOR_OK, "userfaultfd", NULL, "/dev/userfaultfd, for kernel faults "
+		doctor_say(d, DOCTOR_OK, "userfaultfd", NULL,
+			   "/dev/userfaultfd, for kernel faults "
 			   "too");
 	else if (geteuid() == 0 ||
 		 (read_line("/proc/sys/vm/unprivileged_userfaultfd", buf, sizeof(buf)) &&
 		  buf[0] == '1'))
-		doctor_say(d, DOCTOR_OK, "userfaultfd", NULL, "by system call, for kernel faults "
+		doctor_say(d, DOCTOR_OK, "userfaultfd", NULL,
+			   "by system call, for kernel faults "
 			   "too");
 	else
 		doctor_say(d, DOCTOR_WARN, "userfaultfd",

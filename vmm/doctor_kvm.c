@@ -66,11 +66,12 @@ static void check_vendor(struct doctor *d)
 		doctor_say(d, DOCTOR_OK, "processor", NULL, "AMD SVM (kvm_amd)");
 	} else if (has_module("kvm_pvm")) {
 		d->can_run = false;
-		doctor_say(d, DOCTOR_MISSING, "processor",
-			   "use a machine with VMX or SVM; to try wisp here, scripts/nested runs a "
-			   "command on an emulated host with KVM, and 'make run' does so by itself",
-			   "paravirtual KVM (kvm_pvm): guest kernels cannot run here, only bare-metal "
-			   "payloads");
+		doctor_say(
+			d, DOCTOR_MISSING, "processor",
+			"use a machine with VMX or SVM; to try wisp here, scripts/nested runs a "
+			"command on an emulated host with KVM, and 'make run' does so by itself",
+			"paravirtual KVM (kvm_pvm): guest kernels cannot run here, only bare-metal "
+			"payloads");
 	} else {
 		doctor_say(d, DOCTOR_WARN, "processor", "modprobe kvm_intel or modprobe kvm_amd",
 			   "neither kvm_intel nor kvm_amd is to be seen under /sys/module");
@@ -158,8 +159,8 @@ void doctor_check_kvm(struct doctor *d)
 		d->can_run = false;
 		doctor_say(d, DOCTOR_MISSING, "kvm",
 			   errno == EBUSY ? "end the other hypervisor that holds the processor's "
-					    "virtualization (VirtualBox, VMware)" :
-					    NULL,
+					    "virtualization (VirtualBox, VMware)"
+					  : NULL,
 			   "/dev/kvm opens but creates no VM: %m");
 	} else {
 		doctor_say(d, DOCTOR_OK, "kvm", NULL, "/dev/kvm creates VMs, version %d", version);

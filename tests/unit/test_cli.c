@@ -101,8 +101,8 @@ static void help_fits_a_terminal(void **state)
 
 static void manual_lines_never_start_with_an_accidental_command(void **state)
 {
-	static const char *const commands[] = { ".SH", ".SS", ".TP", ".PP", ".RS", ".RE", ".TH",
-						".B ", ".br", ".nh", ".ad", ".\\\"" };
+	static const char *const commands[] = { ".SH", ".SS", ".TP", ".PP", ".RS", ".RE",
+						".TH", ".B ", ".br", ".nh", ".ad", ".\\\"" };
 	char *man = text_of(cli_print_man), *save = NULL;
 
 	for (char *line = strtok_r(man, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
@@ -117,7 +117,8 @@ static void manual_lines_never_start_with_an_accidental_command(void **state)
 
 static void help_is_asked_for_only_in_front_of_a_double_dash(void **state)
 {
-	char *asks[] = { "--cpus", "2", "--help" }, *after[] = { "--", "-h" }, *shortly[] = { "-h" };
+	char *asks[] = { "--cpus", "2", "--help" }, *after[] = { "--", "-h" },
+	     *shortly[] = { "-h" };
 
 	assert_true(cli_asks_help(3, asks));
 	assert_true(cli_asks_help(1, shortly));

@@ -79,10 +79,11 @@ static void size_is_a_number_with_a_letter(void **state)
 		const char *text;
 		uint64_t unit, bytes;
 	} good[] = {
-		{ "512M", 1, 512 * MiB }, { "1.5G", 1, 1536 * MiB }, { "2g", 1, 2 * GiB },
-		{ "256", MiB, 256 * MiB }, { "256", 1, 256 },	     { "0", MiB, 0 },
-		{ "4k", 1, 4096 },	  { "0.5", MiB, 512 * KiB }, { "16T", 1, 16 * TiB },
-		{ "18446744073709551615", 1, UINT64_MAX },
+		{ "512M", 1, 512 * MiB }, { "1.5G", 1, 1536 * MiB },
+		{ "2g", 1, 2 * GiB },	  { "256", MiB, 256 * MiB },
+		{ "256", 1, 256 },	  { "0", MiB, 0 },
+		{ "4k", 1, 4096 },	  { "0.5", MiB, 512 * KiB },
+		{ "16T", 1, 16 * TiB },	  { "18446744073709551615", 1, UINT64_MAX },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
@@ -95,7 +96,7 @@ static void size_is_a_number_with_a_letter(void **state)
 
 static void size_refuses_what_is_none(void **state)
 {
-	static const char *const bad[] = { "",	   "M",	  "-1M",   "+1M", " 1M", "1 M",
+	static const char *const bad[] = { "",	   "M",	  "-1M",   "+1M", " 1M",  "1 M",
 					   "1MM",  "1.M", ".5M",   "1,5", "0x10", "1e3",
 					   "1MiB", "1P",  "1.2.3", "1.0000000001G" };
 	uint64_t bytes = 7;
@@ -127,8 +128,7 @@ static void size_text_is_exact(void **state)
 	assert_string_equal(config_size_text(buf, sizeof(buf), 1000), "1000");
 	assert_string_equal(config_size_text(buf, sizeof(buf), 0), "0");
 	assert_string_equal(config_size_text(buf, sizeof(buf), 4096 * TiB), "4096T");
-	assert_string_equal(config_size_text(buf, sizeof(buf), UINT64_MAX),
-			    "18446744073709551615");
+	assert_string_equal(config_size_text(buf, sizeof(buf), UINT64_MAX), "18446744073709551615");
 }
 
 /* ---- defaults ---- */
@@ -162,9 +162,9 @@ static void every_simple_option_reaches_its_member(void **state)
 	const struct machine_config *c = &m.config;
 
 	take(&m, "--kernel k --initrd=i --boot pvh --cpus=4 --memory 2G --cpu x86-64-v3 "
-		   "--memory-backend shared --transport mmio --rng off --rtc --packed off "
-		   "--loop epoll --reboot=reset --test-device --timeout 7 --name a.b-c_1 "
-		   "--sandbox off --dry-run --json --metrics m --log-level debug --log-file l");
+		 "--memory-backend shared --transport mmio --rng off --rtc --packed off "
+		 "--loop epoll --reboot=reset --test-device --timeout 7 --name a.b-c_1 "
+		 "--sandbox off --dry-run --json --metrics m --log-level debug --log-file l");
 	assert_string_equal(c->kernel, "k");
 	assert_string_equal(c->initrd, "i");
 	assert_int_equal(c->protocol, FW_PROTOCOL_PVH);
@@ -234,8 +234,7 @@ static void memory_has_limits(void **state)
 	refuse("--memory 1M", "--memory: 1M is too little (at least 8M)");
 	refuse("--memory 0", "--memory: 0 is too little (at least 8M)");
 	refuse("--memory 100T", "--memory: 100T is too much (at most 64T)");
-	refuse("--memory 99999999999999T",
-	       "--memory: 99999999999999T is too much (at most 64T)");
+	refuse("--memory 99999999999999T", "--memory: 99999999999999T is too much (at most 64T)");
 	refuse("--memory lots", "--memory: 'lots' is not a size such as 512M or 2G");
 	refuse("--memory 8193K", "--memory: 8193K is not a multiple of 4K");
 	refuse("--memory 9M --hugepages",
@@ -251,8 +250,7 @@ static void unknown_words_name_the_known_ones(void **state)
 	       "--disk: unknown key 'foo' (known: ro, format, direct, cache, queues, id, serial)");
 	refuse("--disk a,", "--disk: unknown key '' (known: ro, format, direct, cache, queues, "
 			    "id, serial)");
-	refuse("--disk a,format=vmdk",
-	       "--disk: format: unknown value 'vmdk' (known: auto, raw)");
+	refuse("--disk a,format=vmdk", "--disk: format: unknown value 'vmdk' (known: auto, raw)");
 	refuse("--transport frob", "--transport: unknown value 'frob' (known: pci, mmio)");
 	refuse("--transport pc", "--transport: unknown value 'pc' (known: pci, mmio)");
 	refuse("--transport=", "--transport: unknown value '' (known: pci, mmio)");
@@ -303,11 +301,9 @@ static void what_contradicts_itself_is_refused(void **state)
 
 static void names_are_fit_for_file_names(void **state)
 {
-	refuse("--name ../x",
-	       "--name: id '../x' is not 1 to 32 letters, digits, '.', '_' or '-'");
+	refuse("--name ../x", "--name: id '../x' is not 1 to 32 letters, digits, '.', '_' or '-'");
 	refuse("--name a/b", "--name: id 'a/b' is not 1 to 32 letters, digits, '.', '_' or '-'");
-	refuse("--disk a,id=-x",
-	       "--disk: id '-x' is not 1 to 32 letters, digits, '.', '_' or '-'");
+	refuse("--disk a,id=-x", "--disk: id '-x' is not 1 to 32 letters, digits, '.', '_' or '-'");
 	refuse("--disk a,serial=123456789012345678901",
 	       "--disk: serial '123456789012345678901' is longer than 20 bytes");
 }
@@ -320,7 +316,7 @@ static void disk_options_reach_the_disk(void **state)
 	const struct config_disk *d = m.config.disk;
 
 	take(&m, "--disk a.img,ro,format=raw,direct=on,cache=unsafe,queues=4,id=root,serial=S1 "
-		   "--disk b.img,ro=off,cache=writethrough");
+		 "--disk b.img,ro=off,cache=writethrough");
 	assert_int_equal(m.config.num_disks, 2);
 	assert_string_equal(d[0].path, "a.img");
 	assert_true(d[0].read_only && d[0].direct);
@@ -395,8 +391,8 @@ static void forwards_may_repeat_and_take_both_families(void **state)
 	const struct config_forward *f = m.config.net[0].forward;
 
 	take(&m, "--net user,hostfwd=tcp::8080-:80,hostfwd=udp:0.0.0.0:53-:5353,"
-		   "hostfwd=tcp:[0::1]:8080-:80,restrict,host-loopback=on,mtu=9000,"
-		   "mac=52:54:00:aB:cd:ef,id=lan");
+		 "hostfwd=tcp:[0::1]:8080-:80,restrict,host-loopback=on,mtu=9000,"
+		 "mac=52:54:00:aB:cd:ef,id=lan");
 	assert_int_equal(m.config.num_nets, 1);
 	assert_int_equal(m.config.net[0].num_forwards, 3);
 	assert_false(f[0].udp);
@@ -451,7 +447,7 @@ static void two_forwards_never_want_one_port(void **state)
 	refuse("--net user,hostfwd=udp:[::1]:53-:53,hostfwd=udp:[0:0::1]:53-:54",
 	       "--net: hostfwd: udp port 53 of the host is given twice");
 	take(&m, "--net user,hostfwd=tcp::80-:80,hostfwd=udp::80-:80,"
-		   "hostfwd=tcp:127.0.0.2:80-:81,hostfwd=tcp:[::]:80-:80");
+		 "hostfwd=tcp:127.0.0.2:80-:81,hostfwd=tcp:[::]:80-:80");
 	config_done(&m.config);
 }
 
