@@ -51,8 +51,8 @@ static int measure_device(struct block_file *f, struct error *err)
 	int logical;
 	unsigned physical;
 
-	if (ioctl(f->fd, BLKGETSIZE64, &f->size_bytes) < 0 || ioctl(f->fd, BLKSSZGET, &logical) < 0 ||
-	    ioctl(f->fd, BLKPBSZGET, &physical) < 0)
+	if (ioctl(f->fd, BLKGETSIZE64, &f->size_bytes) < 0 ||
+	    ioctl(f->fd, BLKSSZGET, &logical) < 0 || ioctl(f->fd, BLKPBSZGET, &physical) < 0)
 		return error_usage(err, -errno, "disk '%s': cannot ask the device its size: %m",
 				   f->path);
 	f->logical_block = logical;

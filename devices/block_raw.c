@@ -264,7 +264,9 @@ static void raw_free(struct block *b)
 	if (raw->buffered_fd >= 0)
 		close(raw->buffered_fd);
 	if (raw->fd >= 0) {
-		/* By hand: file systems with locks of their own (FUSE) may keep one past the close. */
+		/*
+		 * By hand: file systems with locks of their own (FUSE) may keep one past the close.
+		 */
 		fcntl(raw->fd, F_OFD_SETLK, &(struct flock){ .l_type = F_UNLCK });
 		close(raw->fd);
 	}

@@ -36,7 +36,7 @@ static int open_socket(struct chardev_ends *e, const char *path, struct error *e
 	if (strlen(path) >= sizeof(addr.sun_path))
 		return error_usage(err, -ENAMETOOLONG, "socket '%s': longer than %zu bytes", path,
 				   sizeof(addr.sun_path) - 1);
-	strcpy(addr.sun_path, path);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
 	e->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (e->listen_fd < 0)
 		return error_set(err, -errno, "socket '%s': %m", path);

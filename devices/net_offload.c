@@ -41,7 +41,9 @@ int net_fill_checksum(uint8_t *frame, size_t len, const struct virtio_net_hdr_v1
 		return -EBADMSG;
 	/* The driver has put the pseudo header's sum where the checksum goes. */
 	sum = net_checksum(frame + start, len - start);
-	/* RFC 768: a UDP checksum of 0 means none; all ones is the same number. TCP does not mind. */
+	/*
+	 * RFC 768: a UDP checksum of 0 means none; all ones is the same number. TCP does not mind.
+	 */
 	if (sum == 0)
 		sum = 0xffff;
 	memcpy(frame + at, &sum, sizeof(sum));

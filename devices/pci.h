@@ -120,7 +120,9 @@ uint64_t pci_bar_addr(struct pci_device *dev, unsigned index);
 void pci_config_get(struct pci_device *dev, unsigned offset, void *data, unsigned len);
 void pci_config_put(struct pci_device *dev, unsigned offset, const void *data, unsigned len);
 
-/* An access of the guest's to function 0 of @slot; @len 1, 2 or 4, all ones when nobody is there. */
+/*
+ * An access of the guest's to function 0 of @slot; @len 1, 2 or 4, all ones when nobody is there.
+ */
 void pci_bus_config_read(struct pci_bus *bus, unsigned slot, unsigned offset, void *data,
 			 unsigned len);
 void pci_bus_config_write(struct pci_bus *bus, unsigned slot, unsigned offset, const void *data,

@@ -170,7 +170,8 @@ int power_create(struct power **ret_p, struct bus *pio, struct irq_table *irqs,
 		{ I8042_STATUS, 1, &i8042_ops, NULL, "i8042" },
 		{ POWER_PVPANIC_PORT, 1, &pvpanic_ops, NULL, "pvpanic" },
 		{ POWER_EXIT_PORT, 1, &exit_ops, NULL, "exit" },
-		{ POWER_TEST_DEVICE_PORT, TEST_DEVICE_BYTES, &test_device_ops, NULL, "test-device" },
+		{ POWER_TEST_DEVICE_PORT, TEST_DEVICE_BYTES, &test_device_ops, NULL,
+		  "test-device" },
 	};
 	unsigned num = ARRAY_SIZE(regions) - !config->test_device;
 	struct power *p = calloc(1, sizeof(*p));

@@ -103,7 +103,8 @@ int main(void)
 			best = t;
 	}
 	if (best > LIMIT_NS) {
-		printf("this /dev/kvm interprets ring 0 (%.1f million instructions a second) and cannot run Linux\n",
+		printf("this /dev/kvm interprets ring 0 (%.1f million instructions a second) and "
+		       "cannot run Linux\n",
 		       2.0 * LOOPS * 1e3 / best);
 		return 1;
 	}

@@ -173,7 +173,9 @@ static int timeout_ms(const struct user_net *un, uint32_t wanted)
 {
 	int64_t left = wanted, now = clock_ns((void *)un) / (int64_t)NSEC_PER_MSEC;
 
-	/* It says IDLE_MS when no connection needs it; after some turns nothing is queued either. */
+	/*
+	 * It says IDLE_MS when no connection needs it; after some turns nothing is queued either.
+	 */
 	if (wanted >= IDLE_MS && un->idle >= IDLE_TURNS)
 		left = INT64_MAX;
 	for (unsigned i = 0; i < MAX_TIMERS; i++) {
@@ -386,7 +388,8 @@ int user_net_forward(struct user_net *un, const char *rule, struct error *err)
 	}
 	return 0;
 malformed:
-	return error_usage(err, -EINVAL, "forward '%s' is not (tcp|udp):ADDR:PORT-:GUESTPORT", rule);
+	return error_usage(err, -EINVAL, "forward '%s' is not (tcp|udp):ADDR:PORT-:GUESTPORT",
+			   rule);
 }
 
 /* ---- life ---- */

@@ -41,7 +41,9 @@ struct virtio_transport_ops {
 	 */
 	int (*queues_on)(void *transport); /* -errno: doorbells arrive by virtio_kick() */
 	void (*queues_off)(void *transport);
-	/* The device has been reset: forget vectors, pending interrupts, selectors. As queues_off. */
+	/*
+	 * The device has been reset: forget vectors, pending interrupts, selectors. As queues_off.
+	 */
 	void (*reset)(void *transport);
 };
 
@@ -78,11 +80,15 @@ struct virtio_ops {
 	void (*config_write)(struct virtio_device *dev, unsigned offset, const void *data,
 			     unsigned len);
 
-	/* Stopped device: its own fields, not those of the core. May be NULL when there are none. */
+	/*
+	 * Stopped device: its own fields, not those of the core. May be NULL when there are none.
+	 */
 	void (*save)(struct virtio_device *dev, struct state_writer *w);
 	int (*load)(struct virtio_device *dev, struct state_reader *r);
 
-	/* loop: this copy is a clone, a restore or a migrated one; drop what was tied to the other. */
+	/*
+	 * loop: this copy is a clone, a restore or a migrated one; drop what was tied to the other.
+	 */
 	void (*identity_changed)(struct virtio_device *dev);
 
 	/* Free what the device owns; it is stopped. Ends with virtio_done() and free(). */

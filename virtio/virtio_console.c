@@ -327,8 +327,9 @@ int virtio_console_create(struct virtio_device **ret_dev, const struct virtio_pa
 	int r;
 
 	if (!num_ports || num_ports > MAX_PORTS)
-		return error_set(err, -EINVAL, "virtio-console '%s': %u ports (1 to %u are possible)",
-				 common->id, num_ports, MAX_PORTS);
+		return error_set(err, -EINVAL,
+				 "virtio-console '%s': %u ports (1 to %u are possible)", common->id,
+				 num_ports, MAX_PORTS);
 	c = calloc(1, sizeof(*c) + num_ports * sizeof(c->port[0]));
 	if (!c)
 		return error_set(err, -ENOMEM, "virtio-console '%s': %m", common->id);

@@ -1,4 +1,6 @@
-/* The control queue (virtio 1.2, 5.1.6.5). All frames are passed on, so filters are only accepted. */
+/*
+ * The control queue (virtio 1.2, 5.1.6.5). All frames are passed on, so filters are only accepted.
+ */
 #include <errno.h>
 
 #include "virtio/virtio_net_internal.h"

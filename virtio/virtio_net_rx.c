@@ -98,7 +98,9 @@ static void drop_held(struct virtio_net *vn, unsigned num)
 		vn->held[i].iov -= iovs;
 }
 
-/* May the driver be given a frame with this header? What it did not ask for is cleared or refused. */
+/*
+ * May the driver be given a frame with this header? What it did not ask for is cleared or refused.
+ */
 static bool header_ok(const struct virtio_net *vn, struct virtio_net_hdr_v1 *h)
 {
 	bool csum = virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_CSUM);

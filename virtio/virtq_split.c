@@ -143,7 +143,8 @@ bool virtq_split_flush(struct virtq *q)
 	mark_used_ring(q, &used->idx, sizeof(used->idx));
 
 	if (!q->event_idx)
-		return !(virtq_load16(&avail->flags, __ATOMIC_SEQ_CST) & VRING_AVAIL_F_NO_INTERRUPT);
+		return !(virtq_load16(&avail->flags, __ATOMIC_SEQ_CST) &
+			 VRING_AVAIL_F_NO_INTERRUPT);
 	q->signalled_used = q->next_used;
 	q->signalled_valid = true;
 	return !valid ||

@@ -184,7 +184,8 @@ int kvm_open(struct error *err)
 		return fd;
 	r = error_kind_set(err, ERROR_REFUSED, -errno, "/dev/kvm: cannot open: %m");
 	if (r == -EACCES || r == -EPERM)
-		error_hint(err, "add yourself to the group that owns it: sudo usermod -aG kvm $USER");
+		error_hint(err,
+			   "add yourself to the group that owns it: sudo usermod -aG kvm $USER");
 	else
 		error_hint(err, "run 'wisp doctor' to see what this host can do");
 	return r;

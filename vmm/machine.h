@@ -60,7 +60,7 @@ struct machine_params {
 	const struct machine_config *config; /* borrowed for the machine's life */
 	struct hv *hv;			     /* owned from a successful create on */
 	const struct clock *clock;	     /* NULL: the host's */
-	const struct x86_cpuid *host_cpuid;  /* what guests may see; NULL: the hypervisor has none */
+	const struct x86_cpuid *host_cpuid; /* what guests may see; NULL: the hypervisor has none */
 	struct machine_files *files;	     /* what is taken is set to -1 or NULL */
 	bool layout_only;		     /* no kernel, no back ends: for --dry-run */
 };
@@ -75,7 +75,9 @@ void machine_free(struct machine *m);
 /* Start the vCPUs. */
 int machine_start(struct machine *m, struct error *err);
 
-/* Run the loop until the machine has ended; @ret_end says how. vCPUs and queues are stopped then. */
+/*
+ * Run the loop until the machine has ended; @ret_end says how. vCPUs and queues are stopped then.
+ */
 void machine_run(struct machine *m, struct machine_end *ret_end);
 
 /* The first reason given wins. @v: whose registers are the evidence, or NULL. Any thread. */

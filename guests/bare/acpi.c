@@ -12,8 +12,8 @@ void payload(void)
 
 	if (!check(rsdp_addr, "there is an RSDP"))
 		return;
-	note("RSDP %lx, XSDT %lx, FADT %lx, MADT %lx, MCFG %lx, DSDT %lx (%u bytes)", rsdp_addr, acpi.xsdt,
-	     acpi.fadt, acpi.madt, acpi.mcfg, acpi.dsdt, acpi.dsdt_len);
+	note("RSDP %lx, XSDT %lx, FADT %lx, MADT %lx, MCFG %lx, DSDT %lx (%u bytes)", rsdp_addr,
+	     acpi.xsdt, acpi.fadt, acpi.madt, acpi.mcfg, acpi.dsdt, acpi.dsdt_len);
 	check(acpi.ok, "every checksum is right (%u tables)", acpi.num_tables);
 	for (u32 i = 0; i < num_ranges; i++)
 		if (memory_map[i].type == 1 && rsdp_addr - memory_map[i].addr < memory_map[i].size)
@@ -24,16 +24,19 @@ void payload(void)
 		for (u32 i = 0; i < acpi.num_cpus; i++)
 			for (u32 j = 0; j < i; j++)
 				unique &= acpi.apic_ids[i] != acpi.apic_ids[j];
-		check(acpi.num_cpus > 0 && unique, "%u processors, each with an APIC ID of its own", acpi.num_cpus);
+		check(acpi.num_cpus > 0 && unique, "%u processors, each with an APIC ID of its own",
+		      acpi.num_cpus);
 		if (cpus)
 			check(acpi.num_cpus == cpus, "as many as asked for (%lu)", cpus);
 		apic_init();
-		check(apic_id() == acpi.apic_ids[0], "this one is the first of them (%u)", apic_id());
-		check(((ioapic_entry(acpi.ioapic_gsi_base) >> 16) & 1) == 1, "the I/O APIC is where it says, masked");
+		check(apic_id() == acpi.apic_ids[0], "this one is the first of them (%u)",
+		      apic_id());
+		check(((ioapic_entry(acpi.ioapic_gsi_base) >> 16) & 1) == 1,
+		      "the I/O APIC is where it says, masked");
 	}
 	if (check(acpi.fadt, "there is a FADT")) {
-		note("FADT: flags %x, reset register %lx (space %u) takes %x", acpi.fadt_flags, acpi.reset_addr,
-		     acpi.reset_space, acpi.reset_value);
+		note("FADT: flags %x, reset register %lx (space %u) takes %x", acpi.fadt_flags,
+		     acpi.reset_addr, acpi.reset_space, acpi.reset_value);
 		check(acpi.fadt_flags & 1 << 10, "FADT: there is a reset register");
 		if (argument_number("expect_reduced", 0))
 			check(acpi.fadt_flags & 1 << 20, "FADT: reduced hardware");
@@ -42,7 +45,8 @@ void payload(void)
 	if (acpi.mcfg) {
 		check(acpi.ecam_last_bus >= acpi.ecam_first_bus, "MCFG: a range of buses");
 		map_high(acpi.ecam);
-		check(read32(acpi.ecam) != 0xffffffff, "MCFG: the first function of all is there (%x)", read32(acpi.ecam));
+		check(read32(acpi.ecam) != 0xffffffff,
+		      "MCFG: the first function of all is there (%x)", read32(acpi.ecam));
 	} else {
 		skip("MCFG", "no PCI");
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Ends as it is told: end=poweroff, reset, cf9, keyboard, panic, triple, exit:N, test:N (port 0xf4),
- * halt, spin, unknown:PORT (a byte there, then exit 0).
+ * Ends as it is told: end=poweroff, reset, cf9, keyboard, panic, triple, exit:N, test:N (port
+ * 0xf4), halt, spin, unknown:PORT (a byte there, then exit 0).
  */
 #include "bare.h"
 

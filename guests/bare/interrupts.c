@@ -80,7 +80,8 @@ static void test_ioapic(void)
 	u32 gsi = acpi.ioapic_gsi_base + 20;
 
 	ioapic_route(gsi, 0x66, true, true);
-	check((ioapic_entry(gsi) & 0x1a0ff) == 0x18066, "I/O APIC: a route reads back (%lx)", ioapic_entry(gsi));
+	check((ioapic_entry(gsi) & 0x1a0ff) == 0x18066, "I/O APIC: a route reads back (%lx)",
+	      ioapic_entry(gsi));
 	check(ioapic_entry(gsi) >> 56 == (apic_id() & 0xff), "I/O APIC: and its destination");
 	ioapic_route(gsi, 0, false, true);
 }
@@ -88,7 +89,8 @@ static void test_ioapic(void)
 void payload(void)
 {
 	apic_init();
-	note("local APIC %u, version %x, %s", apic_id(), apic_read(APIC_VERSION), apic_x2 ? "x2APIC" : "xAPIC");
+	note("local APIC %u, version %x, %s", apic_id(), apic_read(APIC_VERSION),
+	     apic_x2 ? "x2APIC" : "xAPIC");
 	check((apic_read(APIC_VERSION) & 0xff) >= 0x10, "there is a local APIC");
 	test_ipi();
 	test_timer();

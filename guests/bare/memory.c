@@ -81,7 +81,8 @@ void payload(void)
 
 	p = alloc(3 * 4096, 4096);
 	write64((u64)p + 4093, 0x1122334455667788);
-	check(p[4093] == 0x88 && p[4096] == 0x55 && p[4100] == 0x11, "a write across pages lands in both");
+	check(p[4093] == 0x88 && p[4096] == 0x55 && p[4100] == 0x11,
+	      "a write across pages lands in both");
 	check(read64((u64)p + 4093) == 0x1122334455667788, "a read across pages comes from both");
 	memset(p, 0x5a, 3 * 4096);
 	memcpy(p, p + 4000, 5000);

@@ -173,12 +173,14 @@ void payload(void)
 	memset((void *)(LOW + 0x800), 0, 0x200);
 	modes_run();
 	check(!(results.efer32 & 0x500), "32-bit: long mode is off (EFER %x)", results.efer32);
-	check((results.cr0_32 & 0x80000001) == 1, "32-bit: protected, no paging (CR0 %x)", results.cr0_32);
+	check((results.cr0_32 & 0x80000001) == 1, "32-bit: protected, no paging (CR0 %x)",
+	      results.cr0_32);
 	check(results.stack32 == 32, "32-bit: eight registers are 32 bytes (%u)", results.stack32);
 	check(results.pushed32 == 0x12345678, "32-bit: a value goes over the stack");
 	check(results.lsr32 & 0x20, "32-bit: a port can be read (%x)", results.lsr32);
 	check(results.wrap32 == 0, "32-bit: registers wrap");
-	check(read16(LOW + 0x810) == 0x1234, "16-bit: a segment is sixteen times its number (%x)", read16(LOW + 0x810));
+	check(read16(LOW + 0x810) == 0x1234, "16-bit: a segment is sixteen times its number (%x)",
+	      read16(LOW + 0x810));
 	check(read16(LOW + 0x812) == 2, "16-bit: a push takes two bytes");
 	check(read16(LOW + 0x814) == 0x1234, "16-bit: and gives them back");
 	check(read16(LOW + 0x816) == 0x1234, "16-bit: string instructions move");

@@ -47,7 +47,8 @@ static void test_serial(void)
 	outb(THR, 1);
 	outb(IER, 0);
 	outb(LCR, 0x03);
-	check(divisor && inb(LCR) == 3, "serial: the divisor latch is apart from the data and interrupt registers");
+	check(divisor && inb(LCR) == 3,
+	      "serial: the divisor latch is apart from the data and interrupt registers");
 
 	outb(FCR, 0x07);
 	fifo = (inb(IIR) & 0xc0) == 0xc0;
@@ -109,8 +110,8 @@ static void test_serial(void)
 	ioapic_route(acpi.isa_gsi[4], VECTOR, false, false);
 	n = irq_count[VECTOR];
 	outb(IER, 2);
-	check(wait_for(irq_count[VECTOR] != n), "serial: its interrupt arrives by the I/O APIC (GSI %u)",
-	      acpi.isa_gsi[4]);
+	check(wait_for(irq_count[VECTOR] != n),
+	      "serial: its interrupt arrives by the I/O APIC (GSI %u)", acpi.isa_gsi[4]);
 	outb(IER, 0);
 	ioapic_route(acpi.isa_gsi[4], VECTOR, false, true);
 }
@@ -137,7 +138,8 @@ static void test_rtc(void)
 	year = rtc(9);
 	note("RTC: %02x:%02x:%02x, year %02x, status B %02x", hour, minute, second, year, b);
 	if (!(b & 4)) {
-		check((second & 0xf) < 10 && (minute & 0xf) < 10 && (year & 0xf) < 10, "RTC: BCD digits");
+		check((second & 0xf) < 10 && (minute & 0xf) < 10 && (year & 0xf) < 10,
+		      "RTC: BCD digits");
 		second = (second >> 4) * 10 + (second & 0xf);
 		minute = (minute >> 4) * 10 + (minute & 0xf);
 		year = (year >> 4) * 10 + (year & 0xf);

@@ -6,36 +6,39 @@
 #include "bare.h"
 
 /* Fill all registers, leave to the VMM by @how, and see whether each came back. */
-#define survives(how) ({						\
-	u64 bad_;							\
-	asm volatile(							\
-		"push %%rbp\n"						\
-		"mov $0x1111111111111101, %%rbx\n mov $0x2222222222222202, %%rcx\n" \
-		"mov $0x3333333333333303, %%rsi\n mov $0x4444444444444404, %%rdi\n" \
-		"mov $0x5555555555555505, %%rbp\n mov $0x6666666666666606, %%r8\n" \
-		"mov $0x7777777777777707, %%r9\n mov $0x8888888888888808, %%r10\n" \
-		"mov $0x9999999999999909, %%r11\n mov $0xaaaaaaaaaaaaaa0a, %%r12\n" \
-		"mov $0xbbbbbbbbbbbbbb0b, %%r13\n mov $0xcccccccccccccc0c, %%r14\n" \
-		"mov $0xdddddddddddddd0d, %%r15\n"			\
-		how "\n"						\
-		"xor %%eax, %%eax\n"					\
-		"mov $0x1111111111111101, %%rdx\n xor %%rdx, %%rbx\n or %%rbx, %%rax\n" \
-		"mov $0x2222222222222202, %%rdx\n xor %%rdx, %%rcx\n or %%rcx, %%rax\n" \
-		"mov $0x3333333333333303, %%rdx\n xor %%rdx, %%rsi\n or %%rsi, %%rax\n" \
-		"mov $0x4444444444444404, %%rdx\n xor %%rdx, %%rdi\n or %%rdi, %%rax\n" \
-		"mov $0x5555555555555505, %%rdx\n xor %%rdx, %%rbp\n or %%rbp, %%rax\n" \
-		"mov $0x6666666666666606, %%rdx\n xor %%rdx, %%r8\n or %%r8, %%rax\n" \
-		"mov $0x7777777777777707, %%rdx\n xor %%rdx, %%r9\n or %%r9, %%rax\n" \
-		"mov $0x8888888888888808, %%rdx\n xor %%rdx, %%r10\n or %%r10, %%rax\n" \
-		"mov $0x9999999999999909, %%rdx\n xor %%rdx, %%r11\n or %%r11, %%rax\n" \
-		"mov $0xaaaaaaaaaaaaaa0a, %%rdx\n xor %%rdx, %%r12\n or %%r12, %%rax\n" \
-		"mov $0xbbbbbbbbbbbbbb0b, %%rdx\n xor %%rdx, %%r13\n or %%r13, %%rax\n" \
-		"mov $0xcccccccccccccc0c, %%rdx\n xor %%rdx, %%r14\n or %%r14, %%rax\n" \
-		"mov $0xdddddddddddddd0d, %%rdx\n xor %%rdx, %%r15\n or %%r15, %%rax\n" \
-		"pop %%rbp\n"						\
-		: "=a"(bad_) : : "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", \
-		  "r13", "r14", "r15", "memory", "cc");			\
-	!bad_; })
+#define survives(how)                                                                           \
+	({                                                                                      \
+		u64 bad_;                                                                       \
+		asm volatile(                                                                   \
+			"push %%rbp\n"                                                          \
+			"mov $0x1111111111111101, %%rbx\n mov $0x2222222222222202, %%rcx\n"     \
+			"mov $0x3333333333333303, %%rsi\n mov $0x4444444444444404, %%rdi\n"     \
+			"mov $0x5555555555555505, %%rbp\n mov $0x6666666666666606, %%r8\n"      \
+			"mov $0x7777777777777707, %%r9\n mov $0x8888888888888808, %%r10\n"      \
+			"mov $0x9999999999999909, %%r11\n mov $0xaaaaaaaaaaaaaa0a, %%r12\n"     \
+			"mov $0xbbbbbbbbbbbbbb0b, %%r13\n mov $0xcccccccccccccc0c, %%r14\n"     \
+			"mov $0xdddddddddddddd0d, %%r15\n" how "\n"                             \
+			"xor %%eax, %%eax\n"                                                    \
+			"mov $0x1111111111111101, %%rdx\n xor %%rdx, %%rbx\n or %%rbx, %%rax\n" \
+			"mov $0x2222222222222202, %%rdx\n xor %%rdx, %%rcx\n or %%rcx, %%rax\n" \
+			"mov $0x3333333333333303, %%rdx\n xor %%rdx, %%rsi\n or %%rsi, %%rax\n" \
+			"mov $0x4444444444444404, %%rdx\n xor %%rdx, %%rdi\n or %%rdi, %%rax\n" \
+			"mov $0x5555555555555505, %%rdx\n xor %%rdx, %%rbp\n or %%rbp, %%rax\n" \
+			"mov $0x6666666666666606, %%rdx\n xor %%rdx, %%r8\n or %%r8, %%rax\n"   \
+			"mov $0x7777777777777707, %%rdx\n xor %%rdx, %%r9\n or %%r9, %%rax\n"   \
+			"mov $0x8888888888888808, %%rdx\n xor %%rdx, %%r10\n or %%r10, %%rax\n" \
+			"mov $0x9999999999999909, %%rdx\n xor %%rdx, %%r11\n or %%r11, %%rax\n" \
+			"mov $0xaaaaaaaaaaaaaa0a, %%rdx\n xor %%rdx, %%r12\n or %%r12, %%rax\n" \
+			"mov $0xbbbbbbbbbbbbbb0b, %%rdx\n xor %%rdx, %%r13\n or %%r13, %%rax\n" \
+			"mov $0xcccccccccccccc0c, %%rdx\n xor %%rdx, %%r14\n or %%r14, %%rax\n" \
+			"mov $0xdddddddddddddd0d, %%rdx\n xor %%rdx, %%r15\n or %%r15, %%rax\n" \
+			"pop %%rbp\n"                                                           \
+			: "=a"(bad_)                                                            \
+			:                                                                       \
+			: "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12",   \
+			  "r13", "r14", "r15", "memory", "cc");                                 \
+		!bad_;                                                                          \
+	})
 
 static bool msr_keeps(u32 msr, u64 v)
 {
@@ -59,9 +62,12 @@ static void test_exits(void)
 {
 	check(survives("mov $0x80, %%edx\n out %%al, %%dx"), "registers survive a port write");
 	check(survives("mov $0x3fd, %%edx\n in %%dx, %%al"), "registers survive a port read");
-	check(survives("mov $0xfeb00000, %%eax\n mov %%edx, (%%rax)"), "registers survive a write to nothing");
-	check(survives("mov $0xfeb00000, %%eax\n mov (%%rax), %%rdx"), "registers survive a read from nothing");
-	check(survives("mov %%rbx, %%rdx\n mov %%rcx, %%rax\n push %%rax\n push %%rdx\n xor %%eax, %%eax\n cpuid\n pop %%rbx\n pop %%rcx"),
+	check(survives("mov $0xfeb00000, %%eax\n mov %%edx, (%%rax)"),
+	      "registers survive a write to nothing");
+	check(survives("mov $0xfeb00000, %%eax\n mov (%%rax), %%rdx"),
+	      "registers survive a read from nothing");
+	check(survives("mov %%rbx, %%rdx\n mov %%rcx, %%rax\n push %%rax\n push %%rdx\n xor %%eax, "
+		       "%%eax\n cpuid\n pop %%rbx\n pop %%rcx"),
 	      "registers survive CPUID");
 }
 
@@ -80,7 +86,8 @@ static void test_msrs(void)
 	check(rdmsr(0x277), "PAT has a value");
 
 	fault = guard("rdmsr", : "=a"(low), "=d"(high) : "c"(0x12345678));
-	check(fault == 14 || (!fault && !low && !high), "an unknown MSR faults or reads zero (%d, %x)", (int)fault - 1, low);
+	check(fault == 14 || (!fault && !low && !high),
+	      "an unknown MSR faults or reads zero (%d, %x)", (int)fault - 1, low);
 	fault = guard("wrmsr", : : "a"(0), "d"(0), "c"(0xc0000100u | 0x00800000));
 	note("writing an unknown MSR: exception %d", (int)fault - 1);
 	fault = guard("wrmsr", : : "a"(0x00000000), "d"(0x00008000), "c"(0xc0000100));
@@ -117,13 +124,15 @@ static void test_faults(void)
 
 	fault = guard("mov (%1), %0", : "=r"(v) : "r"(0x600000001000ul) : "memory");
 	check(fault == 15 && cr2() == 0x600000001000 && guard_error == 0,
-	      "a read of what is not mapped is a page fault (%d, error %x, at %lx)", (int)fault - 1, guard_error, cr2());
+	      "a read of what is not mapped is a page fault (%d, error %x, at %lx)", (int)fault - 1,
+	      guard_error, cr2());
 	fault = guard("mov %0, (%1)", : : "r"(1ul), "r"(0x600000002000ul) : "memory");
 	check(fault == 15 && guard_error == 2, "a write there too (error %x)", guard_error);
 	fault = guard("div %2", : "=a"(v), "=d"(v) : "r"(0ul), "0"(1ul), "1"(0ul));
 	check(fault == 1, "division by zero is one (%d)", (int)fault - 1);
 	fault = guard("mov (%1), %0", : "=r"(v) : "r"(0x8000000000000000ul) : "memory");
-	check(fault == 14, "an address that is not canonical is a protection fault (%d)", (int)fault - 1);
+	check(fault == 14, "an address that is not canonical is a protection fault (%d)",
+	      (int)fault - 1);
 }
 
 static void test_cpuid(void)

@@ -41,7 +41,8 @@ void payload(void)
 	apic_init();
 	boot_id = apic_id();
 	if (argument("expect_cpus"))
-		check(acpi.num_cpus == argument_number("expect_cpus", 0), "%u processors are announced", acpi.num_cpus);
+		check(acpi.num_cpus == argument_number("expect_cpus", 0),
+		      "%u processors are announced", acpi.num_cpus);
 	n = acpi.num_cpus - 1;
 	started = smp_start(work);
 	check(started == n, "all others start (%u of %u)", started, n);

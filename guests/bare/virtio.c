@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Every virtio device of the machine, driven through the split and the packed ring, with and without
- * indirect descriptors and event index, its interrupts awaited. expect_virtio=N: so many devices;
- * strict=1: what the specification only recommends is checked too. Writes to disks.
+ * Every virtio device of the machine, driven through the split and the packed ring, with and
+ * without indirect descriptors and event index, its interrupts awaited. expect_virtio=N: so many
+ * devices; strict=1: what the specification only recommends is checked too. Writes to disks.
  */
 #include "virtio.h"
 
@@ -35,10 +35,12 @@ static bool start(struct vdev *d, u64 features, u32 index, const char *mode)
 	}
 	/* Queue 0 goes with every device, even where only another is of interest. */
 	for (u32 i = 0; i <= index; i++)
-		if (!check(virtio_queue(d, &queues[i], i, 8), "%s, %s: has queue %u", d->name, mode, i))
+		if (!check(virtio_queue(d, &queues[i], i, 8), "%s, %s: has queue %u", d->name, mode,
+			   i))
 			return false;
 	virtio_ready(d);
-	return check(virtio_status(d) == (STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK),
+	return check(virtio_status(d) == (STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK |
+					  STATUS_DRIVER_OK),
 		     "%s, %s: is ready", d->name, mode);
 }
 
@@ -64,8 +66,8 @@ static void test_rng(struct vdev *d, const char *mode)
 	check(good, "%s, %s: 40 requests are answered (%u, length %u)", d->name, mode, rounds, len);
 	check(zeros < 20, "%s, %s: with random bytes", d->name, mode);
 	if (has_interrupt(d))
-		check(wait_for(irq_count[q->vector] != was), "%s, %s: and interrupts (%u)", d->name, mode,
-		      irq_count[q->vector] - was);
+		check(wait_for(irq_count[q->vector] != was), "%s, %s: and interrupts (%u)", d->name,
+		      mode, irq_count[q->vector] - was);
 }
 
 struct blk_request {
@@ -84,7 +86,8 @@ static u8 blk(struct vq *q, u32 type, u64 sector, void *data, u32 len, u32 piece
 	request = (struct blk_request){ type, 0, sector };
 	status = 255;
 	for (u32 i = 0; len && i < pieces; i++)
-		b[n++] = (struct buffer){ (u8 *)data + i * (len / pieces), len / pieces, type != 1 };
+		b[n++] =
+			(struct buffer){ (u8 *)data + i * (len / pieces), len / pieces, type != 1 };
 	b[n++] = (struct buffer){ &status, 1, true };
 	vq_send(q, b, n);
 	return vq_wait(q, NULL) ? *(volatile u8 *)&status : 255;
@@ -110,7 +113,8 @@ static void test_blk(struct vdev *d, const char *mode)
 		for (u32 i = 0; i < 512; i += 8)
 			words[i] = sector << 20 | i | (u64)round << 56;
 		status = blk(q, 1, sector, buffer, 4096, pieces[round]);
-		if (!check(status == 0, "%s, %s: writes sector %lu (%u)", d->name, mode, sector, status))
+		if (!check(status == 0, "%s, %s: writes sector %lu (%u)", d->name, mode, sector,
+			   status))
 			return;
 		memset(buffer, 0, 4096);
 		status = blk(q, 0, sector, buffer, 4096, pieces[4 - round]);
@@ -184,13 +188,15 @@ static void test_device(struct vdev *d)
 		virtio_set_status(d, STATUS_ACKNOWLEDGE | STATUS_DRIVER);
 		virtio_write_features(d, offered | 1ul << 50 | 1ul << 23);
 		virtio_set_status(d, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK);
-		check(!(virtio_status(d) & STATUS_FEATURES_OK), "%s: refuses features it did not offer", d->name);
+		check(!(virtio_status(d) & STATUS_FEATURES_OK),
+		      "%s: refuses features it did not offer", d->name);
 		virtio_reset(d);
 		virtio_set_status(d, STATUS_ACKNOWLEDGE);
 		virtio_set_status(d, STATUS_ACKNOWLEDGE | STATUS_DRIVER);
 		virtio_write_features(d, 0);
 		virtio_set_status(d, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK);
-		check(!(virtio_status(d) & STATUS_FEATURES_OK), "%s: refuses a driver of before version 1", d->name);
+		check(!(virtio_status(d) & STATUS_FEATURES_OK),
+		      "%s: refuses a driver of before version 1", d->name);
 	}
 	for (u32 i = 0; i < ARRAY_SIZE(modes); i++) {
 		bool sends = d->id == VIRTIO_CONSOLE || d->id == VIRTIO_NET;
@@ -203,7 +209,8 @@ static void test_device(struct vdev *d)
 			test_blk(d, modes[i].name);
 		else if (sends)
 			test_send(d, modes[i].name);
-		check(!(virtio_status(d) & STATUS_NEEDS_RESET), "%s, %s: is content", d->name, modes[i].name);
+		check(!(virtio_status(d) & STATUS_NEEDS_RESET), "%s, %s: is content", d->name,
+		      modes[i].name);
 		check(virtio_reset(d), "%s, %s: resets", d->name, modes[i].name);
 	}
 }

@@ -17,7 +17,10 @@ static long syscall4(long n, long a, long b, long c, long d)
 	register long r10 asm("r10") = d;
 	long r;
 
-	asm volatile("syscall" : "=a"(r) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
+	asm volatile("syscall"
+		     : "=a"(r)
+		     : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10)
+		     : "rcx", "r11", "memory");
 	return r;
 }
 
@@ -40,7 +43,8 @@ static __attribute__((used, noreturn)) void start(long *stack)
 	syscall4(16 /* ioctl */, 1, 0x5409 /* TCSBRK */, 1, 0);
 	syscall4(162 /* sync */, 0, 0, 0, 0);
 	syscall4(13 /* rt_sigaction */, 11 /* SIGSEGV */, (long)on_fault, 0, 8);
-	syscall4(18 /* pwrite64 */, syscall4(2 /* open */, (long)"/dev/port", 1, 0, 0), (long)&status, 1, EXIT_PORT);
+	syscall4(18 /* pwrite64 */, syscall4(2 /* open */, (long)"/dev/port", 1, 0, 0),
+		 (long)&status, 1, EXIT_PORT);
 	if (syscall4(173 /* ioperm */, EXIT_PORT, 1, 1, 0) == 0)
 		asm volatile("outb %0, %1" : : "a"(status), "d"((unsigned short)EXIT_PORT));
 	leave();

@@ -12,7 +12,10 @@ static long syscall4(long n, long a, long b, long c, long d)
 	register long r10 asm("r10") = d;
 	long r;
 
-	asm volatile("syscall" : "=a"(r) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
+	asm volatile("syscall"
+		     : "=a"(r)
+		     : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10)
+		     : "rcx", "r11", "memory");
 	return r;
 }
 

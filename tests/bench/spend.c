@@ -52,7 +52,7 @@ int main(int argc, char **argv)
 	while ((opt = getopt(argc, argv, "+t:")) != -1) {
 		if (opt != 't')
 			return 2;
-		limit = atoi(optarg);
+		limit = strtoul(optarg, NULL, 10);
 	}
 	if (optind >= argc) {
 		fprintf(stderr, "usage: spend [-t SECONDS] -- COMMAND [ARG...]\n");

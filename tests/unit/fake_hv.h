@@ -32,10 +32,10 @@ enum fake_step {
  * The next step of @vcpu. A guest that waits looks whether what it waits for is
  * there and halts if not: all that comes after the call began wakes it.
  *
- * On entry exit->data points to a buffer of FAKE_HV_DATA bytes which holds the result of the access before (what was
- * read); the rest of @exit is zero. For an access the guest fills in kind,
- * addr, size, count (0 is taken as 1), and data before a write, leaving
- * exit->data where it is. fake_pio_read() and its like do that.
+ * On entry exit->data points to a buffer of FAKE_HV_DATA bytes which holds the result of the access
+ * before (what was read); the rest of @exit is zero. For an access the guest fills in kind, addr,
+ * size, count (0 is taken as 1), and data before a write, leaving exit->data where it is.
+ * fake_pio_read() and its like do that.
  */
 typedef enum fake_step (*fake_guest_fn)(void *arg, unsigned vcpu, struct hv_exit *exit);
 

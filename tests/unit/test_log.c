@@ -50,7 +50,8 @@ static void log_line_names_the_level_and_keeps_errno(void **state)
 	log_info("disk %d: %m", 3);
 	log_debug("not wanted");
 	assert_int_equal(errno, ENOSPC);
-	assert_string_equal(logged(buf, sizeof(buf)), "wisp: info: disk 3: No space left on device\n");
+	assert_string_equal(logged(buf, sizeof(buf)),
+			    "wisp: info: disk 3: No space left on device\n");
 }
 
 static void log_line_cuts_long_text_and_hides_control_characters(void **state)
@@ -103,8 +104,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(log_line_names_the_level_and_keeps_errno, setup,
 						teardown),
-		cmocka_unit_test_setup_teardown(log_line_cuts_long_text_and_hides_control_characters,
-						setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			log_line_cuts_long_text_and_hides_control_characters, setup, teardown),
 		cmocka_unit_test_setup_teardown(log_limited_speaks_ten_times_and_owns_up_later,
 						setup, teardown),
 		cmocka_unit_test(log_level_parse_knows_all_and_refuses_others),

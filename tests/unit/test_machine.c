@@ -123,8 +123,8 @@ static void create_with(struct guest *g, enum program program, enum loop_backend
 	clock_init_virtual(&g->clock, NSEC_PER_SEC, 1700000000 * NSEC_PER_SEC);
 	machine_files_init(&files);
 	fake_elf(&elf, true);
-	assert_int_equal(fw_kernel_open(&files.kernel, "fake", fake_file(elf.image, sizeof(elf.image)),
-					&err),
+	assert_int_equal(fw_kernel_open(&files.kernel, "fake",
+					fake_file(elf.image, sizeof(elf.image)), &err),
 			 0);
 	g->hv = machine.hv = fake_hv_create(&params);
 	machine.files = &files;

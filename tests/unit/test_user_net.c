@@ -506,7 +506,9 @@ static void send_udp6(struct fixture *f, const char *to, uint16_t port, const vo
 				       .csum_start = htole16(54),
 				       .csum_offset = htole16(6) };
 	struct udphdr udp = { .source = htons(4000), .dest = htons(port), .len = htons(8 + len) };
-	uint8_t frame[200] = { [12] = 0x86, [13] = 0xdd, [14] = 0x60, [20] = IPPROTO_UDP, [21] = 64 };
+	uint8_t frame[200] = {
+		[12] = 0x86, [13] = 0xdd, [14] = 0x60, [20] = IPPROTO_UDP, [21] = 64
+	};
 	uint8_t pseudo[40] = { [34] = 0, [35] = 8 + len, [39] = IPPROTO_UDP };
 
 	memcpy(frame, "\x33\x33\0\0\0\2", 6);

@@ -26,10 +26,10 @@ static int check_ranges(const struct guest_mem_range *ranges, unsigned num, uint
 					 "guest memory: range 0x%llx+0x%llx is out of order",
 					 (unsigned long long)r->gpa, (unsigned long long)r->size);
 		if ((r->gpa | r->size) & (align - 1))
-			return error_usage(err, -EINVAL,
-					   "--hugepages: memory of 0x%llx bytes is no multiple of %llu MiB",
-					   (unsigned long long)r->size,
-					   (unsigned long long)(align / MiB));
+			return error_usage(
+				err, -EINVAL,
+				"--hugepages: memory of 0x%llx bytes is no multiple of %llu MiB",
+				(unsigned long long)r->size, (unsigned long long)(align / MiB));
 		end = r->gpa + r->size;
 		size += r->size;
 	}

@@ -6,7 +6,8 @@
  * irq_level (level, shared, for INTx) or MSI routes. Changes to the table are
  * collected and pushed once: KVM replaces the whole table at each call and
  * waits for readers. Until a first message is routed nothing is pushed at all:
- * the hypervisor's own table already leads the pins where they should go. All functions take the table's own lock; any thread.
+ * the hypervisor's own table already leads the pins where they should go. All functions take the
+ * table's own lock; any thread.
  */
 #ifndef WISP_CORE_IRQ_H
 #define WISP_CORE_IRQ_H

@@ -139,7 +139,9 @@ void loop_workers_free(struct loop_workers *w)
 	free(w);
 }
 
-/* One more thread, if that is allowed and possible. Signals are for the threads that ask for them. */
+/*
+ * One more thread, if that is allowed and possible. Signals are for the threads that ask for them.
+ */
 static void start_worker(struct loop_workers *w)
 {
 	sigset_t all, saved;

@@ -28,7 +28,8 @@ void payload(void);
 
 /* "ok N - name" or "not ok N - name" on the serial port; returns @ok. */
 #define check(ok, ...) check_at(__FILE__, __LINE__, (ok), __VA_ARGS__)
-bool check_at(const char *file, int line, bool ok, const char *format, ...) __attribute__((format(printf, 4, 5)));
+bool check_at(const char *file, int line, bool ok, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
 void skip(const char *what, const char *why);
 /* A line of comment. %s %c %d %u %x %lu %lx %p, with width and leading zeros. */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -49,12 +50,36 @@ bool starts_with(const char *s, const char *prefix);
 
 /* ---- the processor ---- */
 
-static inline void outb(u16 port, u8 v) { asm volatile("outb %0, %1" : : "a"(v), "d"(port) : "memory"); }
-static inline void outw(u16 port, u16 v) { asm volatile("outw %0, %1" : : "a"(v), "d"(port) : "memory"); }
-static inline void outl(u16 port, u32 v) { asm volatile("outl %0, %1" : : "a"(v), "d"(port) : "memory"); }
-static inline u8 inb(u16 port) { u8 v; asm volatile("inb %1, %0" : "=a"(v) : "d"(port) : "memory"); return v; }
-static inline u16 inw(u16 port) { u16 v; asm volatile("inw %1, %0" : "=a"(v) : "d"(port) : "memory"); return v; }
-static inline u32 inl(u16 port) { u32 v; asm volatile("inl %1, %0" : "=a"(v) : "d"(port) : "memory"); return v; }
+static inline void outb(u16 port, u8 v)
+{
+	asm volatile("outb %0, %1" : : "a"(v), "d"(port) : "memory");
+}
+static inline void outw(u16 port, u16 v)
+{
+	asm volatile("outw %0, %1" : : "a"(v), "d"(port) : "memory");
+}
+static inline void outl(u16 port, u32 v)
+{
+	asm volatile("outl %0, %1" : : "a"(v), "d"(port) : "memory");
+}
+static inline u8 inb(u16 port)
+{
+	u8 v;
+	asm volatile("inb %1, %0" : "=a"(v) : "d"(port) : "memory");
+	return v;
+}
+static inline u16 inw(u16 port)
+{
+	u16 v;
+	asm volatile("inw %1, %0" : "=a"(v) : "d"(port) : "memory");
+	return v;
+}
+static inline u32 inl(u16 port)
+{
+	u32 v;
+	asm volatile("inl %1, %0" : "=a"(v) : "d"(port) : "memory");
+	return v;
+}
 
 static inline u8 read8(u64 a) { return *(volatile u8 *)a; }
 static inline u16 read16(u64 a) { return *(volatile u16 *)a; }
@@ -94,7 +119,9 @@ static inline struct cpuid cpuid(u32 leaf, u32 sub)
 {
 	struct cpuid c;
 
-	asm volatile("cpuid" : "=a"(c.eax), "=b"(c.ebx), "=c"(c.ecx), "=d"(c.edx) : "a"(leaf), "c"(sub));
+	asm volatile("cpuid"
+		     : "=a"(c.eax), "=b"(c.ebx), "=c"(c.ecx), "=d"(c.edx)
+		     : "a"(leaf), "c"(sub));
 	return c;
 }
 
@@ -145,10 +172,13 @@ extern volatile u32 irq_count[256];
  */
 extern volatile u64 guard_resume;
 extern volatile u32 guard_fault, guard_error;
-#define guard(instruction, ...) ({					\
-	guard_fault = 0;						\
-	asm volatile("movq $2f, guard_resume\n1: " instruction "\n2: movq $0, guard_resume" __VA_ARGS__); \
-	guard_fault; })
+#define guard(instruction, ...)                                         \
+	({                                                              \
+		guard_fault = 0;                                        \
+		asm volatile("movq $2f, guard_resume\n1: " instruction  \
+			     "\n2: movq $0, guard_resume" __VA_ARGS__); \
+		guard_fault;                                            \
+	})
 
 /* ---- the local APIC, the I/O APIC, other processors ---- */
 

@@ -55,7 +55,8 @@ void interrupt(struct frame *f)
 		f->rip = guard_resume;
 		return;
 	}
-	check(false, "exception %lu, error %lx, rip %lx, rsp %lx", f->vector, f->error, f->rip, f->rsp);
+	check(false, "exception %lu, error %lx, rip %lx, rsp %lx", f->vector, f->error, f->rip,
+	      f->rsp);
 	finish();
 }
 

@@ -328,7 +328,8 @@ void bare_main(void)
 	read_boot_info();
 	interrupts_init();
 	random_seed(argument_number("seed", 42));
-	note("entered by %s, command line '%s'", boot_is_pvh ? "PVH" : "the 64-bit entry", command_line);
+	note("entered by %s, command line '%s'", boot_is_pvh ? "PVH" : "the 64-bit entry",
+	     command_line);
 	acpi_read();
 	payload();
 	finish();

@@ -67,8 +67,8 @@ static void add_mmio(u64 base, u32 size, u32 gsi)
 }
 
 /*
- * Not an AML interpreter: a virtio-mmio device's _HID is followed by a buffer of resources, in which a
- * Memory32Fixed and an Extended Interrupt descriptor are looked for.
+ * Not an AML interpreter: a virtio-mmio device's _HID is followed by a buffer of resources, in
+ * which a Memory32Fixed and an Extended Interrupt descriptor are looked for.
  */
 static void read_dsdt(void)
 {

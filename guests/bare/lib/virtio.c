@@ -159,7 +159,8 @@ void virtio_write_features(struct vdev *d, u64 features)
 {
 	for (u32 i = 0; i < 2; i++) {
 		write32(d->base + (d->pci ? C_DRIVER_FEATURE_SELECT : M_DRIVER_FEATURES_SEL), i);
-		write32(d->base + (d->pci ? C_DRIVER_FEATURE : M_DRIVER_FEATURES), features >> 32 * i);
+		write32(d->base + (d->pci ? C_DRIVER_FEATURE : M_DRIVER_FEATURES),
+			features >> 32 * i);
 	}
 }
 
@@ -195,7 +196,8 @@ static void write_addr(u64 reg, u64 addr)
 	write32(reg + 4, addr >> 32);
 }
 
-void virtio_queue_set(struct vdev *d, u32 index, u32 size, u64 desc, u64 driver, u64 device, bool ready)
+void virtio_queue_set(struct vdev *d, u32 index, u32 size, u64 desc, u64 driver, u64 device,
+		      bool ready)
 {
 	select_queue(d, index);
 	if (d->pci) {
@@ -276,7 +278,9 @@ void virtio_kick(struct vdev *d, u32 index)
 	barrier();
 	if (d->pci) {
 		select_queue(d, index);
-		write16(d->notify + (u64)read16(d->base + C_QUEUE_NOTIFY_OFF) * d->notify_multiplier, index);
+		write16(d->notify +
+				(u64)read16(d->base + C_QUEUE_NOTIFY_OFF) * d->notify_multiplier,
+			index);
 	} else {
 		write32(d->base + M_QUEUE_NOTIFY, index);
 	}
@@ -309,7 +313,8 @@ static void send_split(struct vq *q, const struct buffer *b, u32 n, bool indirec
 		u32 next = indirect ? i + 1 : (at + 1) % q->size;
 
 		d[at] = (struct desc){ (u64)b[i].data, b[i].len,
-				       (b[i].in ? DESC_WRITE : 0) | (i + 1 < n ? DESC_NEXT : 0), next };
+				       (b[i].in ? DESC_WRITE : 0) | (i + 1 < n ? DESC_NEXT : 0),
+				       next };
 		at = next;
 	}
 	if (indirect) {
@@ -336,7 +341,8 @@ static void send_packed(struct vq *q, const struct buffer *b, u32 n, bool indire
 	}
 	if (indirect) {
 		for (u32 i = 0; i < n; i++)
-			q->table[i] = (struct desc){ (u64)b[i].data, b[i].len, 0, b[i].in ? DESC_WRITE : 0 };
+			q->table[i] = (struct desc){ (u64)b[i].data, b[i].len, 0,
+						     b[i].in ? DESC_WRITE : 0 };
 		n = 1;
 	}
 	for (u32 i = 0; i < n; i++) {
@@ -387,7 +393,8 @@ static bool is_used(struct vq *q)
 	if (!q->packed)
 		return ((volatile u16 *)q->used)[1] != q->seen;
 	flags = ((volatile struct desc *)q->desc)[q->seen].next;
-	return !!(flags & DESC_AVAIL) == !!(flags & DESC_USED) && !!(flags & DESC_USED) == q->seen_wrap;
+	return !!(flags & DESC_AVAIL) == !!(flags & DESC_USED) &&
+	       !!(flags & DESC_USED) == q->seen_wrap;
 }
 
 bool vq_wait(struct vq *q, u32 *ret_len)

@@ -86,10 +86,14 @@ u64 virtio_offered(struct vdev *d);
 bool virtio_begin(struct vdev *d, u64 want);
 void virtio_write_features(struct vdev *d, u64 features);
 u32 virtio_queue_max(struct vdev *d, u32 index);
-/* Make a ring of @size (or less, if the device has less) and give it to the device, with an interrupt. */
+/*
+ * Make a ring of @size (or less, if the device has less) and give it to the device, with an
+ * interrupt.
+ */
 bool virtio_queue(struct vdev *d, struct vq *q, u32 index, u32 size);
 /* The raw step: these addresses, whatever they are. */
-void virtio_queue_set(struct vdev *d, u32 index, u32 size, u64 desc, u64 driver, u64 device, bool ready);
+void virtio_queue_set(struct vdev *d, u32 index, u32 size, u64 desc, u64 driver, u64 device,
+		      bool ready);
 void virtio_ready(struct vdev *d);
 void virtio_kick(struct vdev *d, u32 index);
 
