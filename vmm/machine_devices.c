@@ -172,6 +172,7 @@ static int add_net(struct machine *m, const struct config_net *c, int *fd, struc
 	r = net_open_socket(&net, socket, c->mac, err);
 	if (r < 0)
 		return r;
+	net->mtu = c->mtu;
 	net_attach(net, m->loop);
 	r = virtio_net_create(&dev, &params, net, err);
 	if (r < 0) {
