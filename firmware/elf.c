@@ -259,6 +259,31 @@ static int load_segment(const struct fw_kernel *k, const struct fw_segment *s,
 			   (unsigned long long)(guest_mem_size(mem) / MiB));
 }
 
+/*
+ * Segments that lie to one another in memory as they do in the file are loaded
+ * as one, with whatever the file has between them: one mapping in place of two,
+ * and no page that both share. Takes @i to the last one joined.
+ */
+#define MAX_GAP (2 * MiB)
+
+static struct fw_segment join_segments(const struct fw_kernel *k, unsigned *i)
+{
+	struct fw_segment s = k->segment[*i];
+
+	for (; *i + 1 < k->num_segments; ++*i) {
+		const struct fw_segment *next = &k->segment[*i + 1];
+
+		/* Zeros behind the file's part would not be zeros in the mapping. */
+		if (s.mem_size != s.file_size || next->offset < s.offset + s.file_size ||
+		    next->offset - s.offset != next->gpa - s.gpa ||
+		    next->gpa - (s.gpa + s.mem_size) > MAX_GAP)
+			break;
+		s.file_size = next->offset + next->file_size - s.offset;
+		s.mem_size = next->gpa + next->mem_size - s.gpa;
+	}
+	return s;
+}
+
 int fw_elf_load(const struct fw_kernel *k, struct guest_mem *mem, enum fw_protocol protocol,
 		struct fw_extent *extent, struct fw_start *start, struct error *err)
 {
@@ -272,8 +297,11 @@ int fw_elf_load(const struct fw_kernel *k, struct guest_mem *mem, enum fw_protoc
 		return error_usage(err, -ENOEXEC,
 				   "kernel '%s': a segment at 0x%llx, below 1 MiB",
 				   fw_kernel_name(k), (unsigned long long)first->gpa);
-	for (unsigned i = 0; i < k->num_segments && !r; i++)
-		r = load_segment(k, &k->segment[i], mem, err);
+	for (unsigned i = 0; i < k->num_segments && !r; i++) {
+		struct fw_segment s = join_segments(k, &i);
+
+		r = load_segment(k, &s, mem, err);
+	}
 	extent->start = first->gpa;
 	extent->end = last->gpa + last->mem_size;
 	return r;

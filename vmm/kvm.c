@@ -202,7 +202,7 @@ static void add_names(struct x86_cpuid *cpuid)
 	}
 }
 
-int kvm_host_cpuid(int kvm_fd, struct x86_cpuid *ret_cpuid, struct error *err)
+static int query_cpuid(int kvm_fd, struct x86_cpuid *ret_cpuid, struct error *err)
 {
 	struct kvm_cpuid2 *list;
 	int r = 0;
@@ -223,6 +223,16 @@ int kvm_host_cpuid(int kvm_fd, struct x86_cpuid *ret_cpuid, struct error *err)
 	return r;
 }
 
+int kvm_host_query(int kvm_fd, struct kvm_host *ret_host, struct error *err)
+{
+	int size = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+
+	if (size < 0)
+		return error_kind_set(err, ERROR_REFUSED, -errno, "/dev/kvm: is not KVM: %m");
+	ret_host->run_size = size;
+	return query_cpuid(kvm_fd, &ret_host->cpuid, err);
+}
+
 /*
  * Pages that VMX needs to run real mode, and code before CR0.PG is set; SVM has
  * no use for them. The identity map goes first: KVM wants it before the first vCPU.
@@ -239,7 +249,7 @@ static int reserve_vmx_pages(struct hv *hv)
 	return r < 0 ? r : vm_ioctl(hv, KVM_SET_TSS_ADDR, (void *)FW_KVM_TSS_ADDR);
 }
 
-int kvm_create(struct hv **ret_hv, int kvm_fd, struct error *err)
+int kvm_create(struct hv **ret_hv, int kvm_fd, const struct kvm_host *host, struct error *err)
 {
 	struct kvm_enable_cap msr_exits = {
 		.cap = KVM_CAP_X86_USER_SPACE_MSR,
@@ -252,6 +262,7 @@ int kvm_create(struct hv **ret_hv, int kvm_fd, struct error *err)
 	if (!vm)
 		return error_set(err, -ENOMEM, "virtual machine: %m");
 	vm->hv.ops = &kvm_ops;
+	vm->run_size = host->run_size;
 	do
 		vm->fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
 	while (vm->fd < 0 && errno == EINTR);
@@ -260,13 +271,6 @@ int kvm_create(struct hv **ret_hv, int kvm_fd, struct error *err)
 		error_hint(err, "run 'wisp doctor' to see what this host can do");
 		goto fail;
 	}
-	r = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-	if (r < 0) {
-		r = error_kind_set(err, ERROR_START, -errno, "KVM: vCPU map size: %m");
-		goto fail;
-	}
-	vm->run_size = r;
-
 	r = reserve_vmx_pages(&vm->hv);
 	if (r < 0) {
 		error_kind_set(err, ERROR_START, r, "KVM: cannot reserve the VMX pages: %m");

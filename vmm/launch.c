@@ -202,10 +202,10 @@ static struct machine_end *share_end(struct error *err)
 int launch_run(struct machine_config *c)
 {
 	struct machine_files files;
-	struct x86_cpuid cpuid;
+	struct kvm_host host;
 	struct monitor_params params = {
 		.config = c,
-		.host_cpuid = &cpuid,
+		.host = &host,
 		.files = &files,
 	};
 	struct error err = { 0 };
@@ -214,7 +214,7 @@ int launch_run(struct machine_config *c)
 	params.end = share_end(&err);
 	params.kvm_fd = params.end ? kvm_open(&err) : -1;
 	if (params.kvm_fd >= 0)
-		r = kvm_host_cpuid(params.kvm_fd, &cpuid, &err);
+		r = kvm_host_query(params.kvm_fd, &host, &err);
 	if (params.kvm_fd < 0 || r < 0) {
 		error_print(&err);
 		return error_status(&err);

@@ -151,6 +151,7 @@ static int load_guest(struct machine *m, const struct machine_params *params, st
 	free(cmdline);
 	if (r < 0)
 		return r;
+	guest_mem_hide(m->mem);
 	r = x86_boot_tables(m->mem, &start);
 	if (r < 0)
 		return error_set(err, r, "boot tables: %m");

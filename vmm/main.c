@@ -1,5 +1,6 @@
 /* wisp: the command line's entry. Verbs and options are in vmm/cli.h's tables. */
 #include <malloc.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -32,6 +33,8 @@ int main(int argc, char **argv)
 {
 	/* One arena: a second one per thread costs every microVM memory it never needs. */
 	mallopt(M_ARENA_MAX, 1);
+	/* A reader that goes away ends its stream, not the guest. */
+	signal(SIGPIPE, SIG_IGN);
 
 	if (argc < 2)
 		return cli_help(0, NULL);

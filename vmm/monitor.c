@@ -85,10 +85,10 @@ static int build(const struct monitor_params *p, struct machine **ret_m, struct 
 {
 	struct machine_params machine = {
 		.config = p->config,
-		.host_cpuid = p->host_cpuid,
+		.host_cpuid = &p->host->cpuid,
 		.files = p->files,
 	};
-	int r = kvm_create(&machine.hv, p->kvm_fd, err);
+	int r = kvm_create(&machine.hv, p->kvm_fd, p->host, err);
 
 	if (r < 0)
 		return r;

@@ -6,6 +6,7 @@
 #ifndef WISP_VMM_MONITOR_H
 #define WISP_VMM_MONITOR_H
 
+#include "vmm/kvm.h"
 #include "vmm/machine.h"
 
 /* Signals that end a microVM in good order; the parent passes them on. */
@@ -14,7 +15,7 @@
 /* What the parent made before the fork; the monitor owns its copies. */
 struct monitor_params {
 	const struct machine_config *config;
-	const struct x86_cpuid *host_cpuid;
+	const struct kvm_host *host;
 	struct machine_files *files;
 	int kvm_fd;
 	int signal_fd;		 /* signalfd of END_SIGNALS and SIGWINCH, which are blocked */

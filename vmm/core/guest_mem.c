@@ -132,7 +132,6 @@ int guest_mem_create(struct guest_mem **ret_mem, enum guest_mem_backing backing,
 	}
 	if (r < 0)
 		goto fail;
-	madvise(mem->map, mem->map_size, MADV_DONTDUMP);
 	for (unsigned i = 0; i < num_ranges; i++) {
 		mem->range[i] = (struct guest_mem_range){
 			.gpa = ranges[i].gpa,
@@ -180,9 +179,13 @@ int guest_mem_map_file(struct guest_mem *mem, uint64_t gpa, uint64_t len, int fd
 		return -ENOSPC;
 	if (!map_or_null(host, len, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, offset))
 		return -errno;
-	madvise(host, len, MADV_DONTDUMP);
 	mem->overlay[mem->num_overlays++] = (struct guest_mem_overlay){ .host = host, .size = len };
 	return 0;
+}
+
+void guest_mem_hide(struct guest_mem *mem)
+{
+	madvise(mem->map, mem->map_size, MADV_DONTDUMP);
 }
 
 /* ---- checked access ---- */

@@ -58,12 +58,18 @@ struct guest_mem {
 
 /*
  * Map RAM and lay it out as @ranges say (gpa and size filled in, page
- * multiples, ascending). ANON: one reservation, huge pages advised,
- * MADV_DONTDUMP; nothing is touched. @backing is ANON, SHARED or HUGETLB.
+ * multiples, ascending). ANON: one reservation, huge pages advised;
+ * nothing is touched. @backing is ANON, SHARED or HUGETLB.
  */
 int guest_mem_create(struct guest_mem **ret_mem, enum guest_mem_backing backing,
 		     const struct guest_mem_range *ranges, unsigned num_ranges, struct error *err);
 void guest_mem_free(struct guest_mem *mem);
+
+/*
+ * Leave guest memory out of core dumps. Once, after all files are mapped over
+ * it: a new mapping forgets the advice.
+ */
+void guest_mem_hide(struct guest_mem *mem);
 
 /*
  * Replace [gpa, gpa+len) by a private mapping of @fd from @offset: its pages
