@@ -22,6 +22,22 @@ static const uint32_t mmio_gsi[] = { 5,	 6,  7,	 10, 11, 12, 13, 14, 15,
 #define MMIO64_ALIGN (1 * GiB)
 #define MMIO64_SIZE  (16 * GiB)
 
+/*
+ * A kernel that panics before it has a pvpanic driver can only reboot. Under the
+ * default command line (reboot=panic_warm) it asks for a warm boot then, as one
+ * asks a BIOS: by a word in its data area.
+ */
+#define BIOS_RESET_FLAG_ADDR 0x472
+#define BIOS_RESET_WARM	     0x1234
+
+static bool reset_out_of_panic(struct machine *m)
+{
+	uint8_t flag[2];
+
+	return guest_mem_read(m->mem, BIOS_RESET_FLAG_ADDR, flag, sizeof(flag)) == 0 &&
+	       get_le16(flag) == BIOS_RESET_WARM;
+}
+
 static void power_event(void *arg, enum power_event event, uint8_t value)
 {
 	struct machine *m = arg;
@@ -31,7 +47,10 @@ static void power_event(void *arg, enum power_event event, uint8_t value)
 		machine_end(m, MACHINE_END_POWEROFF, 0, NULL);
 		break;
 	case POWER_RESET:
-		machine_end(m, MACHINE_END_REBOOT, 0, NULL);
+		if (reset_out_of_panic(m))
+			machine_end(m, MACHINE_END_PANIC, MACHINE_STATUS_PANIC, NULL);
+		else
+			machine_end(m, MACHINE_END_REBOOT, 0, NULL);
 		break;
 	case POWER_PANIC:
 		machine_end(m, MACHINE_END_PANIC, MACHINE_STATUS_PANIC, NULL);

@@ -21,6 +21,7 @@ enum program {
 	EXIT_42,	 /* write 42 to the exit port */
 	POWER_OFF_S5,
 	RESET,
+	RESET_WARM,	 /* as a kernel does that panicked without a pvpanic driver */
 	PANIC,
 	TRIPLE_FAULT,
 	FAIL_ENTRY,
@@ -61,6 +62,9 @@ static enum fake_step step(void *arg, unsigned vcpu, struct hv_exit *exit)
 	case POWER_OFF_S5:
 		return fake_pio_write(exit, POWER_SLEEP_CONTROL_PORT, 1,
 				      POWER_SLEEP_TYPE_S5 << 2 | 1 << 5);
+	case RESET_WARM:
+		fake_hv_write(g->hv, 0x472, (const uint8_t[]){ 0x34, 0x12 }, 2);
+		/* fall through */
 	case RESET:
 		return fake_pio_write(exit, POWER_RESET_PORT, 1, POWER_RESET_VALUE);
 	case PANIC:
@@ -174,6 +178,7 @@ static void machine_ends_with_the_reason_the_guest_gives(void **state)
 		{ EXIT_42, MACHINE_END_EXIT_PORT, 42 },
 		{ POWER_OFF_S5, MACHINE_END_POWEROFF, 0 },
 		{ RESET, MACHINE_END_REBOOT, 0 },
+		{ RESET_WARM, MACHINE_END_PANIC, 3 },
 		{ PANIC, MACHINE_END_PANIC, 3 },
 		{ TRIPLE_FAULT, MACHINE_END_TRIPLE_FAULT, 4 },
 		{ FAIL_ENTRY, MACHINE_END_INTERNAL, 5 },
