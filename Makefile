@@ -80,6 +80,13 @@ test: ## every test that this machine can run
 .PHONY: test-programs
 test-programs: $(UNIT) $(HELPERS)
 
+.PHONY: guest-debian
+guest-debian: ## a Debian guest: systemd, ext4 image, the distribution's own initramfs
+	@scripts/deps guest
+	@guests/debian -o $(BUILD)/guests/debian
+	@echo "try: $(BUILD)/wisp run --memory 1G --serial stdio --kernel $(BUILD)/guests/debian/vmlinuz" \
+		"--initrd $(BUILD)/guests/debian/initrd.img --disk $(BUILD)/guests/debian/disk.img"
+
 # The default guest: a stock Debian cloud kernel and an initramfs made here.
 .PHONY: guest
 guest: ## the default guest: a Debian kernel and a small initramfs
