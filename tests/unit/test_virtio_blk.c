@@ -388,11 +388,10 @@ static const struct variant plain = { "plain", { .event_idx = true, .indirect = 
 static void config_space_describes_the_disk(void **state)
 {
 	struct fixture *f = begin(&plain, (struct block_config){ 0 }, 3, ALL_FEATURES);
+	const size_t size = offsetof(struct virtio_blk_config, max_secure_erase_sectors);
 	struct virtio_blk_config c;
 
-static const struct variant plain = {
-	"plain", { .event_idx = true, .indirect = true }, LOOP_AUTO
-};
+	fake_config_read(&f->d, 0, &c, size);
 	assert_int_equal(le64toh(c.capacity), SECTORS);
 	assert_int_equal(le32toh(c.blk_size), 512);
 	assert_int_equal(c.physical_block_exp, 3);
