@@ -56,7 +56,18 @@ expect_text() {
 	esac
 }
 
-# Boot with a limit; every argument is wisp's.
+# Boot with a limit; every argument is wisp's. An emulated host stalls now and then: what has
+# not ended there by the limit is given one more try, and the log says so.
 guest() {
-	timeout -k 5 "$TEST_LIMIT" "$WISP" run "$@"
+	local rc=0
+	timeout -k 5 "$TEST_LIMIT" "$WISP" run "$@" || rc=$?
+	if [ $rc = 124 ] && [ -n "${WISP_NESTED-}" ]; then
+		case " $* " in
+		*" --timeout "*) return $rc ;;
+		esac
+		echo "no end within $TEST_LIMIT s; once more"
+		rc=0
+		timeout -k 5 "$TEST_LIMIT" "$WISP" run "$@" || rc=$?
+	fi
+	return $rc
 }
