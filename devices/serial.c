@@ -1,98 +1,9 @@
 #include "devices/serial.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 
-/* Register offsets. */
-#define REG_DATA 0 /* RBR, THR; DLL with DLAB */
-#define REG_IER	 1 /* DLM with DLAB */
-#define REG_IIR	 2 /* read; FCR when written */
-#define REG_LCR	 3
-#define REG_MCR	 4
-#define REG_LSR	 5
-#define REG_MSR	 6
-#define REG_SCR	 7
-
-#define IER_RX	   0x01
-#define IER_TX	   0x02
-#define IER_LINE   0x04
-#define IER_MODEM  0x08
-#define IER_MASK   0x0f
-
-#define IIR_NONE    0x01
-#define IIR_MODEM   0x00
-#define IIR_TX	    0x02
-#define IIR_RX	    0x04
-#define IIR_LINE    0x06
-#define IIR_TIMEOUT 0x0c
-#define IIR_FIFO    0xc0
-
-#define FCR_ENABLE   0x01
-#define FCR_CLEAR_RX 0x02
-#define FCR_CLEAR_TX 0x04
-#define FCR_KEPT     0xc9 /* enable, DMA mode, trigger level */
-
-#define LCR_BREAK 0x40
-#define LCR_DLAB  0x80
-
-#define MCR_DTR	 0x01
-#define MCR_RTS	 0x02
-#define MCR_OUT1 0x04
-#define MCR_OUT2 0x08
-#define MCR_LOOP 0x10
-#define MCR_MASK 0x1f
-
-#define LSR_DATA    0x01
-#define LSR_OVERRUN 0x02
-#define LSR_BREAK   0x10
-#define LSR_THRE    0x20
-#define LSR_TEMT    0x40
-#define LSR_ERRORS  0x1e
-
-#define MSR_DELTAS 0x0f
-#define MSR_TERI   0x04
-#define MSR_CTS	   0x10
-#define MSR_DSR	   0x20
-#define MSR_RI	   0x40
-#define MSR_DCD	   0x80
-
-#define FIFO_BYTES 16
-
-/*
- * Between the vCPU that writes and the loop that carries it to the chardev. The
- * transmitter shows as busy from the mark on; the rest is for a driver that
- * writes a whole FIFO after one look, or a long string without looking.
- */
-#define TX_BYTES 8192u
-#define TX_MARK	 4096u
-
-/*
- * A guest that reads the line status so often without writing waits for input by
- * polling, so it may have some though its receive interrupt is off.
- */
-#define POLLS_FOR_INPUT 4096
-
-struct serial {
-	pthread_mutex_t lock; /* everything but the chardev, which is the loop's */
-	uint8_t ier, fcr, lcr, mcr, lsr, msr, scr;
-	uint16_t divisor;
-	uint8_t rx[FIFO_BYTES];
-	unsigned rx_head, rx_len;
-	bool tx_pending;      /* "transmitter empty" has not been read from IIR yet */
-	bool timeout_pending; /* bytes below the trigger level wait */
-	bool line_high;	      /* what the interrupt pin shows */
-	unsigned polls;
-
-	uint8_t *tx; /* ring, made when first written to */
-	unsigned tx_head, tx_len;
-
-	struct irq_line irq;
-	struct loop *loop;
-	struct chardev *chardev; /* may be NULL */
-	struct loop_task drain;	 /* tx to the chardev */
-	struct loop_task resume; /* there is room for input again */
-};
+#include "devices/serial_internal.h"
 
 /* ---- interrupts; under the lock ---- */
 
@@ -101,11 +12,6 @@ static unsigned trigger_level(const struct serial *s)
 	static const uint8_t level[4] = { 1, 4, 8, 14 };
 
 	return s->fcr & FCR_ENABLE ? level[s->fcr >> 6] : 1;
-}
-
-static unsigned rx_capacity(const struct serial *s)
-{
-	return s->fcr & FCR_ENABLE ? FIFO_BYTES : 1;
 }
 
 static bool tx_room(const struct serial *s)
@@ -135,10 +41,15 @@ static uint8_t pending_interrupt(const struct serial *s)
 	return IIR_NONE;
 }
 
+bool serial_interrupts(const struct serial *s)
+{
+	return pending_interrupt(s) != IIR_NONE;
+}
+
 /* The pin is edge-triggered: a rise is an interrupt, staying high is none. */
 static void update_interrupt(struct serial *s)
 {
-	bool high = pending_interrupt(s) != IIR_NONE;
+	bool high = serial_interrupts(s);
 
 	if (high && !s->line_high)
 		irq_line_raise(&s->irq);
@@ -149,7 +60,7 @@ static void update_interrupt(struct serial *s)
 
 static void receive(struct serial *s, uint8_t byte)
 {
-	if (s->rx_len == rx_capacity(s)) {
+	if (s->rx_len == serial_rx_capacity(s)) {
 		s->lsr |= LSR_OVERRUN;
 		/* Without a FIFO the newer byte wins; with one, the FIFO stays as it is. */
 		if (s->fcr & FCR_ENABLE)
@@ -402,7 +313,7 @@ static size_t input_room(void *arg)
 
 	pthread_mutex_lock(&s->lock);
 	if (((s->ier & IER_RX) || s->polls >= POLLS_FOR_INPUT) && !(s->mcr & MCR_LOOP))
-		room = rx_capacity(s) - s->rx_len;
+		room = serial_rx_capacity(s) - s->rx_len;
 	pthread_mutex_unlock(&s->lock);
 	return room;
 }
@@ -480,87 +391,4 @@ void serial_free(struct serial *s)
 	pthread_mutex_destroy(&s->lock);
 	free(s->tx);
 	free(s);
-}
-
-void serial_save(struct serial *s, struct state_writer *w)
-{
-	pthread_mutex_lock(&s->lock);
-	state_put_u8(w, s->ier);
-	state_put_u8(w, s->fcr);
-	state_put_u8(w, s->lcr);
-	state_put_u8(w, s->mcr);
-	state_put_u8(w, s->lsr);
-	state_put_u8(w, s->msr);
-	state_put_u8(w, s->scr);
-	state_put_u16(w, s->divisor);
-	state_put_u8(w, s->tx_pending);
-	state_put_u8(w, s->timeout_pending);
-	state_put_u8(w, s->rx_len);
-	for (unsigned i = 0; i < s->rx_len; i++)
-		state_put_u8(w, s->rx[(s->rx_head + i) % FIFO_BYTES]);
-	state_put_u32(w, s->tx_len);
-	for (unsigned i = 0; i < s->tx_len; i++)
-		state_put_u8(w, s->tx[(s->tx_head + i) % TX_BYTES]);
-	pthread_mutex_unlock(&s->lock);
-}
-
-/* Into locals first: a section that is wrong changes nothing. */
-int serial_load(struct serial *s, struct state_reader *r)
-{
-	struct serial v = { 0 };
-	uint8_t *tx = NULL;
-
-	v.ier = state_get_u8(r) & IER_MASK;
-	v.fcr = state_get_u8(r) & FCR_KEPT;
-	v.lcr = state_get_u8(r);
-	v.mcr = state_get_u8(r) & MCR_MASK;
-	v.lsr = state_get_u8(r) & LSR_ERRORS;
-	v.msr = state_get_u8(r);
-	v.scr = state_get_u8(r);
-	v.divisor = state_get_u16(r);
-	v.tx_pending = state_get_u8(r) != 0;
-	v.timeout_pending = state_get_u8(r) != 0;
-	v.rx_len = state_get_u8(r);
-	if (v.rx_len > rx_capacity(&v))
-		return state_reader_fail(r, "%u bytes received, room for %u", v.rx_len,
-					 rx_capacity(&v));
-	state_get_bytes(r, v.rx, v.rx_len);
-	v.tx_len = state_get_u32(r);
-	if (v.tx_len > TX_BYTES)
-		return state_reader_fail(r, "%u bytes to send", v.tx_len);
-	if (v.tx_len) {
-		tx = malloc(TX_BYTES);
-		if (!tx)
-			return -ENOMEM;
-		state_get_bytes(r, tx, v.tx_len);
-	}
-	if (r->failed) {
-		free(tx);
-		return r->failed;
-	}
-	pthread_mutex_lock(&s->lock);
-	s->ier = v.ier;
-	s->fcr = v.fcr;
-	s->lcr = v.lcr;
-	s->mcr = v.mcr;
-	s->lsr = v.lsr;
-	s->msr = v.msr;
-	s->scr = v.scr;
-	s->divisor = v.divisor;
-	s->tx_pending = v.tx_pending;
-	s->timeout_pending = v.timeout_pending;
-	memcpy(s->rx, v.rx, sizeof(s->rx));
-	s->rx_head = 0;
-	s->rx_len = v.rx_len;
-	free(s->tx);
-	s->tx = tx;
-	s->tx_head = 0;
-	s->tx_len = v.tx_len;
-	s->line_high = pending_interrupt(s) != IIR_NONE;
-	pthread_mutex_unlock(&s->lock);
-	if (s->chardev) {
-		loop_post(s->loop, &s->drain);
-		loop_post(s->loop, &s->resume);
-	}
-	return 0;
 }
