@@ -41,7 +41,7 @@ struct chardev {
 	uint8_t in[IN_BYTES];
 	size_t in_pos, in_len;
 	struct loop_op poll_op;
-	int polling; /* events asked for, or POLL_NOTHING */
+	int polling;		 /* events asked for, or POLL_NOTHING */
 	struct loop_timer later; /* until then nothing is polled for */
 	bool any_input;
 	bool escaped; /* the last byte was Ctrl-A */

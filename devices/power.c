@@ -9,10 +9,10 @@
 #define SLEEP_TYPE_SHIFT 2
 #define SLEEP_TYPE_MASK	 7u
 
-#define CF9_PORT       0xcf9
-#define CF9_RESET_CPU  (1u << 2)
-#define I8042_STATUS   0x64
-#define I8042_PULSE    0xfe /* command: pulse the reset line */
+#define CF9_PORT      0xcf9
+#define CF9_RESET_CPU (1u << 2)
+#define I8042_STATUS  0x64
+#define I8042_PULSE   0xfe /* command: pulse the reset line */
 
 #define PVPANIC_PANICKED     (1u << 0)
 #define PVPANIC_CRASH_LOADED (1u << 1)

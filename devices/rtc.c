@@ -72,8 +72,8 @@ struct rtc {
 	const struct clock *clock;
 	struct irq_line irq;
 	struct loop *loop;
-	struct loop_timer timer;  /* for the next interrupt */
-	struct loop_task rearm;	  /* timers belong to the loop */
+	struct loop_timer timer; /* for the next interrupt */
+	struct loop_task rearm;	 /* timers belong to the loop */
 	bool armed;
 };
 
@@ -89,8 +89,7 @@ static int64_t days_before_year(int64_t year)
 
 static unsigned days_before_month(int64_t year, unsigned month)
 {
-	static const uint16_t days[12] = { 0,	31,  59,  90,  120, 151,
-					   181, 212, 243, 273, 304, 334 };
+	static const uint16_t days[12] = { 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334 };
 	bool leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
 
 	return days[month - 1] + (leap && month > 2);

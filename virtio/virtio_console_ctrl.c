@@ -133,4 +133,3 @@ void console_receive_control(struct virtio_console *c)
 	virtio_notify(&c->dev, CONTROL_TX);
 	console_send_pending(c);
 }
-
