@@ -242,7 +242,7 @@ uninstall: ## what install put there
 .PHONY: help
 help: ## this list
 	@echo 'make TARGET... [BUILD=build] [V=1]'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 .PHONY: clean
 clean: ## removes the build folders

@@ -29,7 +29,7 @@ struct console_port {
 	char name[MAX_NAME];
 	bool is_console;
 	struct chardev *chardev;
-	_Atomic uint32_t size; /* columns, and rows from bit 16 on; 0: of no terminal. vCPUs read it */
+	_Atomic uint32_t size; /* columns, rows from bit 16 on; 0: of no terminal. vCPUs read it */
 	bool ready;	       /* the driver has added the port */
 	bool guest_open;       /* and opened it; Linux throws away what comes earlier */
 	uint8_t to_send;       /* SEND_* */

@@ -16,9 +16,10 @@ static u8 page[8192] __attribute__((aligned(4096)));
 static u64 odd_number(void)
 {
 	static const u64 edges[] = {
-		0, 1, 2, 0xfff, 0x1000, 0xffff, 0x10000, 0x9fc00, 0xa0000, 0xe0000, 0x7fffffff, 0x80000000,
-		0xbfffffff, 0xc0000000, 0xd0000000, 0xfec00000, 0xfee00000, 0xffffffff, 0x100000000,
-		0xffffffffff, 0x7fffffffffffffff, 0x8000000000000000, 0xfffffffffffff000, ~0ul,
+		0, 1, 2, 0xfff, 0x1000, 0xffff, 0x10000, 0x9fc00, 0xa0000, 0xe0000,
+		0x7fffffff, 0x80000000, 0xbfffffff, 0xc0000000, 0xd0000000, 0xfec00000,
+		0xfee00000, 0xffffffff, 0x100000000, 0xffffffffff, 0x7fffffffffffffff,
+		0x8000000000000000, 0xfffffffffffff000, ~0ul,
 	};
 	u64 r = random_next();
 
@@ -93,7 +94,8 @@ static void garbage_queues(struct vdev *d)
 {
 	virtio_begin(d, random_next() & 1 ? F_PACKED | F_EVENT_IDX : F_INDIRECT);
 	for (u32 i = 0; i < 4; i++)
-		virtio_queue_set(d, i, odd_number(), odd_address(), odd_address(), odd_address(), odd_number() & 1);
+		virtio_queue_set(d, i, odd_number(), odd_address(), odd_address(), odd_address(),
+				 odd_number() & 1);
 	virtio_ready(d);
 	for (u32 i = 0; i < 4; i++)
 		virtio_kick(d, i);
@@ -108,7 +110,8 @@ static void fill_descriptor(struct desc *d, u32 size, bool packed)
 		d->len %= (u64)page + sizeof(page) - d->addr;
 	if (packed) {
 		d->flags = random_next();
-		d->next = (random_next() & 7) | (random_next() & 1 ? DESC_AVAIL : 0) | (random_next() & 1 ? DESC_USED : 0);
+		d->next = (random_next() & 7) | (random_next() & 1 ? DESC_AVAIL : 0) |
+			  (random_next() & 1 ? DESC_USED : 0);
 	} else {
 		d->flags = random_next() & 7;
 		d->next = random_next() & 1 ? random_next() % size : random_next();
@@ -137,7 +140,8 @@ static void garbage_ring(struct vdev *d, bool packed, u64 features)
 			}
 		}
 		for (u32 j = 0; j < q->size + 3 && !q->packed; j++)
-			q->avail[j] = j == 1 ? 1 + random_next() % 8 : random_next() % (random_next() & 1 ? 8 : 65536);
+			q->avail[j] = j == 1 ? 1 + random_next() % 8
+					     : random_next() % (random_next() & 1 ? 8 : 65536);
 		if (random_next() % 4 == 0)
 			q->avail[1] = odd_number();
 		virtio_kick(d, i);
@@ -165,13 +169,17 @@ static void garbage_request(struct vdev *d)
 	for (u32 i = 0; i < 4; i++) {
 		u32 n = 1 + random_next() % 5;
 
-		/* Types that a disk has, more often than not: but not writes of what others read back. */
+		/*
+		 * Types that a disk has, more often than not: but not writes of what
+		 * others read back.
+		 */
 		for (u32 j = 0; j < 64; j++)
 			page[j] = random_next();
 		page[0] = random_next() % 16;
 		page[0] += page[0] == 1;
 		for (u32 j = 0; j < n; j++)
-			b[j] = (struct buffer){ page + random_next() % 64, random_next() % 600, random_next() & 1 };
+			b[j] = (struct buffer){ page + random_next() % 64, random_next() % 600,
+						random_next() & 1 };
 		vq_send(&queues[index], b, n);
 	}
 }
@@ -187,14 +195,20 @@ static void test_malformed(struct vdev *d)
 {
 	const u64 good = (u64)page;
 	const struct malformed cases[] = {
-		{ "a chain that loops", { { good, 16, DESC_NEXT, 1 }, { good, 16, DESC_NEXT, 0 } }, 0 },
+		{ "a chain that loops",
+		  { { good, 16, DESC_NEXT, 1 }, { good, 16, DESC_NEXT, 0 } },
+		  0 },
 		{ "a next beyond the ring", { { good, 16, DESC_NEXT, 999 } }, 0 },
 		{ "a head beyond the ring", { { good, 16, 0, 0 } }, 999 },
 		{ "an address beyond memory", { { 0x700000000000, 16, DESC_WRITE, 0 } }, 0 },
-		{ "a buffer over the end of addresses", { { 0xfffffffffffffff0, 64, DESC_WRITE, 0 } }, 0 },
+		{ "a buffer over the end of addresses",
+		  { { 0xfffffffffffffff0, 64, DESC_WRITE, 0 } },
+		  0 },
 		{ "a length of 4 GiB", { { good, 0xffffffff, DESC_WRITE, 0 } }, 0 },
 		{ "an indirect table of 17 bytes", { { good, 17, DESC_INDIRECT, 0 } }, 0 },
-		{ "an indirect table that goes on", { { good, 32, DESC_INDIRECT | DESC_NEXT, 1 } }, 0 },
+		{ "an indirect table that goes on",
+		  { { good, 32, DESC_INDIRECT | DESC_NEXT, 1 } },
+		  0 },
 	};
 	u32 asked = 0;
 
@@ -211,15 +225,16 @@ static void test_malformed(struct vdev *d)
 		q->avail[1] = 1;
 		virtio_kick(d, 0);
 		if (argument_number("strict", 0) && d->id == VIRTIO_RNG)
-			check(wait_for(virtio_status(d) & STATUS_NEEDS_RESET), "%s: %s: asks for a reset", d->name,
-			      cases[i].name);
+			check(wait_for(virtio_status(d) & STATUS_NEEDS_RESET),
+			      "%s: %s: asks for a reset", d->name, cases[i].name);
 		asked += !!(virtio_status(d) & STATUS_NEEDS_RESET);
 		if (!virtio_reset(d)) {
 			check(false, "%s: %s: comes out of a reset", d->name, cases[i].name);
 			return;
 		}
 	}
-	check(true, "%s: malformed chains are survived (%u of %u seen)", d->name, asked, (u32)ARRAY_SIZE(cases));
+	check(true, "%s: malformed chains are survived (%u of %u seen)", d->name, asked,
+	      (u32)ARRAY_SIZE(cases));
 }
 
 static void still_works(struct vdev *d)
@@ -233,7 +248,8 @@ static void still_works(struct vdev *d)
 		check(virtio_begin(d, 0), "%s: takes a sane driver again", d->name);
 		return;
 	}
-	if (!check(virtio_begin(d, 0) && virtio_queue(d, q, 0, 8), "%s: takes a sane driver again", d->name))
+	if (!check(virtio_begin(d, 0) && virtio_queue(d, q, 0, 8), "%s: takes a sane driver again",
+		   d->name))
 		return;
 	virtio_ready(d);
 	memset(page, 0, sizeof(page));
@@ -247,7 +263,8 @@ static void still_works(struct vdev *d)
 		b[1] = (struct buffer){ page + 512, 512, true };
 		b[2] = (struct buffer){ status, 1, true };
 		vq_send(q, b, 3);
-		check(vq_wait(q, NULL) && *(volatile u8 *)status == 0, "%s: still reads (%u)", d->name, *status);
+		check(vq_wait(q, NULL) && *(volatile u8 *)status == 0, "%s: still reads (%u)",
+		      d->name, *status);
 	}
 	virtio_reset(d);
 }
@@ -267,7 +284,8 @@ static void test_device(struct vdev *d)
 			garbage_queues(d);
 			break;
 		case 2:
-			garbage_ring(d, random_next() & 1, random_next() & (F_INDIRECT | F_EVENT_IDX));
+			garbage_ring(d, random_next() & 1,
+				     random_next() & (F_INDIRECT | F_EVENT_IDX));
 			break;
 		case 3:
 			garbage_request(d);

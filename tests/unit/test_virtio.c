@@ -773,7 +773,10 @@ static void vcpu_and_loop_on_two_threads(void **state)
 				  .transport = pci ? FAKE_PCI : FAKE_MMIO,
 				  .event_idx = true,
 			  });
-		/* This thread owns the loop from now on, so that the other one never thinks it does. */
+		/*
+		 * This thread owns the loop from now on: the other one must never think it
+		 * does.
+		 */
 		fake_run(&f.vm);
 		assert_int_equal(pthread_create(&thread, NULL, vcpu, &f), 0);
 		loop_run(f.vm.loop);
