@@ -1,0 +1,204 @@
+/*
+ * Fuzz target (libFuzzer): a hostile driver of a disk. The input is guest
+ * memory, rings and requests in it, and what the driver does: kicks, resets,
+ * pauses, changes of memory while requests run. Whatever it does, the image
+ * keeps its size, a read-only one its bytes, a pause ends with nothing in
+ * flight, and what a sanitizer looks for does not happen.
+ *
+ * Input: one byte of features, operations of two bytes until a zero, memory.
+ */
+#include <linux/virtio_blk.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "virtio/virtio_devices.h"
+
+#define RAM	   0x10000ull
+#define BOUNDARY   0x8000ull
+#define DESC	   0x0000ull
+#define DRIVER	   0x0400ull
+#define DEVICE	   0x0600ull
+#define QUEUE_SIZE 16
+#define IMAGE	   8192u
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* Made once: what a machine has beside the disk. */
+struct host {
+	struct guest_mem *mem;
+	struct loop *loop;
+	int image;
+	uint8_t pattern[IMAGE];
+};
+
+struct run {
+	struct host *host;
+	struct virtio_device *dev;
+	struct block *block;
+	uint64_t features;
+};
+
+static struct host *the_host(void)
+{
+	static struct host h;
+	const struct guest_mem_range ranges[2] = {
+		{ .gpa = 0, .size = BOUNDARY },
+		{ .gpa = BOUNDARY, .size = RAM - BOUNDARY },
+	};
+	struct loop_params params = { .name = "fuzz" };
+
+	if (h.mem)
+		return &h;
+	log_setup(STDERR_FILENO, LOG_ERROR);
+	h.image = memfd_create("image", MFD_CLOEXEC);
+	if (h.image < 0 || guest_mem_create(&h.mem, GUEST_MEM_ANON, ranges, 2, NULL) < 0 ||
+	    loop_create(&h.loop, &params, NULL) < 0)
+		abort();
+	for (unsigned i = 0; i < IMAGE; i++)
+		h.pattern[i] = i / BLOCK_SECTOR * 17 + 1;
+	return &h;
+}
+
+static void start(struct run *r)
+{
+	struct virtq *q = virtio_queue(r->dev, 0);
+
+	virtio_set_status(r->dev, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER, false);
+	virtio_set_features(r->dev, 0, r->features);
+	virtio_set_features(r->dev, 1, r->features >> 32);
+	virtio_set_status(r->dev,
+			  VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
+				  VIRTIO_CONFIG_S_FEATURES_OK,
+			  false);
+	q->size = QUEUE_SIZE;
+	q->desc_gpa = DESC;
+	q->driver_gpa = DRIVER;
+	q->device_gpa = DEVICE;
+	q->ready = true;
+	virtio_set_status(r->dev,
+			  VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
+				  VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK,
+			  false);
+}
+
+static void make_disk(struct run *r, bool read_only)
+{
+	struct block_config config = {
+		.path = "image",
+		.fd = dup(r->host->image),
+		.format = BLOCK_FORMAT_RAW,
+		.read_only = read_only,
+	};
+	struct virtio_params params = {
+		.id = "disk0",
+		.mem = r->host->mem,
+		.loop = r->host->loop,
+	};
+
+	if (pwrite(r->host->image, r->host->pattern, IMAGE, 0) != IMAGE ||
+	    block_open(&r->block, &config, NULL) < 0)
+		abort();
+	block_attach(r->block, r->host->loop);
+	if (virtio_blk_create(&r->dev, &params, r->block, "serial", NULL) < 0)
+		abort();
+}
+
+static void is_drained(struct virtio_device *dev, void *arg)
+{
+	*(bool *)arg = true;
+}
+
+static void pause_disk(struct run *r)
+{
+	bool done = false;
+
+	virtio_pause(r->dev, is_drained, &done);
+	while (!done)
+		loop_run_once(r->host->loop, UINT64_MAX);
+	if (r->block->inflight)
+		abort();
+}
+
+static void step(struct run *r, uint8_t op, uint8_t arg)
+{
+	struct host *h = r->host;
+	uint16_t avail;
+
+	switch (op % 8) {
+	case 1:
+		virtio_kick(r->dev, 0);
+		break;
+	case 2:
+		loop_run_once(h->loop, 0);
+		break;
+	case 3:
+		/* More of what is in the ring. */
+		avail = get_le16(h->mem->map + DRIVER + 2) + (arg & 15);
+		put_le16(h->mem->map + DRIVER + 2, avail);
+		virtio_kick(r->dev, 0);
+		break;
+	case 4:
+		pause_disk(r);
+		virtio_resume(r->dev);
+		break;
+	case 5:
+		virtio_set_status(r->dev, 0, false);
+		start(r);
+		break;
+	case 6:
+		virtio_config_write(r->dev, offsetof(struct virtio_blk_config, wce), &arg, 1);
+		break;
+	default:
+		/* Under the device's eyes. */
+		h->mem->map[(arg & 1 ? 0x1000 : 0) + arg * 4] ^= op;
+	}
+}
+
+static void check_image(const struct run *r, bool read_only)
+{
+	uint8_t now[IMAGE];
+	struct stat st;
+
+	if (fstat(r->host->image, &st) < 0 || st.st_size != IMAGE)
+		abort();
+	if (read_only && (pread(r->host->image, now, IMAGE, 0) != IMAGE ||
+			  memcmp(now, r->host->pattern, IMAGE) != 0))
+		abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct run r = { .host = the_host() };
+	bool read_only;
+	size_t i;
+
+	if (!size)
+		return 0;
+	r.features = 1ull << VIRTIO_F_VERSION_1;
+	r.features |= (uint64_t)(data[0] & 1) << VIRTIO_F_RING_PACKED;
+	r.features |= (uint64_t)(data[0] >> 1 & 1) << VIRTIO_RING_F_EVENT_IDX;
+	r.features |= (uint64_t)(data[0] >> 2 & 1) << VIRTIO_RING_F_INDIRECT_DESC;
+	read_only = data[0] & 8;
+	if (data[0] & 16)
+		r.features |= 1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_CONFIG_WCE;
+	if (data[0] & 16 && !read_only)
+		r.features |= 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
+
+	for (i = 1; i < size && data[i]; i += 2)
+		;
+	memset(r.host->mem->map, 0, RAM);
+	if (i + 1 < size)
+		memcpy(r.host->mem->map, data + i + 1, MIN(size - i - 1, (size_t)RAM));
+	make_disk(&r, read_only);
+	start(&r);
+	if (r.dev->features != r.features)
+		abort();
+	for (i = 1; i + 1 < size && data[i]; i += 2)
+		step(&r, data[i], data[i + 1]);
+	pause_disk(&r);
+	check_image(&r, read_only);
+	virtio_free(r.dev);
+	return 0;
+}
