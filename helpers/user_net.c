@@ -28,6 +28,8 @@
 
 #define MAX_TIMERS 4
 
+#define BACKLOG 128
+
 struct timer {
 	SlirpTimerId id;
 	void *arg;
@@ -282,8 +284,22 @@ static void take_frames(struct user_net *un)
 	}
 }
 
+/* An add_poll of its own: what listens gets room for more than libslirp's one connection. */
+static int widen_backlog(int fd, int wanted, void *opaque)
+{
+	socklen_t len = sizeof(int);
+	int listens = 0;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0 && listens)
+		listen(fd, BACKLOG);
+	return -1;
+}
+
 int user_net_run(struct user_net *un)
 {
+	uint32_t unused = UINT32_MAX;
+
+	slirp_pollfds_fill(un->slirp, &unused, widen_backlog, un);
 	while (!un->ended) {
 		uint32_t wanted = UINT32_MAX;
 		int n;
