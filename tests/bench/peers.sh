@@ -86,7 +86,7 @@ command_for() {
 			cmd+=(-k "$BUILD/bench/bare.bin")
 		else
 			# It has no ACPI, so nothing to power off with: its guest reboots, which ends it.
-			cmd+=(-k "$kernel" -i "$initrd" -p "$words reboot=k noapic noacpi pci=conf1 i8042.noaux $(guest_words | sed 's/only/only=reboot/')")
+			cmd+=(-k "$kernel" -i "$initrd" -p "$words reboot=k noacpi pci=conf1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1 i8042.noaux i8042.nokbd $(guest_words | sed 's/only/only=reboot/')")
 		fi
 		if has disk; then cmd+=(-d "$disk"); fi
 		if has user; then cmd+=(-n mode=user); else cmd+=(-n mode=none); fi
