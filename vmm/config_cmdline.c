@@ -41,9 +41,17 @@ static void put_defaults(FILE *f, const struct machine_config *c)
 	put_consoles(f, c);
 	/* The driver probes for four ports, by about a hundred exits, if not told how many. */
 	fprintf(f, " 8250.nr_uarts=%d", c->serial_present);
-	/* Without a PCI host there is no configuration space to look for. */
-	if (c->transport == CONFIG_MMIO)
-		fputs(" pci=off", f);
+	/*
+	 * Without a PCI host there is no configuration space to look for; with ours,
+	 * no chipset whose quirks must be known before the real scan.
+	 */
+	fputs(c->transport == CONFIG_MMIO ? " pci=off" : " pci=noearly", f);
+	/*
+	 * A distribution's kernel checks its ciphers against test vectors at every
+	 * boot, RSA and elliptic curves among them: more than half of all
+	 * instructions until init. In FIPS mode it does so all the same.
+	 */
+	fputs(" cryptomgr.notests", f);
 	/*
 	 * Of the initial RAM disks only a distribution's reads this, and it finds
 	 * no root without it. The user's own root= comes later and wins.
