@@ -22,7 +22,8 @@ const char *machine_end_name(enum machine_end_reason reason)
 		[MACHINE_END_START_FAILED] = "start-failed",
 	};
 
-	return name[reason];
+	/* The page it is read from is shared with a process that trusts its guest less. */
+	return (unsigned)reason < ARRAY_SIZE(name) ? name[reason] : "unknown";
 }
 
 void machine_files_init(struct machine_files *files)

@@ -291,5 +291,8 @@ void machine_free_devices(struct machine *m)
 	rtc_free(m->rtc);
 	power_free(m->power);
 	chardev_free(m->console_char);
+	/* The loop runs on while the other one closes: a resize must not find this one. */
+	m->console_char = NULL;
 	chardev_free(m->serial_char);
+	m->serial_char = NULL;
 }

@@ -51,6 +51,8 @@ int main(int argc, char **argv)
 	mallopt(M_ARENA_MAX, 1);
 	/* A reader that goes away ends its stream, not the guest. */
 	signal(SIGPIPE, SIG_IGN);
+	/* Ignored by whoever started us, it would hide the end of our children. */
+	signal(SIGCHLD, SIG_DFL);
 
 	if (argc < 2)
 		return cli_help(0, NULL);

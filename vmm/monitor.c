@@ -120,6 +120,9 @@ int monitor_main(const struct monitor_params *p)
 	}
 	if (r < 0) {
 		terminal_restore();
+		/* Whatever has no better name: it could not be started. */
+		if (err.kind == ERROR_OTHER)
+			err.kind = ERROR_START;
 		error_print(&err);
 		end->reason = MACHINE_END_START_FAILED;
 		end->status = error_status(&err);
