@@ -6,7 +6,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define HUGE_PAGE (2 * MiB)
+#define HUGE_PAGE  (2 * MiB)
+#define LOW_MEMORY (1 * MiB)
 
 /* ---- creation ---- */
 
@@ -59,8 +60,13 @@ static int map_anonymous(struct guest_mem *mem, struct error *err)
 	if (!mem->reservation)
 		return cannot_map(mem, err);
 	mem->map = (uint8_t *)align_up((uintptr_t)mem->reservation, HUGE_PAGE);
-	/* A host without huge pages refuses the advice: only slower. */
-	madvise(mem->map, mem->map_size, MADV_HUGEPAGE);
+	/*
+	 * Of the first MiB a guest uses a few pages at most. The advice parts the mapping
+	 * there, so that no huge page fits over it, and what nobody touches is never
+	 * cleared. A host without huge pages refuses the advice: only slower.
+	 */
+	if (mem->map_size > LOW_MEMORY)
+		madvise(mem->map + LOW_MEMORY, mem->map_size - LOW_MEMORY, MADV_HUGEPAGE);
 	return 0;
 }
 
