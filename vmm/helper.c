@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,7 +41,23 @@ static int find_helper(const char *name, char *path, size_t size, struct error *
 	return -ENOENT;
 }
 
-/* In the child: only the two descriptors survive, as 3 and 4. */
+/*
+ * In the child of a helper that starts late: wait for the guest's first frame. No descriptor but
+ * the helper's own stays open, or the monitor's end of the socket could never close.
+ */
+static void await_first_frame(int socket)
+{
+	struct pollfd p = { .fd = socket, .events = POLLIN };
+
+	prctl(PR_SET_NAME, "wisp-net (idle)");
+	close_range(socket + 1, ~0u, 0);
+	while (poll(&p, 1, -1) < 0 && errno == EINTR)
+		;
+	if (p.revents & POLLHUP)
+		_exit(0);
+}
+
+/* In the child: only the two descriptors survive, as 3 and 4. Without @status it starts late. */
 static void exec_helper(const char *path, char *const *argv, int socket, int status)
 {
 	sigset_t none;
@@ -52,14 +69,19 @@ static void exec_helper(const char *path, char *const *argv, int socket, int sta
 	setpgid(0, 0);
 	/* Away from 3 and 4 first, so that neither overwrites the other. */
 	socket = fcntl(socket, F_DUPFD_CLOEXEC, 10);
-	status = fcntl(status, F_DUPFD_CLOEXEC, 10);
-	if (socket < 0 || status < 0 || dup2(socket, 3) < 0 || dup2(status, 4) < 0)
+	if (status >= 0)
+		status = fcntl(status, F_DUPFD_CLOEXEC, 10);
+	if (dup2(socket, 3) < 0 || (status >= 0 && dup2(status, 4) < 0))
 		_exit(127);
+	if (status < 0)
+		await_first_frame(3);
+	/* All symbols at once: looking them up later would keep every library's tables in memory. */
+	setenv("LD_BIND_NOW", "1", 1);
 	execv(path, argv);
 	_exit(127);
 }
 
-static int spawn(struct helper *h, const char *name, char *const *argv, int *ret_fd,
+static int spawn(struct helper *h, const char *name, char *const *argv, bool late, int *ret_fd,
 		 struct error *err)
 {
 	char path[PATH_MAX + 64];
@@ -69,7 +91,7 @@ static int spawn(struct helper *h, const char *name, char *const *argv, int *ret
 	if (r < 0)
 		return r;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0 ||
-	    pipe2(status, O_CLOEXEC) < 0) {
+	    (!late && pipe2(status, O_CLOEXEC) < 0)) {
 		r = error_kind_set(err, ERROR_START, -errno, "helper '%s': %m", name);
 		goto fail;
 	}
@@ -82,7 +104,8 @@ static int spawn(struct helper *h, const char *name, char *const *argv, int *ret
 	if (h->pid == 0)
 		exec_helper(path, argv, pair[1], status[1]);
 	close(pair[1]);
-	close(status[1]);
+	if (!late)
+		close(status[1]);
 	h->status_fd = status[0];
 	*ret_fd = pair[0];
 	return 0;
@@ -102,14 +125,18 @@ int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd
 	char forward[CONFIG_MAX_FORWARDS][96];
 	char mtu[8];
 	const char *argv[MAX_ARGS];
+	/* Forwards are bound at once: what keeps them from it is the user's to know. */
+	bool late = net->num_forwards == 0;
 	unsigned n = 0;
 
 	snprintf(h->name, sizeof(h->name), "%s", net->id);
 	argv[n++] = "wisp-net";
 	argv[n++] = "--fd";
 	argv[n++] = "3";
-	argv[n++] = "--status-fd";
-	argv[n++] = "4";
+	if (!late) {
+		argv[n++] = "--status-fd";
+		argv[n++] = "4";
+	}
 	for (unsigned i = 0; i < net->num_forwards; i++) {
 		const struct config_forward *f = &net->forward[i];
 		bool v6 = strchr(f->host_addr, ':') != NULL;
@@ -130,7 +157,7 @@ int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd
 		argv[n++] = mtu;
 	}
 	argv[n] = NULL;
-	return spawn(h, argv[0], (char *const *)argv, ret_fd, err);
+	return spawn(h, argv[0], (char *const *)argv, late, ret_fd, err);
 }
 
 int helper_await_ready(struct helper *h, struct error *err)
@@ -139,6 +166,8 @@ int helper_await_ready(struct helper *h, struct error *err)
 	size_t len = 0;
 	ssize_t n;
 
+	if (h->status_fd < 0)
+		return 0;
 	do {
 		n = read(h->status_fd, text + len, sizeof(text) - 1 - len);
 		if (n > 0)

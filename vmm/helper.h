@@ -4,6 +4,9 @@
  *
  * A helper gets its end of the socket and a status pipe as descriptors, writes
  * one line, "ready" or the reason why not, to the pipe, and ends at the socket's EOF.
+ *
+ * One that nobody on the host can reach is only started by the guest's first frame: loading
+ * its libraries is more work than all that the monitor does before the guest runs.
  */
 #ifndef WISP_VMM_HELPER_H
 #define WISP_VMM_HELPER_H
@@ -15,7 +18,7 @@
 /* Zero-initialised: not running. */
 struct helper {
 	pid_t pid;
-	int status_fd;
+	int status_fd; /* -1: starts late, says nothing */
 	char name[16]; /* the network's id, for messages */
 };
 
