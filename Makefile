@@ -119,7 +119,7 @@ $(BUILD)/bench/bare.bin: $(BUILD)/tests/bench/bare_reset.o
 
 $(BUILD)/bench/bare.elf: $(BUILD)/tests/bench/bare_pvh.o
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(LD) -z noseparate-code -Ttext=0x200000 --section-start=.note.pvh=0x201000 -o $@ $<
+	$(call say,LD,$@)$(LD) -z noseparate-code -Ttext=0x101000 --section-start=.note.pvh=0x102000 -o $@ $<
 
 .PHONY: bench-tools
 bench-tools: $(BENCH)
