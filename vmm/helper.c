@@ -75,7 +75,7 @@ static void exec_helper(const char *path, char *const *argv, int socket, int sta
 		_exit(127);
 	if (status < 0)
 		await_first_frame(3);
-	/* All symbols at once: looking them up later would keep every library's tables in memory. */
+	/* All symbols at once: looked up later, they would keep every library's tables mapped. */
 	setenv("LD_BIND_NOW", "1", 1);
 	execv(path, argv);
 	_exit(127);

@@ -84,8 +84,8 @@ int main(int argc, char **argv)
 		if (pid < 0)
 			break;
 		if (pid == child)
-			exit_status = WIFEXITED(status) ? WEXITSTATUS(status) :
-							  128 + WTERMSIG(status);
+			exit_status = WIFEXITED(status) ? WEXITSTATUS(status)
+							: 128 + WTERMSIG(status);
 	}
 	getrusage(RUSAGE_CHILDREN, &usage);
 	dprintf(3, "%lld %lld %d\n",

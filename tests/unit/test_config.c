@@ -516,8 +516,8 @@ static void cmdline_follows_the_machine(void **state)
 		       "panic=-1 reboot=panic_warm quiet console=ttyS0 8250.nr_uarts=1" REST);
 	expect_cmdline("--transport mmio --console none --log-level debug",
 		       "panic=-1 reboot=panic_warm 8250.nr_uarts=0 pci=off cryptomgr.notests");
-	expect_cmdline("disk.img", "panic=-1 reboot=panic_warm quiet console=hvc0 8250.nr_uarts=0" REST
-				   " root=/dev/vda rw");
+	expect_cmdline("disk.img", "panic=-1 reboot=panic_warm quiet console=hvc0 "
+				   "8250.nr_uarts=0" REST " root=/dev/vda rw");
 	expect_cmdline("disk.img,ro", "panic=-1 reboot=panic_warm quiet console=hvc0 "
 				      "8250.nr_uarts=0" REST " root=/dev/vda ro");
 }
@@ -534,7 +534,8 @@ static void the_last_console_is_the_one_on_the_terminal(void **state)
 static void the_users_words_come_last_or_alone(void **state)
 {
 	expect_cmdline("--cmdline a=1~b",
-		       "panic=-1 reboot=panic_warm quiet console=hvc0 8250.nr_uarts=0" REST " a=1 b");
+		       "panic=-1 reboot=panic_warm quiet console=hvc0 8250.nr_uarts=0" REST
+		       " a=1 b");
 	expect_cmdline("--cmdline=", "panic=-1 reboot=panic_warm quiet console=hvc0 "
 				     "8250.nr_uarts=0" REST);
 	expect_cmdline("--cmdline-only a=1~b", "a=1 b");
