@@ -127,6 +127,20 @@ static void complete_io(struct vcpu *v)
 	}
 }
 
+/* Are all where they are wanted? Under the lock. */
+static bool is_settled(const struct vcpu_set *set)
+{
+	switch (atomic_load(&set->want)) {
+	case VCPU_PAUSE:
+		return set->running == 0;
+	case VCPU_QUIT:
+		return set->alive == 0;
+	case VCPU_RUN:
+		break;
+	}
+	return false;
+}
+
 /* Leave the guest until something else is wanted. Called with want != RUN. */
 static void park(struct vcpu *v)
 {
@@ -135,11 +149,11 @@ static void park(struct vcpu *v)
 	complete_io(v);
 	pthread_mutex_lock(&set->lock);
 	if (atomic_load(&set->want) == VCPU_PAUSE) {
-		if (++set->parked == set->num)
+		if (--set->running == 0)
 			loop_post(set->loop, &set->settled);
 		while (atomic_load(&set->want) == VCPU_PAUSE)
 			pthread_cond_wait(&set->changed, &set->lock);
-		set->parked--;
+		set->running++;
 	}
 	pthread_mutex_unlock(&set->lock);
 }
@@ -157,20 +171,30 @@ static void *vcpu_thread(void *arg)
 			break;
 	}
 	pthread_mutex_lock(&set->lock);
-	/* A vCPU that failed counts as parked too, or a pause would wait for it for ever. */
-	set->parked++;
-	if (++set->quit == set->num)
+	set->running--;
+	set->alive--;
+	/* A vCPU that failed is out of the guest too: a pause must not wait for it. */
+	if (is_settled(set))
 		loop_post(set->loop, &set->settled);
 	pthread_mutex_unlock(&set->lock);
 	return NULL;
 }
 
+/*
+ * What was wanted when this was posted may be no more: a pause that settled just as the machine
+ * was told to end says nothing about the end. It is posted again when that settles.
+ */
 static void settled(struct loop_task *task)
 {
 	struct vcpu_set *set = container_of(task, struct vcpu_set, settled);
-	void (*fn)(void *arg) = set->on_settled;
+	void (*fn)(void *arg) = NULL;
 
-	set->on_settled = NULL;
+	pthread_mutex_lock(&set->lock);
+	if (is_settled(set)) {
+		fn = set->on_settled;
+		set->on_settled = NULL;
+	}
+	pthread_mutex_unlock(&set->lock);
 	if (fn)
 		fn(set->on_settled_arg);
 }
@@ -222,10 +246,14 @@ int vcpu_set_start(struct vcpu_set *set, enum vcpu_want want, struct error *err)
 	atomic_store(&set->want, want);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, VCPU_STACK_BYTES);
+	pthread_mutex_lock(&set->lock);
 	for (unsigned i = 0; i < set->num && !r; i++) {
 		r = pthread_create(&set->vcpu[i].thread, &attr, vcpu_thread, &set->vcpu[i]);
 		set->vcpu[i].started = r == 0;
+		set->running += r == 0;
+		set->alive += r == 0;
 	}
+	pthread_mutex_unlock(&set->lock);
 	pthread_attr_destroy(&attr);
 	if (r)
 		return error_kind_set(err, ERROR_START, -r, "vCPU thread: %m");
@@ -234,21 +262,12 @@ int vcpu_set_start(struct vcpu_set *set, enum vcpu_want want, struct error *err)
 
 void vcpu_set_want(struct vcpu_set *set, enum vcpu_want want, void (*fn)(void *arg), void *arg)
 {
-	unsigned missing = 0;
-
 	pthread_mutex_lock(&set->lock);
 	atomic_store(&set->want, want);
 	set->on_settled = fn;
 	set->on_settled_arg = arg;
 	pthread_cond_broadcast(&set->changed);
-	for (unsigned i = 0; i < set->num; i++)
-		missing += !set->vcpu[i].started;
-	/* Threads that never started (a failed start) have nothing to leave. */
-	if (missing) {
-		set->quit += missing;
-		set->parked += missing;
-	}
-	if (want != VCPU_RUN && (want == VCPU_QUIT ? set->quit : set->parked) == set->num)
+	if (is_settled(set))
 		loop_post(set->loop, &set->settled);
 	pthread_mutex_unlock(&set->lock);
 	if (want == VCPU_RUN)

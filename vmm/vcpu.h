@@ -41,7 +41,7 @@ struct vcpu_set {
 	_Atomic enum vcpu_want want;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	unsigned parked, quit; /* threads in that state; under lock */
+	unsigned running, alive; /* threads neither parked nor over; not over. Under lock */
 
 	struct loop_task settled; /* posted by the last one to park or quit */
 	void (*on_settled)(void *arg);
