@@ -96,12 +96,17 @@ static int block_signals(sigset_t *set)
 {
 	static const int numbers[] = MONITOR_END_SIGNALS;
 
+	struct sigaction action;
 	int fd;
 
 	sigemptyset(set);
 	sigaddset(set, SIGWINCH);
-	for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++)
-		sigaddset(set, numbers[i]);
+	for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++) {
+		/* Whoever had us ignore it (nohup) knows why; blocked, it would not be ignored. */
+		sigaction(numbers[i], NULL, &action);
+		if (action.sa_handler != SIG_IGN)
+			sigaddset(set, numbers[i]);
+	}
 	/* For the monitor: it reads the signals of the process that reads it. */
 	fd = signalfd(-1, set, SFD_NONBLOCK | SFD_CLOEXEC);
 	sigaddset(set, SIGCHLD);
@@ -109,8 +114,11 @@ static int block_signals(sigset_t *set)
 	return fd;
 }
 
-/* Wait for the monitor, passing signals on. Returns its wait status. */
-static int await_monitor(pid_t monitor, const sigset_t *set)
+/*
+ * Wait for the monitor, passing signals on. Returns its wait status; @signal is the last one that
+ * asked for the end.
+ */
+static int await_monitor(pid_t monitor, const sigset_t *set, int *signal)
 {
 	siginfo_t info;
 	int status;
@@ -118,10 +126,14 @@ static int await_monitor(pid_t monitor, const sigset_t *set)
 	for (;;) {
 		if (sigwaitinfo(set, &info) < 0)
 			continue;
-		if (info.si_signo != SIGCHLD)
-			kill(monitor, info.si_signo);
-		else if (waitpid(monitor, &status, WNOHANG) == monitor)
-			return status;
+		if (info.si_signo == SIGCHLD) {
+			if (waitpid(monitor, &status, WNOHANG) == monitor)
+				return status;
+			continue;
+		}
+		if (info.si_signo != SIGWINCH)
+			*signal = info.si_signo;
+		kill(monitor, info.si_signo);
 	}
 }
 
@@ -129,12 +141,12 @@ static int await_monitor(pid_t monitor, const sigset_t *set)
 static int run_once(struct monitor_params *params)
 {
 	struct error err = { 0 };
+	pid_t monitor, parent = getpid();
+	int status, signal = 0;
 	sigset_t set;
-	pid_t monitor;
-	int status;
 
-	params->signal_fd = block_signals(&set);
 	terminal_save(STDIN_FILENO);
+	params->signal_fd = block_signals(&set);
 	monitor = params->signal_fd < 0 ? -1 : fork();
 	if (monitor < 0) {
 		error_kind_set(&err, ERROR_START, -errno, "cannot fork the monitor: %m");
@@ -142,16 +154,26 @@ static int run_once(struct monitor_params *params)
 		return error_status(&err);
 	}
 	if (monitor == 0) {
-		/* Ends in good order when the parent is killed. */
+		/* Ends in good order when the parent is killed; it may be already. */
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
+		if (getppid() != parent)
+			_exit(1);
 		exit(monitor_main(params));
 	}
 	close(params->signal_fd);
 	machine_files_close(params->files);
-	status = await_monitor(monitor, &set);
+	status = await_monitor(monitor, &set, &signal);
 	terminal_restore();
-	if (WIFEXITED(status))
+	if (WIFEXITED(status)) {
+		/* A signal that met a monitor about to restart its guest is not lost. */
+		if (signal && params->end->reason == MACHINE_END_REBOOT) {
+			params->end->reason = MACHINE_END_SIGNAL;
+			return 128 + signal;
+		}
 		return WEXITSTATUS(status);
+	}
+	/* What a killed monitor left in its report is not believed. */
+	params->end->reason = MACHINE_END_NONE;
 	error_set(&err, -ECHILD, "the monitor was killed by signal %d (%s)", WTERMSIG(status),
 		  strsignal(WTERMSIG(status)));
 	error_print(&err);
@@ -166,6 +188,10 @@ static int run_lives(struct monitor_params *params)
 	struct error err = { 0 };
 	int status, r;
 
+	/* One limit for all its lives. */
+	if (c->timeout_seconds)
+		params->deadline_ns =
+			clock_monotonic_ns(NULL) + c->timeout_seconds * NSEC_PER_SEC;
 	do {
 		machine_files_init(params->files);
 		params->end->reason = MACHINE_END_NONE;

@@ -284,14 +284,14 @@ static void timed_out(struct loop_timer *t)
 	machine_end(m, MACHINE_END_TIMEOUT, MACHINE_STATUS_TIMEOUT, NULL);
 }
 
+void machine_set_deadline(struct machine *m, uint64_t deadline_ns)
+{
+	m->timeout.expired = timed_out;
+	loop_timer_set(m->loop, &m->timeout, deadline_ns);
+}
+
 int machine_start(struct machine *m, struct error *err)
 {
-	if (m->config->timeout_seconds) {
-		m->timeout.expired = timed_out;
-		loop_timer_set(m->loop, &m->timeout,
-			       clock_monotonic_ns(m->clock) +
-				       m->config->timeout_seconds * NSEC_PER_SEC);
-	}
 	return vcpu_set_start(&m->vcpus, VCPU_RUN, err);
 }
 

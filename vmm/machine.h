@@ -72,6 +72,9 @@ int machine_create(struct machine **ret_m, const struct machine_params *params,
 /* Stop what runs, drain, free. Accepts NULL and half-built machines. */
 void machine_free(struct machine *m);
 
+/* End with MACHINE_END_TIMEOUT at @deadline_ns, on the machine's clock. On the loop. */
+void machine_set_deadline(struct machine *m, uint64_t deadline_ns);
+
 /* Start the vCPUs. */
 int machine_start(struct machine *m, struct error *err);
 

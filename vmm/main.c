@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,9 +10,26 @@
 
 #include "vmm/cli.h"
 #include "vmm/config.h"
+#include "vmm/core/util.h"
 #include "vmm/default_guest.h"
 #include "vmm/doctor.h"
 #include "vmm/launch.h"
+
+/*
+ * A descriptor that was not given to us (`wisp run <&-`) is taken by /dev/null: the next file to be
+ * opened, a disk say, would be written to as standard error otherwise.
+ */
+static void guard_standard_files(void)
+{
+	struct pollfd standard[] = { { .fd = 0 }, { .fd = 1 }, { .fd = 2 } };
+
+	if (poll(standard, ARRAY_SIZE(standard), 0) <= 0)
+		return;
+	for (unsigned i = 0; i < ARRAY_SIZE(standard); i++)
+		/* The lowest free number is this one: those below are open. */
+		if (standard[i].revents & POLLNVAL && open("/dev/null", O_RDWR) < 0)
+			_exit(1);
+}
 
 /* The log's file stays open for the life of the process. */
 static int open_log(const struct machine_config *c, struct error *err)
@@ -47,6 +65,7 @@ static int run_main(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	guard_standard_files();
 	/* One arena: a second one per thread costs every microVM memory it never needs. */
 	mallopt(M_ARENA_MAX, 1);
 	/* A reader that goes away ends its stream, not the guest. */

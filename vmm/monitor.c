@@ -10,16 +10,42 @@
 #include "devices/terminal.h"
 #include "vmm/kvm.h"
 
+/* A second signal after this long means: do not wait for disks any more. */
+#define PATIENCE_NS NSEC_PER_SEC
+
 /* Signals as operations of the machine's loop. */
 struct signals {
 	struct loop_op ready;
 	struct machine *machine;
+	struct machine_end *end;
+	uint64_t first_ns; /* when the first came that asked for the end; 0: none did */
 	int fd;
 };
 
 static void watch_signals(struct signals *s)
 {
 	loop_poll(machine_loop(s->machine), &s->ready, s->fd, POLLIN);
+}
+
+/* Winding down waits for requests in flight, which a dead disk or server never completes. */
+static void give_up(struct signals *s, int status)
+{
+	terminal_restore();
+	log_error("ended before all input and output was done");
+	s->end->reason = MACHINE_END_SIGNAL;
+	s->end->status = status;
+	_exit(status);
+}
+
+static void end_asked(struct signals *s, int status)
+{
+	uint64_t now_ns = clock_monotonic_ns(NULL);
+
+	if (!s->first_ns)
+		s->first_ns = now_ns;
+	else if (now_ns - s->first_ns > PATIENCE_NS)
+		give_up(s, status);
+	machine_end(s->machine, MACHINE_END_SIGNAL, status, NULL);
 }
 
 static void signals_ready(struct loop_op *op, int res)
@@ -33,8 +59,7 @@ static void signals_ready(struct loop_op *op, int res)
 		if (info.ssi_signo == SIGWINCH)
 			machine_window_changed(s->machine);
 		else
-			machine_end(s->machine, MACHINE_END_SIGNAL, 128 + (int)info.ssi_signo,
-				    NULL);
+			end_asked(s, 128 + (int)info.ssi_signo);
 	}
 	watch_signals(s);
 }
@@ -100,7 +125,11 @@ static int build(const struct monitor_params *p, struct machine **ret_m, struct 
 
 int monitor_main(const struct monitor_params *p)
 {
-	struct signals signals = { .ready.done = signals_ready, .fd = p->signal_fd };
+	struct signals signals = {
+		.ready.done = signals_ready,
+		.end = p->end,
+		.fd = p->signal_fd,
+	};
 	const struct machine_config *config = p->config;
 	struct machine_end *end = p->end;
 	struct machine *m = NULL;
@@ -116,6 +145,8 @@ int monitor_main(const struct monitor_params *p)
 	if (!r) {
 		signals.machine = m;
 		watch_signals(&signals);
+		if (p->deadline_ns)
+			machine_set_deadline(m, p->deadline_ns);
 		r = machine_start(m, &err);
 	}
 	if (r < 0) {

@@ -19,6 +19,7 @@ struct monitor_params {
 	struct machine_files *files;
 	int kvm_fd;
 	int signal_fd;		 /* signalfd of END_SIGNALS and SIGWINCH, which are blocked */
+	uint64_t deadline_ns;	 /* when --timeout is over, on the monotonic clock; 0: never */
 	struct machine_end *end; /* shared with the parent: how it ended */
 };
 

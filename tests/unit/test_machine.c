@@ -231,7 +231,9 @@ static void timeout_follows_the_machines_own_clock(void **state)
 
 	create(&slow, HALT);
 	create(&fast, HALT);
-	slow.config.timeout_seconds = fast.config.timeout_seconds = 10;
+	/* Their clocks begin at one second. */
+	machine_set_deadline(slow.machine, 11 * NSEC_PER_SEC);
+	machine_set_deadline(fast.machine, 11 * NSEC_PER_SEC);
 	start(&slow);
 	start(&fast);
 	clock_advance(&fast.clock, 11 * NSEC_PER_SEC);
