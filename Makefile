@@ -97,6 +97,8 @@ guest: ## the default guest: a Debian kernel and a small initramfs
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(UNIT_LIB) $(BUILD)/libwisp.a
 	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $^ -lcmocka $(LDLIBS)
 
+$(BUILD)/tests/unit/test_guest_filter: $(BUILD)/helpers/guest_filter.o
+
 .PHONY: unit
 unit: $(UNIT) $(HELPERS) ## unit tests: no KVM needed
 	$(Q)scripts/run-unit $(UNIT)

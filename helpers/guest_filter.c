@@ -7,6 +7,7 @@
 #define IP4_LEN	  20u
 #define IP6_LEN	  40u
 #define DHCP_PORT 67u
+#define DNS_PORT  53u
 
 /* The parts of a packet that matter here, in host byte order. */
 struct packet {
@@ -93,6 +94,13 @@ static bool stands_for_loopback(const struct guest_filter *f, const struct packe
 	return v4 == f->host.s_addr || v4 == INADDR_BROADCAST;
 }
 
+static bool is_name_server(const struct guest_filter *f, const struct packet *p)
+{
+	const uint8_t *to = p->ip + (p->v6 ? 24 : 16);
+
+	return p->v6 ? memcmp(to, &f->dns6, 16) == 0 : memcmp(to, &f->dns, 4) == 0;
+}
+
 static bool is_answer(const struct guest_filter *f, const struct packet *p)
 {
 	for (unsigned i = 0; i < GUEST_FILTER_FLOWS; i++) {
@@ -111,7 +119,12 @@ bool guest_filter_allows(const struct guest_filter *f, const uint8_t *frame, siz
 		return true;
 	if (is_loopback(&p))
 		return false;
-	if (f->host_loopback || !stands_for_loopback(f, &p))
+	if (f->host_loopback)
+		return true;
+	if (is_name_server(f, &p))
+		return p.protocol == IPPROTO_ICMP || p.protocol == IPPROTO_ICMPV6 ||
+		       (p.has_ports && p.to == DNS_PORT);
+	if (!stands_for_loopback(f, &p))
 		return true;
 	switch (p.protocol) {
 	case IPPROTO_ICMP:

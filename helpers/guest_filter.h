@@ -18,7 +18,13 @@
 
 struct guest_filter {
 	struct in_addr host; /* the router's address; libslirp takes it for the loopback */
-	struct in6_addr prefix6, dns6; /* and all of this /64 but the name server */
+	struct in6_addr prefix6; /* and all of this /64 but the name server */
+	/*
+	 * The name servers: libslirp passes every port on to the host's own resolver, which is the
+	 * loopback where a caching one runs. Port 53 is all that the guest is offered.
+	 */
+	struct in_addr dns;
+	struct in6_addr dns6;
 	bool host_loopback;  /* the guest may reach it by @host, though never by 127.0.0.1 */
 
 	/* Who of this host has sent UDP to which port of the guest, the latest last. */

@@ -443,6 +443,7 @@ int user_net_create(struct user_net **ret_net, const struct user_net_config *con
 	un->filter = (struct guest_filter){
 		.host = config->host,
 		.prefix6 = sc.vprefix_addr6,
+		.dns = config->dns,
 		.dns6 = sc.vnameserver6,
 		.host_loopback = config->host_loopback,
 	};
