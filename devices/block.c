@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "devices/block_internal.h"
 #include "vmm/core/log.h"
 
 #define PROBE_BYTES 4096u /* aligned and long enough for direct I/O on any device */
@@ -90,19 +91,6 @@ static int measure(struct block_file *f, struct error *err)
 	return 0;
 }
 
-static int lock_image(const struct block_file *f, bool read_only, struct error *err)
-{
-	struct flock whole = { .l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
-
-	if (fcntl(f->fd, F_OFD_SETLK, &whole) == 0)
-		return 0;
-	if (errno == EAGAIN || errno == EACCES)
-		return error_usage(err, -EBUSY, "disk '%s': in use by another process", f->path);
-	/* Some network and FUSE file systems have no locks; that is no reason not to run. */
-	log_warn("disk '%s': cannot be locked: %m", f->path);
-	return 0;
-}
-
 /*
  * The operation's own flags in place of those of open(2): left non-blocking, a
  * file system without asynchronous reads would answer EAGAIN.
@@ -150,7 +138,7 @@ int block_open(struct block **ret_block, const struct block_config *config, stru
 	if (!r)
 		r = set_flags(&f, config->direct, err);
 	if (!r)
-		r = lock_image(&f, config->read_only, err);
+		r = block_lock(&f, config->read_only, err);
 	if (!r && config->format == BLOCK_FORMAT_AUTO)
 		r = is_qcow2(&f, &qcow2, err);
 	if (!r)
@@ -180,6 +168,8 @@ void block_attach(struct block *b, struct loop *loop)
 	b->loop = loop;
 	list_init(&b->finished);
 	b->finish.run = deliver_finished;
+	if (b->ops->attach)
+		b->ops->attach(b);
 }
 
 void block_close(struct block *b)

@@ -46,6 +46,8 @@ struct block_req {
 struct block_ops {
 	/* In bounds, permitted, not empty. Ends with block_finish() or block_finish_later(). */
 	void (*submit)(struct block *b, struct block_req *req);
+	/* The block was given its loop: pass it on to blocks beneath. May be NULL. */
+	void (*attach)(struct block *b);
 	/* Grow or shrink to @bytes; 0 or -errno. May be NULL. */
 	int (*resize)(struct block *b, uint64_t bytes);
 	void (*free)(struct block *b);
@@ -76,12 +78,13 @@ struct block_config {
 	enum { BLOCK_CACHE_WRITEBACK, BLOCK_CACHE_WRITETHROUGH, BLOCK_CACHE_UNSAFE } cache;
 	bool read_only;
 	bool direct;
+	/* The file under a format: grows when written behind its end, and reads as zeroes there. */
+	bool container;
 };
 
 /*
- * Open a disk image and lock it (OFD lock on the whole file: shared when
- * read-only) so that two monitors cannot write one image. Errors name the
- * file. The block is bound to a loop by block_attach().
+ * Open a disk image and lock it (as QEMU's tools do: many readers or one writer)
+ * so that two monitors cannot write one image. Errors name the file. The block is bound to a loop by block_attach().
  */
 int block_open(struct block **ret_block, const struct block_config *config, struct error *err);
 void block_attach(struct block *b, struct loop *loop);

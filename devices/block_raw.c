@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "devices/block.h"
+#include "devices/block_internal.h"
 
 #define ZEROES_BYTES (64 * KiB)
 
@@ -34,6 +34,7 @@ struct block_raw {
 	int buffered_fd; /* direct I/O: for what is not aligned; else -1 */
 	uint32_t align_memory, align_offset;
 	bool unsynced; /* written since the last sync */
+	bool container; /* no end */
 	/* Found out by trying; asked once. */
 	bool no_punch, no_zero_range;
 };
@@ -92,6 +93,19 @@ static int transfer_rest(struct block_req *req)
 	req->rest[0].iov_len -= skip;
 	transfer(req, req->rest, n);
 	return 0;
+}
+
+/* What is behind the file's end, of a file that has none. */
+static void zero_rest(struct block_req *req)
+{
+	uint64_t skip = req->progress;
+
+	for (unsigned i = 0; i < req->iovcnt; i++) {
+		size_t n = MIN(skip, (uint64_t)req->iov[i].iov_len);
+
+		memset((uint8_t *)req->iov[i].iov_base + n, 0, req->iov[i].iov_len - n);
+		skip -= n;
+	}
 }
 
 /* The slow way, for files and devices that cannot zero a range by themselves. */
@@ -203,6 +217,11 @@ static void transferred(struct block_req *req, int res)
 		go_on(req);
 		return;
 	}
+	if (!res && raw_of(req)->container && req->op == BLOCK_READ) {
+		zero_rest(req);
+		block_finish(req, 0);
+		return;
+	}
 	/* Nothing where there was a sector: the file was cut short under us. */
 	if (res <= 0) {
 		block_finish(req, res ? res : -EIO);
@@ -264,10 +283,7 @@ static void raw_free(struct block *b)
 	if (raw->buffered_fd >= 0)
 		close(raw->buffered_fd);
 	if (raw->fd >= 0) {
-		/*
-		 * By hand: file systems with locks of their own (FUSE) may keep one past the close.
-		 */
-		fcntl(raw->fd, F_OFD_SETLK, &(struct flock){ .l_type = F_UNLCK });
+		block_unlock(raw->fd);
 		close(raw->fd);
 	}
 	free(b->path);
@@ -326,6 +342,9 @@ int block_raw_create(struct block **ret_block, const struct block_file *file,
 	};
 	raw->fd = file->fd;
 	raw->buffered_fd = -1;
+	raw->container = config->container;
+	if (raw->container)
+		raw->b.size_bytes = align_down(INT64_MAX, BLOCK_SECTOR);
 	if (!raw->b.path)
 		r = error_set(err, -ENOMEM, "disk '%s': %m", file->path);
 	else
