@@ -97,7 +97,11 @@ _wisp()
 		--name)
 			return ;;
 		--sandbox)
-			_wisp_words "on off"
+			_wisp_words "off on strict"
+			return ;;
+		--uid)
+			return ;;
+		--gid)
 			return ;;
 		--metrics)
 			_wisp_files
@@ -110,7 +114,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --sandbox --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	doctor)

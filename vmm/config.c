@@ -24,7 +24,7 @@ void config_init(struct machine_config *c)
 		.rng = true,
 		.loop = LOOP_AUTO,
 		.virtio_packed = true,
-		.sandbox = true,
+		.sandbox = SANDBOX_ON,
 		.log_level = LOG_WARN,
 	};
 }
@@ -255,6 +255,9 @@ int config_validate(struct machine_config *c, struct error *err)
 		r = check_net(c, i, err);
 	if (r < 0)
 		return r;
+	if ((c->uid || c->gid) && c->sandbox == SANDBOX_OFF)
+		return error_usage(err, -EINVAL,
+				   "--uid, --gid: the sandbox would set them, and it is off");
 	if (c->serial_present && c->console_present && c->serial.kind == CHARDEV_STDIO &&
 	    c->console.kind == CHARDEV_STDIO)
 		return error_usage(

@@ -15,6 +15,7 @@
 #include "vmm/core/error.h"
 #include "vmm/core/log.h"
 #include "vmm/core/loop.h"
+#include "vmm/sandbox.h"
 #include "vmm/x86.h"
 
 #define CONFIG_MAX_CPUS	   255
@@ -104,7 +105,8 @@ struct machine_config {
 	bool virtio_packed;	    /* offer the packed ring (on) */
 	unsigned timeout_seconds;   /* 0: none */
 	bool detach;
-	bool sandbox;
+	enum sandbox_mode sandbox;
+	unsigned uid, gid; /* whom the monitor becomes when root starts it; 0: nobody */
 	bool dry_run;
 	bool json;
 	char *run_dir;

@@ -121,10 +121,14 @@ const struct config_item config_run_options[] = {
 	  MEMBER(timeout_seconds), 1, MAX_TIMEOUT },
 	{ "--name", "ID", "Name of the microVM (vm and the process id)", CONFIG_STRING,
 	  MEMBER(name) },
-	{ "--sandbox", "on|off",
-	  "Confine the monitor and its helpers (on). This version separates the processes either "
-	  "way and loads no system call filter yet",
-	  CONFIG_SWITCH, MEMBER(sandbox) },
+	{ "--sandbox", "off|on|strict",
+	  "Lock the monitor in before the guest runs: namespaces, an empty root, Landlock, no "
+	  "privileges (on). strict: refuse to run where the host lacks one of them",
+	  CONFIG_CHOICE, MEMBER(sandbox) },
+	{ "--uid", "N", "Started by root: the user that the monitor becomes", CONFIG_NUMBER,
+	  MEMBER(uid), 1, UINT32_MAX - 1 },
+	{ "--gid", "N", "Started by root: the group that the monitor becomes", CONFIG_NUMBER,
+	  MEMBER(gid), 1, UINT32_MAX - 1 },
 	{ "--dry-run", NULL,
 	  "Print the machine as it would be built (memory map, devices, interrupts) and stop",
 	  CONFIG_FLAG, MEMBER(dry_run) },

@@ -4,13 +4,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
-#include <linux/landlock.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "vmm/sandbox.h"
 
 /* The first line of a small file; false when it cannot be read. */
 static bool read_line(const char *path, char *buf, size_t size)
@@ -88,16 +90,28 @@ static void check_tap(struct doctor *d)
 	close(fd);
 }
 
+static void check_seccomp(struct doctor *d)
+{
+	unsigned action = SECCOMP_RET_KILL_PROCESS;
+
+	if (syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) < 0)
+		doctor_say(d, DOCTOR_WARN, "seccomp", "a kernel with CONFIG_SECCOMP_FILTER",
+			   "no filters of system calls: %m");
+	else
+		doctor_say(d, DOCTOR_OK, "seccomp", NULL, "system calls can be filtered");
+}
+
 static void check_landlock(struct doctor *d)
 {
-	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+	int abi = sandbox_landlock_version();
 
+	errno = -abi;
 	if (abi < 0)
 		doctor_say(d, DOCTOR_WARN, "landlock",
 			   "boot the kernel with lsm=landlock,... and CONFIG_SECURITY_LANDLOCK",
 			   "not available: %m");
 	else
-		doctor_say(d, DOCTOR_OK, "landlock", NULL, "ABI %ld", abi);
+		doctor_say(d, DOCTOR_OK, "landlock", NULL, "ABI %d", abi);
 }
 
 /* The version 2 cgroup of this process: what follows "0::" in /proc/self/cgroup. */
@@ -219,6 +233,7 @@ void doctor_check_host(struct doctor *d)
 	check_kernel(d);
 	check_io_uring(d);
 	check_tap(d);
+	check_seccomp(d);
 	check_landlock(d);
 	check_cgroup(d);
 	check_user_namespaces(d);

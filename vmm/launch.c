@@ -137,6 +137,15 @@ static int await_monitor(pid_t monitor, const sigset_t *set, int *signal)
 	}
 }
 
+/* What the monitor bound, it cannot remove: no path leads out of its sandbox. */
+static void remove_sockets(const struct machine_config *c)
+{
+	if (c->serial_present && c->serial.kind == CHARDEV_SOCKET)
+		unlink(c->serial.path);
+	if (c->console_present && c->console.kind == CHARDEV_SOCKET)
+		unlink(c->console.path);
+}
+
 /* One life of the guest: fork, wait, put the terminal back. Returns the exit status. */
 static int run_once(struct monitor_params *params)
 {
@@ -165,6 +174,9 @@ static int run_once(struct monitor_params *params)
 	status = await_monitor(monitor, &set, &signal);
 	terminal_restore();
 	if (WIFEXITED(status)) {
+		/* One that never started may have found somebody else's. */
+		if (params->end->reason != MACHINE_END_START_FAILED)
+			remove_sockets(params->config);
 		/* A signal that met a monitor about to restart its guest is not lost. */
 		if (signal && params->end->reason == MACHINE_END_REBOOT) {
 			params->end->reason = MACHINE_END_SIGNAL;

@@ -70,14 +70,20 @@ static bool uses_terminal(const struct machine_config *c)
 	       (c->serial_present && c->serial.kind == CHARDEV_STDIO);
 }
 
-static void write_metrics(struct machine *m, const char *path)
+/* Opened before the monitor is locked in, written at the end. NULL: not asked for, or refused. */
+static FILE *open_metrics(const char *path)
 {
-	FILE *out = fopen(path, "we");
+	FILE *out = path ? fopen(path, "we") : NULL;
 
-	if (!out) {
+	if (path && !out)
 		log_warn("--metrics '%s': cannot write: %m", path);
+	return out;
+}
+
+static void write_metrics(struct machine *m, FILE *out, const char *path)
+{
+	if (!out)
 		return;
-	}
 	machine_print_metrics(m, out);
 	if (fclose(out) != 0)
 		log_warn("--metrics '%s': cannot write: %m", path);
@@ -131,12 +137,21 @@ int monitor_main(const struct monitor_params *p)
 		.fd = p->signal_fd,
 	};
 	const struct machine_config *config = p->config;
+	struct sandbox_params lock = {
+		.mode = config->sandbox,
+		.uid = config->uid,
+		.gid = config->gid,
+	};
 	struct machine_end *end = p->end;
+	struct sandbox sandbox = { 0 };
+	FILE *metrics = NULL;
 	struct machine *m = NULL;
 	struct error err = { 0 };
 	int r;
 
-	r = build(p, &m, &err);
+	r = sandbox_enter(&sandbox, &lock, &err);
+	if (!r)
+		r = build(p, &m, &err);
 	if (!r && uses_terminal(config)) {
 		r = terminal_raw();
 		if (r < 0)
@@ -147,8 +162,12 @@ int monitor_main(const struct monitor_params *p)
 		watch_signals(&signals);
 		if (p->deadline_ns)
 			machine_set_deadline(m, p->deadline_ns);
-		r = machine_start(m, &err);
+		metrics = open_metrics(config->metrics_file);
+		/* From here on no path leads anywhere: what follows has its descriptors. */
+		r = sandbox_lock(&sandbox, &err);
 	}
+	if (!r)
+		r = machine_start(m, &err);
 	if (r < 0) {
 		terminal_restore();
 		/* Whatever has no better name: it could not be started. */
@@ -163,8 +182,7 @@ int monitor_main(const struct monitor_params *p)
 	machine_run(m, end);
 	terminal_restore();
 	report(config, end);
-	if (config->metrics_file)
-		write_metrics(m, config->metrics_file);
+	write_metrics(m, metrics, config->metrics_file);
 	machine_free(m);
 	return end->status;
 }

@@ -149,7 +149,8 @@ static void without_options_there_is_one_cpu_a_network_and_a_console(void **stat
 	assert_true(c->console_present);
 	assert_int_equal(c->console.kind, CHARDEV_STDIO);
 	assert_false(c->serial_present);
-	assert_true(c->rng && c->sandbox && c->virtio_packed);
+	assert_true(c->rng && c->virtio_packed);
+	assert_int_equal(c->sandbox, SANDBOX_ON);
 	assert_false(c->rtc || c->test_device || c->reboot_resets || c->dry_run || c->json);
 	assert_non_null(c->name);
 	config_done(&m.config);
@@ -259,7 +260,7 @@ static void unknown_words_name_the_known_ones(void **state)
 				    "host-loopback, mac, mtu, id)");
 	refuse("--serial tty",
 	       "--serial: unknown value 'tty' (known: stdio, none, file=PATH, socket=PATH)");
-	refuse("--sandbox maybe", "--sandbox: unknown value 'maybe' (known: on, off)");
+	refuse("--sandbox maybe", "--sandbox: unknown value 'maybe' (known: off, on, strict)");
 }
 
 static void nothing_is_given_twice(void **state)

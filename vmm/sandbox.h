@@ -1,0 +1,47 @@
+/*
+ * Locking the monitor in: from before the guest's first instruction on it can do little more than
+ * serve this one guest, whatever the guest makes of it.
+ *
+ * Layers, each of use without the others (docs/security.md has what each one stops):
+ *   namespaces   user, mount, network, IPC, UTS: sandbox_enter(), while there is one thread
+ *   empty root   a read-only directory with nothing in it, by pivot_root
+ *   Landlock     no file, and where it knows them no TCP, abstract sockets, signals
+ *   no capabilities, no_new_privs, no core dumps, not to be traced, bounded processes
+ *
+ * sandbox_enter() comes first of all in the monitor; files may be opened after it. sandbox_lock()
+ * comes when everything is open and no thread was made yet: later ones inherit what it did. A
+ * layer that the host lacks is logged, or with SANDBOX_STRICT an error. The struct belongs to the
+ * monitor's main thread.
+ */
+#ifndef WISP_VMM_SANDBOX_H
+#define WISP_VMM_SANDBOX_H
+
+#include "vmm/core/error.h"
+
+enum sandbox_mode {
+	SANDBOX_OFF,
+	SANDBOX_ON,	/* what the host has of it */
+	SANDBOX_STRICT, /* all of it, or no microVM */
+};
+
+struct sandbox_params {
+	enum sandbox_mode mode;
+	/* For root: whom the monitor becomes. 0: nobody, in a user namespace. */
+	unsigned uid, gid;
+};
+
+struct sandbox {
+	struct sandbox_params params;
+	bool namespaces; /* a mount namespace of our own: there can be an empty root */
+};
+
+/* Into namespaces of our own; paths still lead to the same files. One thread only. */
+int sandbox_enter(struct sandbox *s, const struct sandbox_params *params, struct error *err);
+
+/* Away from all files that are not open, and from every privilege. */
+int sandbox_lock(struct sandbox *s, struct error *err);
+
+/* The version of the host's Landlock interface, or -errno. */
+int sandbox_landlock_version(void);
+
+#endif
