@@ -164,6 +164,9 @@ void guest_mem_free(struct guest_mem *mem)
 		return;
 	for (unsigned i = 0; i < mem->num_ranges; i++)
 		free(mem->range[i].dirty);
+	for (unsigned i = 0; i < mem->num_overlays; i++)
+		if (mem->overlay[i].fd >= 0)
+			close(mem->overlay[i].fd);
 	if (mem->reservation)
 		munmap(mem->reservation, mem->reservation_size);
 	if (mem->fd >= 0)
@@ -185,7 +188,11 @@ int guest_mem_map_file(struct guest_mem *mem, uint64_t gpa, uint64_t len, int fd
 		return -ENOSPC;
 	if (!map_or_null(host, len, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, offset))
 		return -errno;
-	mem->overlay[mem->num_overlays++] = (struct guest_mem_overlay){ .host = host, .size = len };
+	mem->overlay[mem->num_overlays++] = (struct guest_mem_overlay){
+		.host = host,
+		.size = len,
+		.fd = -1,
+	};
 	return 0;
 }
 

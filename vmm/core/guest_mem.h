@@ -37,10 +37,12 @@ struct guest_mem_range {
 #define GUEST_MEM_MAX_RANGES   8
 #define GUEST_MEM_MAX_OVERLAYS 16
 
-/* A part of RAM that is a private mapping of a file, see guest_mem_map_file(). */
+/* A part of RAM that is a private mapping of a file: guest_mem_map_file(), guest_mem_load(). */
 struct guest_mem_overlay {
 	uint8_t *host;
 	uint64_t size; /* bytes, page multiple */
+	int fd;	       /* ours, to find its holes by; -1: take it as full */
+	uint64_t fd_offset;
 };
 
 struct guest_mem {
@@ -132,6 +134,24 @@ void guest_mem_mark_dirty_host(struct guest_mem *mem, const void *host, uint64_t
  * the backing's size) inside are dropped. -EFAULT when not all of it is RAM.
  */
 int guest_mem_discard(struct guest_mem *mem, uint64_t gpa, uint64_t len);
+
+/* What guest_mem_save() wrote. */
+struct guest_mem_saved {
+	uint64_t size;	/* of the file, most of it holes */
+	uint64_t pages; /* that hold something */
+};
+
+/*
+ * Write RAM to @fd, an empty file: the ranges one after the other, pages that
+ * are all zero as holes. While nobody changes it: paused, or in a forked copy. -errno.
+ */
+int guest_mem_save(struct guest_mem *mem, int fd, struct guest_mem_saved *ret_saved);
+
+/*
+ * Fill RAM, which is fresh, from such a file: private memory maps it, so that this
+ * takes no time and siblings share its pages; other kinds copy it. @fd is borrowed.
+ */
+int guest_mem_load(struct guest_mem *mem, int fd, struct error *err);
 
 /* Total bytes of RAM. */
 uint64_t guest_mem_size(const struct guest_mem *mem);

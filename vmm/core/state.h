@@ -34,6 +34,12 @@ void state_put_u64(struct state_writer *w, uint64_t v);
 void state_put_bytes(struct state_writer *w, const void *p, size_t len);  /* no length */
 void state_put_string(struct state_writer *w, const char *s);		   /* u32 length, bytes */
 
+/*
+ * After the last section: one that says how many there are and seals them all.
+ * What state_set_open() reads ends with it.
+ */
+void state_seal(struct state_writer *w);
+
 struct state_reader {
 	const uint8_t *p;
 	size_t len, pos;
@@ -66,5 +72,31 @@ int state_reader_fail(struct state_reader *r, const char *fmt, ...) __printf(2, 
 
 /* 0 when all was read and nothing failed; else -EBADMSG with @err naming section and reason. */
 int state_reader_end(struct state_reader *r, struct error *err);
+
+/* All sections of a sealed buffer, to be taken by name. */
+struct state_set {
+	unsigned num;
+	struct state_entry *entry;
+};
+
+/*
+ * Find the sections of @buf, which is borrowed: whole, sealed, none there twice.
+ * -EBADMSG with @err, -ENOMEM.
+ */
+int state_set_open(struct state_set *set, const uint8_t *buf, size_t len, struct error *err);
+void state_set_close(struct state_set *set);
+
+/*
+ * Take a section of version 1 to @max_version. -EBADMSG with @err when it is
+ * missing, was taken before, or is newer than we are.
+ */
+int state_set_take(struct state_set *set, const char *name, uint32_t instance,
+		   uint32_t max_version, struct state_reader *ret_r, struct error *err);
+
+/* Is there such a section that nobody has taken yet? */
+bool state_set_has(const struct state_set *set, const char *name, uint32_t instance);
+
+/* -EBADMSG with @err naming a section that nobody has taken. */
+int state_set_finish(const struct state_set *set, struct error *err);
 
 #endif

@@ -1,0 +1,210 @@
+/*
+ * Guest RAM to a file and back: a sparse file as large as RAM, in the order of
+ * guest addresses without the holes between ranges, in which only pages that
+ * hold something take room.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/core/guest_mem.h"
+
+/* Looked at and written together: a huge page. */
+#define WINDOW_PAGES 512u
+
+/* Bits of /proc/PID/pagemap: Documentation/admin-guide/mm/pagemap.rst. */
+#define PAGEMAP_PRESENT (1ull << 63)
+#define PAGEMAP_SWAPPED (1ull << 62)
+
+struct writer {
+	struct guest_mem *mem;
+	int fd;	     /* of the file */
+	int pagemap; /* -1: every page may hold something */
+	struct guest_mem_saved *saved;
+};
+
+/* ---- which pages hold something ---- */
+
+/* Pages that were never touched are not there: they read as zero. */
+static void add_populated(struct writer *w, uint64_t offset, unsigned num, bool *wanted)
+{
+	uint64_t entry[WINDOW_PAGES];
+	uint64_t page = (uintptr_t)(w->mem->map + offset) >> PAGE_SHIFT;
+	ssize_t n = -1;
+
+	if (w->pagemap >= 0)
+		n = pread(w->pagemap, entry, num * sizeof(entry[0]), page * sizeof(entry[0]));
+	for (unsigned i = 0; i < num; i++)
+		if ((size_t)MAX(n, (ssize_t)0) < (i + 1) * sizeof(entry[0]) ||
+		    entry[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED))
+			wanted[i] = true;
+}
+
+/* Of a file mapped over RAM also what nobody has touched yet: where it has data. */
+static void add_overlay(struct writer *w, const struct guest_mem_overlay *o, uint64_t offset,
+			unsigned num, bool *wanted)
+{
+	uint64_t o_start = o->host - w->mem->map;
+	uint64_t start = MAX(offset, o_start);
+	uint64_t end = MIN(offset + (uint64_t)num * PAGE_SIZE, o_start + o->size);
+
+	while (start < end) {
+		uint64_t data_end = end;
+
+		if (o->fd >= 0) {
+			off_t at = o->fd_offset + (start - o_start);
+			off_t data = lseek(o->fd, at, SEEK_DATA), hole;
+
+			/* ENXIO: none up to the end of the file. */
+			if (data < 0 && errno == ENXIO)
+				return;
+			hole = data < 0 ? data : lseek(o->fd, data, SEEK_HOLE);
+			if (hole >= 0) {
+				start += data - at;
+				data_end = MIN(end, start + (hole - data));
+			}
+		}
+		for (uint64_t at = align_down(start, PAGE_SIZE); at < MIN(data_end, end);
+		     at += PAGE_SIZE)
+			wanted[(at - offset) / PAGE_SIZE] = true;
+		start = data_end;
+	}
+}
+
+static bool is_zero(const uint8_t *page)
+{
+	const uint64_t *word = (const uint64_t *)page;
+	uint64_t any = 0;
+
+	/* In steps, so that most pages are left at the first. */
+	for (unsigned i = 0; i < PAGE_SIZE / sizeof(*word) && !any; i += 8)
+		for (unsigned k = 0; k < 8; k++)
+			any |= word[i + k];
+	return !any;
+}
+
+/* ---- out ---- */
+
+static int write_all(int fd, const uint8_t *p, size_t len, uint64_t offset)
+{
+	while (len) {
+		ssize_t n = pwrite(fd, p, len, offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		p += n;
+		len -= n;
+		offset += n;
+	}
+	return 0;
+}
+
+static int write_window(struct writer *w, uint64_t offset, unsigned num)
+{
+	const struct guest_mem *mem = w->mem;
+	bool wanted[WINDOW_PAGES] = { false };
+	const uint8_t *host = mem->map + offset;
+	unsigned i = 0;
+
+	add_populated(w, offset, num, wanted);
+	for (unsigned k = 0; k < mem->num_overlays; k++)
+		add_overlay(w, &mem->overlay[k], offset, num, wanted);
+	while (i < num) {
+		unsigned first = i;
+		int r;
+
+		while (i < num && wanted[i] && !is_zero(host + i * PAGE_SIZE))
+			i++;
+		if (i == first) {
+			i++;
+			continue;
+		}
+		r = write_all(w->fd, host + first * PAGE_SIZE, (i - first) * PAGE_SIZE,
+			      offset + first * PAGE_SIZE);
+		if (r < 0)
+			return r;
+		w->saved->pages += i - first;
+	}
+	return 0;
+}
+
+int guest_mem_save(struct guest_mem *mem, int fd, struct guest_mem_saved *ret_saved)
+{
+	struct guest_mem_saved saved = { .size = mem->map_size };
+	struct writer w = { .mem = mem, .fd = fd, .saved = &saved };
+	int r = ftruncate(fd, mem->map_size) < 0 ? -errno : 0;
+
+	w.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	for (uint64_t at = 0; at < mem->map_size && !r; at += WINDOW_PAGES * PAGE_SIZE)
+		r = write_window(&w, at,
+				 MIN((mem->map_size - at) / PAGE_SIZE, (uint64_t)WINDOW_PAGES));
+	if (w.pagemap >= 0)
+		close(w.pagemap);
+	if (!r)
+		*ret_saved = saved;
+	return r;
+}
+
+/* ---- in ---- */
+
+/* Shared and huge pages cannot be a private mapping of a file: copy what there is. */
+static int copy_data(struct guest_mem *mem, int fd)
+{
+	off_t data = 0, hole;
+
+	while ((data = lseek(fd, data, SEEK_DATA)) >= 0) {
+		hole = lseek(fd, data, SEEK_HOLE);
+		if (hole < 0)
+			return -errno;
+		while (data < hole) {
+			ssize_t n = pread(fd, mem->map + data, hole - data, data);
+
+			if (n < 0 && errno == EINTR)
+				continue;
+			if (n <= 0)
+				return n < 0 ? -errno : -EIO;
+			data += n;
+		}
+	}
+	return errno == ENXIO ? 0 : -errno;
+}
+
+int guest_mem_load(struct guest_mem *mem, int fd, struct error *err)
+{
+	struct stat st;
+	int r = 0;
+
+	if (fstat(fd, &st) < 0)
+		return error_set(err, -errno, "saved memory: %m");
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != mem->map_size)
+		return error_set(err, -EBADMSG,
+				 "saved memory: a file of %lld bytes for RAM of %llu bytes",
+				 (long long)st.st_size, (unsigned long long)mem->map_size);
+	if (mem->backing == GUEST_MEM_ANON) {
+		struct guest_mem_overlay *o = &mem->overlay[0];
+		int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+
+		if (own < 0 || mmap(mem->map, mem->map_size, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, own,
+				    0) == MAP_FAILED) {
+			r = -errno;
+			if (own >= 0)
+				close(own);
+		} else {
+			*o = (struct guest_mem_overlay){
+				.host = mem->map,
+				.size = mem->map_size,
+				.fd = own,
+			};
+			mem->num_overlays = 1;
+		}
+	} else {
+		r = copy_data(mem, fd);
+	}
+	return r < 0 ? error_set(err, r, "saved memory: cannot be mapped: %m") : 0;
+}
