@@ -9,7 +9,7 @@
 
 #include "vmm/kvm_internal.h"
 
-static int vm_ioctl(struct hv *hv, unsigned long request, void *arg)
+int kvm_vm_ioctl(struct hv *hv, unsigned long request, void *arg)
 {
 	int r;
 
@@ -33,14 +33,14 @@ static int kvm_mem_set(struct hv *hv, unsigned slot, uint64_t gpa, uint64_t size
 		region.flags |= KVM_MEM_READONLY;
 	if (flags & HV_MEM_LOG_DIRTY)
 		region.flags |= KVM_MEM_LOG_DIRTY_PAGES;
-	return vm_ioctl(hv, KVM_SET_USER_MEMORY_REGION, &region);
+	return kvm_vm_ioctl(hv, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
 static int kvm_dirty_get(struct hv *hv, unsigned slot, uint64_t *bitmap)
 {
 	struct kvm_dirty_log log = { .slot = slot, .dirty_bitmap = bitmap };
 
-	return vm_ioctl(hv, KVM_GET_DIRTY_LOG, &log);
+	return kvm_vm_ioctl(hv, KVM_GET_DIRTY_LOG, &log);
 }
 
 static int kvm_dirty_clear(struct hv *hv, unsigned slot, uint64_t first_page, uint32_t num_pages,
@@ -53,7 +53,7 @@ static int kvm_dirty_clear(struct hv *hv, unsigned slot, uint64_t first_page, ui
 		.dirty_bitmap = (void *)bitmap,
 	};
 
-	return vm_ioctl(hv, KVM_CLEAR_DIRTY_LOG, &log);
+	return kvm_vm_ioctl(hv, KVM_CLEAR_DIRTY_LOG, &log);
 }
 
 static int kvm_ioeventfd_set(struct hv *hv, const struct hv_ioeventfd *e, bool assign)
@@ -71,7 +71,7 @@ static int kvm_ioeventfd_set(struct hv *hv, const struct hv_ioeventfd *e, bool a
 		args.flags |= KVM_IOEVENTFD_FLAG_DATAMATCH;
 	if (!assign)
 		args.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN;
-	return vm_ioctl(hv, KVM_IOEVENTFD, &args);
+	return kvm_vm_ioctl(hv, KVM_IOEVENTFD, &args);
 }
 
 static int kvm_irqfd_set(struct hv *hv, int fd, uint32_t gsi, bool assign)
@@ -82,14 +82,14 @@ static int kvm_irqfd_set(struct hv *hv, int fd, uint32_t gsi, bool assign)
 		.flags = assign ? 0 : KVM_IRQFD_FLAG_DEASSIGN,
 	};
 
-	return vm_ioctl(hv, KVM_IRQFD, &args);
+	return kvm_vm_ioctl(hv, KVM_IRQFD, &args);
 }
 
 static int kvm_irq_line(struct hv *hv, uint32_t gsi, bool level)
 {
 	struct kvm_irq_level args = { .irq = gsi, .level = level };
 
-	return vm_ioctl(hv, KVM_IRQ_LINE, &args);
+	return kvm_vm_ioctl(hv, KVM_IRQ_LINE, &args);
 }
 
 static int kvm_routes_set(struct hv *hv, const struct hv_route *routes, unsigned num)
@@ -125,7 +125,7 @@ static int kvm_routes_set(struct hv *hv, const struct hv_route *routes, unsigned
 			break;
 		}
 	}
-	r = vm_ioctl(hv, KVM_SET_GSI_ROUTING, table);
+	r = kvm_vm_ioctl(hv, KVM_SET_GSI_ROUTING, table);
 	free(table);
 	return r;
 }
@@ -137,7 +137,7 @@ static int kvm_msi(struct hv *hv, uint64_t addr, uint32_t data)
 		.address_hi = addr >> 32,
 		.data = data,
 	};
-	int r = vm_ioctl(hv, KVM_SIGNAL_MSI, &msi);
+	int r = kvm_vm_ioctl(hv, KVM_SIGNAL_MSI, &msi);
 
 	return r < 0 ? r : 0;
 }
@@ -173,6 +173,12 @@ static const struct hv_ops kvm_ops = {
 	.tsc_khz = kvm_tsc_khz,
 	.vcpu_get = kvm_vcpu_get,
 	.vcpu_set = kvm_vcpu_set,
+	.vm_save = kvm_vm_save,
+	.vcpu_save = kvm_vcpu_save,
+	.vcpu_load = kvm_vcpu_load,
+	.vm_load = kvm_vm_load,
+	.tsc_set_khz = kvm_tsc_set_khz,
+	.vcpu_stood_still = kvm_vcpu_stood_still,
 };
 
 int kvm_open(struct error *err)
@@ -245,8 +251,8 @@ static int reserve_vmx_pages(struct hv *hv)
 
 	if (__get_cpuid(0, &eax, &ebx, &ecx, &edx) && ebx == signature_AMD_ebx)
 		return 0;
-	r = vm_ioctl(hv, KVM_SET_IDENTITY_MAP_ADDR, &identity);
-	return r < 0 ? r : vm_ioctl(hv, KVM_SET_TSS_ADDR, (void *)FW_KVM_TSS_ADDR);
+	r = kvm_vm_ioctl(hv, KVM_SET_IDENTITY_MAP_ADDR, &identity);
+	return r < 0 ? r : kvm_vm_ioctl(hv, KVM_SET_TSS_ADDR, (void *)FW_KVM_TSS_ADDR);
 }
 
 int kvm_create(struct hv **ret_hv, int kvm_fd, const struct kvm_host *host, struct error *err)
@@ -262,6 +268,7 @@ int kvm_create(struct hv **ret_hv, int kvm_fd, const struct kvm_host *host, stru
 	if (!vm)
 		return error_set(err, -ENOMEM, "virtual machine: %m");
 	vm->hv.ops = &kvm_ops;
+	vm->kvm_fd = kvm_fd;
 	vm->run_size = host->run_size;
 	do
 		vm->fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
@@ -276,13 +283,13 @@ int kvm_create(struct hv **ret_hv, int kvm_fd, const struct kvm_host *host, stru
 		error_kind_set(err, ERROR_START, r, "KVM: cannot reserve the VMX pages: %m");
 		goto fail;
 	}
-	r = vm_ioctl(&vm->hv, KVM_CREATE_IRQCHIP, NULL);
+	r = kvm_vm_ioctl(&vm->hv, KVM_CREATE_IRQCHIP, NULL);
 	if (r < 0) {
 		error_kind_set(err, ERROR_REFUSED, r, "KVM: no in-kernel interrupt controller: %m");
 		goto fail;
 	}
 	/* To count the MSRs that nobody implements; kernels before 5.10 just raise #GP. */
-	vm_ioctl(&vm->hv, KVM_ENABLE_CAP, &msr_exits);
+	kvm_vm_ioctl(&vm->hv, KVM_ENABLE_CAP, &msr_exits);
 	*ret_hv = &vm->hv;
 	return 0;
 fail:

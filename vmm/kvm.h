@@ -22,7 +22,7 @@ struct kvm_host {
 int kvm_host_query(int kvm_fd, struct kvm_host *ret_host, struct error *err);
 
 /*
- * Create a VM. @kvm_fd is an open /dev/kvm, borrowed until this returns.
+ * Create a VM. @kvm_fd is an open /dev/kvm, borrowed for the VM's life.
  * Errors are of kind REFUSED or START. The VM belongs to this process's address space: do
  * not fork and go on in the child.
  */

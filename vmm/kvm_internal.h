@@ -1,21 +1,39 @@
-/* What kvm.c (the VM) and kvm_vcpu.c (its processors) share; nobody else includes it. */
+/* What kvm.c (the VM), kvm_vcpu.c and kvm_state.c (its processors) share; nobody else. */
 #ifndef WISP_VMM_KVM_INTERNAL_H
 #define WISP_VMM_KVM_INTERNAL_H
 
 #include <linux/kvm.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 #include "vmm/kvm.h"
 
 struct kvm_vm {
 	struct hv hv;
 	int fd;
+	int kvm_fd; /* /dev/kvm, borrowed */
 	size_t run_size; /* bytes of a vCPU's shared page(s) */
+	/* kvm_state.c: the host's TSC at the moment that all vCPUs are saved or loaded as of. */
+	uint64_t tsc_moment;
+	uint64_t first_tsc; /* what vCPU 0 was loaded with */
 };
 
 static inline struct kvm_vm *to_kvm(struct hv *hv)
 {
 	return container_of(hv, struct kvm_vm, hv);
 }
+
+struct hv_vcpu {
+	struct kvm_vm *vm;
+	int fd;
+	unsigned index;
+	struct kvm_run *run;
+	pthread_t thread;
+	_Atomic bool entered; /* @thread is known */
+};
+
+int kvm_vcpu_ioctl(struct hv_vcpu *v, unsigned long request, void *arg);
+int kvm_vm_ioctl(struct hv *hv, unsigned long request, void *arg);
 
 int kvm_vcpu_create(struct hv *hv, unsigned index, struct hv_vcpu **ret_vcpu, struct error *err);
 void kvm_vcpu_free(struct hv_vcpu *vcpu);
@@ -26,5 +44,13 @@ int kvm_vcpu_setup(struct hv_vcpu *vcpu, const struct x86_cpuid *cpuid, struct e
 uint64_t kvm_tsc_khz(struct hv_vcpu *vcpu);
 int kvm_vcpu_get(struct hv_vcpu *vcpu, struct x86_vcpu_state *state);
 int kvm_vcpu_set(struct hv_vcpu *vcpu, const struct x86_vcpu_state *state);
+
+/* kvm_state.c */
+int kvm_vm_save(struct hv *hv, struct x86_saved_vm *vm, struct error *err);
+int kvm_vm_load(struct hv *hv, const struct x86_saved_vm *vm, struct error *err);
+int kvm_vcpu_save(struct hv_vcpu *v, struct x86_saved_vcpu *state, struct error *err);
+int kvm_vcpu_load(struct hv_vcpu *v, const struct x86_saved_vcpu *state, struct error *err);
+int kvm_tsc_set_khz(struct hv_vcpu *v, uint64_t khz);
+void kvm_vcpu_stood_still(struct hv_vcpu *v);
 
 #endif

@@ -20,16 +20,7 @@
 /* MTRRs enabled, everything write-back: without it Linux leaves PAT off as well. */
 #define MTRR_ENABLED_WRITE_BACK ((1ull << 11) | 6)
 
-struct hv_vcpu {
-	struct kvm_vm *vm;
-	int fd;
-	unsigned index;
-	struct kvm_run *run;
-	pthread_t thread;
-	_Atomic bool entered; /* @thread is known */
-};
-
-static int vcpu_ioctl(struct hv_vcpu *v, unsigned long request, void *arg)
+int kvm_vcpu_ioctl(struct hv_vcpu *v, unsigned long request, void *arg)
 {
 	int r;
 
@@ -208,16 +199,16 @@ void kvm_vcpu_unkick(struct hv_vcpu *v)
 
 int kvm_vcpu_get(struct hv_vcpu *v, struct x86_vcpu_state *state)
 {
-	int r = vcpu_ioctl(v, KVM_GET_REGS, &state->regs);
+	int r = kvm_vcpu_ioctl(v, KVM_GET_REGS, &state->regs);
 
-	return r ? r : vcpu_ioctl(v, KVM_GET_SREGS, &state->sregs);
+	return r ? r : kvm_vcpu_ioctl(v, KVM_GET_SREGS, &state->sregs);
 }
 
 int kvm_vcpu_set(struct hv_vcpu *v, const struct x86_vcpu_state *state)
 {
-	int r = vcpu_ioctl(v, KVM_SET_SREGS, (void *)&state->sregs);
+	int r = kvm_vcpu_ioctl(v, KVM_SET_SREGS, (void *)&state->sregs);
 
-	return r ? r : vcpu_ioctl(v, KVM_SET_REGS, (void *)&state->regs);
+	return r ? r : kvm_vcpu_ioctl(v, KVM_SET_REGS, (void *)&state->regs);
 }
 
 int kvm_vcpu_setup(struct hv_vcpu *v, const struct x86_cpuid *cpuid, struct error *err)
@@ -240,20 +231,20 @@ int kvm_vcpu_setup(struct hv_vcpu *v, const struct x86_cpuid *cpuid, struct erro
 		return error_set(err, -ENOMEM, "vCPU %u: CPUID: %m", v->index);
 	list->nent = cpuid->num;
 	memcpy(list->entries, cpuid->entry, cpuid->num * sizeof(list->entries[0]));
-	r = vcpu_ioctl(v, KVM_SET_CPUID2, list);
+	r = kvm_vcpu_ioctl(v, KVM_SET_CPUID2, list);
 	free(list);
 	if (r < 0)
 		return error_kind_set(err, ERROR_START, r, "KVM refuses the CPUID of vCPU %u: %m",
 				      v->index);
 	/* KVM stops at the first MSR it does not take; none is vital. */
-	r = vcpu_ioctl(v, KVM_SET_MSRS, &msrs);
+	r = kvm_vcpu_ioctl(v, KVM_SET_MSRS, &msrs);
 	return r < 0 ? error_kind_set(err, ERROR_START, r, "KVM: MSRs of vCPU %u: %m", v->index)
 		     : 0;
 }
 
 uint64_t kvm_tsc_khz(struct hv_vcpu *v)
 {
-	int r = vcpu_ioctl(v, KVM_GET_TSC_KHZ, NULL);
+	int r = kvm_vcpu_ioctl(v, KVM_GET_TSC_KHZ, NULL);
 
 	return r > 0 ? r : 0;
 }

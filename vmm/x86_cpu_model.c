@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "vmm/x86_state.h"
+
 #define BIT(n) (1u << (n))
 
 #define LEAF_NAME     0x80000002
@@ -90,6 +92,18 @@ static const struct {
 	{ 0x80000001, CPUID_EDX, 0x0183f3ff },
 	/* ibpb ibrs stibp ssbd virt-ssbd ssb-no */
 	{ 0x80000008, CPUID_EBX, BIT(12) | BIT(14) | BIT(15) | BIT(24) | BIT(25) | BIT(26) },
+};
+
+/* The registers whose every bit is a feature: what a guest may use because it was told so. */
+static const struct {
+	uint32_t leaf, subleaf;
+	uint8_t reg;
+} feature_regs[] = {
+	{ 1, 0, CPUID_ECX },	      { 1, 0, CPUID_EDX },	    { 7, 0, CPUID_EBX },
+	{ 7, 0, CPUID_ECX },	      { 7, 0, CPUID_EDX },	    { 7, 1, CPUID_EAX },
+	{ 0xd, 0, CPUID_EAX },	      { 0xd, 0, CPUID_EDX },	    { 0xd, 1, CPUID_EAX },
+	{ 0x40000001, 0, CPUID_EAX }, { 0x80000001, 0, CPUID_ECX }, { 0x80000001, 0, CPUID_EDX },
+	{ 0x80000007, 0, CPUID_EDX }, { 0x80000008, 0, CPUID_EBX }, { 0x80000021, 0, CPUID_EAX },
 };
 
 /* Components of XCR0 that each level knows. */
@@ -232,4 +246,62 @@ bool x86_cpu_model_keep(struct kvm_cpuid_entry2 *e, enum x86_cpu_model model)
 		if (allowed_bits(e->function, reg, level, &bits))
 			x86_cpuid_mask(e, reg, bits);
 	return true;
+}
+
+/* ---- may a guest that was told one thing run where another is true? ---- */
+
+static uint32_t feature_word(const struct x86_cpuid *cpuid, unsigned i)
+{
+	const struct kvm_cpuid_entry2 *e =
+		x86_cpuid_find(cpuid, feature_regs[i].leaf, feature_regs[i].subleaf);
+
+	return e ? x86_cpuid_reg(e, feature_regs[i].reg) : 0;
+}
+
+/* "avx2", or where the bit is when it has no name here. */
+static size_t name_bit(char *text, size_t size, unsigned i, unsigned bit)
+{
+	static const char *const reg[] = { "eax", "ebx", "ecx", "edx" };
+
+	for (unsigned k = 0; k < ARRAY_SIZE(features); k++) {
+		const struct feature *f = &features[k];
+
+		if (f->leaf == feature_regs[i].leaf && f->reg == feature_regs[i].reg &&
+		    f->bit == bit && !feature_regs[i].subleaf)
+			return snprintf(text, size, "%s", f->name);
+	}
+	return snprintf(text, size, "CPUID %x.%x %s bit %u", feature_regs[i].leaf,
+			feature_regs[i].subleaf, reg[feature_regs[i].reg], bit);
+}
+
+int x86_cpuid_covers(const struct x86_cpuid *offered, const struct x86_cpuid *saved,
+		     struct error *err)
+{
+	const struct kvm_cpuid_entry2 *here = x86_cpuid_find(offered, 0, 0);
+	const struct kvm_cpuid_entry2 *there = x86_cpuid_find(saved, 0, 0);
+	char missing[200] = "";
+	size_t len = 0;
+
+	if (!here || !there || here->ebx != there->ebx || here->ecx != there->ecx ||
+	    here->edx != there->edx)
+		return error_kind_set(err, ERROR_REFUSED, -ENOTSUP,
+				      "the guest was started on a processor of another maker");
+	for (unsigned i = 0; i < ARRAY_SIZE(feature_regs); i++) {
+		uint32_t lacks = feature_word(saved, i) & ~feature_word(offered, i);
+
+		for (unsigned bit = 0; bit < 32 && len < sizeof(missing); bit++) {
+			if (!(lacks & BIT(bit)))
+				continue;
+			if (len)
+				len += snprintf(missing + len, sizeof(missing) - len, ", ");
+			if (len < sizeof(missing))
+				len += name_bit(missing + len, sizeof(missing) - len, i, bit);
+		}
+	}
+	if (!len)
+		return 0;
+	error_kind_set(err, ERROR_REFUSED, -ENOTSUP,
+		       "the guest uses processor features that this host lacks: %s", missing);
+	error_hint(err, "a guest started with --cpu x86-64-v2 or -v3 moves between more hosts");
+	return -ENOTSUP;
 }

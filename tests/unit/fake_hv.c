@@ -8,7 +8,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "vmm/x86.h"
+#include "vmm/x86_state.h"
 
 #define MAX_SLOTS   32
 #define MAX_BOUND   256 /* ioeventfds, and irqfds */
@@ -54,6 +54,7 @@ struct fake_hv {
 	uint64_t lost;
 	uint64_t delivered; /* of all GSIs and messages */
 	struct hv_vcpu *vcpu[MAX_VCPUS];
+	struct x86_saved_vm *saved_vm; /* what was loaded, or NULL */
 	struct {
 		unsigned skip;
 		int r;
@@ -67,6 +68,7 @@ struct hv_vcpu {
 	_Atomic bool kicked;
 	uint64_t seen; /* interrupts delivered before its last step */
 	struct x86_vcpu_state state;
+	struct x86_saved_vcpu *saved; /* what was loaded, or NULL */
 	/* The device's answer goes here, and moves to @result when the vCPU is entered again. */
 	uint8_t data[FAKE_HV_DATA];
 	uint8_t result[FAKE_HV_DATA];
@@ -600,6 +602,7 @@ static void fake_vcpu_free(struct hv_vcpu *v)
 	v->f->vcpu[v->index] = NULL;
 	pthread_mutex_unlock(&v->f->lock);
 	close(v->wake_fd);
+	free(v->saved);
 	free(v);
 }
 
@@ -691,6 +694,59 @@ static int fake_vcpu_get(struct hv_vcpu *v, struct x86_vcpu_state *state)
 	return 0;
 }
 
+/* A processor that has done nothing but what vcpu_set() said. */
+static int fake_vcpu_save(struct hv_vcpu *v, struct x86_saved_vcpu *state, struct error *err)
+{
+	if (v->saved) {
+		*state = *v->saved;
+	} else {
+		memset(state, 0, sizeof(*state));
+		state->tsc = 1000;
+		state->xsave_bytes = 4096;
+		state->lapic[0x20] = v->index;
+		state->num_msrs = 1;
+		state->msr[0].index = 0x277;
+		state->msr[0].data = 0x0007040600070406 + v->index;
+	}
+	state->regs = v->state;
+	state->regs.regs.rflags |= X86_RFLAGS_FIXED;
+	return 0;
+}
+
+static int fake_vcpu_load(struct hv_vcpu *v, const struct x86_saved_vcpu *state, struct error *err)
+{
+	if (!v->saved)
+		v->saved = need(malloc(sizeof(*v->saved)));
+	*v->saved = *state;
+	v->state = state->regs;
+	return 0;
+}
+
+static int fake_vm_save(struct hv *hv, struct x86_saved_vm *vm, struct error *err)
+{
+	struct fake_hv *f = to_fake(hv);
+
+	memset(vm, 0, sizeof(*vm));
+	if (f->saved_vm)
+		*vm = *f->saved_vm;
+	return 0;
+}
+
+static int fake_vm_load(struct hv *hv, const struct x86_saved_vm *vm, struct error *err)
+{
+	struct fake_hv *f = to_fake(hv);
+
+	if (!f->saved_vm)
+		f->saved_vm = need(malloc(sizeof(*f->saved_vm)));
+	*f->saved_vm = *vm;
+	return 0;
+}
+
+static int fake_vcpu_setup(struct hv_vcpu *v, const struct x86_cpuid *cpuid, struct error *err)
+{
+	return 0;
+}
+
 static int fake_vcpu_set(struct hv_vcpu *v, const struct x86_vcpu_state *state)
 {
 	v->state = *state;
@@ -749,6 +805,7 @@ static void fake_free(struct hv *hv)
 	for (unsigned i = 0; i < MAX_SLOTS; i++)
 		free(f->slot[i].dirty);
 	free(f->routes);
+	free(f->saved_vm);
 	pthread_mutex_destroy(&f->lock);
 	free(f);
 }
@@ -770,6 +827,11 @@ static const struct hv_ops fake_ops = {
 	.vcpu_unkick = fake_vcpu_unkick,
 	.vcpu_get = fake_vcpu_get,
 	.vcpu_set = fake_vcpu_set,
+	.vcpu_setup = fake_vcpu_setup,
+	.vm_save = fake_vm_save,
+	.vcpu_save = fake_vcpu_save,
+	.vcpu_load = fake_vcpu_load,
+	.vm_load = fake_vm_load,
 };
 
 struct hv *fake_hv_create(const struct fake_hv_params *params)

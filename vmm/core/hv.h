@@ -14,6 +14,8 @@
 struct hv_vcpu;
 struct x86_vcpu_state;
 struct x86_cpuid;
+struct x86_saved_vcpu;
+struct x86_saved_vm;
 
 enum hv_mem_flags {
 	HV_MEM_READ_ONLY = 1 << 0, /* writes exit as MMIO */
@@ -109,6 +111,22 @@ struct hv_ops {
 	/* Registers as vmm/x86.h has them. */
 	int (*vcpu_get)(struct hv_vcpu *vcpu, struct x86_vcpu_state *state);
 	int (*vcpu_set)(struct hv_vcpu *vcpu, const struct x86_vcpu_state *state);
+
+	/*
+	 * All of a vCPU that is out of the guest with nothing pending, and of the
+	 * interrupt controllers and clock, as vmm/x86_state.h has them. Any thread while
+	 * all vCPUs stand still. Saved first the VM, then its vCPUs from 0 up; loaded
+	 * the other way round, the vCPUs having had their CPUID. Errors say what is missing.
+	 */
+	int (*vm_save)(struct hv *hv, struct x86_saved_vm *vm, struct error *err);
+	int (*vcpu_save)(struct hv_vcpu *vcpu, struct x86_saved_vcpu *state, struct error *err);
+	int (*vcpu_load)(struct hv_vcpu *vcpu, const struct x86_saved_vcpu *state,
+			 struct error *err);
+	int (*vm_load)(struct hv *hv, const struct x86_saved_vm *vm, struct error *err);
+	/* Make the TSC run at @khz, before vcpu_load(); -ENOTSUP. May be NULL. */
+	int (*tsc_set_khz)(struct hv_vcpu *vcpu, uint64_t khz);
+	/* The guest stood still: its watchdogs need not bark. May be NULL. */
+	void (*vcpu_stood_still)(struct hv_vcpu *vcpu);
 };
 
 struct hv {
