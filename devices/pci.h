@@ -140,6 +140,10 @@ void pci_msix_raise(struct pci_device *dev, unsigned vector);
 /* The INTx pin, level; honours Interrupt Disable. Any thread. */
 void pci_intx_set(struct pci_device *dev, bool asserted);
 
+/* The host bridge: fields of the section that is open. */
+void pci_bus_save(struct pci_bus *bus, struct state_writer *w);
+int pci_bus_load(struct pci_bus *bus, struct state_reader *r);
+
 /* Fields of the section that is open. Loading refuses another device's configuration space. */
 void pci_device_save(struct pci_device *dev, struct state_writer *w);
 int pci_device_load(struct pci_device *dev, struct state_reader *r);

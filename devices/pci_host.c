@@ -201,3 +201,25 @@ struct irq_table *pci_bus_irqs(struct pci_bus *bus)
 {
 	return bus->params.irqs;
 }
+
+/* ---- state ---- */
+
+void pci_bus_save(struct pci_bus *bus, struct state_writer *w)
+{
+	pthread_mutex_lock(&bus->lock);
+	state_put_u32(w, bus->config_address);
+	pthread_mutex_unlock(&bus->lock);
+	pci_device_save(&bus->bridge, w);
+}
+
+int pci_bus_load(struct pci_bus *bus, struct state_reader *r)
+{
+	uint32_t address = state_get_u32(r);
+
+	if (address & ~ADDRESS_BITS)
+		return state_reader_fail(r, "configuration address %#x", address);
+	pthread_mutex_lock(&bus->lock);
+	bus->config_address = address;
+	pthread_mutex_unlock(&bus->lock);
+	return pci_device_load(&bus->bridge, r);
+}

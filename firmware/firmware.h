@@ -21,6 +21,7 @@
 #define FW_CMDLINE_ADDR	   0x20000ull
 #define FW_CMDLINE_MAX	   0x10000ull
 #define FW_LOW_RAM_END	   0x9fc00ull /* end of conventional memory (EBDA) */
+#define FW_VMGENID_ADDR	   0x9fc00ull /* 16 bytes in that reserved RAM, see ACPI */
 #define FW_ACPI_ADDR	   0xe0000ull /* RSDP first; reserved in e820 */
 #define FW_ACPI_SIZE	   0x20000ull
 #define FW_KERNEL_ADDR	   0x100000ull
@@ -33,7 +34,6 @@
 #define FW_ECAM_SIZE	   0x00100000ull /* one bus */
 #define FW_PCI_MMIO32_ADDR 0xc0000000ull
 #define FW_PCI_MMIO32_SIZE 0x10000000ull
-#define FW_VMGENID_ADDR	   0xd8000000ull /* a page of reserved RAM-like memory, see ACPI */
 #define FW_IOAPIC_ADDR	   0xfec00000ull
 #define FW_LAPIC_ADDR	   0xfee00000ull
 #define FW_KVM_IDENTITY_ADDR 0xfeffc000ull

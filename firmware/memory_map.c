@@ -29,8 +29,6 @@ unsigned fw_memory_map(const struct guest_mem *mem, const struct fw_platform *pl
 	add(&b, FW_LOW_RAM_END, 0xa0000, E820_RESERVED);
 	add(&b, FW_ACPI_ADDR, FW_ACPI_ADDR + FW_ACPI_SIZE, E820_RESERVED);
 	add(&b, FW_KERNEL_ADDR, low, E820_RAM);
-	if (platform->vmgenid)
-		add(&b, FW_VMGENID_ADDR, FW_VMGENID_ADDR + PAGE_SIZE, E820_RESERVED);
 	/* Linux believes MCFG only where the memory map or ACPI reserves the window. */
 	if (platform->pci)
 		add(&b, FW_ECAM_ADDR, FW_ECAM_ADDR + FW_ECAM_SIZE, E820_RESERVED);

@@ -31,6 +31,9 @@ void config_init(struct machine_config *c)
 
 void config_done(struct machine_config *c)
 {
+	for (unsigned i = 0; i < c->num_args; i++)
+		free(c->args[i]);
+	free(c->args);
 	free(c->name);
 	free(c->kernel);
 	free(c->initrd);

@@ -73,6 +73,8 @@ struct config_char {
 };
 
 struct machine_config {
+	char **args; /* what all this was made of, for a saved machine (vmm/config_state.h) */
+	unsigned num_args;
 	char *name; /* the microVM's id; made up when not given */
 	char *kernel, *initrd;
 	char *cmdline;	    /* what the user adds, or with cmdline_only the whole */

@@ -325,12 +325,31 @@ static int complete(struct config_parse *p)
 	return r;
 }
 
+/* A saved machine is described by what it was made of. */
+static int keep_args(struct config_parse *p, int argc, char *const *argv)
+{
+	struct machine_config *c = p->config;
+
+	p->option = "run";
+	c->args = calloc(argc + 1, sizeof(*c->args));
+	if (!c->args)
+		return no_memory(p);
+	for (; c->num_args < (unsigned)argc; c->num_args++) {
+		c->args[c->num_args] = strdup(argv[c->num_args]);
+		if (!c->args[c->num_args])
+			return no_memory(p);
+	}
+	return 0;
+}
+
 int config_parse_run(struct machine_config *c, int argc, char *const *argv, struct error *err)
 {
 	struct config_parse p = { .config = c, .err = err };
 	bool only_images = false, image_seen = false;
-	int r;
+	int r = keep_args(&p, argc, argv);
 
+	if (r < 0)
+		return r;
 	for (int i = 0; i < argc; i += r) {
 		if (only_images || argv[i][0] != '-' || !argv[i][1]) {
 			r = parse_image(&p, argv[i], &image_seen);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "vmm/machine_internal.h"
+#include "vmm/machine_state.h"
 
 const char *machine_end_name(enum machine_end_reason reason)
 {
@@ -57,12 +58,11 @@ void machine_files_close(struct machine_files *files)
 /* ---- creation, in the order in which things need one another ---- */
 
 /* RAM from 0 up to the 32-bit hole, the rest from 4 GiB on. */
-static int create_memory(struct machine *m, struct error *err)
+static int reserve_memory(struct machine *m, struct error *err)
 {
 	uint64_t size = m->config->memory_bytes;
 	struct guest_mem_range ranges[2] = { 0 };
 	unsigned num = 1;
-	int r;
 
 	ranges[0].size = MIN(size, FW_HOLE_START);
 	if (size > FW_HOLE_START) {
@@ -70,7 +70,25 @@ static int create_memory(struct machine *m, struct error *err)
 		ranges[1].size = size - FW_HOLE_START;
 		num = 2;
 	}
-	r = guest_mem_create(&m->mem, m->config->memory_backing, ranges, num, err);
+	return guest_mem_create(&m->mem, m->config->memory_backing, ranges, num, err);
+}
+
+/* Take over or map what a saved machine had in its RAM. */
+static int fill_memory(struct machine *m, const struct machine_image *image, struct error *err)
+{
+	if (image->mem) {
+		m->mem = image->mem;
+		return 0;
+	}
+	return guest_mem_load(m->mem, image->memory_fd, err);
+}
+
+static int create_memory(struct machine *m, const struct machine_image *image, struct error *err)
+{
+	int r = image && image->mem ? 0 : reserve_memory(m, err);
+
+	if (!r && image)
+		r = fill_memory(m, image, err);
 	if (r < 0)
 		return r;
 	for (unsigned i = 0; i < m->mem->num_ranges; i++) {
@@ -101,6 +119,25 @@ static int create_buses(struct machine *m, struct error *err)
 /* The local APIC where every processor has it, enabled, on the boot processor (SDM 3, 11.4.4). */
 #define APIC_BASE_BOOT (FW_LAPIC_ADDR | 1 << 11 | 1 << 8)
 
+int machine_set_cpuid(struct machine *m, const struct x86_cpuid *cpuid, struct error *err)
+{
+	size_t bytes = offsetof(struct x86_cpuid, entry) + cpuid->num * sizeof(cpuid->entry[0]);
+	struct x86_cpuid *own = malloc(sizeof(*own));
+	int r = 0;
+
+	if (!own)
+		return error_set(err, -ENOMEM, "CPUID: %m");
+	memcpy(own, cpuid, bytes);
+	for (unsigned i = m->vcpus.num; i-- > 0 && !r;) {
+		x86_cpuid_set_index(own, i);
+		r = m->hv->ops->vcpu_setup(m->vcpus.vcpu[i].hv, own, err);
+	}
+	free(m->cpuid);
+	/* Only what there is of it: a machine keeps this for its life. */
+	m->cpuid = realloc(own, bytes);
+	return r;
+}
+
 /* Every vCPU gets its CPUID; the boot processor starts where @start says, the rest wait for it. */
 static int setup_vcpus(struct machine *m, const struct x86_cpuid *host,
 		       const struct fw_start *start, struct error *err)
@@ -117,10 +154,8 @@ static int setup_vcpus(struct machine *m, const struct x86_cpuid *host,
 			return error_set(err, -ENOMEM, "CPUID: %m");
 		r = x86_cpuid_make(cpuid, host, m->config->cpu, m->vcpus.num,
 				   ops->tsc_khz ? ops->tsc_khz(boot->hv) : 0, err);
-		for (unsigned i = 0; i < m->vcpus.num && !r; i++) {
-			x86_cpuid_set_index(cpuid, i);
-			r = ops->vcpu_setup(m->vcpus.vcpu[i].hv, cpuid, err);
-		}
+		if (!r)
+			r = machine_set_cpuid(m, cpuid, err);
 		free(cpuid);
 		if (r < 0)
 			return r;
@@ -153,6 +188,9 @@ static int load_guest(struct machine *m, const struct machine_params *params, st
 	if (r < 0)
 		return r;
 	guest_mem_hide(m->mem);
+	r = machine_new_generation(m);
+	if (r < 0)
+		return error_set(err, r, "generation ID: %m");
 	r = x86_boot_tables(m->mem, &start);
 	if (r < 0)
 		return error_set(err, r, "boot tables: %m");
@@ -176,7 +214,7 @@ int machine_create(struct machine **ret_m, const struct machine_params *params,
 
 	r = loop_create(&m->loop, &loop, err);
 	if (!r)
-		r = create_memory(m, err);
+		r = create_memory(m, params->image, err);
 	if (!r)
 		r = create_buses(m, err);
 	/* Before ioeventfds and routes: KVM synchronises with vCPUs that exist at each of those. */
@@ -184,7 +222,9 @@ int machine_create(struct machine **ret_m, const struct machine_params *params,
 		r = vcpu_set_init(&m->vcpus, m, m->hv, m->loop, c->cpus, err);
 	if (!r)
 		r = machine_add_devices(m, params->files, params->layout_only, err);
-	if (!r && !params->layout_only)
+	if (!r && params->image)
+		r = machine_load(m, params->image, params->host_cpuid, err);
+	else if (!r && !params->layout_only)
 		r = load_guest(m, params, err);
 	if (r < 0) {
 		m->hv = NULL;
@@ -206,6 +246,7 @@ void machine_free(struct machine *m)
 	bus_free(m->pio);
 	if (m->hv)
 		m->hv->ops->free(m->hv);
+	free(m->cpuid);
 	guest_mem_free(m->mem);
 	loop_free(m->loop);
 	free(m);
@@ -249,11 +290,20 @@ void machine_pause(struct machine *m, void (*done)(void *arg), void *arg)
 	vcpu_set_want(&m->vcpus, VCPU_PAUSE, vcpus_left, m);
 }
 
-void machine_resume(struct machine *m)
+static void resume_devices(struct machine *m)
 {
 	m->paused = false;
 	for (unsigned i = 0; i < m->num_virtio; i++)
 		virtio_resume(m->virtio[i].dev);
+}
+
+void machine_resume(struct machine *m)
+{
+	const struct hv_ops *ops = m->hv->ops;
+
+	resume_devices(m);
+	for (unsigned i = 0; i < m->vcpus.num && ops->vcpu_stood_still; i++)
+		ops->vcpu_stood_still(m->vcpus.vcpu[i].hv);
 	vcpu_set_want(&m->vcpus, VCPU_RUN, NULL, NULL);
 }
 
@@ -292,6 +342,9 @@ void machine_set_deadline(struct machine *m, uint64_t deadline_ns)
 
 int machine_start(struct machine *m, struct error *err)
 {
+	/* A loaded machine: its devices first, as after a pause. */
+	if (m->paused)
+		resume_devices(m);
 	return vcpu_set_start(&m->vcpus, VCPU_RUN, err);
 }
 

@@ -14,6 +14,7 @@
 #include "vmm/core/hv.h"
 
 struct machine;
+struct machine_image;
 struct vcpu;
 
 enum machine_end_reason {
@@ -63,6 +64,7 @@ struct machine_params {
 	const struct x86_cpuid *host_cpuid; /* what guests may see; NULL: the hypervisor has none */
 	struct machine_files *files;	     /* what is taken is set to -1 or NULL */
 	bool layout_only;		     /* no kernel, no back ends: for --dry-run */
+	const struct machine_image *image;   /* a saved machine in place of a kernel, or NULL */
 };
 
 /* Build everything; nothing runs yet. */

@@ -44,6 +44,7 @@ struct machine {
 	struct machine_virtio virtio[MACHINE_MAX_VIRTIO];
 	unsigned num_virtio;
 
+	struct x86_cpuid *cpuid; /* as the boot processor was told, or NULL */
 	struct fw_platform platform;
 	struct fw_mmio_device mmio_device[MACHINE_MAX_VIRTIO];
 	struct vcpu_set vcpus;
@@ -63,6 +64,12 @@ struct machine {
 int machine_add_devices(struct machine *m, struct machine_files *files, bool layout_only,
 			struct error *err);
 void machine_free_devices(struct machine *m);
+
+/* machine.c: tell every vCPU what it is, and remember it. */
+int machine_set_cpuid(struct machine *m, const struct x86_cpuid *cpuid, struct error *err);
+
+/* machine_state.c: another generation ID, which the guest has not been told of yet. -errno. */
+int machine_new_generation(struct machine *m);
 
 /* machine_dump.c: registers, instruction bytes and a page walk of RIP, as text. */
 void machine_dump_vcpu(struct machine *m, struct vcpu *v, char *text, size_t size);

@@ -1,0 +1,525 @@
+/* A machine in sections, and another one made of them; and what enemies write instead. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "tests/unit/fake_hv.h"
+#include "tests/unit/fake_kernel.h"
+#include "vmm/config_state.h"
+#include "vmm/machine_state.h"
+#include "vmm/x86_state.h"
+
+#define DISK_BYTES (1 * MiB)
+
+struct made {
+	struct machine *machine;
+	struct machine_config config;
+	struct clock clock;
+	struct hv *hv;
+	int net_peer;
+};
+
+static int memory_file(uint64_t size)
+{
+	int fd = memfd_create("test", MFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, size), 0);
+	return fd;
+}
+
+static void configure(struct machine_config *c, const char *transport)
+{
+	const char *args[] = { "--memory", "32M", "--cpus", "2", "--transport", transport, "--disk",
+			       "/nowhere/a.img,id=root,ro", "--serial", "file=/dev/null",
+			       "--console", "none", "--kernel", "fake", "--name", "first" };
+	struct error err = { 0 };
+
+	config_init(c);
+	if (config_parse_run(c, ARRAY_SIZE(args), (char *const *)args, &err) < 0 ||
+	    config_validate(c, &err) < 0)
+		fail_msg("%s", err.msg);
+}
+
+static void open_files(struct made *m, struct machine_files *files)
+{
+	int pair[2];
+
+	machine_files_init(files);
+	files->disk[0] = memory_file(DISK_BYTES);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	files->net[0] = pair[0];
+	m->net_peer = pair[1];
+}
+
+static int create(struct made *m, const struct machine_image *image, struct error *err)
+{
+	struct machine_params params = { .config = &m->config, .clock = &m->clock, .image = image };
+	struct fake_hv_params hv = { 0 };
+	struct machine_files files;
+	static struct fake_elf elf;
+	int r;
+
+	clock_init_virtual(&m->clock, NSEC_PER_SEC, 1700000000 * NSEC_PER_SEC);
+	open_files(m, &files);
+	if (!image) {
+		fake_elf(&elf, true);
+		assert_int_equal(fw_kernel_open(&files.kernel, "fake",
+						fake_file(elf.image, sizeof(elf.image)), err),
+				 0);
+	}
+	m->hv = params.hv = fake_hv_create(&hv);
+	params.files = &files;
+	r = machine_create(&m->machine, &params, err);
+	if (r < 0) {
+		m->hv->ops->free(m->hv);
+		m->machine = NULL;
+	}
+	machine_files_close(&files);
+	return r;
+}
+
+static void destroy(struct made *m)
+{
+	machine_free(m->machine);
+	config_done(&m->config);
+	close(m->net_peer);
+}
+
+static void set_flag(void *arg)
+{
+	*(bool *)arg = true;
+}
+
+static void pause_machine(struct machine *m)
+{
+	bool paused = false;
+
+	machine_pause(m, set_flag, &paused);
+	while (!paused)
+		loop_run_once(machine_loop(m), UINT64_MAX);
+}
+
+static void save(struct machine *m, struct state_writer *w)
+{
+	struct error err = { 0 };
+
+	state_writer_init(w);
+	if (machine_save(m, w, &err) < 0)
+		fail_msg("%s", err.msg);
+}
+
+/* Make a machine of what is in @buf; its memory is empty. */
+static int load(struct made *m, const uint8_t *buf, size_t len, struct error *err)
+{
+	struct machine_image image = { .memory_fd = -1, .same_identity = true };
+	struct state_set set;
+	int r;
+
+	memset(m, 0, sizeof(*m));
+	m->net_peer = -1;
+	config_init(&m->config);
+	r = state_set_open(&set, buf, len, err);
+	if (r < 0)
+		return r;
+	r = machine_check_state(&set, err);
+	if (!r)
+		r = config_load(&m->config, &set, err);
+	if (!r)
+		r = config_validate(&m->config, err);
+	/* Huge memories are reserved, not touched; a test need not try. */
+	if (!r && m->config.memory_bytes > 1 * GiB)
+		r = -E2BIG;
+	image.state = &set;
+	if (!r) {
+		image.memory_fd = memory_file(m->config.memory_bytes);
+		r = create(m, &image, err);
+		close(image.memory_fd);
+	}
+	state_set_close(&set);
+	return r;
+}
+
+static void make_first(struct made *m, const char *transport)
+{
+	struct error err = { 0 };
+
+	memset(m, 0, sizeof(*m));
+	configure(&m->config, transport);
+	if (create(m, NULL, &err) < 0)
+		fail_msg("%s", err.msg);
+	pause_machine(m->machine);
+}
+
+static void machine_made_of_a_saved_one_saves_the_same(const char *transport)
+{
+	struct made first, second;
+	struct state_writer a, b;
+	struct error err = { 0 };
+
+	make_first(&first, transport);
+	save(first.machine, &a);
+	if (load(&second, a.buf, a.len, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_true(machine_is_paused(second.machine));
+	assert_string_equal(second.config.disk[0].id, "root");
+	assert_true(second.config.disk[0].read_only);
+	assert_string_not_equal(second.config.name, "first");
+	save(second.machine, &b);
+	assert_int_equal(a.len, b.len);
+	assert_memory_equal(a.buf, b.buf, a.len);
+	state_writer_done(&a);
+	state_writer_done(&b);
+	destroy(&first);
+	destroy(&second);
+}
+
+static void pci_machine_made_of_a_saved_one_saves_the_same(void **unused)
+{
+	machine_made_of_a_saved_one_saves_the_same("pci");
+}
+
+static void mmio_machine_made_of_a_saved_one_saves_the_same(void **unused)
+{
+	machine_made_of_a_saved_one_saves_the_same("mmio");
+}
+
+static void machine_that_runs_is_not_saved(void **unused)
+{
+	struct error err = { 0 };
+	struct state_writer w;
+	struct made m;
+
+	make_first(&m, "pci");
+	machine_resume(m.machine);
+	state_writer_init(&w);
+	assert_int_equal(machine_save(m.machine, &w, &err), -EBUSY);
+	state_writer_done(&w);
+	destroy(&m);
+}
+
+static void restored_machine_has_another_generation_and_its_event(void **unused)
+{
+	struct machine_image image = { 0 };
+	struct error err = { 0 };
+	struct made first, second = { 0 };
+	uint8_t before[16], after[16];
+	struct state_set set;
+	struct state_writer w;
+	int fd;
+
+	make_first(&first, "pci");
+	save(first.machine, &w);
+	fd = memory_file(32 * MiB);
+	guest_mem_read(machine_memory(first.machine), FW_VMGENID_ADDR, before, sizeof(before));
+	assert_int_equal(pwrite(fd, before, sizeof(before), FW_VMGENID_ADDR), sizeof(before));
+
+	assert_int_equal(state_set_open(&set, w.buf, w.len, &err), 0);
+	config_init(&second.config);
+	assert_int_equal(machine_check_state(&set, &err), 0);
+	assert_int_equal(config_load(&second.config, &set, &err), 0);
+	image.state = &set;
+	image.memory_fd = fd;
+	assert_int_equal(create(&second, &image, &err), 0);
+	guest_mem_read(machine_memory(second.machine), FW_VMGENID_ADDR, after, sizeof(after));
+	assert_memory_not_equal(before, after, sizeof(before));
+	assert_true(fake_hv_wait_interrupts(second.hv, 9, 1, 1000));
+
+	close(fd);
+	state_set_close(&set);
+	state_writer_done(&w);
+	destroy(&first);
+	destroy(&second);
+}
+
+/* ---- hostile files ---- */
+
+static void expect_refused(const uint8_t *buf, size_t len, const char *what)
+{
+	struct error err = { 0 };
+	struct made m;
+
+	if (load(&m, buf, len, &err) >= 0)
+		fail_msg("accepted: %s", what);
+	if (!strstr(err.msg, what))
+		fail_msg("'%s' does not name '%s'", err.msg, what);
+	destroy(&m);
+}
+
+/* All sections but those called @name, sealed anew. */
+static void without(const struct state_writer *from, const char *name, struct state_writer *to)
+{
+	struct error err = { 0 };
+	struct state_reader r;
+	size_t pos = 0;
+
+	state_writer_init(to);
+	while (state_next(from->buf, from->len, &pos, &r, &err) > 0) {
+		if (!strcmp(r.name, name) || !strcmp(r.name, "end"))
+			continue;
+		state_begin(to, r.name, r.instance, r.version);
+		state_put_bytes(to, r.p, r.len);
+		state_end(to);
+	}
+	state_seal(to);
+}
+
+static void missing_section_is_refused_by_name(void **unused)
+{
+	static const char *const names[] = { "machine",	      "machine/config", "machine/cpu",
+					     "machine/power", "machine/rtc",	"machine/serial",
+					     "machine/pci",   "root",		"net0",
+					     "rng0",	      "machine/vm",	"machine/vcpu" };
+	struct state_writer whole, part;
+	struct made m;
+
+	make_first(&m, "pci");
+	save(m.machine, &whole);
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+		without(&whole, names[i], &part);
+		expect_refused(part.buf, part.len, names[i]);
+		state_writer_done(&part);
+	}
+	state_writer_done(&whole);
+	destroy(&m);
+}
+
+static void left_over_section_is_refused_by_name(void **unused)
+{
+	struct state_writer whole, more;
+	struct made m;
+
+	make_first(&m, "pci");
+	save(m.machine, &whole);
+	without(&whole, "", &more);
+	/* Take the seal off again, and put one more section under a new one. */
+	more.len = whole.len;
+	memcpy(more.buf, whole.buf, whole.len);
+	{
+		struct error err = { 0 };
+		struct state_reader r;
+		size_t pos = 0, last = 0, at = 0;
+
+		while (state_next(whole.buf, whole.len, &pos, &r, &err) > 0) {
+			last = at;
+			at = pos;
+		}
+		more.len = last;
+	}
+	state_begin(&more, "disk7", 0, 1);
+	state_end(&more);
+	state_seal(&more);
+	expect_refused(more.buf, more.len, "disk7");
+	state_writer_done(&whole);
+	state_writer_done(&more);
+	destroy(&m);
+}
+
+static void cut_off_file_is_refused_wherever_it_ends(void **unused)
+{
+	struct error err = { 0 };
+	struct state_writer w;
+	struct state_set set;
+	struct made m;
+
+	make_first(&m, "mmio");
+	save(m.machine, &w);
+	for (size_t len = 0; len < w.len; len += len < 4096 ? 1 : 97)
+		assert_int_equal(state_set_open(&set, w.buf, len, &err), -EBADMSG);
+	state_writer_done(&w);
+	destroy(&m);
+}
+
+/*
+ * Fields changed at random, checksums made good: refused or loaded, but nothing
+ * breaks. Under the sanitizers this is what counts.
+ */
+static void machine_survives_whatever_is_in_its_sections(void **unused)
+{
+	static const char *const transports[] = { "pci", "mmio" };
+	struct state_writer w, bad;
+	unsigned refused = 0;
+	struct made m, n;
+
+	srand(4);
+	for (unsigned t = 0; t < 2; t++) {
+		make_first(&m, transports[t]);
+		save(m.machine, &w);
+		for (unsigned round = 0; round < 150; round++) {
+			struct error err = { 0 };
+			struct state_reader r;
+			size_t pos = 0;
+			unsigned n_sections = 0, target, i = 0;
+
+			while (state_next(w.buf, w.len, &pos, &r, &err) > 0)
+				n_sections++;
+			target = rand() % (n_sections - 1);
+			pos = 0;
+			state_writer_init(&bad);
+			while (state_next(w.buf, w.len, &pos, &r, &err) > 0 && i < n_sections - 1) {
+				size_t start = bad.len + 80;
+
+				state_begin(&bad, r.name, r.instance, r.version);
+				state_put_bytes(&bad, r.p, r.len);
+				if (i++ == target && r.len)
+					for (unsigned k = 0; k < 1 + round % 3u; k++)
+						bad.buf[start + rand() % r.len] = rand();
+				state_end(&bad);
+			}
+			state_seal(&bad);
+			if (load(&n, bad.buf, bad.len, &err) < 0)
+				refused++;
+			destroy(&n);
+			state_writer_done(&bad);
+		}
+		state_writer_done(&w);
+		destroy(&m);
+	}
+	assert_true(refused > 30);
+}
+
+/* ---- processors ---- */
+
+static struct x86_saved_vcpu *some_vcpu(void)
+{
+	struct x86_saved_vcpu *v = calloc(1, sizeof(*v));
+
+	assert_non_null(v);
+	v->regs.regs.rip = 0x1234567890;
+	v->regs.regs.rflags = 0x202;
+	v->regs.sregs.cs = (struct kvm_segment){ .base = 5, .limit = 6, .selector = 7, .type = 11,
+						 .present = 1, .l = 1, .s = 1, .g = 1 };
+	v->regs.sregs.cr0 = 0x80050033;
+	v->regs.sregs.efer = 0xd01;
+	v->has_pdptrs = true;
+	v->pdptr[3] = 77;
+	v->mp_state = KVM_MP_STATE_HALTED;
+	v->events.nmi.masked = 1;
+	v->events.flags = KVM_VCPUEVENT_VALID_SHADOW;
+	v->debug.dr7 = 0x400;
+	v->xcrs.nr_xcrs = 1;
+	v->xcrs.xcrs[0].value = 7;
+	v->lapic[0x30] = 9;
+	v->tsc = 0x123456789abc;
+	v->xsave_bytes = 4096;
+	v->xsave[512] = 3;
+	v->xsave[4095] = 4;
+	v->num_msrs = 2;
+	v->msr[0].index = 0x277;
+	v->msr[1].index = 0x6e0;
+	v->msr[1].data = 55;
+	return v;
+}
+
+static int pass_through(const struct x86_saved_vcpu *v, struct x86_saved_vcpu *back,
+			struct error *err)
+{
+	struct state_reader r;
+	struct state_writer w;
+	size_t pos = 0;
+	int ret;
+
+	state_writer_init(&w);
+	state_begin(&w, "vcpu", 0, 1);
+	x86_vcpu_write(v, &w);
+	state_end(&w);
+	assert_int_equal(state_next(w.buf, w.len, &pos, &r, err), 1);
+	x86_vcpu_read(back, &r);
+	ret = state_reader_end(&r, err);
+	state_writer_done(&w);
+	return ret;
+}
+
+static void vcpu_comes_back_as_it_was(void **unused)
+{
+	struct x86_saved_vcpu *v = some_vcpu(), *back = calloc(1, sizeof(*back));
+	struct error err = { 0 };
+
+	assert_non_null(back);
+	assert_int_equal(pass_through(v, back, &err), 0);
+	assert_memory_equal(v, back, sizeof(*v));
+	free(v);
+	free(back);
+}
+
+#define REFUSES(member, value, what)                                                               \
+	do {                                                                                       \
+		struct x86_saved_vcpu *v = some_vcpu(), *back = calloc(1, sizeof(*back));          \
+		struct error err = { 0 };                                                          \
+		assert_non_null(back);                                                             \
+		v->member = (value);                                                               \
+		assert_int_equal(pass_through(v, back, &err), -EBADMSG);                           \
+		if (!strstr(err.msg, what))                                                        \
+			fail_msg("'%s' does not name '%s'", err.msg, what);                        \
+		free(v);                                                                           \
+		free(back);                                                                        \
+	} while (0)
+
+static void vcpu_that_no_processor_can_be_is_refused(void **unused)
+{
+	REFUSES(regs.regs.rflags, 0, "RFLAGS");
+	REFUSES(regs.regs.rflags, 1ull << 40 | 2, "RFLAGS");
+	REFUSES(regs.sregs.cr0, 1ull << 32, "CR0");
+	REFUSES(regs.sregs.cr8, 16, "CR8");
+	REFUSES(regs.sregs.ss.type, 16, "type 16");
+	REFUSES(regs.sregs.tr.present, 2, "flag is 2");
+	REFUSES(mp_state, 9, "processor state 9");
+	REFUSES(events.exception.nr, 32, "exception 32");
+	REFUSES(events.flags, 1u << 31, "event flags");
+	REFUSES(events.smi.smm, 1, "system management");
+	REFUSES(events.sipi_vector, 256, "start-up vector");
+	REFUSES(debug.dr7, 1ull << 33, "DR7");
+	REFUSES(xcrs.xcrs[0].value, 6, "XCR0");
+	REFUSES(xcrs.xcrs[0].xcr, 1, "XCR1");
+	REFUSES(xsave[520], 1, "XSAVE");
+	REFUSES(xsave_bytes, 100, "XSAVE");
+	REFUSES(msr[1].index, 0x277, "MSR 0x277 is there twice");
+}
+
+static void guest_goes_only_where_its_features_are(void **unused)
+{
+	struct x86_cpuid here = { .num = 2 }, there;
+	struct error err = { 0 };
+
+	here.entry[0] = (struct kvm_cpuid_entry2){ .function = 0, .ebx = 1, .ecx = 2, .edx = 3 };
+	here.entry[1] = (struct kvm_cpuid_entry2){ .function = 1, .ecx = 0xffff };
+	there = here;
+	assert_int_equal(x86_cpuid_covers(&here, &there, &err), 0);
+	there.entry[1].ecx = 1;
+	assert_int_equal(x86_cpuid_covers(&here, &there, &err), 0);
+	there.entry[1].ecx = 1u << 28 | 1u << 20 | 1u << 25;
+	assert_int_equal(x86_cpuid_covers(&here, &there, &err), -ENOTSUP);
+	assert_non_null(strstr(err.msg, "avx"));
+	assert_non_null(strstr(err.msg, "sse4.2"));
+	assert_non_null(strstr(err.msg, "CPUID 1.0 ecx bit 25"));
+	there = here;
+	there.entry[0].ebx = 7;
+	assert_int_equal(x86_cpuid_covers(&here, &there, &err), -ENOTSUP);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(pci_machine_made_of_a_saved_one_saves_the_same),
+		cmocka_unit_test(mmio_machine_made_of_a_saved_one_saves_the_same),
+		cmocka_unit_test(machine_that_runs_is_not_saved),
+		cmocka_unit_test(restored_machine_has_another_generation_and_its_event),
+		cmocka_unit_test(missing_section_is_refused_by_name),
+		cmocka_unit_test(left_over_section_is_refused_by_name),
+		cmocka_unit_test(cut_off_file_is_refused_wherever_it_ends),
+		cmocka_unit_test(machine_survives_whatever_is_in_its_sections),
+		cmocka_unit_test(vcpu_comes_back_as_it_was),
+		cmocka_unit_test(vcpu_that_no_processor_can_be_is_refused),
+		cmocka_unit_test(guest_goes_only_where_its_features_are),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,40 @@
+/*
+ * A whole machine in sections and back: the same for a snapshot, a clone and a
+ * migration. Memory is not among them; it is on its own way.
+ *
+ * The sections, in this order: "machine" (format, architecture), "machine/config"
+ * (vmm/config_state.h), "machine/cpu", the devices that every machine has, the
+ * virtio devices by their ids, "machine/vm", "machine/vcpu" by index, and the seal.
+ */
+#ifndef WISP_VMM_MACHINE_STATE_H
+#define WISP_VMM_MACHINE_STATE_H
+
+#include "vmm/core/state.h"
+#include "vmm/machine.h"
+
+/* What becomes of the guest's clocks: they go on from where they stood, or catch up. */
+enum machine_clock { MACHINE_CLOCK_CONTINUE, MACHINE_CLOCK_REALTIME };
+
+/* What a machine begins with in place of a kernel. */
+struct machine_image {
+	struct state_set *state; /* with "machine" and "machine/config" taken */
+	int memory_fd;		 /* guest RAM from its start to its end, or -1 */
+	struct guest_mem *mem;	 /* RAM that is there already, owned by the machine then; or NULL */
+	enum machine_clock clock;
+	bool same_identity; /* it moves (migration): no new generation ID, no reset connections */
+};
+
+/* All sections of @m, which is paused, into @w, sealed. On the loop. */
+int machine_save(struct machine *m, struct state_writer *w, struct error *err);
+
+/*
+ * Is @state of a machine that this program understands? Takes its first
+ * section; before the configuration is looked at. -EBADMSG with @err.
+ */
+int machine_check_state(struct state_set *state, struct error *err);
+
+/* The rest of it into a machine that machine_create() has just put together; used by that. */
+int machine_load(struct machine *m, const struct machine_image *image,
+		 const struct x86_cpuid *host, struct error *err);
+
+#endif
