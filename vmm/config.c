@@ -34,6 +34,7 @@ void config_done(struct machine_config *c)
 	for (unsigned i = 0; i < c->num_args; i++)
 		free(c->args[i]);
 	free(c->args);
+	free(c->args_dir);
 	free(c->name);
 	free(c->kernel);
 	free(c->initrd);

@@ -75,6 +75,7 @@ struct config_char {
 struct machine_config {
 	char **args; /* what all this was made of, for a saved machine (vmm/config_state.h) */
 	unsigned num_args;
+	char *args_dir; /* the directory they were given in; NULL: there is none any more */
 	char *name; /* the microVM's id; made up when not given */
 	char *kernel, *initrd;
 	char *cmdline;	    /* what the user adds, or with cmdline_only the whole */

@@ -331,6 +331,7 @@ static int keep_args(struct config_parse *p, int argc, char *const *argv)
 	struct machine_config *c = p->config;
 
 	p->option = "run";
+	c->args_dir = getcwd(NULL, 0);
 	c->args = calloc(argc + 1, sizeof(*c->args));
 	if (!c->args)
 		return no_memory(p);

@@ -15,11 +15,9 @@
 
 void config_save(const struct machine_config *c, struct state_writer *w)
 {
-	char cwd[PATH_MAX];
-
 	state_begin(w, SECTION, 0, VERSION);
 	/* A directory that was removed leaves relative paths that lead nowhere, as they do here. */
-	state_put_string(w, getcwd(cwd, sizeof(cwd)) ? cwd : "/");
+	state_put_string(w, c->args_dir ? c->args_dir : "/");
 	state_put_u32(w, c->num_args);
 	for (unsigned i = 0; i < c->num_args; i++)
 		state_put_string(w, c->args[i]);
@@ -71,8 +69,7 @@ static int forget_run(struct machine_config *c)
 	return asprintf(&c->name, "vm%d", getpid()) < 0 ? -ENOMEM : 0;
 }
 
-static int read_args(struct state_reader *r, char *cwd, size_t size, char **args,
-		     unsigned *ret_num)
+static int read_args(struct state_reader *r, char *cwd, size_t size, char **args, unsigned *ret_num)
 {
 	char arg[MAX_ARG_BYTES];
 	uint32_t num;

@@ -16,17 +16,17 @@
 #define KVM_CAP_XSAVE2 208
 #endif
 
-#define MSR_TSC		    0x10
-#define MSR_TSC_DEADLINE    0x6e0
-#define MSR_MTRR_VARIABLE   0x200 /* eight pairs */
-#define MSR_MTRR_FIXED_64K  0x250
-#define MSR_MTRR_FIXED_16K  0x258 /* two */
-#define MSR_MTRR_FIXED_4K   0x268 /* eight */
-#define MSR_MTRR_DEF_TYPE   0x2ff
-#define MSR_MACHINE_CHECK   0x400 /* four for each bank */
-#define NUM_MACHINE_CHECK   128
-#define MSR_HYPERV_FIRST    0x40000000
-#define MSR_HYPERV_LAST	    0x400001ff
+#define MSR_TSC		   0x10
+#define MSR_TSC_DEADLINE   0x6e0
+#define MSR_MTRR_VARIABLE  0x200 /* eight pairs */
+#define MSR_MTRR_FIXED_64K 0x250
+#define MSR_MTRR_FIXED_16K 0x258 /* two */
+#define MSR_MTRR_FIXED_4K  0x268 /* eight */
+#define MSR_MTRR_DEF_TYPE  0x2ff
+#define MSR_MACHINE_CHECK  0x400 /* four for each bank */
+#define NUM_MACHINE_CHECK  128
+#define MSR_HYPERV_FIRST   0x40000000
+#define MSR_HYPERV_LAST	   0x400001ff
 
 struct msr_list {
 	struct kvm_msrs head;
@@ -346,10 +346,23 @@ static int load_sregs(struct hv_vcpu *v, const struct x86_saved_vcpu *s, struct 
 {
 	const struct kvm_sregs *one = &s->regs.sregs;
 	struct kvm_sregs2 two = {
-		.cs = one->cs, .ds = one->ds, .es = one->es, .fs = one->fs, .gs = one->gs,
-		.ss = one->ss, .tr = one->tr, .ldt = one->ldt, .gdt = one->gdt, .idt = one->idt,
-		.cr0 = one->cr0, .cr2 = one->cr2, .cr3 = one->cr3, .cr4 = one->cr4,
-		.cr8 = one->cr8, .efer = one->efer, .apic_base = one->apic_base,
+		.cs = one->cs,
+		.ds = one->ds,
+		.es = one->es,
+		.fs = one->fs,
+		.gs = one->gs,
+		.ss = one->ss,
+		.tr = one->tr,
+		.ldt = one->ldt,
+		.gdt = one->gdt,
+		.idt = one->idt,
+		.cr0 = one->cr0,
+		.cr2 = one->cr2,
+		.cr3 = one->cr3,
+		.cr4 = one->cr4,
+		.cr8 = one->cr8,
+		.efer = one->efer,
+		.apic_base = one->apic_base,
 		.flags = KVM_SREGS2_FLAGS_PDPTRS_VALID,
 	};
 	int r;

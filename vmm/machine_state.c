@@ -136,12 +136,12 @@ int machine_check_state(struct state_set *state, struct error *err)
 }
 
 /* Load one section by @load, which gets @of; all of it must be read. */
-#define LOAD(name, load, of)                                                                       \
-	({                                                                                         \
-		int _r = state_set_take(state, name, 0, VERSION, &r, err);                         \
-		if (!_r)                                                                           \
-			load(of, &r);                                                              \
-		_r ? _r : state_reader_end(&r, err);                                               \
+#define LOAD(name, load, of)                                               \
+	({                                                                 \
+		int _r = state_set_take(state, name, 0, VERSION, &r, err); \
+		if (!_r)                                                   \
+			load(of, &r);                                      \
+		_r ? _r : state_reader_end(&r, err);                       \
 	})
 
 static int load_platform(struct machine *m, struct state_set *state, struct error *err)
@@ -192,11 +192,11 @@ static int match_tsc(struct machine *m, uint64_t khz, struct error *err)
 		int r = ops->tsc_set_khz ? ops->tsc_set_khz(m->vcpus.vcpu[i].hv, khz) : -ENOTSUP;
 
 		if (r < 0)
-			return error_kind_set(
-				err, ERROR_REFUSED, r,
-				"the guest's clock runs at %" PRIu64 " kHz, this host's at %" PRIu64
-				" kHz, and its processor cannot scale it",
-				khz, here);
+			return error_kind_set(err, ERROR_REFUSED, r,
+					      "the guest's clock runs at %" PRIu64
+					      " kHz, this host's at %" PRIu64
+					      " kHz, and its processor cannot scale it",
+					      khz, here);
 	}
 	return 0;
 }
@@ -304,8 +304,8 @@ static int change_identity(struct machine *m, struct error *err)
 	return 0;
 }
 
-int machine_load(struct machine *m, const struct machine_image *image,
-		 const struct x86_cpuid *host, struct error *err)
+int machine_load(struct machine *m, const struct machine_image *image, const struct x86_cpuid *host,
+		 struct error *err)
 {
 	int r = load_cpu(m, image->state, host, err);
 

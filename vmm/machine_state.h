@@ -34,7 +34,7 @@ int machine_save(struct machine *m, struct state_writer *w, struct error *err);
 int machine_check_state(struct state_set *state, struct error *err);
 
 /* The rest of it into a machine that machine_create() has just put together; used by that. */
-int machine_load(struct machine *m, const struct machine_image *image,
-		 const struct x86_cpuid *host, struct error *err);
+int machine_load(struct machine *m, const struct machine_image *image, const struct x86_cpuid *host,
+		 struct error *err);
 
 #endif

@@ -141,9 +141,9 @@ static void read_regs(struct kvm_regs *regs, struct state_reader *r)
 
 /* ---- events ---- */
 
-#define EVENT_FLAGS                                                                                \
-	(KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |                       \
-	 KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD |      \
+#define EVENT_FLAGS                                                                           \
+	(KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |                  \
+	 KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD | \
 	 KVM_VCPUEVENT_VALID_TRIPLE_FAULT)
 
 static void write_events(const struct kvm_vcpu_events *e, struct state_writer *w)
@@ -340,14 +340,22 @@ int x86_vcpu_read(struct x86_saved_vcpu *v, struct state_reader *r)
 static uint8_t *pic_field(struct kvm_pic_state *p, unsigned i)
 {
 	uint8_t *const order[PIC_FIELDS] = {
-		&p->last_irr,	   &p->irr,
-		&p->imr,	   &p->isr,
-		&p->priority_add,  &p->irq_base,
-		&p->read_reg_select, &p->poll,
-		&p->special_mask,  &p->init_state,
-		&p->auto_eoi,	   &p->rotate_on_auto_eoi,
-		&p->special_fully_nested_mode, &p->init4,
-		&p->elcr,	   &p->elcr_mask,
+		&p->last_irr,
+		&p->irr,
+		&p->imr,
+		&p->isr,
+		&p->priority_add,
+		&p->irq_base,
+		&p->read_reg_select,
+		&p->poll,
+		&p->special_mask,
+		&p->init_state,
+		&p->auto_eoi,
+		&p->rotate_on_auto_eoi,
+		&p->special_fully_nested_mode,
+		&p->init4,
+		&p->elcr,
+		&p->elcr_mask,
 	};
 
 	return order[i];

@@ -255,6 +255,123 @@ static void map_file_refuses_what_it_cannot_do(void **state)
 	guest_mem_free(mem);
 }
 
+/* ---- to a file and back ---- */
+
+static void put(struct guest_mem *mem, uint64_t gpa, const char *text)
+{
+	assert_int_equal(guest_mem_write(mem, gpa, text, strlen(text) + 1), 0);
+}
+
+static void expect_text(struct guest_mem *mem, uint64_t gpa, const char *text)
+{
+	char there[32];
+
+	assert_int_equal(guest_mem_read(mem, gpa, there, sizeof(there)), 0);
+	assert_string_equal(there, text);
+}
+
+static int save_to_file(struct guest_mem *mem, struct guest_mem_saved *saved)
+{
+	int fd = memfd_create("saved", MFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(guest_mem_save(mem, fd, saved), 0);
+	return fd;
+}
+
+static void saved_memory_comes_back(enum guest_mem_backing backing)
+{
+	struct guest_mem *mem = create(GUEST_MEM_ANON), *again = create(backing);
+	struct guest_mem_saved saved;
+	struct error err = { 0 };
+	int fd;
+
+	put(mem, 0x1000, "low");
+	put(mem, 6 * MiB - PAGE_SIZE, "the last page of the first two");
+	put(mem, 4 * GiB, "high");
+	fd = save_to_file(mem, &saved);
+	assert_int_equal(saved.size, 8 * MiB);
+	assert_int_equal(saved.pages, 3);
+	assert_int_equal(guest_mem_load(again, fd, &err), 0);
+	close(fd);
+	expect_text(again, 0x1000, "low");
+	expect_text(again, 6 * MiB - PAGE_SIZE, "the last page of the first two");
+	expect_text(again, 4 * GiB, "high");
+	expect_text(again, 0x2000, "");
+	guest_mem_free(mem);
+	guest_mem_free(again);
+}
+
+static void saved_memory_comes_back_as_a_mapping(void **state)
+{
+	saved_memory_comes_back(GUEST_MEM_ANON);
+}
+
+static void saved_memory_comes_back_as_a_copy(void **state)
+{
+	saved_memory_comes_back(GUEST_MEM_SHARED);
+}
+
+static void memory_that_was_loaded_is_saved_with_what_nobody_touched(void **state)
+{
+	struct guest_mem *mem = create(GUEST_MEM_ANON), *again = create(GUEST_MEM_ANON);
+	struct guest_mem *third = create(GUEST_MEM_ANON);
+	struct guest_mem_saved saved;
+	struct error err = { 0 };
+	int fd;
+
+	put(mem, 0x1000, "old");
+	put(mem, 3 * MiB, "also old");
+	put(mem, 5 * MiB, "dropped");
+	fd = save_to_file(mem, &saved);
+	assert_int_equal(guest_mem_load(again, fd, &err), 0);
+	close(fd);
+	put(again, 0x1000, "new");
+	assert_int_equal(guest_mem_discard(again, 5 * MiB, PAGE_SIZE), 0);
+	fd = save_to_file(again, &saved);
+	assert_int_equal(saved.pages, 2);
+	assert_int_equal(guest_mem_load(third, fd, &err), 0);
+	close(fd);
+	expect_text(third, 0x1000, "new");
+	expect_text(third, 3 * MiB, "also old");
+	expect_text(third, 5 * MiB, "");
+	guest_mem_free(mem);
+	guest_mem_free(again);
+	guest_mem_free(third);
+}
+
+static void kernel_mapped_over_memory_is_saved_too(void **state)
+{
+	struct guest_mem *mem = create(GUEST_MEM_ANON), *again = create(GUEST_MEM_ANON);
+	int kernel = memfd_create("kernel", MFD_CLOEXEC), fd;
+	struct guest_mem_saved saved;
+	struct error err = { 0 };
+
+	assert_int_equal(pwrite(kernel, "kernel", 7, PAGE_SIZE), 7);
+	assert_int_equal(ftruncate(kernel, 2 * PAGE_SIZE), 0);
+	assert_int_equal(guest_mem_map_file(mem, 1 * MiB, 2 * PAGE_SIZE, kernel, 0), 0);
+	close(kernel);
+	fd = save_to_file(mem, &saved);
+	assert_int_equal(saved.pages, 1);
+	assert_int_equal(guest_mem_load(again, fd, &err), 0);
+	close(fd);
+	expect_text(again, 1 * MiB + PAGE_SIZE, "kernel");
+	guest_mem_free(mem);
+	guest_mem_free(again);
+}
+
+static void memory_file_of_another_size_is_refused(void **state)
+{
+	struct guest_mem *mem = create(GUEST_MEM_ANON);
+	int fd = memfd_create("short", MFD_CLOEXEC);
+	struct error err = { 0 };
+
+	assert_int_equal(ftruncate(fd, 8 * MiB - PAGE_SIZE), 0);
+	assert_int_equal(guest_mem_load(mem, fd, &err), -EBADMSG);
+	close(fd);
+	guest_mem_free(mem);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -269,6 +386,11 @@ int main(void)
 		cmocka_unit_test(discard_of_huge_pages_leaves_partial_ones_alone),
 		cmocka_unit_test(discard_does_not_bring_back_a_mapped_file),
 		cmocka_unit_test(map_file_refuses_what_it_cannot_do),
+		cmocka_unit_test(saved_memory_comes_back_as_a_mapping),
+		cmocka_unit_test(saved_memory_comes_back_as_a_copy),
+		cmocka_unit_test(memory_that_was_loaded_is_saved_with_what_nobody_touched),
+		cmocka_unit_test(kernel_mapped_over_memory_is_saved_too),
+		cmocka_unit_test(memory_file_of_another_size_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

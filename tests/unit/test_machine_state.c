@@ -38,9 +38,14 @@ static int memory_file(uint64_t size)
 
 static void configure(struct machine_config *c, const char *transport)
 {
-	const char *args[] = { "--memory", "32M", "--cpus", "2", "--transport", transport, "--disk",
-			       "/nowhere/a.img,id=root,ro", "--serial", "file=/dev/null",
-			       "--console", "none", "--kernel", "fake", "--name", "first" };
+	const char *args[] = { "--memory",    "32M",
+			       "--cpus",      "2",
+			       "--transport", transport,
+			       "--disk",      "/nowhere/a.img,id=root,ro",
+			       "--serial",    "file=/dev/null",
+			       "--console",   "none",
+			       "--kernel",    "fake",
+			       "--name",      "first" };
 	struct error err = { 0 };
 
 	config_init(c);
@@ -395,8 +400,14 @@ static struct x86_saved_vcpu *some_vcpu(void)
 	assert_non_null(v);
 	v->regs.regs.rip = 0x1234567890;
 	v->regs.regs.rflags = 0x202;
-	v->regs.sregs.cs = (struct kvm_segment){ .base = 5, .limit = 6, .selector = 7, .type = 11,
-						 .present = 1, .l = 1, .s = 1, .g = 1 };
+	v->regs.sregs.cs = (struct kvm_segment){ .base = 5,
+						 .limit = 6,
+						 .selector = 7,
+						 .type = 11,
+						 .present = 1,
+						 .l = 1,
+						 .s = 1,
+						 .g = 1 };
 	v->regs.sregs.cr0 = 0x80050033;
 	v->regs.sregs.efer = 0xd01;
 	v->has_pdptrs = true;
@@ -450,17 +461,17 @@ static void vcpu_comes_back_as_it_was(void **unused)
 	free(back);
 }
 
-#define REFUSES(member, value, what)                                                               \
-	do {                                                                                       \
-		struct x86_saved_vcpu *v = some_vcpu(), *back = calloc(1, sizeof(*back));          \
-		struct error err = { 0 };                                                          \
-		assert_non_null(back);                                                             \
-		v->member = (value);                                                               \
-		assert_int_equal(pass_through(v, back, &err), -EBADMSG);                           \
-		if (!strstr(err.msg, what))                                                        \
-			fail_msg("'%s' does not name '%s'", err.msg, what);                        \
-		free(v);                                                                           \
-		free(back);                                                                        \
+#define REFUSES(member, value, what)                                                      \
+	do {                                                                              \
+		struct x86_saved_vcpu *v = some_vcpu(), *back = calloc(1, sizeof(*back)); \
+		struct error err = { 0 };                                                 \
+		assert_non_null(back);                                                    \
+		v->member = (value);                                                      \
+		assert_int_equal(pass_through(v, back, &err), -EBADMSG);                  \
+		if (!strstr(err.msg, what))                                               \
+			fail_msg("'%s' does not name '%s'", err.msg, what);               \
+		free(v);                                                                  \
+		free(back);                                                               \
 	} while (0)
 
 static void vcpu_that_no_processor_can_be_is_refused(void **unused)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "vmm/core/guest_mem.h"
@@ -15,32 +16,35 @@
 /* Looked at and written together: a huge page. */
 #define WINDOW_PAGES 512u
 
-/* Bits of /proc/PID/pagemap: Documentation/admin-guide/mm/pagemap.rst. */
-#define PAGEMAP_PRESENT (1ull << 63)
-#define PAGEMAP_SWAPPED (1ull << 62)
-
 struct writer {
 	struct guest_mem *mem;
-	int fd;	     /* of the file */
-	int pagemap; /* -1: every page may hold something */
+	int fd;	  /* of the file */
+	bool all; /* every page may hold something */
 	struct guest_mem_saved *saved;
 };
 
 /* ---- which pages hold something ---- */
 
-/* Pages that were never touched are not there: they read as zero. */
+/*
+ * Pages that were never touched are not resident, and read as zero. mincore()
+ * needs no /proc, which a confined monitor does not have, but it also misses
+ * pages that are out on swap.
+ */
 static void add_populated(struct writer *w, uint64_t offset, unsigned num, bool *wanted)
 {
-	uint64_t entry[WINDOW_PAGES];
-	uint64_t page = (uintptr_t)(w->mem->map + offset) >> PAGE_SHIFT;
-	ssize_t n = -1;
+	uint8_t resident[WINDOW_PAGES];
+	bool all = w->all || mincore(w->mem->map + offset, num * PAGE_SIZE, resident) < 0;
 
-	if (w->pagemap >= 0)
-		n = pread(w->pagemap, entry, num * sizeof(entry[0]), page * sizeof(entry[0]));
 	for (unsigned i = 0; i < num; i++)
-		if ((size_t)MAX(n, (ssize_t)0) < (i + 1) * sizeof(entry[0]) ||
-		    entry[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED))
-			wanted[i] = true;
+		wanted[i] = all || resident[i] & 1;
+}
+
+/* Does nobody on this host have anything on swap? */
+static bool nothing_swapped(void)
+{
+	struct sysinfo info;
+
+	return sysinfo(&info) == 0 && info.totalswap == info.freeswap;
 }
 
 /* Of a file mapped over RAM also what nobody has touched yet: where it has data. */
@@ -133,18 +137,30 @@ static int write_window(struct writer *w, uint64_t offset, unsigned num)
 	return 0;
 }
 
+static int write_windows(struct writer *w)
+{
+	const uint64_t size = w->mem->map_size;
+	int r = 0;
+
+	for (uint64_t at = 0; at < size && !r; at += WINDOW_PAGES * PAGE_SIZE)
+		r = write_window(w, at, MIN((size - at) / PAGE_SIZE, (uint64_t)WINDOW_PAGES));
+	return r;
+}
+
 int guest_mem_save(struct guest_mem *mem, int fd, struct guest_mem_saved *ret_saved)
 {
 	struct guest_mem_saved saved = { .size = mem->map_size };
-	struct writer w = { .mem = mem, .fd = fd, .saved = &saved };
+	struct writer w = { .mem = mem, .fd = fd, .saved = &saved, .all = !nothing_swapped() };
 	int r = ftruncate(fd, mem->map_size) < 0 ? -errno : 0;
 
-	w.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	for (uint64_t at = 0; at < mem->map_size && !r; at += WINDOW_PAGES * PAGE_SIZE)
-		r = write_window(&w, at,
-				 MIN((mem->map_size - at) / PAGE_SIZE, (uint64_t)WINDOW_PAGES));
-	if (w.pagemap >= 0)
-		close(w.pagemap);
+	if (!r)
+		r = write_windows(&w);
+	/* Something may have gone there meanwhile: then once more, all of it. */
+	if (!r && !w.all && !nothing_swapped()) {
+		w.all = true;
+		saved.pages = 0;
+		r = write_windows(&w);
+	}
 	if (!r)
 		*ret_saved = saved;
 	return r;
@@ -189,9 +205,9 @@ int guest_mem_load(struct guest_mem *mem, int fd, struct error *err)
 		struct guest_mem_overlay *o = &mem->overlay[0];
 		int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 
-		if (own < 0 || mmap(mem->map, mem->map_size, PROT_READ | PROT_WRITE,
-				    MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, own,
-				    0) == MAP_FAILED) {
+		if (own < 0 ||
+		    mmap(mem->map, mem->map_size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, own, 0) == MAP_FAILED) {
 			r = -errno;
 			if (own >= 0)
 				close(own);

@@ -129,8 +129,8 @@ bool state_set_has(const struct state_set *set, const char *name, uint32_t insta
 	return e && !e->taken;
 }
 
-int state_set_take(struct state_set *set, const char *name, uint32_t instance,
-		   uint32_t max_version, struct state_reader *ret_r, struct error *err)
+int state_set_take(struct state_set *set, const char *name, uint32_t instance, uint32_t max_version,
+		   struct state_reader *ret_r, struct error *err)
 {
 	struct state_entry *e = find(set, name, instance);
 
