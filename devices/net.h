@@ -2,9 +2,14 @@
  * A network interface's host side: frames in and out, each with a
  * virtio_net_hdr_v1 (12 bytes, little-endian) in front.
  *
- * A net belongs to one loop. The user-networking helper and any other peer
- * speak "one SEQPACKET message = one vnet header and one frame of up to 64 KiB"
- * on a socket; tap speaks the same on its file descriptor.
+ * A net belongs to one loop. The user-networking helper, the switch and any other
+ * peer speak "one SEQPACKET message = one vnet header and one frame of up to 64
+ * KiB" on a socket; tap speaks the same on its file descriptor.
+ *
+ * On a socket, a message that is too short for a frame is a word from side to
+ * side: struct net_hello says what frames its sender takes. Until it has come,
+ * only frames as on a wire may be sent, though their checksums may be left for
+ * true. Who does not know it drops it.
  *
  * Operations are completed by done(), never from within the call that asked.
  */
@@ -17,6 +22,13 @@
 #define NET_ETH_HDR	14u
 #define NET_MAX_FRAME	(65536u + NET_ETH_HDR)
 #define NET_DEFAULT_MTU 1500u
+#define NET_MAX_PAIRS	16u /* queue pairs of one interface, each with its own net */
+
+/* Virtio 1.3, 5.1.3 and 5.1.6: UDP segmentation, which older kernel headers do not name. */
+#define VIRTIO_NET_F_GUEST_USO4 54
+#define VIRTIO_NET_F_GUEST_USO6 55
+#define VIRTIO_NET_F_HOST_USO	56
+#define NET_GSO_UDP_L4		5
 
 struct net;
 
@@ -46,6 +58,21 @@ struct net_rx {
 struct net_offloads {
 	bool csum; /* checksum still to be filled in, or already verified */
 	bool tso4, tso6, uso;
+	bool ecn; /* segments with congestion marks too */
+};
+
+#define NET_HELLO_MAGIC 0x70736977u /* "wisp" */
+enum {
+	NET_HELLO_CSUM = 1,
+	NET_HELLO_TSO4 = 2,
+	NET_HELLO_TSO6 = 4,
+	NET_HELLO_ECN = 8,
+	NET_HELLO_USO = 16
+};
+
+struct net_hello {
+	uint32_t magic; /* little-endian, as is */
+	uint32_t takes; /* NET_HELLO_* */
 };
 
 struct net_ops {
@@ -55,12 +82,19 @@ struct net_ops {
 	void (*cancel_send)(struct net *n);
 	/* One at a time. */
 	void (*recv)(struct net *n, struct net_rx *rx);
+	/*
+	 * The same, of what is there already and without done(): bytes, or -EAGAIN,
+	 * -EMSGSIZE, -ENOTCONN. No recv() is outstanding.
+	 */
+	int (*recv_now)(struct net *n, struct net_rx *rx);
 	/* done() comes soon, with a frame or with -ECANCELED. */
 	void (*cancel_recv)(struct net *n, struct net_rx *rx);
 	/* What the driver negotiated: offloads it accepts on receive. May be NULL. */
 	void (*set_offloads)(struct net *n, const struct net_offloads *accepted);
-	/* The guest has moved here: tell the network. May be NULL. */
-	void (*announce)(struct net *n);
+	/* Pairs beyond the first: does the driver use this one? May be NULL. */
+	void (*set_enabled)(struct net *n, bool enabled);
+	/* The guest, with this address, has moved here: tell the network. May be NULL. */
+	void (*announce)(struct net *n, const uint8_t mac[6]);
 	void (*free)(struct net *n);
 };
 
@@ -68,7 +102,7 @@ struct net {
 	const struct net_ops *ops;
 	struct loop *loop;
 	struct net_offloads takes, gives; /* what the peer can do, each way */
-	uint16_t mtu; /* told to the driver; 0: not told, NET_DEFAULT_MTU */
+	uint16_t mtu;			  /* told to the driver; 0: not told, NET_DEFAULT_MTU */
 	uint8_t mac[6];
 	bool link_up;
 	void (*link_changed)(struct net *n, void *arg); /* on the loop */
@@ -82,6 +116,7 @@ struct net {
  * to 64 KiB. EOF takes the link down for good.
  */
 int net_open_socket(struct net **ret_net, int fd, const uint8_t mac[6], struct error *err);
+
 void net_attach(struct net *n, struct loop *loop);
 
 /* Nothing may be waiting in send() or recv(). Accepts NULL. */

@@ -6,64 +6,50 @@
  * peer's buffer is full. Only then is there something to wait for.
  */
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "devices/net.h"
+#include "devices/net_fd.h"
 
 #define BATCH 32
 
 struct net_socket {
-	struct net n;
-	int fd;
-	struct list waiting; /* net_tx, oldest first */
-	struct loop_task send;
-	struct loop_op writable;
-	bool polling;	/* @writable is outstanding */
-	bool canceling; /* drop all that waits */
-	bool recv_canceled;
+	struct net_fd f; /* first: net_fd_free() frees it */
+	struct net_hello hello;
+	bool told; /* the peer has it */
 };
 
 static struct net_socket *socket_of(struct net *n)
 {
-	return container_of(n, struct net_socket, n);
-}
-
-static void take_link_down(struct net *n)
-{
-	if (!n->link_up)
-		return;
-	n->link_up = false;
-	if (n->link_changed)
-		n->link_changed(n, n->link_arg);
+	return container_of(net_fd_of(n), struct net_socket, f);
 }
 
 /* ---- sending ---- */
 
-static void end_first(struct net_socket *s, int res)
+/* Before the first frame and not earlier: a peer may start only when there is one. */
+static int tell_peer(struct net_socket *s)
 {
-	struct net_tx *tx = list_entry(s->waiting.next, struct net_tx, link);
-
-	list_del(&tx->link);
-	if (res < 0) {
-		s->n.tx_dropped++;
-	} else {
-		s->n.tx_frames++;
-		s->n.tx_bytes += res;
-	}
-	tx->done(tx, MIN(res, 0));
+	if (send(s->f.fd, &s->hello, sizeof(s->hello), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		return -errno;
+	s->told = true;
+	return 0;
 }
 
-/* Hand over up to BATCH frames. Returns how many, or -errno for the first of them. */
-static int send_batch(struct net_socket *s)
+static int send_batch(struct net_fd *f)
 {
+	struct net_socket *s = socket_of(&f->n);
 	struct mmsghdr msg[BATCH];
 	struct list *pos;
 	unsigned n = 0;
 	int sent;
 
-	list_for_each(pos, &s->waiting) {
+	if (!s->told) {
+		int r = tell_peer(s);
+
+		if (r < 0)
+			return r;
+	}
+	list_for_each (pos, &f->waiting) {
 		struct net_tx *tx = list_entry(pos, struct net_tx, link);
 
 		msg[n++].msg_hdr = (struct msghdr){
@@ -73,64 +59,24 @@ static int send_batch(struct net_socket *s)
 		if (n == BATCH)
 			break;
 	}
-	sent = sendmmsg(s->fd, msg, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+	sent = sendmmsg(f->fd, msg, n, MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (sent < 0)
 		return -errno;
 	for (int i = 0; i < sent; i++)
-		end_first(s, msg[i].msg_len);
+		net_fd_sent(f, msg[i].msg_len);
 	return sent;
 }
 
-static void send_waiting(struct loop_task *task)
-{
-	struct net_socket *s = container_of(task, struct net_socket, send);
-
-	while (!list_empty(&s->waiting)) {
-		int r = s->canceling ? -ECANCELED : s->n.link_up ? send_batch(s) : -ENOTCONN;
-
-		if (r > 0 || r == -EINTR)
-			continue;
-		if (r == -EAGAIN) {
-			s->polling = true;
-			loop_poll(s->n.loop, &s->writable, s->fd, POLLOUT);
-			return;
-		}
-		if (r == -EPIPE || r == -ECONNRESET)
-			take_link_down(&s->n);
-		/* One that cannot be sent must not hold up those behind it. */
-		end_first(s, r);
-	}
-	s->canceling = false;
-}
-
-static void is_writable(struct loop_op *op, int res)
-{
-	struct net_socket *s = container_of(op, struct net_socket, writable);
-
-	s->polling = false;
-	send_waiting(&s->send);
-}
-
-static void socket_send(struct net *n, struct net_tx *tx)
+static void socket_set_offloads(struct net *n, const struct net_offloads *accepted)
 {
 	struct net_socket *s = socket_of(n);
+	uint32_t takes = (accepted->csum ? NET_HELLO_CSUM : 0) |
+			 (accepted->tso4 ? NET_HELLO_TSO4 : 0) |
+			 (accepted->tso6 ? NET_HELLO_TSO6 : 0) |
+			 (accepted->ecn ? NET_HELLO_ECN : 0) | (accepted->uso ? NET_HELLO_USO : 0);
 
-	list_add_tail(&s->waiting, &tx->link);
-	if (!s->polling)
-		loop_defer(n->loop, &s->send);
-}
-
-static void socket_cancel_send(struct net *n)
-{
-	struct net_socket *s = socket_of(n);
-
-	if (list_empty(&s->waiting))
-		return;
-	s->canceling = true;
-	if (s->polling)
-		loop_cancel(n->loop, &s->writable);
-	else
-		loop_defer(n->loop, &s->send);
+	s->hello = (struct net_hello){ htole32(NET_HELLO_MAGIC), htole32(takes) };
+	s->told = false;
 }
 
 /* ---- receiving ---- */
@@ -142,23 +88,13 @@ static void received(struct loop_op *op, int res)
 	struct net_rx *rx = container_of(op, struct net_rx, io);
 	struct net *n = rx->net;
 
-	if (res < 0 && socket_of(n)->recv_canceled) {
+	if (res < 0 && net_fd_of(n)->recv_canceled) {
 		res = -ECANCELED;
 	} else if (res == -EINTR) {
 		start_recv(rx);
 		return;
-	} else if (res > 0 && (rx->msg.msg_flags & MSG_TRUNC)) {
-		n->rx_dropped++;
-		res = -EMSGSIZE;
-	} else if (res > 0) {
-		n->rx_frames++;
-		n->rx_bytes += res;
-	} else {
-		/* No peer sends empty messages: this is its end, or as good as. */
-		res = -ENOTCONN;
-		take_link_down(n);
 	}
-	rx->done(rx, res);
+	rx->done(rx, net_fd_received(n, res, rx->msg.msg_flags & MSG_TRUNC));
 }
 
 static void start_recv(struct net_rx *rx)
@@ -167,42 +103,44 @@ static void start_recv(struct net_rx *rx)
 
 	rx->msg = (struct msghdr){ .msg_iov = rx->iov, .msg_iovlen = rx->iovcnt };
 	rx->io.done = received;
-	loop_recvmsg(n->loop, &rx->io, socket_of(n)->fd, &rx->msg, 0);
+	loop_recvmsg(n->loop, &rx->io, net_fd_of(n)->fd, &rx->msg, 0);
 }
 
 static void socket_recv(struct net *n, struct net_rx *rx)
 {
 	rx->net = n;
-	socket_of(n)->recv_canceled = false;
+	net_fd_of(n)->recv_canceled = false;
 	start_recv(rx);
+}
+
+static int socket_recv_now(struct net *n, struct net_rx *rx)
+{
+	ssize_t len;
+
+	rx->msg = (struct msghdr){ .msg_iov = rx->iov, .msg_iovlen = rx->iovcnt };
+	do
+		len = recvmsg(net_fd_of(n)->fd, &rx->msg, MSG_DONTWAIT);
+	while (len < 0 && errno == EINTR);
+	return net_fd_received(n, len < 0 ? -errno : (int)len, rx->msg.msg_flags & MSG_TRUNC);
 }
 
 static void socket_cancel_recv(struct net *n, struct net_rx *rx)
 {
-	socket_of(n)->recv_canceled = true;
+	net_fd_of(n)->recv_canceled = true;
 	loop_cancel(n->loop, &rx->io);
 }
 
 /* ---- life ---- */
 
-static void socket_free(struct net *n)
-{
-	struct net_socket *s = socket_of(n);
-
-	if (s->polling)
-		loop_cancel(n->loop, &s->writable);
-	while (s->polling || s->send.queued)
-		loop_run_once(n->loop, s->polling ? UINT64_MAX : 0);
-	close(s->fd);
-	free(s);
-}
-
 static const struct net_ops socket_ops = {
-	.send = socket_send,
-	.cancel_send = socket_cancel_send,
+	.send = net_fd_send,
+	.cancel_send = net_fd_cancel_send,
 	.recv = socket_recv,
+	.recv_now = socket_recv_now,
 	.cancel_recv = socket_cancel_recv,
-	.free = socket_free,
+	.set_offloads = socket_set_offloads,
+	.announce = net_fd_announce,
+	.free = net_fd_free,
 };
 
 int net_open_socket(struct net **ret_net, int fd, const uint8_t mac[6], struct error *err)
@@ -224,31 +162,17 @@ int net_open_socket(struct net **ret_net, int fd, const uint8_t mac[6], struct e
 		r = error_set(err, -ENOMEM, "network socket %d: %m", fd);
 		goto fail;
 	}
-	s->n = (struct net){
+	s->f.n = (struct net){
 		.ops = &socket_ops,
 		.takes = { .csum = true, .tso4 = true, .tso6 = true },
-		.gives = { .csum = true },
-		.link_up = true,
+		.gives = { .csum = true, .tso4 = true, .tso6 = true },
 	};
-	memcpy(s->n.mac, mac, sizeof(s->n.mac));
-	s->fd = fd;
-	s->send.run = send_waiting;
-	s->writable.done = is_writable;
-	list_init(&s->waiting);
-	*ret_net = &s->n;
+	net_fd_init(&s->f, fd, mac);
+	s->f.send_batch = send_batch;
+	s->told = true; /* until there is something to tell */
+	*ret_net = &s->f.n;
 	return 0;
 fail:
 	close(fd);
 	return r;
-}
-
-void net_attach(struct net *n, struct loop *loop)
-{
-	n->loop = loop;
-}
-
-void net_close(struct net *n)
-{
-	if (n)
-		n->ops->free(n);
 }

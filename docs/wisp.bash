@@ -69,10 +69,10 @@ _wisp()
 			return ;;
 		--net)
 			case $cur in *,*)
-				_wisp_keys "hostfwd= restrict host-loopback mac= mtu= id="
+				_wisp_keys "hostfwd= restrict host-loopback name= fd= queues= mac= mtu= id="
 				return ;;
 			esac
-			_wisp_words "user none"
+			_wisp_words "user tap,name= none"
 			return ;;
 		--transport)
 			_wisp_words "pci mmio"

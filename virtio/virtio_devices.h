@@ -14,9 +14,9 @@
 int virtio_blk_create(struct virtio_device **ret_dev, const struct virtio_params *common,
 		      struct block *block, const char *serial, struct error *err);
 
-/* virtio 1.2, 5.1. */
+/* virtio 1.2, 5.1. A net for each pair of queues, up to NET_MAX_PAIRS; owned on success. */
 int virtio_net_create(struct virtio_device **ret_dev, const struct virtio_params *common,
-		      struct net *net, struct error *err);
+		      struct net *const *pairs, unsigned num_pairs, struct error *err);
 
 struct virtio_console_port {
 	const char *name;	 /* /dev/virtio-ports/NAME; NULL for a plain console */

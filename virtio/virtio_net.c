@@ -16,7 +16,7 @@
 
 struct tx_request {
 	struct net_tx tx;
-	struct virtio_net *vn;
+	struct net_pair *pair;
 	struct list link;
 	struct virtq_chain chain;
 	struct virtio_net_hdr_v1 hdr; /* read once, checked, and this is what is sent */
@@ -26,41 +26,41 @@ struct tx_request {
 
 /* ---- sending ---- */
 
-static struct tx_request *request_get(struct virtio_net *vn, const struct virtq_chain *chain)
+static struct tx_request *request_get(struct net_pair *p, const struct virtq_chain *chain)
 {
 	unsigned n = chain->num_out + chain->num_in;
 	unsigned room = MAX(n, (unsigned)SMALL_IOV);
 	struct tx_request *req;
 
-	if (room == SMALL_IOV && !list_empty(&vn->kept)) {
-		req = list_entry(vn->kept.next, struct tx_request, link);
+	if (room == SMALL_IOV && !list_empty(&p->kept)) {
+		req = list_entry(p->kept.next, struct tx_request, link);
 		list_del(&req->link);
-		vn->num_kept--;
+		p->num_kept--;
 	} else {
 		req = malloc(sizeof(*req) + (1 + room) * sizeof(req->iov[0]));
 		if (!req)
 			return NULL;
 	}
-	req->vn = vn;
+	req->pair = p;
 	req->room = room;
 	req->chain = *chain;
 	req->chain.iov = req->iov + 1;
 	memcpy(req->chain.iov, chain->iov, n * sizeof(req->iov[0]));
-	vn->sending++;
+	p->sending++;
 	return req;
 }
 
 /* The chain goes back to the driver, its frame sent or dropped. */
 static void request_end(struct tx_request *req)
 {
-	struct virtio_net *vn = req->vn;
+	struct net_pair *p = req->pair;
 
-	virtq_push(&vn->dev.queue[NET_QUEUE_TX], &req->chain, 0);
-	loop_defer(vn->dev.loop, &vn->notify);
-	vn->sending--;
-	if (req->room == SMALL_IOV && vn->num_kept < MAX_KEPT) {
-		list_add_tail(&vn->kept, &req->link);
-		vn->num_kept++;
+	virtq_push(p->txq, &req->chain, 0);
+	loop_defer(p->vn->dev.loop, &p->notify);
+	p->sending--;
+	if (req->room == SMALL_IOV && p->num_kept < MAX_KEPT) {
+		list_add_tail(&p->kept, &req->link);
+		p->num_kept++;
 	} else {
 		free(req);
 	}
@@ -69,10 +69,10 @@ static void request_end(struct tx_request *req)
 static void sent(struct net_tx *tx, int res)
 {
 	struct tx_request *req = container_of(tx, struct tx_request, tx);
-	struct virtio_net *vn = req->vn;
+	struct net_pair *p = req->pair;
 
 	request_end(req);
-	net_check_stopped(vn);
+	net_check_stopped(p->vn);
 }
 
 /* 5.1.6.2.1: only what was negotiated may be asked of the peer. */
@@ -84,8 +84,9 @@ static bool header_ok(const struct virtio_net *vn, struct virtio_net_hdr_v1 *h)
 	} gso[] = {
 		{ VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_F_HOST_TSO4 },
 		{ VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_F_HOST_TSO6 },
+		{ NET_GSO_UDP_L4, VIRTIO_NET_F_HOST_USO },
 	};
-	uint8_t type = h->gso_type;
+	uint8_t type = h->gso_type & ~VIRTIO_NET_HDR_GSO_ECN;
 
 	if (!virtio_has(&vn->dev, VIRTIO_NET_F_CSUM)) {
 		/* Nothing in it has a meaning then. */
@@ -94,8 +95,10 @@ static bool header_ok(const struct virtio_net *vn, struct virtio_net_hdr_v1 *h)
 	}
 	h->flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM;
 	h->num_buffers = 0;
-	if (type == VIRTIO_NET_HDR_GSO_NONE)
+	if (h->gso_type == VIRTIO_NET_HDR_GSO_NONE)
 		return true;
+	if (h->gso_type != type && !virtio_has(&vn->dev, VIRTIO_NET_F_HOST_ECN))
+		return false;
 	for (unsigned i = 0; i < ARRAY_SIZE(gso); i++) {
 		if (type == gso[i].type)
 			return virtio_has(&vn->dev, gso[i].feature) && h->flags;
@@ -115,7 +118,7 @@ static bool prepare(struct tx_request *req)
 	    c->out_bytes > sizeof(req->hdr) + NET_MAX_FRAME)
 		return false;
 	virtq_copy_out(c, 0, &req->hdr, sizeof(req->hdr));
-	if (!header_ok(req->vn, &req->hdr))
+	if (!header_ok(req->pair->vn, &req->hdr))
 		return false;
 	while (skip >= iov->iov_len) {
 		skip -= iov->iov_len;
@@ -132,55 +135,54 @@ static bool prepare(struct tx_request *req)
 }
 
 /* 1, 0 when there is none, or -errno after which the device has failed. */
-static int send_one(struct virtio_net *vn)
+static int send_one(struct net_pair *p)
 {
-	struct virtq_chain chain = { .iov = vn->iov, .max_iov = ARRAY_SIZE(vn->iov) };
-	struct virtq *q = &vn->dev.queue[NET_QUEUE_TX];
+	struct virtq_chain chain = { .iov = p->iov, .max_iov = ARRAY_SIZE(p->iov) };
+	struct virtio_device *dev = &p->vn->dev;
 	struct tx_request *req;
-	int r = virtq_pop(q, &chain);
+	int r = virtq_pop(p->txq, &chain);
 
 	if (r < 0)
-		virtio_fail(&vn->dev, "transmit queue: %s", q->why_broken);
+		virtio_fail(dev, "transmit queue: %s", p->txq->why_broken);
 	if (r <= 0)
 		return r;
-	req = request_get(vn, &chain);
+	req = request_get(p, &chain);
 	if (!req) {
-		virtio_fail(&vn->dev, "transmit queue: no memory for a frame");
+		virtio_fail(dev, "transmit queue: no memory for a frame");
 		return -ENOMEM;
 	}
 	req->tx.done = sent;
 	if (prepare(req)) {
-		vn->net->ops->send(vn->net, &req->tx);
+		p->net->ops->send(p->net, &req->tx);
 	} else {
-		vn->net->tx_dropped++;
+		p->net->tx_dropped++;
 		request_end(req);
 	}
 	return 1;
 }
 
-static void send_all(struct virtio_net *vn)
+static void send_all(struct net_pair *p)
 {
-	struct virtq *q = &vn->dev.queue[NET_QUEUE_TX];
-	unsigned budget = q->size;
+	unsigned budget = p->txq->size;
 	int r;
 
 	do {
-		virtq_kicks_off(q);
-		while ((r = send_one(vn)) > 0) {
+		virtq_kicks_off(p->txq);
+		while ((r = send_one(p)) > 0) {
 			/* A driver that adds as fast as we take must not hold the loop for ever. */
 			if (!--budget) {
-				virtio_kick_again(&vn->dev, NET_QUEUE_TX);
+				virtio_kick_again(&p->vn->dev, p->txq->index);
 				return;
 			}
 		}
-	} while (r == 0 && virtq_kicks_on(q));
+	} while (r == 0 && virtq_kicks_on(p->txq));
 }
 
 static void notify(struct loop_task *task)
 {
-	struct virtio_net *vn = container_of(task, struct virtio_net, notify);
+	struct net_pair *p = container_of(task, struct net_pair, notify);
 
-	virtio_notify(&vn->dev, NET_QUEUE_TX);
+	virtio_notify(&p->vn->dev, p->txq->index);
 }
 
 /* ---- the device ---- */
@@ -189,48 +191,86 @@ static void net_kick(struct virtio_device *dev, unsigned queue)
 {
 	struct virtio_net *vn = net_of(dev);
 
-	switch (queue) {
-	case NET_QUEUE_RX:
-		net_receive(vn);
-		break;
-	case NET_QUEUE_TX:
-		send_all(vn);
-		break;
-	default:
+	if (queue == net_control_queue(vn))
 		net_control(vn);
+	else if (queue % 2)
+		send_all(&vn->pair[queue / 2]);
+	else
+		net_receive(&vn->pair[queue / 2]);
+}
+
+struct net_offloads net_negotiated_offloads(const struct virtio_net *vn)
+{
+	return (struct net_offloads){
+		.csum = virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_CSUM),
+		.tso4 = virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_TSO4),
+		.tso6 = virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_TSO6),
+		.ecn = virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_ECN),
+		.uso = virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_USO4) &&
+		       virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_USO6),
+	};
+}
+
+void net_set_offloads(struct virtio_net *vn, const struct net_offloads *accepted)
+{
+	vn->accepted = *accepted;
+	if (vn->net->ops->set_offloads)
+		vn->net->ops->set_offloads(vn->net, accepted);
+}
+
+void net_set_active(struct virtio_net *vn, unsigned num)
+{
+	vn->active = num;
+	for (unsigned i = 0; i < vn->num_pairs; i++) {
+		struct net_pair *p = &vn->pair[i];
+
+		if (p->net->ops->set_enabled)
+			p->net->ops->set_enabled(p->net, i < num);
+		if (i < num)
+			net_receive(p);
+		else if (p->receiving)
+			p->net->ops->cancel_recv(p->net, &p->rx);
 	}
 }
 
 static int net_start(struct virtio_device *dev)
 {
 	struct virtio_net *vn = net_of(dev);
-	struct net_offloads accepted = {
-		.csum = virtio_has(dev, VIRTIO_NET_F_GUEST_CSUM),
-		.tso4 = virtio_has(dev, VIRTIO_NET_F_GUEST_TSO4),
-		.tso6 = virtio_has(dev, VIRTIO_NET_F_GUEST_TSO6),
-	};
+	struct net_offloads accepted = net_negotiated_offloads(vn);
 
-	if (vn->net->ops->set_offloads)
-		vn->net->ops->set_offloads(vn->net, &accepted);
+	/* What the driver has chosen since then outlives a pause. */
+	net_set_offloads(vn, vn->offloads_chosen ? &vn->accepted : &accepted);
+	/* 5.1.5: until the driver asks for more there is one pair. */
+	net_set_active(vn, vn->active);
 	return 0;
 }
 
 void net_check_stopped(struct virtio_net *vn)
 {
-	if (vn->dev.stopping && !vn->sending && !vn->receiving) {
-		net_receive_release(vn);
-		virtio_stopped(&vn->dev);
+	if (!vn->dev.stopping)
+		return;
+	for (unsigned i = 0; i < vn->num_pairs; i++) {
+		if (vn->pair[i].sending || vn->pair[i].receiving)
+			return;
 	}
+	for (unsigned i = 0; i < vn->num_pairs; i++)
+		net_receive_release(&vn->pair[i]);
+	virtio_stopped(&vn->dev);
 }
 
 static void net_stop(struct virtio_device *dev)
 {
 	struct virtio_net *vn = net_of(dev);
 
-	/* A peer that reads nothing must not hold up a pause: its frames are lost as on a wire. */
-	vn->net->ops->cancel_send(vn->net);
-	if (vn->receiving)
-		vn->net->ops->cancel_recv(vn->net, &vn->rx);
+	for (unsigned i = 0; i < vn->num_pairs; i++) {
+		struct net_pair *p = &vn->pair[i];
+
+		/* A peer that reads nothing must not hold up a pause: its frames are lost as on a
+		 * wire. */
+		p->net->ops->cancel_send(p->net);
+		if (p->receiving)
+			p->net->ops->cancel_recv(p->net, &p->rx);
+	}
 	net_check_stopped(vn);
 }
 
@@ -240,6 +280,9 @@ static void net_reset(struct virtio_device *dev)
 
 	net_set_mac(vn, vn->net->mac);
 	vn->status = vn->net->link_up ? VIRTIO_NET_S_LINK_UP : 0;
+	vn->active = 1;
+	vn->offloads_chosen = false;
+	vn->accepted = (struct net_offloads){ 0 };
 }
 
 static bool net_features_ok(const struct virtio_device *dev, uint64_t features)
@@ -250,8 +293,13 @@ static bool net_features_ok(const struct virtio_device *dev, uint64_t features)
 	} rule[] = {
 		{ VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_CSUM },
 		{ VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_CSUM },
+		{ VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_CSUM },
 		{ VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_CSUM },
 		{ VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_CSUM },
+		{ VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_CSUM },
+		{ VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_GUEST_CSUM },
+		{ VIRTIO_NET_F_MQ, VIRTIO_NET_F_CTRL_VQ },
+		{ VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ },
 		{ VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ },
 		{ VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_VQ },
 		{ VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_CTRL_VQ },
@@ -273,17 +321,18 @@ static void link_changed(struct net *n, void *arg)
 	else
 		atomic_fetch_and(&vn->status, ~VIRTIO_NET_S_LINK_UP);
 	virtio_config_changed(&vn->dev);
-	if (n->link_up)
-		net_receive(vn);
+	for (unsigned i = 0; n->link_up && i < vn->num_pairs; i++)
+		net_receive(&vn->pair[i]);
 }
 
 /* A copy of another machine: switches have to learn where this address lives now. */
 static void net_identity_changed(struct virtio_device *dev)
 {
 	struct virtio_net *vn = net_of(dev);
+	uint64_t mac = atomic_load(&vn->mac);
 
 	if (vn->net->ops->announce)
-		vn->net->ops->announce(vn->net);
+		vn->net->ops->announce(vn->net, (const uint8_t *)&mac);
 	if (virtio_has(dev, VIRTIO_NET_F_GUEST_ANNOUNCE)) {
 		atomic_fetch_or(&vn->status, VIRTIO_NET_S_ANNOUNCE);
 		virtio_config_changed(dev);
@@ -307,7 +356,7 @@ static void net_config_read(struct virtio_device *dev, unsigned offset, void *da
 	uint64_t mac = atomic_load(&vn->mac);
 	struct virtio_net_config c = {
 		.status = htole16(atomic_load(&vn->status)),
-		.max_virtqueue_pairs = htole16(1),
+		.max_virtqueue_pairs = htole16(vn->num_pairs),
 		.mtu = htole16(vn->net->mtu ? vn->net->mtu : NET_DEFAULT_MTU),
 		.speed = htole32(10000),
 		.duplex = 1,
@@ -319,6 +368,14 @@ static void net_config_read(struct virtio_device *dev, unsigned offset, void *da
 
 /* ---- state ---- */
 
+enum { STATE_CSUM = 1, STATE_TSO4 = 2, STATE_TSO6 = 4, STATE_ECN = 8, STATE_USO = 16 };
+
+static uint8_t offload_bits(const struct net_offloads *o)
+{
+	return (o->csum ? STATE_CSUM : 0) | (o->tso4 ? STATE_TSO4 : 0) |
+	       (o->tso6 ? STATE_TSO6 : 0) | (o->ecn ? STATE_ECN : 0) | (o->uso ? STATE_USO : 0);
+}
+
 static void net_save(struct virtio_device *dev, struct state_writer *w)
 {
 	struct virtio_net *vn = net_of(dev);
@@ -326,41 +383,69 @@ static void net_save(struct virtio_device *dev, struct state_writer *w)
 
 	state_put_bytes(w, &mac, 6);
 	state_put_u8(w, atomic_load(&vn->status) & VIRTIO_NET_S_ANNOUNCE);
+	state_put_u16(w, vn->active);
+	state_put_u8(w, vn->offloads_chosen);
+	state_put_u8(w, offload_bits(&vn->accepted));
 }
 
 static int net_load(struct virtio_device *dev, struct state_reader *r)
 {
 	struct virtio_net *vn = net_of(dev);
-	uint8_t mac[6], announce;
+	struct net_offloads negotiated = net_negotiated_offloads(vn);
+	uint8_t mac[6], announce, chosen, offloads;
+	uint16_t active;
 
 	state_get_bytes(r, mac, sizeof(mac));
 	announce = state_get_u8(r);
+	active = state_get_u16(r);
+	chosen = state_get_u8(r);
+	offloads = state_get_u8(r);
 	if (r->failed)
 		return r->failed;
 	if (announce & ~VIRTIO_NET_S_ANNOUNCE)
 		return state_reader_fail(r, "status %#x", announce);
+	if (!active || active > (virtio_has(dev, VIRTIO_NET_F_MQ) ? vn->num_pairs : 1))
+		return state_reader_fail(r, "%u active queue pairs", active);
+	if (chosen > 1 || (offloads & ~offload_bits(&negotiated)))
+		return state_reader_fail(r, "offloads %#x", offloads);
 	net_set_mac(vn, mac);
 	/* The link is that of this host. */
 	vn->status = announce | (vn->net->link_up ? VIRTIO_NET_S_LINK_UP : 0);
+	vn->active = active;
+	vn->offloads_chosen = chosen;
+	vn->accepted = (struct net_offloads){
+		.csum = offloads & STATE_CSUM,
+		.tso4 = offloads & STATE_TSO4,
+		.tso6 = offloads & STATE_TSO6,
+		.ecn = offloads & STATE_ECN,
+		.uso = offloads & STATE_USO,
+	};
 	return 0;
 }
 
 /* ---- life ---- */
 
-static void net_free(struct virtio_device *dev)
+static void pair_done(struct net_pair *p)
 {
-	struct virtio_net *vn = net_of(dev);
-
-	net_close(vn->net);
+	net_close(p->net);
 	/* The last completions may have left a notification to do. */
-	while (vn->notify.queued)
-		loop_run_once(dev->loop, 0);
-	while (!list_empty(&vn->kept)) {
-		struct tx_request *req = list_entry(vn->kept.next, struct tx_request, link);
+	while (p->notify.queued)
+		loop_run_once(p->vn->dev.loop, 0);
+	while (!list_empty(&p->kept)) {
+		struct tx_request *req = list_entry(p->kept.next, struct tx_request, link);
 
 		list_del(&req->link);
 		free(req);
 	}
+	free(p->spill);
+}
+
+static void net_free(struct virtio_device *dev)
+{
+	struct virtio_net *vn = net_of(dev);
+
+	for (unsigned i = 0; i < vn->num_pairs; i++)
+		pair_done(&vn->pair[i]);
 	virtio_done(dev);
 	free(vn);
 }
@@ -382,23 +467,31 @@ static const struct virtio_ops net_ops = {
 	.free = net_free,
 };
 
-static uint64_t features(const struct net *n)
+static uint64_t features(const struct net *n, unsigned num_pairs)
 {
 	uint64_t f = 1ull << VIRTIO_NET_F_MAC | 1ull << VIRTIO_NET_F_STATUS |
 		     1ull << VIRTIO_NET_F_MRG_RXBUF | 1ull << VIRTIO_NET_F_CTRL_VQ |
-		     1ull << VIRTIO_NET_F_CTRL_RX | 1ull << VIRTIO_NET_F_CTRL_MAC_ADDR |
-		     1ull << VIRTIO_NET_F_GUEST_ANNOUNCE | 1ull << VIRTIO_NET_F_SPEED_DUPLEX;
+		     1ull << VIRTIO_NET_F_CTRL_RX | 1ull << VIRTIO_NET_F_CTRL_VLAN |
+		     1ull << VIRTIO_NET_F_CTRL_MAC_ADDR | 1ull << VIRTIO_NET_F_GUEST_ANNOUNCE |
+		     1ull << VIRTIO_NET_F_SPEED_DUPLEX;
 	const struct {
 		bool there;
 		uint8_t feature;
 	} optional[] = {
 		{ n->mtu != 0, VIRTIO_NET_F_MTU },
+		{ num_pairs > 1, VIRTIO_NET_F_MQ },
 		{ n->takes.csum, VIRTIO_NET_F_CSUM },
 		{ n->takes.tso4, VIRTIO_NET_F_HOST_TSO4 },
 		{ n->takes.tso6, VIRTIO_NET_F_HOST_TSO6 },
+		{ n->takes.ecn, VIRTIO_NET_F_HOST_ECN },
+		{ n->takes.uso, VIRTIO_NET_F_HOST_USO },
 		{ n->gives.csum, VIRTIO_NET_F_GUEST_CSUM },
 		{ n->gives.tso4, VIRTIO_NET_F_GUEST_TSO4 },
 		{ n->gives.tso6, VIRTIO_NET_F_GUEST_TSO6 },
+		{ n->gives.ecn, VIRTIO_NET_F_GUEST_ECN },
+		{ n->gives.uso, VIRTIO_NET_F_GUEST_USO4 },
+		{ n->gives.uso, VIRTIO_NET_F_GUEST_USO6 },
+		{ n->gives.csum, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS },
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(optional); i++) {
@@ -408,30 +501,57 @@ static uint64_t features(const struct net *n)
 	return f;
 }
 
-int virtio_net_create(struct virtio_device **ret_dev, const struct virtio_params *common,
-		      struct net *net, struct error *err)
+static int pair_init(struct net_pair *p, struct virtio_net *vn, unsigned index)
 {
-	static const uint16_t sizes[NET_NUM_QUEUES] = { QUEUE_SIZE, QUEUE_SIZE, CTRL_QUEUE_SIZE };
+	p->spill = malloc(NET_MAX_FRAME);
+	if (!p->spill)
+		return -ENOMEM;
+	p->vn = vn;
+	p->rxq = &vn->dev.queue[2 * index];
+	p->txq = &vn->dev.queue[2 * index + 1];
+	p->notify.run = notify;
+	list_init(&p->kept);
+	return 0;
+}
+
+int virtio_net_create(struct virtio_device **ret_dev, const struct virtio_params *common,
+		      struct net *const *pairs, unsigned num_pairs, struct error *err)
+{
+	uint16_t sizes[2 * NET_MAX_PAIRS + 1];
 	struct virtio_params params = *common;
-	struct virtio_net *vn = calloc(1, sizeof(*vn));
+	struct virtio_net *vn;
 	int r;
 
+	vn = calloc(1, sizeof(*vn) + num_pairs * sizeof(vn->pair[0]));
 	if (!vn)
 		return error_set(err, -ENOMEM, "virtio-net '%s': %m", common->id);
-	params.num_queues = NET_NUM_QUEUES;
+	for (unsigned i = 0; i < 2 * num_pairs; i++)
+		sizes[i] = QUEUE_SIZE;
+	sizes[2 * num_pairs] = CTRL_QUEUE_SIZE;
+	params.num_queues = 2 * num_pairs + 1;
 	params.queue_sizes = sizes;
-	params.features = features(net);
+	params.features = features(pairs[0], num_pairs);
 	r = virtio_init(&vn->dev, &net_ops, &params, err);
 	if (r < 0) {
 		free(vn);
 		return r;
 	}
-	vn->net = net;
-	vn->notify.run = notify;
-	list_init(&vn->kept);
+	for (unsigned i = 0; i < num_pairs && !r; i++)
+		r = pair_init(&vn->pair[i], vn, i);
+	if (r < 0) {
+		for (unsigned i = 0; i < num_pairs; i++)
+			free(vn->pair[i].spill);
+		virtio_done(&vn->dev);
+		free(vn);
+		return error_set(err, r, "virtio-net '%s': %m", common->id);
+	}
+	for (unsigned i = 0; i < num_pairs; i++)
+		vn->pair[i].net = pairs[i];
+	vn->num_pairs = num_pairs;
+	vn->net = pairs[0];
 	net_reset(&vn->dev);
-	net->link_changed = link_changed;
-	net->link_arg = vn;
+	vn->net->link_changed = link_changed;
+	vn->net->link_arg = vn;
 	*ret_dev = &vn->dev;
 	return 0;
 }

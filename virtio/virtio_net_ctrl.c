@@ -1,5 +1,6 @@
 /*
- * The control queue (virtio 1.2, 5.1.6.5). All frames are passed on, so filters are only accepted.
+ * The control queue (virtio 1.2, 5.1.6.5). All frames are passed on, so filters are only accepted:
+ * 5.1.6.5.1 and 5.1.6.5.3 have them as best effort.
  */
 #include <errno.h>
 
@@ -42,6 +43,56 @@ static bool mac_command(struct virtio_net *vn, const struct virtq_chain *c, uint
 	return true;
 }
 
+/* 5.1.6.5.5 */
+static bool pairs_command(struct virtio_net *vn, const struct virtq_chain *c, uint8_t cmd)
+{
+	uint8_t num[2];
+
+	if (cmd != VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET ||
+	    c->out_bytes != sizeof(struct virtio_net_ctrl_hdr) + sizeof(num))
+		return false;
+	virtq_copy_out(c, sizeof(struct virtio_net_ctrl_hdr), num, sizeof(num));
+	if (!get_le16(num) || get_le16(num) > vn->num_pairs)
+		return false;
+	net_set_active(vn, get_le16(num));
+	return true;
+}
+
+/* 5.1.6.5.6: some of what was negotiated, or all of it again. */
+static bool offloads_command(struct virtio_net *vn, const struct virtq_chain *c, uint8_t cmd)
+{
+	struct net_offloads accepted = { 0 };
+	const struct {
+		uint8_t feature;
+		bool *accepted;
+	} known[] = {
+		{ VIRTIO_NET_F_GUEST_CSUM, &accepted.csum },
+		{ VIRTIO_NET_F_GUEST_TSO4, &accepted.tso4 },
+		{ VIRTIO_NET_F_GUEST_TSO6, &accepted.tso6 },
+		{ VIRTIO_NET_F_GUEST_ECN, &accepted.ecn },
+		{ VIRTIO_NET_F_GUEST_USO4, &accepted.uso },
+	};
+	uint64_t wanted;
+	uint8_t bits[8];
+
+	if (cmd != VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET ||
+	    c->out_bytes != sizeof(struct virtio_net_ctrl_hdr) + sizeof(bits))
+		return false;
+	virtq_copy_out(c, sizeof(struct virtio_net_ctrl_hdr), bits, sizeof(bits));
+	wanted = get_le64(bits);
+	if (wanted & ~vn->dev.features)
+		return false;
+	for (unsigned i = 0; i < ARRAY_SIZE(known); i++)
+		*known[i].accepted = wanted & (1ull << known[i].feature);
+	/* Ours is one switch for both. */
+	accepted.uso &= !!(wanted & (1ull << VIRTIO_NET_F_GUEST_USO6));
+	if (!accepted.csum && wanted)
+		return false;
+	vn->offloads_chosen = true;
+	net_set_offloads(vn, &accepted);
+	return true;
+}
+
 static bool command(struct virtio_net *vn, const struct virtq_chain *c)
 {
 	struct virtio_net_ctrl_hdr h;
@@ -53,6 +104,14 @@ static bool command(struct virtio_net *vn, const struct virtq_chain *c)
 	case VIRTIO_NET_CTRL_MAC:
 		return virtio_has(&vn->dev, VIRTIO_NET_F_CTRL_MAC_ADDR) &&
 		       mac_command(vn, c, h.cmd);
+	case VIRTIO_NET_CTRL_VLAN:
+		return virtio_has(&vn->dev, VIRTIO_NET_F_CTRL_VLAN) &&
+		       h.cmd <= VIRTIO_NET_CTRL_VLAN_DEL && c->out_bytes == sizeof(h) + 2;
+	case VIRTIO_NET_CTRL_MQ:
+		return virtio_has(&vn->dev, VIRTIO_NET_F_MQ) && pairs_command(vn, c, h.cmd);
+	case VIRTIO_NET_CTRL_GUEST_OFFLOADS:
+		return virtio_has(&vn->dev, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) &&
+		       offloads_command(vn, c, h.cmd);
 	case VIRTIO_NET_CTRL_ANNOUNCE:
 		if (!virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_ANNOUNCE) ||
 		    h.cmd != VIRTIO_NET_CTRL_ANNOUNCE_ACK)
@@ -68,7 +127,7 @@ void net_control(struct virtio_net *vn)
 {
 	struct iovec iov[MAX_SEGMENTS];
 	struct virtq_chain c = { .iov = iov, .max_iov = MAX_SEGMENTS };
-	struct virtq *q = &vn->dev.queue[NET_QUEUE_CTRL];
+	struct virtq *q = &vn->dev.queue[net_control_queue(vn)];
 	unsigned budget = q->size;
 	uint8_t ack;
 	int r = 0;
@@ -89,6 +148,6 @@ void net_control(struct virtio_net *vn)
 	if (r < 0)
 		virtio_fail(&vn->dev, "control queue: %s", q->why_broken);
 	else if (r > 0)
-		virtio_kick_again(&vn->dev, NET_QUEUE_CTRL);
-	virtio_notify(&vn->dev, NET_QUEUE_CTRL);
+		virtio_kick_again(&vn->dev, q->index);
+	virtio_notify(&vn->dev, q->index);
 }

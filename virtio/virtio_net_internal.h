@@ -10,33 +10,56 @@
 #include "devices/net.h"
 #include "virtio/virtio.h"
 
-enum { NET_QUEUE_RX, NET_QUEUE_TX, NET_QUEUE_CTRL, NET_NUM_QUEUES };
-
-/* Receive buffers taken ahead: a frame of 64 KiB in single pages, with some to spare. */
+/* Buffers held for a frame: 64 KiB in the smallest that Linux gives (1.5 KiB), with some to spare.
+ */
 #define NET_MAX_HELD 64
 
-struct virtio_net {
-	struct virtio_device dev;
+/* Room behind them, so that what is held moves to the front only now and then. */
+#define NET_HELD_ROOM (NET_MAX_HELD + 32)
+#define NET_IOV_ROOM  (NET_HELD_ROOM + VIRTQ_MAX_SEGMENTS)
+
+struct virtio_net;
+
+/* A receive and a transmit queue, and their own end on the host. */
+struct net_pair {
+	struct virtio_net *vn;
 	struct net *net;
-	_Atomic uint64_t mac; /* six bytes; also read by vCPUs */
-	_Atomic uint16_t status;
+	struct virtq *rxq, *txq;
 
 	/* Receiving. Buffers are taken before it is known how long the next frame is. */
 	struct net_rx rx;
 	bool receiving; /* @rx is outstanding */
 	struct virtio_net_hdr_v1 rx_hdr;
-	struct virtq_chain held[NET_MAX_HELD]; /* in order; their segments in @held_iov */
-	unsigned num_held, num_held_iov;
+	struct virtq_chain held[NET_HELD_ROOM]; /* in order, from @first_held on */
+	struct iovec held_iov[NET_IOV_ROOM];	/* their segments, from @first_iov on */
+	unsigned first_held, num_held, first_iov, num_iov;
 	uint64_t held_bytes;
-	struct iovec held_iov[NET_MAX_HELD + VIRTQ_MAX_SEGMENTS];
-	struct iovec rx_iov[1 + NET_MAX_HELD + VIRTQ_MAX_SEGMENTS];
+	struct iovec rx_iov[2 + NET_IOV_ROOM];
+	unsigned unpublished; /* frames delivered since the driver was last told */
+
+	/* What of a frame did not fit the buffers held: it waits here for more of them. */
+	uint8_t *spill;
+	uint64_t spilled_frame; /* bytes of that frame with its header; 0: none waits */
+	uint64_t spilled_from;	/* so many of them are in the buffers */
 
 	/* Sending. */
 	unsigned sending;
 	struct loop_task notify; /* once for all that was sent in a round */
-	struct list kept; /* requests for reuse */
+	struct list kept;	 /* requests for reuse */
 	unsigned num_kept;
 	struct iovec iov[VIRTQ_MAX_SEGMENTS]; /* where a chain is popped to */
+};
+
+struct virtio_net {
+	struct virtio_device dev;
+	struct net *net;      /* the first pair's: link, address and offloads are told by it */
+	_Atomic uint64_t mac; /* six bytes; also read by vCPUs */
+	_Atomic uint16_t status;
+	struct net_offloads accepted; /* on receive */
+	bool offloads_chosen;	      /* by command, among those negotiated */
+	unsigned active;	      /* pairs in use */
+	unsigned num_pairs;
+	struct net_pair pair[];
 };
 
 static inline struct virtio_net *net_of(struct virtio_device *dev)
@@ -44,16 +67,29 @@ static inline struct virtio_net *net_of(struct virtio_device *dev)
 	return container_of(dev, struct virtio_net, dev);
 }
 
+/* 5.1.2: the control queue comes after the pairs that the driver knows of. */
+static inline unsigned net_control_queue(const struct virtio_net *vn)
+{
+	return virtio_has(&vn->dev, VIRTIO_NET_F_MQ) ? 2 * vn->num_pairs : 2;
+}
+
 void net_set_mac(struct virtio_net *vn, const uint8_t mac[6]);
+
+/* What the driver takes on receive from now on, of what it has negotiated. */
+void net_set_offloads(struct virtio_net *vn, const struct net_offloads *accepted);
+struct net_offloads net_negotiated_offloads(const struct virtio_net *vn);
+
+/* Receive on the first @num pairs alone. */
+void net_set_active(struct virtio_net *vn, unsigned num);
 
 /* Tell the core when it waits for us to stop and nothing is in flight. */
 void net_check_stopped(struct virtio_net *vn);
 
 /* Start to receive unless it is going on, or buffers or the link are missing. */
-void net_receive(struct virtio_net *vn);
+void net_receive(struct net_pair *p);
 
 /* Give the buffers back as if they had not been taken; none is being received into. */
-void net_receive_release(struct virtio_net *vn);
+void net_receive_release(struct net_pair *p);
 
 /* Answer what is on the control queue. */
 void net_control(struct virtio_net *vn);

@@ -4,98 +4,115 @@
  *
  * With mergeable buffers a frame may take several. Enough for the longest one
  * are held, the message is scattered over them, and those it did not reach stay
- * for the next: no buffer is given back but on a stop. The header goes through
- * a copy of ours, because it says how many buffers were taken.
+ * for the next: no buffer is given back but on a stop. When the driver is short
+ * of them, what does not fit lands in memory of ours and waits for more. The
+ * header goes through a copy of ours, because it says how many buffers were taken.
+ *
+ * After the frame that was waited for come those that are there already, without
+ * a round of the loop for each, and the driver is told of several at once.
  */
 #include <errno.h>
+#include <stdlib.h>
 
 #include "virtio/virtio_net_internal.h"
+
+/* Frames taken before others on this loop have their turn. */
+#define BUDGET 64
+
+/* Frames that the driver is told of together: few enough to work on them while we go on. */
+#define PUBLISH 16
 
 static bool mergeable(const struct virtio_net *vn)
 {
 	return virtio_has(&vn->dev, VIRTIO_NET_F_MRG_RXBUF);
 }
 
-/* The longest message that the peer may send now. */
+/* The longest message that the peer should send now. */
 static uint64_t longest(const struct virtio_net *vn)
 {
 	unsigned mtu = vn->net->mtu ? vn->net->mtu : NET_DEFAULT_MTU;
 
-	if (virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_TSO4) ||
-	    virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_TSO6))
+	if (vn->accepted.tso4 || vn->accepted.tso6 || vn->accepted.uso)
 		return NET_VNET_HDR + NET_MAX_FRAME;
 	/* With a VLAN tag. */
 	return NET_VNET_HDR + NET_ETH_HDR + 4 + mtu;
 }
 
-static bool enough(const struct virtio_net *vn)
+static bool full(const struct net_pair *p)
 {
-	const struct virtq *q = &vn->dev.queue[NET_QUEUE_RX];
+	return p->num_held == NET_MAX_HELD || p->num_iov >= NET_MAX_HELD;
+}
 
-	if (!mergeable(vn))
-		return vn->num_held == 1;
-	/* All there can be are enough too: what does not fit is dropped. */
-	return vn->held_bytes >= longest(vn) || vn->num_held == NET_MAX_HELD ||
-	       vn->num_held_iov >= NET_MAX_HELD || vn->num_held >= q->size;
+static void move_to_front(struct net_pair *p)
+{
+	memmove(p->held, p->held + p->first_held, p->num_held * sizeof(p->held[0]));
+	memmove(p->held_iov, p->held_iov + p->first_iov, p->num_iov * sizeof(p->held_iov[0]));
+	for (unsigned i = 0; i < p->num_held; i++)
+		p->held[i].iov -= p->first_iov;
+	p->first_held = 0;
+	p->first_iov = 0;
 }
 
 /* Take one more buffer: 1, 0 when there is none, or -errno after which the device has failed. */
-static int hold(struct virtio_net *vn)
+static int hold(struct net_pair *p)
 {
-	struct virtq *q = &vn->dev.queue[NET_QUEUE_RX];
-	struct virtq_chain *c = &vn->held[vn->num_held];
+	struct virtio_device *dev = &p->vn->dev;
+	struct virtq_chain *c;
 	int r;
 
-	c->iov = vn->held_iov + vn->num_held_iov;
+	if (p->first_held + p->num_held == NET_HELD_ROOM ||
+	    p->first_iov + p->num_iov > NET_IOV_ROOM - VIRTQ_MAX_SEGMENTS)
+		move_to_front(p);
+	c = &p->held[p->first_held + p->num_held];
+	c->iov = p->held_iov + p->first_iov + p->num_iov;
 	c->max_iov = VIRTQ_MAX_SEGMENTS;
-	r = virtq_pop(q, c);
+	r = virtq_pop(p->rxq, c);
 	if (r < 0)
-		virtio_fail(&vn->dev, "receive queue: %s", q->why_broken);
+		virtio_fail(dev, "receive queue: %s", p->rxq->why_broken);
 	if (r <= 0)
 		return r;
 	if (c->num_out || c->in_bytes < NET_VNET_HDR) {
-		virtio_fail(&vn->dev, "receive queue: a buffer without room for a header");
+		virtio_fail(dev, "receive queue: a buffer without room for a header");
 		return -EBADMSG;
 	}
-	vn->num_held++;
-	vn->num_held_iov += c->num_in;
-	vn->held_bytes += c->in_bytes;
+	p->num_held++;
+	p->num_iov += c->num_in;
+	p->held_bytes += c->in_bytes;
 	return 1;
 }
 
-static bool hold_enough(struct virtio_net *vn)
+/* Hold @wanted bytes, or all there are but at least @needed; false: the driver will kick. */
+static bool hold_bytes(struct net_pair *p, uint64_t wanted, uint64_t needed)
 {
-	struct virtq *q = &vn->dev.queue[NET_QUEUE_RX];
-	int r;
+	int r = 1;
 
-	if (enough(vn))
+	if (!mergeable(p->vn))
+		wanted = needed = 1; /* one buffer, of whatever size */
+	if (p->held_bytes >= wanted)
 		return true;
+	virtq_kicks_off(p->rxq);
 	do {
-		virtq_kicks_off(q);
-		do {
-			r = hold(vn);
-		} while (r > 0 && !enough(vn));
-		if (r != 0)
-			return r > 0;
-	} while (virtq_kicks_on(q));
+		while (p->held_bytes < wanted && !full(p) && (r = hold(p)) > 0)
+			;
+		if (r < 0)
+			return false;
+		if (p->held_bytes >= needed || full(p))
+			return true;
+	} while (virtq_kicks_on(p->rxq));
 	return false;
 }
 
 /* The first @num buffers have gone back to the driver. */
-static void drop_held(struct virtio_net *vn, unsigned num)
+static void drop_held(struct net_pair *p, unsigned num)
 {
-	unsigned iovs = 0;
-
 	for (unsigned i = 0; i < num; i++) {
-		iovs += vn->held[i].num_in;
-		vn->held_bytes -= vn->held[i].in_bytes;
+		const struct virtq_chain *c = &p->held[p->first_held++];
+
+		p->first_iov += c->num_in;
+		p->num_iov -= c->num_in;
+		p->held_bytes -= c->in_bytes;
 	}
-	vn->num_held -= num;
-	vn->num_held_iov -= iovs;
-	memmove(vn->held, vn->held + num, vn->num_held * sizeof(vn->held[0]));
-	memmove(vn->held_iov, vn->held_iov + iovs, vn->num_held_iov * sizeof(vn->held_iov[0]));
-	for (unsigned i = 0; i < vn->num_held; i++)
-		vn->held[i].iov -= iovs;
+	p->num_held -= num;
 }
 
 /*
@@ -103,24 +120,31 @@ static void drop_held(struct virtio_net *vn, unsigned num)
  */
 static bool header_ok(const struct virtio_net *vn, struct virtio_net_hdr_v1 *h)
 {
-	bool csum = virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_CSUM);
-
-	switch (h->gso_type) {
+	switch (h->gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
 	case VIRTIO_NET_HDR_GSO_NONE:
 		break;
 	case VIRTIO_NET_HDR_GSO_TCPV4:
-		if (!virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_TSO4))
+		if (!vn->accepted.tso4)
 			return false;
 		break;
 	case VIRTIO_NET_HDR_GSO_TCPV6:
-		if (!virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_TSO6))
+		if (!vn->accepted.tso6)
+			return false;
+		break;
+	case NET_GSO_UDP_L4:
+		if (!vn->accepted.uso)
 			return false;
 		break;
 	default:
 		return false;
 	}
+	if ((h->gso_type & VIRTIO_NET_HDR_GSO_ECN) && !vn->accepted.ecn)
+		return false;
 	h->flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID;
-	if (csum)
+	/* 5.1.6.4.1: a segment to be cut has a checksum to be filled in. */
+	if (h->gso_type && (!(h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) || !h->gso_size))
+		return false;
+	if (vn->accepted.csum)
 		return true;
 	if (h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
 		return false;
@@ -128,84 +152,162 @@ static bool header_ok(const struct virtio_net *vn, struct virtio_net_hdr_v1 *h)
 	return true;
 }
 
-/* A message of @len bytes, header included, lies in the buffers held. */
-static void deliver(struct virtio_net *vn, uint64_t len)
+static void publish(struct net_pair *p)
 {
-	struct virtq *q = &vn->dev.queue[NET_QUEUE_RX];
+	if (!p->unpublished)
+		return;
+	p->unpublished = 0;
+	virtio_notify(&p->vn->dev, p->rxq->index);
+}
+
+/* A message of @len bytes, header included, lies in the buffers held. */
+static void deliver(struct net_pair *p, uint64_t len)
+{
+	const struct virtq_chain *held = p->held + p->first_held;
 	uint64_t left = len;
 	unsigned n = 0;
 
 	while (left)
-		left -= MIN(left, vn->held[n++].in_bytes);
-	vn->rx_hdr.num_buffers = htole16(n);
-	virtq_copy_in(&vn->held[0], 0, &vn->rx_hdr, sizeof(vn->rx_hdr));
+		left -= MIN(left, held[n++].in_bytes);
+	p->rx_hdr.num_buffers = htole16(n);
+	virtq_copy_in(&held[0], 0, &p->rx_hdr, sizeof(p->rx_hdr));
 
 	left = len;
 	for (unsigned i = 0; i < n; i++) {
-		uint64_t part = MIN(left, vn->held[i].in_bytes);
+		uint64_t part = MIN(left, held[i].in_bytes);
 
-		virtq_push(q, &vn->held[i], part);
+		virtq_push(p->rxq, &held[i], part);
 		left -= part;
 	}
-	drop_held(vn, n);
+	drop_held(p, n);
 	/* All buffers of a frame are published at once. */
-	virtio_notify(&vn->dev, NET_QUEUE_RX);
+	if (++p->unpublished == PUBLISH)
+		publish(p);
 }
 
-static void received(struct net_rx *rx, int res)
+/*
+ * The rest of a frame that did not fit goes into buffers that came since. False
+ * while they are too few.
+ */
+static bool unspill(struct net_pair *p)
 {
-	struct virtio_net *vn = container_of(rx, struct virtio_net, rx);
+	uint64_t done = p->spilled_from, offset = 0;
 
-	vn->receiving = false;
-	if (res >= (int)(NET_VNET_HDR + NET_ETH_HDR) && header_ok(vn, &vn->rx_hdr))
-		deliver(vn, res);
-	else if (res > 0)
-		vn->net->rx_dropped++;
+	if (!p->spilled_frame)
+		return true;
+	if (!mergeable(p->vn) || !hold_bytes(p, p->spilled_frame, p->spilled_frame))
+		return !mergeable(p->vn);
+	if (p->held_bytes < p->spilled_frame) {
+		/* As many as can be held, and still too few: no driver means that. */
+		p->net->rx_dropped++;
+		p->spilled_frame = 0;
+		return true;
+	}
+	for (unsigned i = 0; done < p->spilled_frame; i++) {
+		const struct virtq_chain *c = &p->held[p->first_held + i];
 
-	if (vn->dev.stopping)
-		net_check_stopped(vn);
-	else if (res > 0 || res == -EMSGSIZE)
-		net_receive(vn);
+		if (done < offset + c->in_bytes)
+			done += virtq_copy_in(c, done - offset, p->spill + done - p->spilled_from,
+					      p->spilled_frame - done);
+		offset += c->in_bytes;
+	}
+	deliver(p, p->spilled_frame);
+	p->spilled_frame = 0;
+	return true;
 }
 
-void net_receive(struct virtio_net *vn)
+/* What a receive of ours has brought. */
+static void take(struct net_pair *p, int res)
 {
+	if (res < 0)
+		return;
+	if (res < (int)(NET_VNET_HDR + NET_ETH_HDR) || !header_ok(p->vn, &p->rx_hdr)) {
+		p->net->rx_dropped++;
+	} else if ((uint64_t)res <= p->held_bytes) {
+		deliver(p, res);
+	} else if (mergeable(p->vn)) {
+		p->spilled_frame = res;
+		p->spilled_from = p->held_bytes;
+	} else {
+		p->net->rx_dropped++;
+	}
+}
+
+/* Make @p->rx ready to receive: false when buffers are missing. */
+static bool prepare(struct net_pair *p)
+{
+	const struct iovec *iov;
 	size_t skip = NET_VNET_HDR;
-	struct iovec *iov;
 	unsigned n = 0;
 
-	if (!vn->dev.running || vn->dev.stopping || vn->receiving || !vn->net->link_up)
-		return;
-	if (!hold_enough(vn))
-		return;
-
+	if (!unspill(p) || !hold_bytes(p, longest(p->vn), 1))
+		return false;
+	iov = p->held_iov + p->first_iov;
 	/* Our header, then the buffers without the bytes that the header takes there. */
-	vn->rx_iov[n++] = (struct iovec){ &vn->rx_hdr, sizeof(vn->rx_hdr) };
-	for (iov = vn->held_iov; iov < vn->held_iov + vn->num_held_iov; iov++) {
+	p->rx_iov[n++] = (struct iovec){ &p->rx_hdr, sizeof(p->rx_hdr) };
+	for (unsigned i = 0; i < p->num_iov; i++, iov++) {
 		if (skip >= iov->iov_len) {
 			skip -= iov->iov_len;
 			continue;
 		}
-		vn->rx_iov[n++] = (struct iovec){
+		p->rx_iov[n++] = (struct iovec){
 			.iov_base = (uint8_t *)iov->iov_base + skip,
 			.iov_len = iov->iov_len - skip,
 		};
 		skip = 0;
 	}
-	vn->rx.iov = vn->rx_iov;
-	vn->rx.iovcnt = n;
-	vn->rx.done = received;
-	vn->receiving = true;
-	vn->net->ops->recv(vn->net, &vn->rx);
+	if (p->held_bytes < NET_VNET_HDR + NET_MAX_FRAME)
+		p->rx_iov[n++] = (struct iovec){ p->spill, NET_MAX_FRAME };
+	p->rx.iov = p->rx_iov;
+	p->rx.iovcnt = n;
+	return true;
 }
 
-void net_receive_release(struct virtio_net *vn)
+static void received(struct net_rx *rx, int res)
 {
-	struct virtq *q = &vn->dev.queue[NET_QUEUE_RX];
+	struct net_pair *p = container_of(rx, struct net_pair, rx);
+	struct net *n = p->net;
 
+	p->receiving = false;
+	take(p, res);
+	if (p->vn->dev.stopping) {
+		publish(p);
+		net_check_stopped(p->vn);
+		return;
+	}
+	for (unsigned i = 0; i < BUDGET && res != -EAGAIN && n->link_up && prepare(p); i++) {
+		res = n->ops->recv_now(n, &p->rx);
+		take(p, res);
+	}
+	publish(p);
+	/* Other errors are for good, or the link is down. */
+	if (res >= 0 || res == -EMSGSIZE || res == -EAGAIN || res == -ECANCELED)
+		net_receive(p);
+}
+
+void net_receive(struct net_pair *p)
+{
+	struct virtio_device *dev = &p->vn->dev;
+	bool ready;
+
+	if (!dev->running || dev->stopping || p->receiving || !p->net->link_up ||
+	    !p->rxq->started || p >= p->vn->pair + p->vn->active)
+		return;
+	ready = prepare(p);
+	publish(p);
+	if (!ready)
+		return;
+	p->rx.done = received;
+	p->receiving = true;
+	p->net->ops->recv(p->net, &p->rx);
+}
+
+void net_receive_release(struct net_pair *p)
+{
 	/* Last taken, first put back. */
-	while (vn->num_held)
-		virtq_unpop(q, &vn->held[--vn->num_held]);
-	vn->num_held_iov = 0;
-	vn->held_bytes = 0;
+	while (p->num_held)
+		virtq_unpop(p->rxq, &p->held[p->first_held + --p->num_held]);
+	p->first_held = p->first_iov = p->num_iov = 0;
+	p->held_bytes = 0;
+	p->spilled_frame = 0; /* lost, as on a wire */
 }

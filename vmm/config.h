@@ -56,7 +56,9 @@ struct config_net {
 	uint8_t mac[6];
 	bool mac_given;
 	uint16_t mtu;  /* 0: default */
-	char *tap_name;
+	char *tap_name; /* or the tap on a descriptor that we inherited: */
+	bool tap_fd_given;
+	int tap_fd;
 	char *switch_name;
 	unsigned vlan;
 	unsigned queues;

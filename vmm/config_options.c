@@ -90,10 +90,10 @@ const struct config_item config_run_options[] = {
 	{ "--disk", "PATH[,KEY=VALUE]...",
 	  "A disk; the first is the guest's /dev/vda. May be repeated", CONFIG_CUSTOM,
 	  .repeat = true, .parse = config_parse_disk, .keys = config_disk_keys },
-	{ "--net", "user[,KEY=VALUE]...|none",
-	  "A network interface: user is NAT without root, with DHCP and DNS (user). May be "
-	  "repeated",
-	  CONFIG_CUSTOM, .repeat = true, .parse = config_parse_net, .keys = config_net_user_keys },
+	{ "--net", "user[,KEY=VALUE]...|tap,name=INTERFACE[,KEY=VALUE]...|none",
+	  "A network interface: user is NAT without root, with DHCP and DNS; tap is an interface "
+	  "of the host (user). May be repeated",
+	  CONFIG_CUSTOM, .repeat = true, .parse = config_parse_net, .keys = config_net_keys },
 	{ "--transport", "pci|mmio", "How the guest finds its virtio devices (pci)", CONFIG_CHOICE,
 	  MEMBER(transport) },
 	{ "--console", "stdio|none|file=PATH|socket=PATH",
@@ -123,7 +123,7 @@ const struct config_item config_run_options[] = {
 	  MEMBER(name) },
 	{ "--sandbox", "off|on|strict",
 	  "Lock the monitor in before the guest runs: namespaces, an empty root, Landlock, no "
-	  "privileges, few system calls (on). strict: refuse to run where the host lacks one",
+	  "privileges (on). strict: refuse to run where the host lacks one of them",
 	  CONFIG_CHOICE, MEMBER(sandbox) },
 	{ "--uid", "N", "Started by root: the user that the monitor becomes", CONFIG_NUMBER,
 	  MEMBER(uid), 1, UINT32_MAX - 1 },

@@ -7,9 +7,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* A MAC address that is "locally administered": 02, "wisp", and the interface's number. */
-static const uint8_t mac_prefix[5] = { 0x02, 'w', 'i', 's', 'p' };
-
 int config_fail(struct config_parse *p, const char *fmt, ...)
 {
 	char text[sizeof(p->err->msg)];
@@ -317,10 +314,8 @@ static int complete(struct config_parse *p)
 		struct config_net *n = &c->net[i];
 
 		r = default_string(p, &n->id, "net", i);
-		if (!n->mac_given) {
-			memcpy(n->mac, mac_prefix, sizeof(mac_prefix));
-			n->mac[5] = i;
-		}
+		if (!n->mac_given)
+			config_net_default_mac(n, i);
 	}
 	return r;
 }

@@ -47,7 +47,7 @@ struct config_item {
 /* All tables end in an item without a name. */
 extern const struct config_item config_run_options[];
 extern const struct config_item config_disk_keys[];
-extern const struct config_item config_net_user_keys[];
+extern const struct config_item config_net_keys[];
 
 /* ---- for parse functions; each returns 0 or -errno with the error filled in ---- */
 
@@ -71,10 +71,14 @@ int config_set_keys(struct config_parse *p, const char *text, const struct confi
 
 /* config_devices.c: the options that describe devices. */
 int config_parse_disk(struct config_parse *p, const char *value, void *target);
-int config_parse_net(struct config_parse *p, const char *value, void *target);
 int config_parse_serial(struct config_parse *p, const char *value, void *target);
 int config_parse_console(struct config_parse *p, const char *value, void *target);
 /* Make the disk that is last the first, keeping the order of the others. */
 void config_disk_to_front(struct machine_config *c);
+
+/* config_net.c */
+int config_parse_net(struct config_parse *p, const char *value, void *target);
+/* The address of the @index-th interface when none is given. */
+void config_net_default_mac(struct config_net *n, unsigned index);
 
 #endif

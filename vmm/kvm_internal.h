@@ -5,7 +5,6 @@
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <time.h>
 
 #include "vmm/kvm.h"
 
@@ -29,11 +28,8 @@ struct hv_vcpu {
 	int fd;
 	unsigned index;
 	struct kvm_run *run;
-	pid_t tid;	      /* of the thread that enters it */
-	_Atomic bool entered; /* @tid is known */
-	pthread_mutex_t lock; /* for the timer: any thread may kick */
-	timer_t timer;
-	bool has_timer; /* made for the first kick */
+	pthread_t thread;
+	_Atomic bool entered; /* @thread is known */
 };
 
 int kvm_vcpu_ioctl(struct hv_vcpu *v, unsigned long request, void *arg);

@@ -62,7 +62,7 @@ static int start_helpers(const struct machine_config *c, struct machine_files *f
 			 struct helper *helpers, struct error *err)
 {
 	for (unsigned i = 0; i < c->num_nets; i++) {
-		int r = helper_start_net(&helpers[i], &c->net[i], &files->net[i], err);
+		int r = net_ends_open(&files->net[i], &c->net[i], &helpers[i], err);
 
 		if (r < 0)
 			return r;
@@ -188,10 +188,6 @@ static int run_once(struct monitor_params *params)
 	params->end->reason = MACHINE_END_NONE;
 	error_set(&err, -ECHILD, "the monitor was killed by signal %d (%s)", WTERMSIG(status),
 		  strsignal(WTERMSIG(status)));
-	if (WTERMSIG(status) == SIGSYS)
-		error_hint(&err,
-			   "it made a system call that its sandbox does not allow, by a mistake of "
-			   "wisp's or in somebody else's hands; the kernel's log names it");
 	error_print(&err);
 	return error_status(&err);
 }
@@ -275,21 +271,14 @@ int launch_dry_run(struct machine_config *c)
 	struct machine *m = NULL;
 	struct error err = { 0 };
 	struct hv *hv = NULL;
-	int pair[2], r;
+	int r;
 
 	machine_files_init(&files);
 	params.files = &files;
 	r = open_files(c, &files, &err);
 	/* A network's peer is not started: a socket without one stands for it. */
-	for (unsigned i = 0; i < c->num_nets && !r; i++) {
-		r = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair);
-		if (r < 0) {
-			r = error_set(&err, -errno, "socket: %m");
-			break;
-		}
-		files.net[i] = pair[0];
-		close(pair[1]);
-	}
+	for (unsigned i = 0; i < c->num_nets && !r; i++)
+		r = net_ends_open_nothing(&files.net[i], &err);
 	if (!r) {
 		r = hv_null_create(&hv);
 		if (r < 0)

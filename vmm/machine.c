@@ -34,7 +34,7 @@ void machine_files_init(struct machine_files *files)
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		files->disk[i] = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
-		files->net[i] = -1;
+		net_ends_init(&files->net[i]);
 }
 
 static void close_file(int *fd)
@@ -52,7 +52,7 @@ void machine_files_close(struct machine_files *files)
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		close_file(&files->disk[i]);
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
-		close_file(&files->net[i]);
+		net_ends_close(&files->net[i]);
 }
 
 /* ---- creation, in the order in which things need one another ---- */
@@ -211,7 +211,6 @@ int machine_create(struct machine **ret_m, const struct machine_params *params,
 	m->config = c;
 	m->clock = params->clock;
 	m->hv = params->hv;
-	m->vcpus.sandbox = params->sandbox;
 
 	r = loop_create(&m->loop, &loop, err);
 	if (!r)

@@ -12,10 +12,10 @@
 
 #include "vmm/config.h"
 #include "vmm/core/hv.h"
+#include "vmm/net_ends.h"
 
 struct machine;
 struct machine_image;
-struct sandbox;
 struct vcpu;
 
 enum machine_end_reason {
@@ -52,7 +52,7 @@ struct machine_files {
 	struct fw_kernel *kernel; /* checked, so that a bad one is refused early; NULL: none */
 	int initrd;		  /* -1: none */
 	int disk[CONFIG_MAX_DISKS];
-	int net[CONFIG_MAX_NETS];
+	struct net_ends net[CONFIG_MAX_NETS];
 };
 
 void machine_files_init(struct machine_files *files);
@@ -64,7 +64,6 @@ struct machine_params {
 	const struct clock *clock;	     /* NULL: the host's */
 	const struct x86_cpuid *host_cpuid; /* what guests may see; NULL: the hypervisor has none */
 	struct machine_files *files;	     /* what is taken is set to -1 or NULL */
-	struct sandbox *sandbox;	     /* locked before the start; NULL: none */
 	bool layout_only;		     /* no kernel, no back ends: for --dry-run */
 	const struct machine_image *image;   /* a saved machine in place of a kernel, or NULL */
 };

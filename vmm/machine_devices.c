@@ -180,22 +180,22 @@ static int add_disk(struct machine *m, const struct config_disk *c, int *fd, str
 	return add_virtio(m, dev, err);
 }
 
-static int add_net(struct machine *m, const struct config_net *c, int *fd, struct error *err)
+static int add_net(struct machine *m, const struct config_net *c, struct net_ends *ends,
+		   struct error *err)
 {
 	struct virtio_params params = common_params(m, c->id);
+	struct net *pairs[NET_MAX_PAIRS];
 	struct virtio_device *dev;
-	struct net *net;
-	int r, socket = *fd;
+	unsigned num = 0;
+	int r;
 
-	*fd = -1;
-	r = net_open_socket(&net, socket, c->mac, err);
+	r = net_ends_take(ends, c, m->loop, pairs, &num, err);
 	if (r < 0)
 		return r;
-	net->mtu = c->mtu;
-	net_attach(net, m->loop);
-	r = virtio_net_create(&dev, &params, net, err);
+	r = virtio_net_create(&dev, &params, pairs, num, err);
 	if (r < 0) {
-		net_close(net);
+		while (num > 0)
+			net_close(pairs[--num]);
 		return r;
 	}
 	return add_virtio(m, dev, err);

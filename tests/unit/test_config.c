@@ -255,9 +255,9 @@ static void unknown_words_name_the_known_ones(void **state)
 	refuse("--transport frob", "--transport: unknown value 'frob' (known: pci, mmio)");
 	refuse("--transport pc", "--transport: unknown value 'pc' (known: pci, mmio)");
 	refuse("--transport=", "--transport: unknown value '' (known: pci, mmio)");
-	refuse("--net frob", "--net: unknown value 'frob' (known: user, none)");
+	refuse("--net frob", "--net: unknown value 'frob' (known: user, tap, none)");
 	refuse("--net user,frob=1", "--net: unknown key 'frob' (known: hostfwd, restrict, "
-				    "host-loopback, mac, mtu, id)");
+				    "host-loopback, name, fd, queues, mac, mtu, id)");
 	refuse("--serial tty",
 	       "--serial: unknown value 'tty' (known: stdio, none, file=PATH, socket=PATH)");
 	refuse("--sandbox maybe", "--sandbox: unknown value 'maybe' (known: off, on, strict)");
@@ -468,6 +468,23 @@ static void addresses_of_interfaces_are_checked(void **state)
 static void no_network_means_none(void **state)
 {
 	struct made m;
+
+	take(&m, "--net tap,name=tap0,queues=4,mtu=9000 --net tap,fd=7");
+	assert_int_equal(m.config.net[0].kind, CONFIG_NET_TAP);
+	assert_string_equal(m.config.net[0].tap_name, "tap0");
+	assert_int_equal(m.config.net[0].queues, 4);
+	assert_int_equal(m.config.net[0].mtu, 9000);
+	assert_int_equal(m.config.net[1].tap_fd, 7);
+	/* On a wire with others, every guest needs an address of its own. */
+	assert_int_equal(m.config.net[0].mac[0], 2);
+	assert_memory_not_equal(m.config.net[0].mac, m.config.net[1].mac, 6);
+	config_done(&m.config);
+	refuse("--net tap", "--net: tap needs either name=INTERFACE or fd=N");
+	refuse("--net tap,name=t,fd=5", "--net: tap needs either name=INTERFACE or fd=N");
+	refuse("--net tap,name=t,restrict", "--net: 'restrict' is no key of 'tap'");
+	refuse("--net user,name=t", "--net: 'name' is no key of 'user'");
+	refuse("--net tap,fd=5,queues=2", "--net: queues: a tap by descriptor has one");
+	refuse("--net tap,name=", "--net: name: is empty");
 
 	take(&m, "--net none");
 	assert_int_equal(m.config.num_nets, 0);

@@ -61,7 +61,7 @@ static void open_files(struct made *m, struct machine_files *files)
 	machine_files_init(files);
 	files->disk[0] = memory_file(DISK_BYTES);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
-	files->net[0] = pair[0];
+	files->net[0].socket = pair[0];
 	m->net_peer = pair[1];
 }
 

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_tun.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -13,6 +14,7 @@
 
 #include "devices/net.h"
 #include "devices/net_offload.h"
+#include "devices/net_tap.h"
 #include "vmm/core/log.h"
 
 /* Every test of sockets runs on both back ends of the loop; set by main(). */
@@ -349,6 +351,81 @@ static void the_peers_end_takes_the_link_down(void **state)
 	assert_int_equal(f->link_changes, 1);
 }
 
+/* A tap's queue reads and writes whole frames; here a socket does, that refuses its ioctls. */
+static int setup_tap(void **state)
+{
+	static const uint8_t mac[6] = { 0x52, 0x54, 0, 1, 2, 3 };
+	static const struct net_tap tap = { .num_queues = 1, .mtu = 9000, .offloads.csum = true };
+	struct loop_params params = { .backend = backend, .name = "test" };
+	struct fixture *f = calloc(1, sizeof(*f));
+	int pair[2];
+
+	assert_int_equal(loop_create(&f->loop, &params, NULL), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair), 0);
+	assert_int_equal(net_open_tap(&f->net, pair[0], &tap, mac, NULL), 0);
+	net_attach(f->net, f->loop);
+	f->net->link_changed = count_link;
+	f->net->link_arg = f;
+	f->peer = pair[1];
+	*state = f;
+	return 0;
+}
+
+static void a_tap_takes_what_the_kernel_can(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(f->net->mtu, 9000);
+	assert_true(f->net->takes.csum && f->net->gives.csum);
+	assert_false(f->net->takes.tso4 || f->net->gives.tso4);
+	assert_int_equal(net_tap_offload_flags(&f->net->gives), TUN_F_CSUM);
+	assert_int_equal(net_tap_offload_flags(&(struct net_offloads){ .tso4 = true }), 0);
+}
+
+static void frames_that_are_there_come_without_a_wait(void **state)
+{
+	struct fixture *f = *state;
+	struct receiving r;
+	uint8_t frame[40] = { 0 };
+
+	start(f, &r);
+	for (unsigned i = 0; i < 3; i++)
+		send(f->peer, frame, 40, 0);
+	assert_int_equal(await(f, &r), 40);
+	assert_int_equal(f->net->ops->recv_now(f->net, &r.rx), 40);
+	assert_int_equal(f->net->ops->recv_now(f->net, &r.rx), 40);
+	assert_int_equal(f->net->ops->recv_now(f->net, &r.rx), -EAGAIN);
+	assert_true(f->net->link_up);
+}
+
+static void a_moved_address_is_announced(void **state)
+{
+	static const uint8_t mac[6] = { 2, 4, 6, 8, 10, 12 };
+	struct fixture *f = *state;
+	uint8_t frame[100];
+
+	f->net->ops->announce(f->net, mac);
+	assert_int_equal(recv(f->peer, frame, sizeof(frame), 0), NET_VNET_HDR + 60);
+	assert_memory_equal(frame + NET_VNET_HDR, "\xff\xff\xff\xff\xff\xff", 6);
+	assert_memory_equal(frame + NET_VNET_HDR + 6, mac, 6);
+	assert_memory_equal(frame + NET_VNET_HDR + 12, "\x80\x35\0\x01\x08\0\x06\x04\0\x03", 10);
+}
+
+static void a_tap_that_is_not_there_is_explained(void **state)
+{
+	struct error err = { 0 };
+	struct net_tap tap;
+
+	assert_int_equal(net_tap_open(&tap, "no-such-tap0", 1, &err), -ENODEV);
+	assert_non_null(strstr(err.msg, "no such interface"));
+	assert_non_null(strstr(err.hint, "ip tuntap add dev no-such-tap0 mode tap user"));
+	assert_int_equal(net_tap_open(&tap, "a-name-that-is-too-long", 1, &err), -ENAMETOOLONG);
+	/* lo is no tap; without /dev/net/tun we do not get so far. */
+	assert_true(net_tap_open(&tap, "lo", 1, &err) < 0);
+	assert_int_equal(net_tap_adopt(&tap, open("/dev/null", O_RDWR), &err), -ENOTTY);
+	assert_non_null(strstr(err.msg, "is not a tap"));
+}
+
 static void other_descriptors_are_refused(void **state)
 {
 	static const uint8_t mac[6];
@@ -436,10 +513,20 @@ static void a_header_that_points_outside_is_refused(void **state)
 }
 
 #define net_test(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
+#define tap_test(t) cmocka_unit_test_setup_teardown(t, setup_tap, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest sockets[] = {
+		net_test(frames_that_are_there_come_without_a_wait),
+		net_test(a_moved_address_is_announced),
+		tap_test(a_tap_takes_what_the_kernel_can),
+		tap_test(frames_arrive_whole_and_in_order),
+		tap_test(a_full_peer_is_waited_for),
+		tap_test(a_frame_is_scattered_over_the_buffers),
+		tap_test(frames_that_are_there_come_without_a_wait),
+		tap_test(waiting_for_a_frame_can_be_ended),
+		tap_test(the_peers_end_takes_the_link_down),
 		net_test(frames_arrive_whole_and_in_order),
 		net_test(a_full_peer_is_waited_for),
 		net_test(waiting_frames_can_be_dropped),
@@ -451,6 +538,7 @@ int main(void)
 		net_test(the_peers_end_takes_the_link_down),
 	};
 	const struct CMUnitTest others[] = {
+		cmocka_unit_test(a_tap_that_is_not_there_is_explained),
 		cmocka_unit_test(other_descriptors_are_refused),
 		cmocka_unit_test(checksums_of_any_length_are_right),
 		cmocka_unit_test(a_checksum_is_filled_where_the_header_says),

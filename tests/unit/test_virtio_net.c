@@ -18,6 +18,8 @@
 #define TX   1
 #define CTRL 2
 
+#define PAIRS 3 /* at most, in these tests */
+
 /* All of the device's own; the rings' are the variant's to choose. */
 #define ALL_FEATURES (((1ull << 28) - 1) | 1ull << VIRTIO_NET_F_SPEED_DUPLEX)
 #define MERGEABLE    (1ull << VIRTIO_NET_F_MRG_RXBUF)
@@ -35,27 +37,39 @@ struct fixture {
 	struct fake_driver d;
 	struct virtio_device *dev;
 	struct net *net;
-	int peer;
+	int peer;	 /* of the first pair of queues */
+	int more[PAIRS]; /* of the others, in [1] and on; or 0 */
 };
 
-static struct fixture *begin(const struct variant *v, uint64_t features, uint16_t mtu)
+static struct fixture *begin_pairs(const struct variant *v, uint64_t features, uint16_t mtu,
+				   unsigned num_pairs)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 	struct fake_driver_config driver = v->driver;
 	struct virtio_params params;
+	struct net *nets[PAIRS];
 	int pair[2];
 
 	fake_vm_init(&f->vm, v->backend);
-	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair), 0);
-	f->peer = pair[1];
-	assert_int_equal(net_open_socket(&f->net, pair[0], mac, NULL), 0);
-	net_attach(f->net, f->vm.loop);
+	for (unsigned i = 0; i < num_pairs; i++) {
+		assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair), 0);
+		assert_int_equal(net_open_socket(&nets[i], pair[0], mac, NULL), 0);
+		net_attach(nets[i], f->vm.loop);
+		f->more[i] = pair[1];
+	}
+	f->peer = f->more[0];
+	f->net = nets[0];
 	f->net->mtu = mtu;
 	params = fake_vm_params(&f->vm, "net0");
-	assert_int_equal(virtio_net_create(&f->dev, &params, f->net, NULL), 0);
+	assert_int_equal(virtio_net_create(&f->dev, &params, nets, num_pairs, NULL), 0);
 	driver.features = features;
 	fake_driver_init(&f->d, &f->vm, f->dev, &driver);
 	return f;
+}
+
+static struct fixture *begin(const struct variant *v, uint64_t features, uint16_t mtu)
+{
+	return begin_pairs(v, features, mtu, 1);
 }
 
 static void end(struct fixture *f)
@@ -64,6 +78,10 @@ static void end(struct fixture *f)
 	fake_vm_done(&f->vm);
 	if (f->peer >= 0)
 		close(f->peer);
+	for (unsigned i = 1; i < PAIRS; i++) {
+		if (f->more[i])
+			close(f->more[i]);
+	}
 	free(f);
 }
 
@@ -130,7 +148,9 @@ static ssize_t peer_gets(struct fixture *f, struct virtio_net_hdr_v1 *h, uint8_t
 	ssize_t n;
 
 	fake_run(&f->vm);
-	n = recvmsg(f->peer, &msg, 0);
+	do
+		n = recvmsg(f->peer, &msg, 0);
+	while (n == sizeof(struct net_hello));
 	return n < 0 ? -1 : n - (ssize_t)sizeof(*h);
 }
 
@@ -260,6 +280,72 @@ static void a_long_frame_is_spread_over_buffers(void **state)
 	assert_int_equal(used.id, id[7]);
 	assert_int_equal(used.len, 72);
 	assert_memory_equal((uint8_t *)fake_ptr(&f->vm, gpa[7], 72) + 12, frame, 60);
+	free(frame);
+	free(got);
+	end(f);
+}
+
+/* A frame that is there does not wait for a round of the loop of its own. */
+static void a_burst_is_taken_at_once(void **state)
+{
+	struct fixture *f = begin(*state, ALL_FEATURES, 0);
+	struct fake_used used;
+	uint8_t frame[100];
+	uint64_t gpa[60];
+	int id[60];
+
+	post(f, 60, 1600, id, gpa);
+	for (unsigned i = 0; i < 30; i++) {
+		fill(frame, sizeof(frame), i);
+		peer_sends(f, (struct virtio_net_hdr_v1){ 0 }, frame, sizeof(frame));
+	}
+	for (unsigned i = 0; i < 3; i++)
+		loop_run_once(f->vm.loop, NSEC_PER_SEC);
+	for (unsigned i = 0; i < 30; i++) {
+		assert_true(fake_take_used(&f->d, RX, &used));
+		assert_int_equal(used.id, id[i]);
+		fill(frame, sizeof(frame), i);
+		assert_memory_equal((uint8_t *)fake_ptr(&f->vm, gpa[i], 112) + 12, frame, 100);
+	}
+	end(f);
+}
+
+/* A driver short of buffers loses nothing of a long frame, and short ones need not wait. */
+static void a_long_frame_waits_for_its_last_buffers(void **state)
+{
+	struct fixture *f = begin(*state, ALL_FEATURES, 0);
+	struct virtio_net_hdr_v1 h = { .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+				       .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+				       .gso_size = htole16(1448) };
+	uint8_t *frame = malloc(60000), *got = malloc(70000), small[60] = { 9 };
+	struct fake_used used;
+	uint64_t gpa[44];
+	size_t len = 0;
+	int id[44];
+
+	post(f, 3, 1600, id, gpa);
+	peer_sends(f, (struct virtio_net_hdr_v1){ 0 }, small, sizeof(small));
+	assert_true(fake_wait_used(&f->d, RX, &used));
+	assert_int_equal(used.id, id[0]);
+	fill(frame, 60000, 7);
+	peer_sends(f, h, frame, 60000);
+	peer_sends(f, (struct virtio_net_hdr_v1){ 0 }, small, sizeof(small));
+	fake_run(&f->vm);
+	assert_false(fake_take_used(&f->d, RX, &used));
+	for (unsigned i = 3; i < 44; i++)
+		post(f, 1, 1600, &id[i], &gpa[i]);
+	for (unsigned i = 1; len < 60012; i++) {
+		assert_true(fake_wait_used(&f->d, RX, &used));
+		assert_int_equal(used.id, id[i]);
+		memcpy(got + len, fake_ptr(&f->vm, gpa[i], used.len), used.len);
+		len += used.len;
+	}
+	assert_int_equal(len, 60012);
+	assert_memory_equal(got + 12, frame, 60000);
+	memcpy(&h, got, sizeof(h));
+	assert_int_equal(le16toh(h.num_buffers), 38);
+	assert_true(fake_wait_used(&f->d, RX, &used));
+	assert_int_equal(used.len, 72);
 	free(frame);
 	free(got);
 	end(f);
@@ -495,8 +581,8 @@ static void buffers_without_room_fail_the_device(void **state)
 
 /* ---- control queue ---- */
 
-static uint8_t control(struct fixture *f, uint8_t class, uint8_t cmd, const void *data,
-		       uint32_t len)
+static uint8_t control_on(struct fixture *f, unsigned queue, uint8_t class, uint8_t cmd,
+			  const void *data, uint32_t len)
 {
 	uint64_t gpa = fake_alloc(&f->vm, 2 + len + 1, 1);
 	struct fake_buf bufs[] = { { gpa, 2, false }, { gpa + 2, len, false },
@@ -511,11 +597,17 @@ static uint8_t control(struct fixture *f, uint8_t class, uint8_t cmd, const void
 		memcpy(p + 2, data, len);
 	else
 		bufs[1] = bufs[2];
-	fake_add(&f->d, CTRL, bufs, len ? 3 : 2);
-	fake_kick(&f->d, CTRL);
-	assert_true(fake_wait_used(&f->d, CTRL, &used));
+	fake_add(&f->d, queue, bufs, len ? 3 : 2);
+	fake_kick(&f->d, queue);
+	assert_true(fake_wait_used(&f->d, queue, &used));
 	assert_int_equal(used.len, 1);
 	return p[2 + len];
+}
+
+static uint8_t control(struct fixture *f, uint8_t class, uint8_t cmd, const uint8_t *data,
+		       uint32_t len)
+{
+	return control_on(f, CTRL, class, cmd, data, len);
 }
 
 static void control_commands_are_answered(void **state)
@@ -549,6 +641,71 @@ static void control_commands_are_answered(void **state)
 	fake_driver_probe(&f->d);
 	fake_config_read(&f->d, 0, now, 6);
 	assert_memory_equal(now, mac, 6);
+	end(f);
+}
+
+/* What the driver takes is told to the peer before the first frame, and when it changes. */
+static void the_peer_knows_what_the_driver_takes(void **state)
+{
+	struct fixture *f = begin(&plain, ALL_FEATURES, 0);
+	uint64_t some = htole64(1ull << VIRTIO_NET_F_GUEST_CSUM);
+	struct virtio_net_hdr_v1 h = { 0 };
+	struct net_hello hello;
+	uint8_t frame[60] = { 0 };
+
+	fake_run(&f->vm);
+	assert_int_equal(recv(f->peer, &hello, sizeof(hello), 0), -1);
+	transmit(f, &h, frame, sizeof(frame));
+	fake_run(&f->vm);
+	assert_int_equal(recv(f->peer, &hello, sizeof(hello), 0), sizeof(hello));
+	assert_int_equal(le32toh(hello.magic), NET_HELLO_MAGIC);
+	assert_int_equal(le32toh(hello.takes), NET_HELLO_CSUM | NET_HELLO_TSO4 | NET_HELLO_TSO6);
+	assert_int_equal(peer_gets(f, &h, frame, sizeof(frame)), 60);
+
+	assert_int_equal(control(f, VIRTIO_NET_CTRL_GUEST_OFFLOADS,
+				 VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET, (uint8_t *)&some, 8), 0);
+	transmit(f, &h, frame, sizeof(frame));
+	fake_run(&f->vm);
+	assert_int_equal(recv(f->peer, &hello, sizeof(hello), 0), sizeof(hello));
+	assert_int_equal(le32toh(hello.takes), NET_HELLO_CSUM);
+	/* More than was negotiated cannot be asked for. */
+	some = htole64(1ull << VIRTIO_NET_F_GUEST_UFO);
+	assert_int_equal(control(f, VIRTIO_NET_CTRL_GUEST_OFFLOADS,
+				 VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET, (uint8_t *)&some, 8), 1);
+	end(f);
+}
+
+static void each_pair_has_its_own_end(void **state)
+{
+	struct fixture *f = begin_pairs(&plain, ALL_FEATURES, 0, PAIRS);
+	uint8_t frame[60] = { 1 }, num[2] = { PAIRS, 0 }, buf[100];
+	struct virtio_net_hdr_v1 h = { 0 };
+	struct fake_used used;
+	struct fake_buf rx, tx = { fake_alloc(&f->vm, 72, 1), 72, false };
+	uint16_t pairs;
+
+	fake_config_read(&f->d, offsetof(struct virtio_net_config, max_virtqueue_pairs), &pairs, 2);
+	assert_int_equal(le16toh(pairs), PAIRS);
+	rx = (struct fake_buf){ fake_alloc(&f->vm, 1600, 4), 1600, true };
+	fake_add(&f->d, 2 * 2 + RX, &rx, 1);
+	fake_kick(&f->d, 2 * 2 + RX);
+	assert_int_equal(send(f->more[2], memcpy(buf, &h, sizeof(h)), 72, 0), 72);
+	fake_run(&f->vm);
+	/* One pair until the driver asks for more; the control queue is behind all of them. */
+	assert_false(fake_take_used(&f->d, 2 * 2 + RX, &used));
+	assert_int_equal(control_on(f, 2 * PAIRS, VIRTIO_NET_CTRL_MQ,
+				    VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, num, 2), 0);
+	assert_true(fake_wait_used(&f->d, 2 * 2 + RX, &used));
+	assert_int_equal(used.len, 72);
+
+	memcpy(fake_ptr(&f->vm, tx.gpa + sizeof(h), 60), frame, 60);
+	fake_add(&f->d, 2 * 1 + TX, &tx, 1);
+	fake_kick(&f->d, 2 * 1 + TX);
+	assert_true(fake_wait_used(&f->d, 2 * 1 + TX, &used));
+	assert_int_equal(recv(f->more[1], buf, sizeof(buf), 0), 72);
+	num[0] = PAIRS + 1;
+	assert_int_equal(control_on(f, 2 * PAIRS, VIRTIO_NET_CTRL_MQ,
+				    VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, num, 2), 1);
 	end(f);
 }
 
@@ -648,8 +805,15 @@ static void state_survives_and_lies_are_refused(void **state)
 	assert_memory_equal(now, other, 6);
 	assert_int_equal(status(b), VIRTIO_NET_S_LINK_UP | VIRTIO_NET_S_ANNOUNCE);
 	assert_int_equal(load(b, w.buf, w.len - 1), -EBADMSG);
-	w.buf[w.len - 1] = 0x80;
-	assert_int_equal(load(b, w.buf, w.len), -EBADMSG);
+	/* From the end: offloads, whether chosen, two bytes of pairs, the announcement. */
+	for (unsigned i = 1; i <= 5; i++) {
+		uint8_t was = w.buf[w.len - i];
+
+		w.buf[w.len - i] = 0x80;
+		assert_int_equal(load(b, w.buf, w.len), -EBADMSG);
+		w.buf[w.len - i] = was;
+	}
+	assert_int_equal(load(b, w.buf, w.len), 0);
 	state_writer_done(&w);
 	end(a);
 	end(b);
@@ -677,6 +841,8 @@ int main(void)
 		VARIANTS(a_frame_of_64k_goes_out_whole),
 		VARIANTS(a_small_frame_takes_one_buffer),
 		VARIANTS(a_long_frame_is_spread_over_buffers),
+		VARIANTS(a_burst_is_taken_at_once),
+		VARIANTS(a_long_frame_waits_for_its_last_buffers),
 		VARIANTS(frames_wait_for_buffers),
 		VARIANTS(a_pause_gives_the_buffers_back),
 		VARIANTS(a_reset_while_receiving_is_clean),
@@ -689,6 +855,8 @@ int main(void)
 		cmocka_unit_test(frames_the_driver_did_not_ask_for_are_dropped),
 		cmocka_unit_test(buffers_without_room_fail_the_device),
 		cmocka_unit_test(control_commands_are_answered),
+		cmocka_unit_test(the_peer_knows_what_the_driver_takes),
+		cmocka_unit_test(each_pair_has_its_own_end),
 		cmocka_unit_test(a_moved_guest_announces_itself),
 		cmocka_unit_test(config_space_describes_the_interface),
 		cmocka_unit_test(features_that_build_on_others_need_them),

@@ -1,0 +1,170 @@
+/*
+ * Frames of a tap interface, one queue of it. Reading and writing never block:
+ * the kernel takes a frame, or says that there is none.
+ */
+#include "devices/net_tap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "devices/net_fd.h"
+#include "vmm/core/log.h"
+
+#define BATCH 32
+
+struct net_tap_queue {
+	struct net_fd f; /* first: net_fd_free() frees it */
+	bool detached;
+};
+
+/* ---- sending ---- */
+
+static int send_batch(struct net_fd *f)
+{
+	unsigned n = 0;
+
+	while (n < BATCH && !list_empty(&f->waiting)) {
+		struct net_tx *tx = list_entry(f->waiting.next, struct net_tx, link);
+		ssize_t len = writev(f->fd, tx->iov, tx->iovcnt);
+
+		/* EIO: the interface is down. What the kernel refuses is its sender's loss. */
+		if (len < 0 && (n || errno == EAGAIN || errno == EINTR || errno == EBADFD))
+			return n ? (int)n : -errno;
+		net_fd_sent(f, len < 0 ? -errno : (int)len);
+		n++;
+	}
+	return n;
+}
+
+/* ---- receiving ---- */
+
+static int tap_recv_now(struct net *n, struct net_rx *rx)
+{
+	ssize_t len;
+
+	do
+		len = readv(net_fd_of(n)->fd, rx->iov, rx->iovcnt);
+	while (len < 0 && errno == EINTR);
+	/* A longer frame than there is room for would come cut; there is room for the longest. */
+	return net_fd_received(n, len < 0 ? -errno : (int)len, false);
+}
+
+static void readable(struct loop_op *op, int res)
+{
+	struct net_rx *rx = container_of(op, struct net_rx, io);
+	struct net *n = rx->net;
+
+	if (net_fd_of(n)->recv_canceled)
+		res = -ECANCELED;
+	else if (res >= 0)
+		res = tap_recv_now(n, rx);
+	else
+		res = net_fd_received(n, res, false);
+	/* Somebody else's poll may have been meant. */
+	if (res == -EAGAIN)
+		loop_poll(n->loop, &rx->io, net_fd_of(n)->fd, POLLIN);
+	else
+		rx->done(rx, res);
+}
+
+static void tap_recv(struct net *n, struct net_rx *rx)
+{
+	rx->net = n;
+	net_fd_of(n)->recv_canceled = false;
+	rx->io.done = readable;
+	loop_poll(n->loop, &rx->io, net_fd_of(n)->fd, POLLIN);
+}
+
+static void tap_cancel_recv(struct net *n, struct net_rx *rx)
+{
+	net_fd_of(n)->recv_canceled = true;
+	loop_cancel(n->loop, &rx->io);
+}
+
+/* ---- what the driver negotiated ---- */
+
+unsigned net_tap_offload_flags(const struct net_offloads *o)
+{
+	/* The kernel wants checksums wherever it gives segments. */
+	if (!o->csum)
+		return 0;
+	return TUN_F_CSUM | (o->tso4 ? TUN_F_TSO4 : 0) | (o->tso6 ? TUN_F_TSO6 : 0) |
+	       ((o->tso4 || o->tso6) && o->ecn ? TUN_F_TSO_ECN : 0) |
+	       (o->uso ? NET_TUN_F_USO4 | NET_TUN_F_USO6 : 0);
+}
+
+static void tap_set_offloads(struct net *n, const struct net_offloads *accepted)
+{
+	if (ioctl(net_fd_of(n)->fd, TUNSETOFFLOAD, net_tap_offload_flags(accepted)) < 0)
+		log_debug("tap: offloads %#x: %m", net_tap_offload_flags(accepted));
+}
+
+static void tap_set_enabled(struct net *n, bool enabled)
+{
+	struct net_tap_queue *q = container_of(net_fd_of(n), struct net_tap_queue, f);
+	struct ifreq ifr = { .ifr_flags = enabled ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE };
+
+	/* The kernel spreads frames over the queues that are attached. */
+	if (q->detached == !enabled)
+		return;
+	if (ioctl(q->f.fd, TUNSETQUEUE, &ifr) < 0)
+		log_debug("tap: %s a queue: %m", enabled ? "attach" : "detach");
+	else
+		q->detached = !enabled;
+}
+
+/* ---- life ---- */
+
+static const struct net_ops tap_ops = {
+	.send = net_fd_send,
+	.cancel_send = net_fd_cancel_send,
+	.recv = tap_recv,
+	.recv_now = tap_recv_now,
+	.cancel_recv = tap_cancel_recv,
+	.set_offloads = tap_set_offloads,
+	.announce = net_fd_announce,
+	.free = net_fd_free,
+};
+
+/* Of one queue among several: only those may be detached. */
+static const struct net_ops tap_queue_ops = {
+	.send = net_fd_send,
+	.cancel_send = net_fd_cancel_send,
+	.recv = tap_recv,
+	.recv_now = tap_recv_now,
+	.cancel_recv = tap_cancel_recv,
+	.set_offloads = tap_set_offloads,
+	.set_enabled = tap_set_enabled,
+	.announce = net_fd_announce,
+	.free = net_fd_free,
+};
+
+int net_open_tap(struct net **ret_net, int fd, const struct net_tap *tap, const uint8_t mac[6],
+		 struct error *err)
+{
+	struct net_tap_queue *q;
+	int r;
+
+	q = fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0 ? NULL : calloc(1, sizeof(*q));
+	if (!q) {
+		r = error_set(err, -errno, "tap on descriptor %d: %m", fd);
+		close(fd);
+		return r;
+	}
+	q->f.n = (struct net){
+		.ops = tap->num_queues > 1 ? &tap_queue_ops : &tap_ops,
+		.takes = tap->offloads,
+		.gives = tap->offloads,
+		.mtu = tap->mtu,
+	};
+	net_fd_init(&q->f, fd, mac);
+	q->f.send_batch = send_batch;
+	*ret_net = &q->f.n;
+	return 0;
+}

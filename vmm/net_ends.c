@@ -1,0 +1,84 @@
+#include "vmm/net_ends.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "devices/net.h"
+
+void net_ends_init(struct net_ends *e)
+{
+	*e = (struct net_ends){ .socket = -1 };
+}
+
+int net_ends_open(struct net_ends *e, const struct config_net *net, struct helper *h,
+		  struct error *err)
+{
+	net_ends_init(e);
+	*h = (struct helper){ .status_fd = -1 };
+	switch (net->kind) {
+	case CONFIG_NET_TAP:
+		if (net->tap_fd_given)
+			return net_tap_adopt(&e->tap, net->tap_fd, err);
+		return net_tap_open(&e->tap, net->tap_name, net->queues, err);
+	case CONFIG_NET_SWITCH:
+	case CONFIG_NET_USER:
+		break;
+	}
+	return helper_start_net(h, net, &e->socket, err);
+}
+
+int net_ends_open_nothing(struct net_ends *e, struct error *err)
+{
+	int pair[2];
+
+	net_ends_init(e);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_set(err, -errno, "socket: %m");
+	e->socket = pair[0];
+	close(pair[1]);
+	return 0;
+}
+
+int net_ends_take(struct net_ends *e, const struct config_net *net, struct loop *loop,
+		  struct net **ret_pairs, unsigned *ret_num, struct error *err)
+{
+	unsigned num = 0;
+	int fd, r = 0;
+
+	if (e->socket >= 0) {
+		fd = e->socket;
+		e->socket = -1;
+		r = net_open_socket(&ret_pairs[num], fd, net->mac, err);
+		if (!r)
+			num++;
+	}
+	while (!r && num < e->tap.num_queues) {
+		fd = e->tap.fd[num];
+		e->tap.fd[num] = -1;
+		r = net_open_tap(&ret_pairs[num], fd, &e->tap, net->mac, err);
+		if (!r)
+			num++;
+	}
+	net_ends_close(e);
+	if (r < 0) {
+		while (num > 0)
+			net_close(ret_pairs[--num]);
+		return r;
+	}
+	for (unsigned i = 0; i < num; i++) {
+		net_attach(ret_pairs[i], loop);
+		if (net->mtu)
+			ret_pairs[i]->mtu = net->mtu;
+	}
+	*ret_num = num;
+	return 0;
+}
+
+void net_ends_close(struct net_ends *e)
+{
+	if (e->socket >= 0)
+		close(e->socket);
+	e->socket = -1;
+	net_tap_close(&e->tap);
+}
