@@ -32,7 +32,10 @@ VIRTIO   := $(wildcard virtio/*.c)
 FIRMWARE := $(wildcard firmware/*.c)
 TOP      := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
 LIB_SRC  := $(CORE) $(DEVICES) $(VIRTIO) $(FIRMWARE) $(TOP)
-LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
+# Filters of system calls: libseccomp makes them of tables when wisp is built.
+SECCOMP  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard vmm/seccomp/*.c))
+FILTERS  := $(BUILD)/vmm/seccomp/filters
+LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(FILTERS).o
 # Each helper is an executable of its own beside the monitor: helpers/wisp-NAME.c
 HELPERS  := $(patsubst helpers/%.c,$(BUILD)/%,$(wildcard helpers/wisp-*.c))
 UNIT     := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/test_*.c))
@@ -45,6 +48,16 @@ all: $(BUILD)/wisp $(HELPERS) ## wisp and its helpers
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/vmm/seccomp/generate: $(SECCOMP)
+	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $^ -lseccomp
+
+# SECCOMP_LOG=1: what is not allowed is logged by the kernel, and done all the same.
+$(FILTERS).c: $(BUILD)/vmm/seccomp/generate
+	$(call say,FILTER,$@)$< $(if $(filter 1,$(SECCOMP_LOG)),--log) >$@.new && mv $@.new $@
+
+$(FILTERS).o: $(FILTERS).c
+	$(call say,CC,$<)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 $(BUILD)/libwisp.a: $(LIB_OBJ)
 	$(call say,AR,$@)rm -f $@; $(AR) rcs $@ $^
@@ -145,7 +158,7 @@ $(BUILD)/fuzz/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,FUZZ,$<)$(FUZZ_CC) $(CPPFLAGS) $(FUZZ_CFLAGS) -MMD -MP -c -o $@ $<
 
-$(BUILD)/fuzz/libwisp.a: $(LIB_SRC:%.c=$(BUILD)/fuzz/obj/%.o)
+$(BUILD)/fuzz/libwisp.a: $(LIB_SRC:%.c=$(BUILD)/fuzz/obj/%.o) $(FILTERS).o
 	$(call say,AR,$@)rm -f $@; $(AR) rcs $@ $^
 
 $(BUILD)/fuzz/fuzz_%: $(BUILD)/fuzz/obj/tests/fuzz/fuzz_%.o $(BUILD)/fuzz/libwisp.a
@@ -170,7 +183,7 @@ CLANG      ?= clang-14
 CLANG_TIDY ?= clang-tidy-14
 # Its -Wformat-nonliteral also means functions that pass a checked format on.
 CLANG_WARN := $(WARN) -Wno-gnu-variable-sized-type-not-at-end -Wno-format-nonliteral -Werror
-CHECK_SRC  := $(LIB_SRC) $(wildcard vmm/main.c helpers/*.c)
+CHECK_SRC  := $(LIB_SRC) $(wildcard vmm/main.c vmm/seccomp/*.c helpers/*.c)
 CHECK_TEST := $(wildcard tests/unit/*.c tests/fuzz/*.c)
 CHECK_FLAGS = -std=gnu17 $(CPPFLAGS) $(HELPER_CFLAGS_wisp-net)
 

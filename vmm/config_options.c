@@ -123,7 +123,7 @@ const struct config_item config_run_options[] = {
 	  MEMBER(name) },
 	{ "--sandbox", "off|on|strict",
 	  "Lock the monitor in before the guest runs: namespaces, an empty root, Landlock, no "
-	  "privileges (on). strict: refuse to run where the host lacks one of them",
+	  "privileges, few system calls (on). strict: refuse to run where the host lacks one",
 	  CONFIG_CHOICE, MEMBER(sandbox) },
 	{ "--uid", "N", "Started by root: the user that the monitor becomes", CONFIG_NUMBER,
 	  MEMBER(uid), 1, UINT32_MAX - 1 },

@@ -5,6 +5,7 @@
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #include "vmm/kvm.h"
 
@@ -28,8 +29,11 @@ struct hv_vcpu {
 	int fd;
 	unsigned index;
 	struct kvm_run *run;
-	pthread_t thread;
-	_Atomic bool entered; /* @thread is known */
+	pid_t tid;	      /* of the thread that enters it */
+	_Atomic bool entered; /* @tid is known */
+	pthread_mutex_t lock; /* for the timer: any thread may kick */
+	timer_t timer;
+	bool has_timer; /* made for the first kick */
 };
 
 int kvm_vcpu_ioctl(struct hv_vcpu *v, unsigned long request, void *arg);

@@ -5,8 +5,10 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "vmm/core/log.h"
 #include "vmm/kvm.h"
 #include "vmm/kvm_internal.h"
 
@@ -41,6 +43,7 @@ int kvm_vcpu_create(struct hv *hv, unsigned index, struct hv_vcpu **ret_vcpu, st
 		return error_set(err, -ENOMEM, "vCPU %u: %m", index);
 	v->vm = vm;
 	v->index = index;
+	pthread_mutex_init(&v->lock, NULL);
 	v->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)index);
 	if (v->fd < 0) {
 		r = error_kind_set(err, ERROR_START, -errno, "KVM: cannot create vCPU %u: %m",
@@ -64,6 +67,9 @@ void kvm_vcpu_free(struct hv_vcpu *v)
 {
 	if (!v)
 		return;
+	if (v->has_timer)
+		timer_delete(v->timer);
+	pthread_mutex_destroy(&v->lock);
 	if (v->run)
 		munmap(v->run, v->vm->run_size);
 	if (v->fd >= 0)
@@ -155,7 +161,7 @@ int kvm_vcpu_run(struct hv_vcpu *v, struct hv_exit *exit)
 {
 	memset(exit, 0, sizeof(*exit));
 	if (!atomic_load_explicit(&v->entered, memory_order_relaxed)) {
-		v->thread = pthread_self();
+		v->tid = gettid();
 		/* Release: whoever sees the flag sees the thread. */
 		atomic_store_explicit(&v->entered, true, memory_order_release);
 	}
@@ -180,16 +186,33 @@ static void kicked(int sig)
 {
 }
 
-void kvm_vcpu_kick(struct hv_vcpu *v)
+/*
+ * Interrupt the vCPU's thread by a timer that expires at once: with tgkill, system call filters
+ * could not tell our threads from other processes, and a timer reaches none but ours.
+ */
+static void interrupt_thread(struct hv_vcpu *v)
 {
 	static const struct sigaction action = { .sa_handler = kicked };
+	static const struct itimerspec now = { .it_value.tv_nsec = 1 };
+	struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = KICK_SIGNAL };
 
+	event._sigev_un._tid = v->tid;
+	pthread_mutex_lock(&v->lock);
+	if (!v->has_timer) {
+		sigaction(KICK_SIGNAL, &action, NULL);
+		v->has_timer = timer_create(CLOCK_MONOTONIC, &event, &v->timer) == 0;
+	}
+	if (!v->has_timer || timer_settime(v->timer, 0, &now, NULL) < 0)
+		log_error("vCPU %u: cannot be interrupted: %m", v->index);
+	pthread_mutex_unlock(&v->lock);
+}
+
+void kvm_vcpu_kick(struct hv_vcpu *v)
+{
 	/* Before the signal: a vCPU that is about to enter sees the flag and returns at once. */
 	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	if (!atomic_load_explicit(&v->entered, memory_order_acquire))
-		return;
-	sigaction(KICK_SIGNAL, &action, NULL);
-	pthread_kill(v->thread, KICK_SIGNAL);
+	if (atomic_load_explicit(&v->entered, memory_order_acquire) && gettid() != v->tid)
+		interrupt_thread(v);
 }
 
 void kvm_vcpu_unkick(struct hv_vcpu *v)

@@ -188,6 +188,10 @@ static int run_once(struct monitor_params *params)
 	params->end->reason = MACHINE_END_NONE;
 	error_set(&err, -ECHILD, "the monitor was killed by signal %d (%s)", WTERMSIG(status),
 		  strsignal(WTERMSIG(status)));
+	if (WTERMSIG(status) == SIGSYS)
+		error_hint(&err,
+			   "it made a system call that its sandbox does not allow, by a mistake of "
+			   "wisp's or in somebody else's hands; the kernel's log names it");
 	error_print(&err);
 	return error_status(&err);
 }

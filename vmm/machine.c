@@ -211,6 +211,7 @@ int machine_create(struct machine **ret_m, const struct machine_params *params,
 	m->config = c;
 	m->clock = params->clock;
 	m->hv = params->hv;
+	m->vcpus.sandbox = params->sandbox;
 
 	r = loop_create(&m->loop, &loop, err);
 	if (!r)

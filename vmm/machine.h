@@ -16,6 +16,7 @@
 
 struct machine;
 struct machine_image;
+struct sandbox;
 struct vcpu;
 
 enum machine_end_reason {
@@ -64,6 +65,7 @@ struct machine_params {
 	const struct clock *clock;	     /* NULL: the host's */
 	const struct x86_cpuid *host_cpuid; /* what guests may see; NULL: the hypervisor has none */
 	struct machine_files *files;	     /* what is taken is set to -1 or NULL */
+	struct sandbox *sandbox;	     /* locked before the start; NULL: none */
 	bool layout_only;		     /* no kernel, no back ends: for --dry-run */
 	const struct machine_image *image;   /* a saved machine in place of a kernel, or NULL */
 };

@@ -112,12 +112,14 @@ static void report(const struct machine_config *c, const struct machine_end *end
 		fputs(end->evidence, stderr);
 }
 
-static int build(const struct monitor_params *p, struct machine **ret_m, struct error *err)
+static int build(const struct monitor_params *p, struct sandbox *sandbox, struct machine **ret_m,
+		 struct error *err)
 {
 	struct machine_params machine = {
 		.config = p->config,
 		.host_cpuid = &p->host->cpuid,
 		.files = p->files,
+		.sandbox = sandbox,
 	};
 	int r = kvm_create(&machine.hv, p->kvm_fd, p->host, err);
 
@@ -151,7 +153,7 @@ int monitor_main(const struct monitor_params *p)
 
 	r = sandbox_enter(&sandbox, &lock, &err);
 	if (!r)
-		r = build(p, &m, &err);
+		r = build(p, &sandbox, &m, &err);
 	if (!r && uses_terminal(config)) {
 		r = terminal_raw();
 		if (r < 0)

@@ -98,5 +98,7 @@ int sandbox_lock(struct sandbox *s, struct error *err)
 		r = close_up(s, err);
 	if (!r)
 		r = sandbox_landlock(s, err);
+	if (!r)
+		r = sandbox_check_seccomp(s, err);
 	return r;
 }

@@ -7,11 +7,13 @@
  *   empty root   a read-only directory with nothing in it, by pivot_root
  *   Landlock     no file, and where it knows them no TCP, abstract sockets, signals
  *   no capabilities, no_new_privs, no core dumps, not to be traced, bounded processes
+ *   seccomp      a list of system calls for each kind of thread (vmm/seccomp/)
  *
  * sandbox_enter() comes first of all in the monitor; files may be opened after it. sandbox_lock()
- * comes when everything is open and no thread was made yet: later ones inherit what it did. A
- * layer that the host lacks is logged, or with SANDBOX_STRICT an error. The struct belongs to the
- * monitor's main thread.
+ * comes when everything is open and no thread was made yet: later ones inherit what it did.
+ * sandbox_filter() is each thread's own, the main thread's last. A layer that the host lacks is
+ * logged, or with SANDBOX_STRICT an error. The struct belongs to the monitor's main thread, but
+ * for sandbox_filter().
  */
 #ifndef WISP_VMM_SANDBOX_H
 #define WISP_VMM_SANDBOX_H
@@ -30,9 +32,19 @@ struct sandbox_params {
 	unsigned uid, gid;
 };
 
+/* Kinds of threads, each with a filter of system calls. */
+enum sandbox_thread {
+	SANDBOX_THREAD_MAIN,
+	SANDBOX_THREAD_VCPU,
+	SANDBOX_THREAD_WORKER,
+	SANDBOX_NUM_THREADS
+};
+
 struct sandbox {
 	struct sandbox_params params;
 	bool namespaces; /* a mount namespace of our own: there can be an empty root */
+	bool filters;	 /* threads are to load theirs: locked, and the kernel has seccomp */
+	bool filtered;	 /* the main thread has; so has the child of a live fork */
 };
 
 /* Into namespaces of our own; paths still lead to the same files. One thread only. */
@@ -40,6 +52,13 @@ int sandbox_enter(struct sandbox *s, const struct sandbox_params *params, struct
 
 /* Away from all files that are not open, and from every privilege. */
 int sandbox_lock(struct sandbox *s, struct error *err);
+
+/*
+ * Filter the system calls of the calling thread, which is one of @kind, and of those that it makes
+ * from now on; for good. Nothing to do without sandbox_lock(), or a second time on the main
+ * thread. Any thread. 0 or -errno.
+ */
+int sandbox_filter(struct sandbox *s, enum sandbox_thread kind);
 
 /* The version of the host's Landlock interface, or -errno. */
 int sandbox_landlock_version(void);

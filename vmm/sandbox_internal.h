@@ -4,6 +4,8 @@
 #ifndef WISP_VMM_SANDBOX_INTERNAL_H
 #define WISP_VMM_SANDBOX_INTERNAL_H
 
+#include <linux/filter.h>
+
 #include "vmm/sandbox.h"
 
 /*
@@ -16,5 +18,14 @@ int sandbox_missing(const struct sandbox *s, int r, const char *layer, struct er
 int sandbox_enter_namespaces(struct sandbox *s, struct error *err);
 int sandbox_empty_root(struct sandbox *s, struct error *err);
 int sandbox_landlock(struct sandbox *s, struct error *err);
+int sandbox_check_seccomp(struct sandbox *s, struct error *err);
+
+/* Made from the tables in vmm/seccomp/ by its generate.c. */
+struct sandbox_filter {
+	const struct sock_filter *filter;
+	unsigned short len;
+};
+
+extern const struct sandbox_filter sandbox_filters[SANDBOX_NUM_THREADS];
 
 #endif

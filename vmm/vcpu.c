@@ -163,8 +163,17 @@ static void *vcpu_thread(void *arg)
 	struct vcpu *v = arg;
 	struct vcpu_set *set = v->set;
 	enum vcpu_want want;
+	int r = set->sandbox ? sandbox_filter(set->sandbox, SANDBOX_THREAD_VCPU) : 0;
 
-	while ((want = atomic_load(&set->want)) != VCPU_QUIT) {
+	if (r < 0) {
+		log_error("vCPU %u: cannot load its system call filter: %s", v->index,
+			  strerror(-r));
+		machine_end(set->machine, MACHINE_END_INTERNAL, MACHINE_STATUS_INTERNAL, NULL);
+	}
+	/* Until all threads are confined. */
+	pthread_mutex_lock(&set->lock);
+	pthread_mutex_unlock(&set->lock);
+	while (!r && (want = atomic_load(&set->want)) != VCPU_QUIT) {
 		if (want == VCPU_PAUSE)
 			park(v);
 		else if (!run_once(v))
@@ -253,11 +262,16 @@ int vcpu_set_start(struct vcpu_set *set, enum vcpu_want want, struct error *err)
 		set->running += r == 0;
 		set->alive += r == 0;
 	}
+	if (r)
+		r = error_kind_set(err, ERROR_START, -r, "vCPU thread: %m");
+	/* After the threads: they would be under this filter as well as their own. */
+	else if (set->sandbox && (r = sandbox_filter(set->sandbox, SANDBOX_THREAD_MAIN)) < 0)
+		error_kind_set(err, ERROR_START, r, "system call filter: %m");
+	if (r < 0)
+		atomic_store(&set->want, VCPU_QUIT);
 	pthread_mutex_unlock(&set->lock);
 	pthread_attr_destroy(&attr);
-	if (r)
-		return error_kind_set(err, ERROR_START, -r, "vCPU thread: %m");
-	return 0;
+	return r;
 }
 
 void vcpu_set_want(struct vcpu_set *set, enum vcpu_want want, void (*fn)(void *arg), void *arg)

@@ -13,6 +13,7 @@
 
 #include "vmm/core/hv.h"
 #include "vmm/core/loop.h"
+#include "vmm/sandbox.h"
 
 struct machine;
 struct vcpu_set;
@@ -35,6 +36,7 @@ struct vcpu_set {
 	struct machine *machine;
 	struct hv *hv;
 	struct loop *loop;
+	struct sandbox *sandbox; /* NULL: threads are not filtered */
 	struct vcpu *vcpu;
 	unsigned num;
 
@@ -53,7 +55,10 @@ int vcpu_set_init(struct vcpu_set *set, struct machine *machine, struct hv *hv, 
 		  unsigned num, struct error *err);
 void vcpu_set_done(struct vcpu_set *set);
 
-/* Start the threads, wanting @want. */
+/*
+ * Start the threads, wanting @want. With a sandbox each loads the filter of vCPU threads and then
+ * the caller that of the main thread; before that none enters the guest.
+ */
 int vcpu_set_start(struct vcpu_set *set, enum vcpu_want want, struct error *err);
 
 /*

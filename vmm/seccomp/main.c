@@ -1,0 +1,129 @@
+/*
+ * The main thread: the event loop with every back end, control, and what a live fork needs, since a
+ * child inherits this filter and cannot loosen it. So other kinds are contained in it: threads
+ * that begin later are first under this one and then under their own.
+ */
+#include "vmm/seccomp/rules.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/if_tun.h>
+#include <linux/io_uring.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <termios.h>
+#include <time.h>
+
+/* As glibc calls clone(): pthread_create() and fork(). */
+#define FLAGS_OF_A_THREAD                                                                          \
+	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_SIGHAND | CLONE_THREAD |        \
+	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
+#define FLAGS_OF_A_FORK (CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD)
+
+/* Signal the guest's vCPU threads with it; handlers of others are not ours to change. */
+#define KICK_SIGNAL SIGUSR1
+
+const struct seccomp_rule seccomp_main[] = {
+	/* the loop over io_uring; rings are restricted when they are made */
+	ALLOW(io_uring_enter, "submit, and wait"),
+	ALLOW_ARG(io_uring_register, 1, IORING_REGISTER_ENABLE_RINGS, "a ring's first use"),
+	REFUSE(io_uring_setup, EPERM, "it would be unrestricted; clones use epoll"),
+
+	/* the loop over epoll */
+	ALLOW(epoll_create1, "a clone's loop"),
+	ALLOW(epoll_ctl, "wait for one more descriptor"),
+	ALLOW(epoll_wait, "wait"),
+	ALLOW(epoll_pwait2, "wait"),
+	ALLOW(poll, "is it ready?"),
+	ALLOW(ppoll, "is it ready?"),
+	ALLOW(preadv2, "read without waiting"),
+	ALLOW(pwritev2, "write without waiting"),
+	ALLOW(accept4, "console sockets, control"),
+	ALLOW(recvmsg, "frames, control requests with their descriptors"),
+	ALLOW(sendmsg, "frames, control replies with their descriptors"),
+	ALLOW(recvfrom, "recv() of the same"),
+	ALLOW(sendto, "send() of the same"),
+	ALLOW(shutdown, "the end of a vsock connection"),
+	ALLOW(getsockopt, "what kind of socket was handed over"),
+	ALLOW_ARG(socketpair, 0, AF_UNIX, "ends of streams"),
+
+	/* files that are open */
+	ALLOW(readv, "a stream, or a disk's file"),
+	ALLOW(writev, "a stream, or a disk's file"),
+	ALLOW(pread64, "a disk's file, a snapshot"),
+	ALLOW(preadv, "a disk's file"),
+	ALLOW(pwrite64, "a disk's file, a snapshot"),
+	ALLOW(pwritev, "a disk's file"),
+	ALLOW(fsync, "a disk is flushed"),
+	ALLOW(fdatasync, "a disk is flushed"),
+	ALLOW(fallocate, "discard, write zeroes"),
+	ALLOW(ftruncate, "a disk or a snapshot grows"),
+	ALLOW(lseek, "holes of sparse files, stdio"),
+	ALLOW(fstat, "what was handed over"),
+	ALLOW_ARG(newfstatat, 3, AT_EMPTY_PATH, "fstat() of glibc 2.33 to 2.38"),
+	ALLOW(copy_file_range, "copies of disks"),
+	ALLOW(dup, "a descriptor for a second user of it"),
+	ALLOW(dup3, "a descriptor for a second user of it"),
+	ALLOW(pipe2, "streams of commands in the guest"),
+	ALLOW(eventfd2, "doorbells, vectors, a clone's loop"),
+	ALLOW(memfd_create, "memory that is handed over"),
+	ALLOW_ARG(fcntl, 1, F_GETFL, "is it O_NONBLOCK?"),
+	ALLOW_ARG(fcntl, 1, F_SETFL, "O_NONBLOCK, O_DIRECT"),
+	ALLOW_ARG(fcntl, 1, F_GETFD, "descriptors that were handed over"),
+	ALLOW_ARG(fcntl, 1, F_SETFD, "descriptors that were handed over"),
+	ALLOW_ARG(fcntl, 1, F_DUPFD_CLOEXEC, "a descriptor for a second user of it"),
+	ALLOW_ARG(fcntl, 1, F_OFD_SETLK, "locks on disks"),
+	ALLOW_ARG(fcntl, 1, F_OFD_GETLK, "who holds a lock on a disk"),
+	ALLOW_ARG(fcntl, 1, F_ADD_SEALS, "shared guest memory cannot shrink"),
+	ALLOW_ARG(fcntl, 1, F_GET_SEALS, "shared guest memory cannot shrink"),
+	IOCTL(BLKGETSIZE64, "the size of a block device"),
+	IOCTL(BLKSSZGET, "its logical blocks"),
+	IOCTL(BLKPBSZGET, "its physical blocks"),
+	IOCTL(BLKDISCARD, "discard on a block device"),
+	IOCTL(BLKZEROOUT, "write zeroes to a block device"),
+	IOCTL(FICLONE, "a disk's file is shared with a snapshot"),
+	IOCTL(TUNSETOFFLOAD, "what the guest's driver lets a tap leave to it"),
+	IOCTL(TUNSETVNETHDRSZ, "the header before each frame"),
+	IOCTL(TUNSETQUEUE, "queues of a tap that the guest uses or not"),
+
+	ALLOW(mincore, "which guest memory there is to save"),
+
+	/* the terminal: not TIOCSTI, which would type for the user */
+	IOCTL(TCGETS, "is it one, and how was it set"),
+	IOCTL(TCSETS, "raw, and back"),
+	IOCTL(TIOCGWINSZ, "its size, for the guest"),
+	IOCTL(TIOCGPGRP, "are we in the background"),
+	ALLOW(getpgrp, "are we in the background"),
+
+	/* random numbers for the guest */
+	ALLOW(getrandom, "the entropy device, names of things"),
+
+	/* threads: workers now, the vCPUs of a clone */
+	ALLOW_ARG(clone, 0, FLAGS_OF_A_THREAD, "a thread"),
+	ALLOW_ARG(clone, 0, FLAGS_OF_A_FORK, "a live fork"),
+	REFUSE(clone3, ENOSYS, "its flags cannot be looked at; the C library then calls clone"),
+	ALLOW(set_robust_list, "a thread or a fork begins"),
+	ALLOW(rseq, "a thread begins"),
+	ALLOW(gettid, "a vCPU thread of a clone says who it is"),
+	ALLOW_ARG(prctl, 0, PR_SET_NAME, "a thread says what it is"),
+	ALLOW_ARG(prctl, 0, PR_SET_PDEATHSIG, "a clone ends with whom it belongs to"),
+	ALLOW_ARG(seccomp, 0, SECCOMP_SET_MODE_FILTER, "a thread's own, tighter filter"),
+	ALLOW(wait4, "snapshot writers that have ended"),
+	ALLOW(getpid, "logs"),
+	ALLOW(getppid, "is whom a clone belongs to still there"),
+
+	/* interrupting vCPUs: timers reach threads of this process only, unlike tgkill */
+	ALLOW_ARG(timer_create, 0, CLOCK_MONOTONIC, "a vCPU is to leave the guest"),
+	ALLOW(timer_settime, "a vCPU is to leave the guest"),
+	ALLOW(timer_delete, "a vCPU is gone"),
+	ALLOW_ARG(rt_sigaction, 0, KICK_SIGNAL, "a vCPU is to leave the guest"),
+
+	REFUSE(unlink, EROFS, "a console's socket: the parent removes it"),
+	{ 0 },
+};
