@@ -1,0 +1,251 @@
+/* Processors of a real KVM, saved in one VM and gone on with in another; skipped without /dev/kvm.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "vmm/kvm.h"
+#include "vmm/x86_state.h"
+
+#define MEMORY_BYTES (2 * MiB)
+#define CODE_ADDR    0x1000
+
+/* Real mode: count in BX, and say each number on port 0x10. */
+static const uint8_t code[] = {
+	0x43,	    /* inc bx */
+	0x89, 0xd8, /* mov ax, bx */
+	0xe7, 0x10, /* out 0x10, ax */
+	0xeb, 0xf9, /* jmp to the start */
+};
+
+struct vm {
+	struct hv *hv;
+	struct hv_vcpu *vcpu[2];
+};
+
+static int kvm_fd = -1;
+static struct kvm_host host;
+
+static int open_kvm(void **state)
+{
+	struct error err = { 0 };
+
+	kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (kvm_fd < 0)
+		return 0;
+	return kvm_host_query(kvm_fd, &host, &err);
+}
+
+static void need_kvm(void)
+{
+	if (kvm_fd < 0)
+		skip();
+}
+
+#define OK(call)                                 \
+	do {                                     \
+		struct error err = { 0 };        \
+		if ((call) < 0)                  \
+			fail_msg("%s", err.msg); \
+	} while (0)
+
+static void create(struct vm *vm, uint8_t *memory)
+{
+	struct x86_cpuid cpuid;
+
+	OK(kvm_create(&vm->hv, kvm_fd, &host, &err));
+	assert_int_equal(vm->hv->ops->mem_set(vm->hv, 0, 0, MEMORY_BYTES, memory, 0), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		OK(vm->hv->ops->vcpu_create(vm->hv, i, &vm->vcpu[i], &err));
+		OK(x86_cpuid_make(&cpuid, &host.cpuid, X86_CPU_HOST, 2,
+				  vm->hv->ops->tsc_khz(vm->vcpu[i]), &err));
+		x86_cpuid_set_index(&cpuid, i);
+		OK(vm->hv->ops->vcpu_setup(vm->vcpu[i], &cpuid, &err));
+	}
+}
+
+static void destroy(struct vm *vm)
+{
+	for (unsigned i = 0; i < 2; i++)
+		vm->hv->ops->vcpu_free(vm->vcpu[i]);
+	vm->hv->ops->free(vm->hv);
+}
+
+static void start_counting(struct vm *vm)
+{
+	struct x86_vcpu_state state;
+
+	assert_int_equal(vm->hv->ops->vcpu_get(vm->vcpu[0], &state), 0);
+	state.sregs.cs.base = state.sregs.cs.selector = 0;
+	state.regs.rip = CODE_ADDR;
+	state.regs.rbx = 0;
+	state.regs.rflags = X86_RFLAGS_FIXED;
+	assert_int_equal(vm->hv->ops->vcpu_set(vm->vcpu[0], &state), 0);
+}
+
+static unsigned next_number(struct vm *vm)
+{
+	struct hv_exit exit;
+
+	assert_int_equal(vm->hv->ops->vcpu_run(vm->vcpu[0], &exit), 0);
+	assert_int_equal(exit.kind, HV_EXIT_PIO_WRITE);
+	return get_le16(exit.data);
+}
+
+/* The last access reaches the registers at the next entry; no instruction may follow it. */
+static void finish_access(struct vm *vm)
+{
+	struct hv_exit exit;
+
+	vm->hv->ops->vcpu_kick(vm->vcpu[0]);
+	assert_int_equal(vm->hv->ops->vcpu_run(vm->vcpu[0], &exit), 0);
+	assert_int_equal(exit.kind, HV_EXIT_NONE);
+	vm->hv->ops->vcpu_unkick(vm->vcpu[0]);
+}
+
+static void save(struct vm *vm, struct x86_saved_vm *shared, struct x86_saved_vcpu *vcpu)
+{
+	OK(vm->hv->ops->vm_save(vm->hv, shared, &err));
+	for (unsigned i = 0; i < 2; i++)
+		OK(vm->hv->ops->vcpu_save(vm->vcpu[i], &vcpu[i], &err));
+}
+
+static void load(struct vm *vm, const struct x86_saved_vm *shared,
+		 const struct x86_saved_vcpu *vcpu)
+{
+	for (unsigned i = 0; i < 2; i++)
+		OK(vm->hv->ops->vcpu_load(vm->vcpu[i], &vcpu[i], &err));
+	OK(vm->hv->ops->vm_load(vm->hv, shared, &err));
+}
+
+static const struct kvm_msr_entry *find_msr(const struct x86_saved_vcpu *v, uint32_t index)
+{
+	for (unsigned i = 0; i < v->num_msrs; i++)
+		if (v->msr[i].index == index)
+			return &v->msr[i];
+	return NULL;
+}
+
+static void guest_goes_on_in_another_vm(void **state)
+{
+	struct x86_saved_vcpu *saved = calloc(4, sizeof(*saved)), *again = saved + 2;
+	struct x86_saved_vm shared, shared_again;
+	struct vm first, second;
+	uint8_t *memory;
+
+	need_kvm();
+	assert_non_null(saved);
+	memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		      0);
+	assert_true(memory != MAP_FAILED);
+	memcpy(memory + CODE_ADDR, code, sizeof(code));
+	create(&first, memory);
+	start_counting(&first);
+	for (unsigned i = 1; i <= 5; i++)
+		assert_int_equal(next_number(&first), i);
+	finish_access(&first);
+	save(&first, &shared, saved);
+	destroy(&first);
+
+	create(&second, memory);
+	load(&second, &shared, saved);
+	save(&second, &shared_again, again);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_memory_equal(&saved[i].regs, &again[i].regs, sizeof(saved[i].regs));
+		assert_memory_equal(&saved[i].events, &again[i].events, sizeof(saved[i].events));
+		assert_memory_equal(saved[i].xsave, again[i].xsave, saved[i].xsave_bytes);
+		assert_memory_equal(saved[i].lapic, again[i].lapic, sizeof(saved[i].lapic));
+		assert_memory_equal(&saved[i].debug, &again[i].debug, sizeof(saved[i].debug));
+		assert_memory_equal(&saved[i].xcrs, &again[i].xcrs, sizeof(saved[i].xcrs));
+		assert_int_equal(saved[i].mp_state, again[i].mp_state);
+		assert_int_equal(saved[i].num_msrs, again[i].num_msrs);
+		for (unsigned k = 0; k < saved[i].num_msrs; k++) {
+			const struct kvm_msr_entry *m = &saved[i].msr[k];
+			const struct kvm_msr_entry *other = find_msr(&again[i], m->index);
+
+			assert_non_null(other);
+			if (other->data != m->data)
+				fail_msg("MSR %#x: %#llx became %#llx", m->index, m->data,
+					 other->data);
+		}
+		/* Time has not gone back, and not run away: a minute at any frequency. */
+		assert_true(again[i].tsc >= saved[i].tsc);
+		assert_true(again[i].tsc - saved[i].tsc < 60ull * 5000000000);
+	}
+	assert_memory_equal(&shared.ioapic, &shared_again.ioapic, sizeof(shared.ioapic));
+	assert_memory_equal(shared.pic, shared_again.pic, sizeof(shared.pic));
+	assert_true(shared_again.clock_ns >= shared.clock_ns);
+	for (unsigned i = 6; i <= 10; i++)
+		assert_int_equal(next_number(&second), i);
+	destroy(&second);
+	munmap(memory, MEMORY_BYTES);
+	free(saved);
+}
+
+static void processors_keep_the_distance_of_their_clocks(void **state)
+{
+	struct x86_saved_vcpu *saved = calloc(4, sizeof(*saved)), *again = saved + 2;
+	struct x86_saved_vm shared;
+	struct vm first, second;
+	int64_t apart;
+	uint8_t *memory;
+
+	need_kvm();
+	assert_non_null(saved);
+	memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		      0);
+	create(&first, memory);
+	save(&first, &shared, saved);
+	saved[0].tsc = saved[1].tsc = 77000000000;
+	create(&second, memory);
+	load(&second, &shared, saved);
+	save(&second, &shared, again);
+	apart = again[1].tsc - again[0].tsc;
+	/* Read one after the other where KVM tells no offsets: then a moment lies between. */
+	assert_true(apart >= 0 && apart < 1000000000);
+	assert_true(again[0].tsc >= 77000000000);
+	destroy(&first);
+	destroy(&second);
+	munmap(memory, MEMORY_BYTES);
+	free(saved);
+}
+
+static void msr_that_kvm_does_not_save_is_not_set(void **state)
+{
+	struct x86_saved_vcpu *saved = calloc(2, sizeof(*saved));
+	struct x86_saved_vm shared;
+	struct error err = { 0 };
+	struct vm vm;
+	uint8_t *memory;
+
+	need_kvm();
+	assert_non_null(saved);
+	memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		      0);
+	create(&vm, memory);
+	save(&vm, &shared, saved);
+	saved[0].msr[0].index = 0x12345678;
+	assert_true(vm.hv->ops->vcpu_load(vm.vcpu[0], &saved[0], &err) < 0);
+	assert_non_null(strstr(err.msg, "0x12345678"));
+	destroy(&vm);
+	munmap(memory, MEMORY_BYTES);
+	free(saved);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(guest_goes_on_in_another_vm),
+		cmocka_unit_test(processors_keep_the_distance_of_their_clocks),
+		cmocka_unit_test(msr_that_kvm_does_not_save_is_not_set),
+	};
+
+	return cmocka_run_group_tests(tests, open_kvm, NULL);
+}
