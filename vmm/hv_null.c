@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "vmm/x86.h"
+#include "vmm/x86_state.h"
 
 struct hv_vcpu {
 	struct x86_vcpu_state state;
@@ -64,6 +64,33 @@ static int null_vcpu_set(struct hv_vcpu *vcpu, const struct x86_vcpu_state *stat
 	return 0;
 }
 
+static int null_vcpu_save(struct hv_vcpu *vcpu, struct x86_saved_vcpu *state, struct error *err)
+{
+	memset(state, 0, sizeof(*state));
+	state->regs = vcpu->state;
+	state->regs.regs.rflags |= X86_RFLAGS_FIXED;
+	state->xsave_bytes = sizeof(struct kvm_xsave);
+	return 0;
+}
+
+static int null_vcpu_load(struct hv_vcpu *vcpu, const struct x86_saved_vcpu *state,
+			  struct error *err)
+{
+	vcpu->state = state->regs;
+	return 0;
+}
+
+static int null_vm_save(struct hv *hv, struct x86_saved_vm *vm, struct error *err)
+{
+	memset(vm, 0, sizeof(*vm));
+	return 0;
+}
+
+static int null_vm_load(struct hv *hv, const struct x86_saved_vm *vm, struct error *err)
+{
+	return 0;
+}
+
 static const struct hv_ops null_ops = {
 	.free = null_free,
 	.mem_set = null_mem_set,
@@ -75,6 +102,10 @@ static const struct hv_ops null_ops = {
 	.vcpu_free = null_vcpu_free,
 	.vcpu_get = null_vcpu_get,
 	.vcpu_set = null_vcpu_set,
+	.vm_save = null_vm_save,
+	.vcpu_save = null_vcpu_save,
+	.vcpu_load = null_vcpu_load,
+	.vm_load = null_vm_load,
 };
 
 int hv_null_create(struct hv **ret_hv)

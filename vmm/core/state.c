@@ -167,12 +167,13 @@ static bool is_name(const uint8_t *p)
 int state_next(const uint8_t *buf, size_t len, size_t *pos, struct state_reader *ret_r,
 	       struct error *err)
 {
-	const uint8_t *h = buf + *pos;
 	size_t left = len - *pos;
+	const uint8_t *h;
 	uint64_t fields;
 
 	if (!left)
-		return 0;
+		return 0; /* @buf may be NULL then */
+	h = buf + *pos;
 	if (left < HEADER_BYTES || get_le32(h + AT_MAGIC) != SECTION_MAGIC ||
 	    get_le32(h + AT_ZERO) || !is_name(h + AT_NAME))
 		return error_set(err, -EBADMSG, "saved state: no section at byte %zu", *pos);
@@ -261,7 +262,9 @@ void state_get_bytes(struct state_reader *r, void *p, size_t len)
 {
 	const uint8_t *from = take(r, len);
 
-	if (from && len)
+	if (!len)
+		return; /* @p may be NULL then */
+	if (from)
 		memcpy(p, from, len);
 	else
 		memset(p, 0, len);
