@@ -47,6 +47,7 @@ const struct seccomp_rule seccomp_main[] = {
 	ALLOW(accept4, "console sockets, control"),
 	ALLOW(recvmsg, "frames, control requests with their descriptors"),
 	ALLOW(sendmsg, "frames, control replies with their descriptors"),
+	ALLOW(sendmmsg, "all frames of one round"),
 	ALLOW(recvfrom, "recv() of the same"),
 	ALLOW(sendto, "send() of the same"),
 	ALLOW(shutdown, "the end of a vsock connection"),
