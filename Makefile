@@ -39,6 +39,7 @@ LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(FILTERS).o
 # Each helper is an executable of its own beside the monitor: helpers/wisp-NAME.c
 HELPERS  := $(patsubst helpers/%.c,$(BUILD)/%,$(wildcard helpers/wisp-*.c))
 UNIT     := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/test_*.c))
+GUEST_TOOLS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/guest/*.c))
 # What unit tests share: fakes and a driver.
 UNIT_LIB := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/unit/test_*.c),$(wildcard tests/unit/*.c)))
 
@@ -91,7 +92,12 @@ test: ## every test that this machine can run
 	@scripts/test $(BUILD)
 
 .PHONY: test-programs
-test-programs: $(UNIT) $(HELPERS)
+test-programs: $(UNIT) $(HELPERS) $(GUEST_TOOLS)
+
+# Programs that guest tests take into their guests.
+$(BUILD)/tests/guest/%: tests/guest/%.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) -std=gnu17 -D_GNU_SOURCE -O1 -Wall -Wextra -static -o $@ $<
 
 .PHONY: guest-debian
 guest-debian: ## a Debian guest: systemd, ext4 image, the distribution's own initramfs

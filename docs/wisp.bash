@@ -74,6 +74,12 @@ _wisp()
 			esac
 			_wisp_words "user tap,name= none"
 			return ;;
+		--vsock)
+			case $cur in *,*)
+				_wisp_keys "cid= path="
+				return ;;
+			esac
+			return ;;
 		--transport)
 			_wisp_words "pci mmio"
 			return ;;
@@ -114,7 +120,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	doctor)

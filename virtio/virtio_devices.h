@@ -33,4 +33,13 @@ int virtio_console_create(struct virtio_device **ret_dev, const struct virtio_pa
 int virtio_rng_create(struct virtio_device **ret_dev, const struct virtio_params *common,
 		      struct error *err);
 
+/*
+ * virtio 1.2, 5.10: stream sockets to the host, which is CID 2. @cid is the
+ * guest's, 3 or more. Connections of programs on the host come in at the
+ * listening UNIX socket @listen_fd; for the guest's own a peer at @broker_fd is
+ * asked (devices/vsock_broker.h). Either may be -1; both are the device's from a success on.
+ */
+int virtio_vsock_create(struct virtio_device **ret_dev, const struct virtio_params *common,
+			uint64_t cid, int listen_fd, int broker_fd, struct error *err);
+
 #endif

@@ -6,6 +6,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/un.h>
+
+#include "devices/vsock_broker.h"
 
 #define HUGE_PAGE (2 * MiB)
 
@@ -45,6 +48,7 @@ void config_done(struct machine_config *c)
 	free(c->run_dir);
 	free(c->log_file);
 	free(c->metrics_file);
+	free(c->vsock.path);
 	for (unsigned i = 0; i < c->num_disks; i++) {
 		free(c->disk[i].path);
 		free(c->disk[i].id);
@@ -243,6 +247,21 @@ static int check_net(const struct machine_config *c, unsigned i, struct error *e
 	return 0;
 }
 
+static int check_vsock(const struct machine_config *c, struct error *err)
+{
+	const size_t max = sizeof(((struct sockaddr_un *)NULL)->sun_path) - VSOCK_SUFFIX_BYTES - 1;
+
+	if (!c->vsock_present)
+		return 0;
+	if (!c->vsock.path)
+		return error_usage(err, -EINVAL, "--vsock: path=SOCKET is missing");
+	if (strlen(c->vsock.path) > max)
+		return error_usage(err, -ENAMETOOLONG,
+				   "--vsock: path '%s' is longer than %zu bytes", c->vsock.path,
+				   max);
+	return 0;
+}
+
 int config_validate(struct machine_config *c, struct error *err)
 {
 	int r;
@@ -257,6 +276,8 @@ int config_validate(struct machine_config *c, struct error *err)
 		r = check_disk(c, i, err);
 	for (unsigned i = 0; i < c->num_nets && !r; i++)
 		r = check_net(c, i, err);
+	if (!r)
+		r = check_vsock(c, err);
 	if (r < 0)
 		return r;
 	if ((c->uid || c->gid) && c->sandbox == SANDBOX_OFF)

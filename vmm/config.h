@@ -74,6 +74,11 @@ struct config_char {
 	char *path;
 };
 
+struct config_vsock {
+	unsigned cid;
+	char *path;
+};
+
 struct machine_config {
 	char **args; /* what all this was made of, for a saved machine (vmm/config_state.h) */
 	unsigned num_args;
@@ -96,6 +101,8 @@ struct machine_config {
 	struct config_net net[CONFIG_MAX_NETS];
 	unsigned num_nets;
 	bool net_given; /* --net none leaves num_nets 0 */
+	struct config_vsock vsock;
+	bool vsock_present;
 
 	struct config_char serial;  /* where the UART ends */
 	struct config_char console; /* virtio-console port 0; default: STDIO */

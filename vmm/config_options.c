@@ -94,6 +94,9 @@ const struct config_item config_run_options[] = {
 	  "A network interface: user is NAT without root, with DHCP and DNS; tap is an interface "
 	  "of the host (user). May be repeated",
 	  CONFIG_CUSTOM, .repeat = true, .parse = config_parse_net, .keys = config_net_keys },
+	{ "--vsock", "path=SOCKET[,cid=N]",
+	  "Stream sockets between host and guest, by Firecracker's convention", CONFIG_CUSTOM,
+	  .parse = config_parse_vsock, .keys = config_vsock_keys },
 	{ "--transport", "pci|mmio", "How the guest finds its virtio devices (pci)", CONFIG_CHOICE,
 	  MEMBER(transport) },
 	{ "--console", "stdio|none|file=PATH|socket=PATH",

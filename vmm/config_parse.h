@@ -48,6 +48,7 @@ struct config_item {
 extern const struct config_item config_run_options[];
 extern const struct config_item config_disk_keys[];
 extern const struct config_item config_net_keys[];
+extern const struct config_item config_vsock_keys[];
 
 /* ---- for parse functions; each returns 0 or -errno with the error filled in ---- */
 
@@ -75,6 +76,9 @@ int config_parse_serial(struct config_parse *p, const char *value, void *target)
 int config_parse_console(struct config_parse *p, const char *value, void *target);
 /* Make the disk that is last the first, keeping the order of the others. */
 void config_disk_to_front(struct machine_config *c);
+
+/* config_vsock.c */
+int config_parse_vsock(struct config_parse *p, const char *value, void *target);
 
 /* config_net.c */
 int config_parse_net(struct config_parse *p, const char *value, void *target);

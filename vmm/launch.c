@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "devices/terminal.h"
+#include "devices/vsock_broker.h"
 #include "vmm/helper.h"
 #include "vmm/hv_null.h"
 #include "vmm/kvm.h"
@@ -55,6 +56,38 @@ static int open_files(const struct machine_config *c, struct machine_files *file
 			return files->disk[i];
 	}
 	return 0;
+}
+
+/*
+ * The listening socket of --vsock, and a pair for what the monitor asks us to open
+ * (@ret_broker is our end, which raises SIGIO).
+ */
+static int open_vsock(const struct machine_config *c, struct machine_files *files, int *ret_broker,
+		      struct error *err)
+{
+	int pair[2];
+
+	if (!c->vsock_present)
+		return 0;
+	files->vsock_listen = vsock_listen(c->vsock.path, err);
+	if (files->vsock_listen < 0)
+		return files->vsock_listen;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_set(err, -errno, "--vsock: socket pair: %m");
+	files->vsock_broker = pair[1];
+	*ret_broker = pair[0];
+	if (fcntl(pair[0], F_SETOWN, getpid()) < 0 || fcntl(pair[0], F_SETFL, O_ASYNC) < 0)
+		return error_set(err, -errno, "--vsock: socket pair: %m");
+	return 0;
+}
+
+/* The socket at its path goes too, once there is one of ours: nobody listens there any more. */
+static void close_vsock(struct monitor_params *params)
+{
+	if (params->broker_fd < 0)
+		return;
+	close(params->broker_fd);
+	unlink(params->config->vsock.path);
 }
 
 /* Helpers start first, so that they get ready while the files are opened. */
@@ -110,15 +143,17 @@ static int block_signals(sigset_t *set)
 	/* For the monitor: it reads the signals of the process that reads it. */
 	fd = signalfd(-1, set, SFD_NONBLOCK | SFD_CLOEXEC);
 	sigaddset(set, SIGCHLD);
+	sigaddset(set, SIGIO);
 	sigprocmask(SIG_BLOCK, set, NULL);
 	return fd;
 }
 
 /*
- * Wait for the monitor, passing signals on. Returns its wait status; @signal is the last one that
- * asked for the end.
+ * Wait for the monitor, passing signals on and opening sockets for it. Returns its wait status;
+ * @signal is the last one that asked for the end.
  */
-static int await_monitor(pid_t monitor, const sigset_t *set, int *signal)
+static int await_monitor(const struct monitor_params *params, pid_t monitor, const sigset_t *set,
+			 int *signal)
 {
 	siginfo_t info;
 	int status;
@@ -129,6 +164,11 @@ static int await_monitor(pid_t monitor, const sigset_t *set, int *signal)
 		if (info.si_signo == SIGCHLD) {
 			if (waitpid(monitor, &status, WNOHANG) == monitor)
 				return status;
+			continue;
+		}
+		if (info.si_signo == SIGIO) {
+			if (params->broker_fd >= 0)
+				vsock_broker_serve(params->broker_fd, params->config->vsock.path);
 			continue;
 		}
 		if (info.si_signo != SIGWINCH)
@@ -167,11 +207,13 @@ static int run_once(struct monitor_params *params)
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
 		if (getppid() != parent)
 			_exit(1);
+		if (params->broker_fd >= 0)
+			close(params->broker_fd);
 		exit(monitor_main(params));
 	}
 	close(params->signal_fd);
 	machine_files_close(params->files);
-	status = await_monitor(monitor, &set, &signal);
+	status = await_monitor(params, monitor, &set, &signal);
 	terminal_restore();
 	if (WIFEXITED(status)) {
 		/* One that never started may have found somebody else's. */
@@ -211,9 +253,12 @@ static int run_lives(struct monitor_params *params)
 	do {
 		machine_files_init(params->files);
 		params->end->reason = MACHINE_END_NONE;
+		params->broker_fd = -1;
 		r = start_helpers(c, params->files, helpers, &err);
 		if (!r)
 			r = open_files(c, params->files, &err);
+		if (!r)
+			r = open_vsock(c, params->files, &params->broker_fd, &err);
 		if (!r)
 			r = await_helpers(c, helpers, &err);
 		if (r < 0) {
@@ -222,6 +267,7 @@ static int run_lives(struct monitor_params *params)
 		} else {
 			status = run_once(params);
 		}
+		close_vsock(params);
 		machine_files_close(params->files);
 		stop_helpers(c, helpers);
 	} while (params->end->reason == MACHINE_END_REBOOT && c->reboot_resets);

@@ -35,6 +35,7 @@ void machine_files_init(struct machine_files *files)
 		files->disk[i] = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
 		net_ends_init(&files->net[i]);
+	files->vsock_listen = files->vsock_broker = -1;
 }
 
 static void close_file(int *fd)
@@ -53,6 +54,8 @@ void machine_files_close(struct machine_files *files)
 		close_file(&files->disk[i]);
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
 		net_ends_close(&files->net[i]);
+	close_file(&files->vsock_listen);
+	close_file(&files->vsock_broker);
 }
 
 /* ---- creation, in the order in which things need one another ---- */

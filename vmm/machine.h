@@ -54,6 +54,8 @@ struct machine_files {
 	int initrd;		  /* -1: none */
 	int disk[CONFIG_MAX_DISKS];
 	struct net_ends net[CONFIG_MAX_NETS];
+	int vsock_listen; /* where programs on the host connect, and */
+	int vsock_broker; /* who opens sockets for the guest's connections; -1: nobody */
 };
 
 void machine_files_init(struct machine_files *files);

@@ -211,6 +211,19 @@ static int add_console(struct machine *m, struct error *err)
 	return r < 0 ? r : add_virtio(m, dev, err);
 }
 
+static int add_vsock(struct machine *m, struct machine_files *files, struct error *err)
+{
+	struct virtio_params params = common_params(m, "vsock0");
+	struct virtio_device *dev;
+	int r = virtio_vsock_create(&dev, &params, m->config->vsock.cid, files->vsock_listen,
+				    files->vsock_broker, err);
+
+	if (r < 0)
+		return r;
+	files->vsock_listen = files->vsock_broker = -1;
+	return add_virtio(m, dev, err);
+}
+
 static int add_rng(struct machine *m, struct error *err)
 {
 	struct virtio_params params = common_params(m, "rng0");
@@ -274,6 +287,11 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 		r = add_chardev(m, &c->console, layout_only, &m->console_char, err);
 		if (!r)
 			r = add_console(m, err);
+		if (r < 0)
+			return r;
+	}
+	if (c->vsock_present) {
+		r = add_vsock(m, files, err);
 		if (r < 0)
 			return r;
 	}

@@ -18,6 +18,7 @@ struct monitor_params {
 	const struct kvm_host *host;
 	struct machine_files *files;
 	int kvm_fd;
+	int broker_fd;		 /* the parent's end of files->vsock_broker, or -1 */
 	int signal_fd;		 /* signalfd of END_SIGNALS and SIGWINCH, which are blocked */
 	uint64_t deadline_ns;	 /* when --timeout is over, on the monotonic clock; 0: never */
 	struct machine_end *end; /* shared with the parent: how it ended */

@@ -559,6 +559,34 @@ static void the_users_words_come_last_or_alone(void **state)
 	expect_cmdline("--cmdline-only a=1~b", "a=1 b");
 }
 
+static void vsock_takes_a_path_and_a_context_id(void **state)
+{
+	struct made m;
+	char line[160];
+
+	take(&m, "--vsock path=/run/v.sock");
+	assert_true(m.config.vsock_present);
+	assert_string_equal(m.config.vsock.path, "/run/v.sock");
+	assert_int_equal(m.config.vsock.cid, 3);
+	config_done(&m.config);
+	take(&m, "--vsock cid=99,path=a,,b");
+	assert_string_equal(m.config.vsock.path, "a,b");
+	assert_int_equal(m.config.vsock.cid, 99);
+	config_done(&m.config);
+
+	refuse("--vsock cid=3", "--vsock: path=SOCKET is missing");
+	refuse("--vsock path=a,cid=2", "--vsock: cid: 2 is out of range (3 to 4294967294)");
+	refuse("--vsock a", "--vsock: unknown key 'a' (known: cid, path)");
+	/* A port's number must still fit behind it. */
+	snprintf(line, sizeof(line), "--vsock path=%097d", 0);
+	make(&m, line);
+	assert_true(m.r < 0);
+	config_done(&m.config);
+	snprintf(line, sizeof(line), "--vsock path=%096d", 0);
+	take(&m, line);
+	config_done(&m.config);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -591,6 +619,7 @@ int main(void)
 		cmocka_unit_test(cmdline_follows_the_machine),
 		cmocka_unit_test(the_last_console_is_the_one_on_the_terminal),
 		cmocka_unit_test(the_users_words_come_last_or_alone),
+		cmocka_unit_test(vsock_takes_a_path_and_a_context_id),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

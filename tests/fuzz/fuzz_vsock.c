@@ -1,0 +1,274 @@
+/*
+ * Fuzz target (libFuzzer): a hostile driver of the socket device, and a host
+ * that connects, reads, writes and goes away in between. The input is guest
+ * memory, rings and packets in it, and what both sides do. Whatever they do,
+ * connections and what they keep stay within their bounds, a pause ends, and
+ * what a sanitizer looks for does not happen.
+ *
+ * Input: one byte of features, operations of two bytes until a zero, memory.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "virtio/virtio_devices.h"
+#include "virtio/virtio_vsock_internal.h"
+
+#define RAM	   0x10000ull
+#define BOUNDARY   0x8000ull
+#define AREA	   0x800ull /* of each queue's rings */
+#define DRIVER	   0x400ull
+#define DEVICE	   0x600ull
+#define QUEUE_SIZE 16
+#define CID	   3
+#define MAX_HOSTS  8
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* Made once: what a machine has beside the device. */
+struct host {
+	struct guest_mem *mem;
+	struct loop *loop;
+	struct clock clock;
+	int listen_fd, port_fd; /* PATH, and PATH_0 for what the guest opens */
+	char path[64];
+};
+
+struct run {
+	struct host *host;
+	struct virtio_device *dev;
+	uint64_t features;
+	int broker_fd;
+	int fd[MAX_HOSTS]; /* the host's ends of connections */
+};
+
+static struct host *the_host(void)
+{
+	static struct host h;
+	const struct guest_mem_range ranges[2] = {
+		{ .gpa = 0, .size = BOUNDARY },
+		{ .gpa = BOUNDARY, .size = RAM - BOUNDARY },
+	};
+	struct loop_params params = { .name = "fuzz", .clock = &h.clock };
+	char port_path[80];
+
+	if (h.mem)
+		return &h;
+	log_setup(STDERR_FILENO, LOG_ERROR);
+	clock_init_virtual(&h.clock, NSEC_PER_SEC, NSEC_PER_SEC);
+	snprintf(h.path, sizeof(h.path), "/tmp/wisp-fuzz-vsock-%d", getpid());
+	snprintf(port_path, sizeof(port_path), "%s_0", h.path);
+	h.listen_fd = vsock_listen(h.path, NULL);
+	h.port_fd = vsock_listen(port_path, NULL);
+	if (h.listen_fd < 0 || h.port_fd < 0 ||
+	    guest_mem_create(&h.mem, GUEST_MEM_ANON, ranges, 2, NULL) < 0 ||
+	    loop_create(&h.loop, &params, NULL) < 0)
+		abort();
+	return &h;
+}
+
+static void start(struct run *r)
+{
+	const uint8_t begun = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+	const uint8_t ready = begun | VIRTIO_CONFIG_S_FEATURES_OK;
+
+	virtio_set_status(r->dev, begun, false);
+	virtio_set_features(r->dev, 0, r->features);
+	virtio_set_features(r->dev, 1, r->features >> 32);
+	virtio_set_status(r->dev, ready, false);
+	for (unsigned i = 0; i < VSOCK_NUM_QUEUES; i++) {
+		struct virtq *q = virtio_queue(r->dev, i);
+
+		q->size = MIN((unsigned)q->max_size, (unsigned)QUEUE_SIZE);
+		q->desc_gpa = i * AREA;
+		q->driver_gpa = i * AREA + DRIVER;
+		q->device_gpa = i * AREA + DEVICE;
+		q->ready = true;
+	}
+	virtio_set_status(r->dev, ready | VIRTIO_CONFIG_S_DRIVER_OK, false);
+}
+
+static void make_device(struct run *r)
+{
+	struct virtio_params params = {
+		.id = "vsock0",
+		.mem = r->host->mem,
+		.loop = r->host->loop,
+	};
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
+	    virtio_vsock_create(&r->dev, &params, CID, dup(r->host->listen_fd), pair[1], NULL) < 0)
+		abort();
+	r->broker_fd = pair[0];
+}
+
+static void is_drained(struct virtio_device *dev, void *arg)
+{
+	*(bool *)arg = true;
+}
+
+static void pause_device(struct run *r)
+{
+	bool done = false;
+
+	virtio_pause(r->dev, is_drained, &done);
+	while (!done)
+		loop_run_once(r->host->loop, UINT64_MAX);
+}
+
+/* The host connects as client @i, with a hello that the input may have spoilt. */
+static void host_connects(struct run *r, unsigned i, uint8_t arg)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	char hello[] = "CONNECT 0\nbytes";
+
+	if (r->fd[i] >= 0)
+		close(r->fd[i]);
+	r->fd[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	memcpy(addr.sun_path, r->host->path, sizeof(r->host->path));
+	if (connect(r->fd[i], (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return;
+	hello[8] += arg >> 6;
+	if (arg & 8)
+		hello[arg >> 4] ^= 0x55;
+	(void)!write(r->fd[i], hello, sizeof(hello) - 1);
+}
+
+static void host_acts(struct run *r, uint8_t arg)
+{
+	static uint8_t bytes[0x10000];
+	unsigned i = arg % MAX_HOSTS;
+	int fd = r->fd[i];
+
+	switch (arg >> 3 & 7) {
+	case 0:
+		host_connects(r, i, arg);
+		break;
+	case 1:
+		fd = accept4(r->host->port_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (fd < 0)
+			break;
+		if (r->fd[i] >= 0)
+			close(r->fd[i]);
+		r->fd[i] = fd;
+		break;
+	case 2:
+		(void)!write(fd, bytes, sizeof(bytes));
+		break;
+	case 3:
+		(void)!read(fd, bytes, arg & 0x80 ? sizeof(bytes) : 100);
+		break;
+	case 4:
+		shutdown(fd, arg & 0x80 ? SHUT_WR : SHUT_RD);
+		break;
+	case 5:
+		if (fd >= 0)
+			close(fd);
+		r->fd[i] = -1;
+		break;
+	case 6:
+		vsock_broker_serve(r->broker_fd, r->host->path);
+		break;
+	default:
+		shutdown(r->broker_fd, SHUT_RDWR);
+	}
+}
+
+static void step(struct run *r, uint8_t op, uint8_t arg)
+{
+	struct host *h = r->host;
+	unsigned queue = arg % VSOCK_NUM_QUEUES;
+	uint8_t *index;
+
+	switch (op % 10) {
+	case 1:
+		virtio_kick(r->dev, queue);
+		break;
+	case 2:
+		loop_run_once(h->loop, 0);
+		break;
+	case 3:
+		/* More of what is in the ring. */
+		index = h->mem->map + queue * AREA + DRIVER + 2;
+		put_le16(index, get_le16(index) + (arg >> 4));
+		virtio_kick(r->dev, queue);
+		break;
+	case 4:
+		pause_device(r);
+		virtio_resume(r->dev);
+		break;
+	case 5:
+		virtio_set_status(r->dev, 0, false);
+		start(r);
+		break;
+	case 6:
+		r->dev->ops->identity_changed(r->dev);
+		break;
+	case 7:
+		clock_advance(&h->clock, (arg + 1) * 10 * NSEC_PER_MSEC);
+		break;
+	case 8:
+		/* Under the device's eyes. */
+		h->mem->map[0x1800 + arg * 8] ^= op;
+		break;
+	default:
+		host_acts(r, arg);
+		loop_run_once(h->loop, 0);
+	}
+}
+
+static void check_bounds(const struct run *r)
+{
+	const struct virtio_vsock *vs = container_of(r->dev, struct virtio_vsock, dev);
+	struct list *pos;
+
+	if (vs->num_conns > VSOCK_MAX_CONNS || vs->num_strays > VSOCK_MAX_STRAYS)
+		abort();
+	list_for_each (pos, &vs->conns) {
+		const struct vsock_conn *c = list_entry(pos, struct vsock_conn, link);
+
+		if (c->buf_len > VSOCK_BUFFER || c->received - c->forwarded > VSOCK_BUFFER)
+			abort();
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct run r = { .host = the_host() };
+	size_t i;
+
+	if (!size)
+		return 0;
+	for (i = 0; i < MAX_HOSTS; i++)
+		r.fd[i] = -1;
+	r.features = 1ull << VIRTIO_F_VERSION_1;
+	r.features |= (uint64_t)(data[0] & 1) << VIRTIO_F_RING_PACKED;
+	r.features |= (uint64_t)(data[0] >> 1 & 1) << VIRTIO_RING_F_EVENT_IDX;
+	r.features |= (uint64_t)(data[0] >> 2 & 1) << VIRTIO_RING_F_INDIRECT_DESC;
+
+	for (i = 1; i < size && data[i]; i += 2)
+		;
+	memset(r.host->mem->map, 0, RAM);
+	if (i + 1 < size)
+		memcpy(r.host->mem->map, data + i + 1, MIN(size - i - 1, (size_t)RAM));
+	make_device(&r);
+	start(&r);
+	for (i = 1; i + 1 < size && data[i]; i += 2) {
+		step(&r, data[i], data[i + 1]);
+		check_bounds(&r);
+	}
+	pause_device(&r);
+	virtio_free(r.dev);
+	for (i = 0; i < MAX_HOSTS; i++)
+		if (r.fd[i] >= 0)
+			close(r.fd[i]);
+	close(r.broker_fd);
+	/* What was not accepted must not wait for the next one. */
+	while ((r.fd[0] = accept4(r.host->port_fd, NULL, NULL, SOCK_CLOEXEC)) >= 0)
+		close(r.fd[0]);
+	return 0;
+}
