@@ -80,6 +80,18 @@ _wisp()
 				return ;;
 			esac
 			return ;;
+		--share)
+			case $cur in *,*)
+				_wisp_keys "ro cache= writeback xattr="
+				return ;;
+			esac
+			return ;;
+		--rootfs)
+			case $cur in *,*)
+				_wisp_keys "ro cache= writeback xattr="
+				return ;;
+			esac
+			return ;;
 		--transport)
 			_wisp_words "pci mmio"
 			return ;;
@@ -120,7 +132,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	doctor)

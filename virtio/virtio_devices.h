@@ -7,6 +7,7 @@
 
 #include "devices/block.h"
 #include "devices/chardev.h"
+#include "devices/fs_client.h"
 #include "devices/net.h"
 #include "virtio/virtio.h"
 
@@ -28,6 +29,10 @@ struct virtio_console_port {
 int virtio_console_create(struct virtio_device **ret_dev, const struct virtio_params *common,
 			  const struct virtio_console_port *ports, unsigned num_ports,
 			  struct error *err);
+
+/* virtio 1.2, 5.11. @client, which it owns from then on, leads to the directory; @tag names it. */
+int virtio_fs_create(struct virtio_device **ret_dev, const struct virtio_params *common,
+		     struct fs_client *client, const char *tag, struct error *err);
 
 /* virtio 1.2, 5.4: bytes of getrandom(2). */
 int virtio_rng_create(struct virtio_device **ret_dev, const struct virtio_params *common,

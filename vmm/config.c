@@ -54,6 +54,11 @@ void config_done(struct machine_config *c)
 		free(c->disk[i].id);
 		free(c->disk[i].serial);
 	}
+	for (unsigned i = 0; i < c->num_shares; i++) {
+		free(c->share[i].path);
+		free(c->share[i].tag);
+		free(c->share[i].id);
+	}
 	for (unsigned i = 0; i < c->num_nets; i++) {
 		struct config_net *n = &c->net[i];
 
@@ -262,6 +267,20 @@ static int check_vsock(const struct machine_config *c, struct error *err)
 	return 0;
 }
 
+static int check_share(const struct machine_config *c, unsigned i, struct error *err)
+{
+	const struct config_share *s = &c->share[i];
+
+	if (strlen(s->tag) > CONFIG_SHARE_TAG)
+		return error_usage(err, -EINVAL, "--share: tag '%s' is longer than %d bytes",
+				   s->tag, CONFIG_SHARE_TAG);
+	for (unsigned k = 0; k < i; k++)
+		if (!strcmp(s->tag, c->share[k].tag))
+			return error_usage(err, -EEXIST, "--share: tag '%s' is given twice",
+					   s->tag);
+	return 0;
+}
+
 int config_validate(struct machine_config *c, struct error *err)
 {
 	int r;
@@ -278,6 +297,8 @@ int config_validate(struct machine_config *c, struct error *err)
 		r = check_net(c, i, err);
 	if (!r)
 		r = check_vsock(c, err);
+	for (unsigned i = 0; i < c->num_shares && !r; i++)
+		r = check_share(c, i, err);
 	if (r < 0)
 		return r;
 	if ((c->uid || c->gid) && c->sandbox == SANDBOX_OFF)

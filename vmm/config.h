@@ -11,6 +11,7 @@
 
 #include "devices/block.h"
 #include "devices/chardev.h"
+#include "devices/fs.h"
 #include "firmware/firmware.h"
 #include "vmm/core/error.h"
 #include "vmm/core/log.h"
@@ -24,6 +25,8 @@
 #define CONFIG_MAX_DISKS   24
 #define CONFIG_MAX_NETS	   8
 #define CONFIG_MAX_FORWARDS 16
+#define CONFIG_MAX_SHARES  8
+#define CONFIG_SHARE_TAG   36 /* bytes (virtio 1.2, 5.11.4) */
 #define CONFIG_MAX_QUEUES  16 /* of one disk or network interface */
 #define CONFIG_DISK_SERIAL 20 /* bytes in virtio-blk's answer to "get id" (virtio 1.2, 5.2.6) */
 
@@ -68,6 +71,18 @@ struct config_net {
 	unsigned num_forwards;
 };
 
+/* A directory of the host's, over virtio-fs. */
+struct config_share {
+	char *path;
+	char *tag; /* what the guest mounts it by */
+	char *id;  /* "share0" */
+	enum fs_cache cache;
+	bool read_only;
+	bool writeback;
+	bool xattr;
+	bool is_root; /* --rootfs: the guest's root file system */
+};
+
 /* Where a serial port or console ends on the host. */
 struct config_char {
 	enum chardev_kind kind;
@@ -103,6 +118,8 @@ struct machine_config {
 	bool net_given; /* --net none leaves num_nets 0 */
 	struct config_vsock vsock;
 	bool vsock_present;
+	struct config_share share[CONFIG_MAX_SHARES];
+	unsigned num_shares;
 
 	struct config_char serial;  /* where the UART ends */
 	struct config_char console; /* virtio-console port 0; default: STDIO */

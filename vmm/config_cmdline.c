@@ -56,6 +56,13 @@ static void put_defaults(FILE *f, const struct machine_config *c)
 	 * Of the initial RAM disks only a distribution's reads this, and it finds
 	 * no root without it. The user's own root= comes later and wins.
 	 */
+	for (unsigned i = 0; i < c->num_shares; i++) {
+		if (!c->share[i].is_root)
+			continue;
+		fprintf(f, " root=%s rootfstype=virtiofs %s", c->share[i].tag,
+			c->share[i].read_only ? "ro" : "rw");
+		return;
+	}
 	if (c->num_disks)
 		fprintf(f, " root=/dev/vda %s", c->disk[0].read_only ? "ro" : "rw");
 }

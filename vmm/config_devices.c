@@ -59,6 +59,76 @@ void config_disk_to_front(struct machine_config *c)
 	c->disk[0] = last;
 }
 
+/* ---- shared directories ---- */
+
+#define SHARE(m) offsetof(struct config_share, m)
+
+const struct config_item config_share_keys[] = {
+	{ "ro", "on|off", "Read-only (off)", CONFIG_FLAG, SHARE(read_only) },
+	{ "cache", "auto|never|always",
+	  "How long the guest may believe what it knows: a second, contents being checked at every "
+	  "open; not at all; or for good, for trees that nobody else changes (auto)",
+	  CONFIG_CHOICE, SHARE(cache) },
+	{ "writeback", "on|off",
+	  "Let the guest gather writes before it passes them on (off)", CONFIG_FLAG,
+	  SHARE(writeback) },
+	{ "xattr", "on|off", "Extended attributes (on)", CONFIG_SWITCH, SHARE(xattr) },
+	{ 0 },
+};
+
+static struct config_share *add_share(struct config_parse *p)
+{
+	struct machine_config *c = p->config;
+
+	if (c->num_shares == CONFIG_MAX_SHARES) {
+		config_fail(p, "more than %d shared directories", CONFIG_MAX_SHARES);
+		return NULL;
+	}
+	c->share[c->num_shares] = (struct config_share){ .xattr = true };
+	return &c->share[c->num_shares++];
+}
+
+static int set_share_path(struct config_parse *p, const char *value, void *target)
+{
+	struct config_share *s = target;
+	const char *colon = strrchr(value, ':');
+	int r;
+
+	if (!colon || colon == value || !colon[1])
+		return config_fail(p, "'%s' is not DIRECTORY:TAG", value);
+	r = config_set_string(p, colon + 1, &s->tag);
+	if (!r)
+		r = config_set_string(p, value, &s->path);
+	if (!r)
+		s->path[colon - value] = '\0';
+	return r;
+}
+
+int config_parse_share(struct config_parse *p, const char *value, void *target)
+{
+	struct config_share *s = add_share(p);
+
+	return s ? config_set_keys(p, value, config_share_keys, set_share_path, s) : -EINVAL;
+}
+
+static int set_rootfs_path(struct config_parse *p, const char *value, void *target)
+{
+	struct config_share *s = target;
+	int r = config_set_string(p, value, &s->path);
+
+	return r < 0 ? r : config_set_string(p, "rootfs", &s->tag);
+}
+
+int config_parse_rootfs(struct config_parse *p, const char *value, void *target)
+{
+	struct config_share *s = add_share(p);
+
+	if (!s)
+		return -EINVAL;
+	s->is_root = true;
+	return config_set_keys(p, value, config_share_keys, set_rootfs_path, s);
+}
+
 /* ---- serial port and console ---- */
 
 static int parse_char(struct config_parse *p, const char *value, struct config_char *end,

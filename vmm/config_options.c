@@ -97,6 +97,14 @@ const struct config_item config_run_options[] = {
 	{ "--vsock", "path=SOCKET[,cid=N]",
 	  "Stream sockets between host and guest, by Firecracker's convention", CONFIG_CUSTOM,
 	  .parse = config_parse_vsock, .keys = config_vsock_keys },
+	{ "--share", "DIR:TAG[,KEY=VALUE]...",
+	  "A directory of the host's, which the guest mounts by its tag: 'mount -t virtiofs TAG "
+	  "/mnt'. Files have the owners they have on the host. May be repeated",
+	  CONFIG_CUSTOM, .repeat = true, .parse = config_parse_share, .keys = config_share_keys },
+	{ "--rootfs", "DIR[,KEY=VALUE]...",
+	  "A directory as the guest's root file system, over virtio-fs: for kernels that have its "
+	  "driver built in, or an initial RAM disk that loads it (tag: rootfs)",
+	  CONFIG_CUSTOM, .parse = config_parse_rootfs, .keys = config_share_keys },
 	{ "--transport", "pci|mmio", "How the guest finds its virtio devices (pci)", CONFIG_CHOICE,
 	  MEMBER(transport) },
 	{ "--console", "stdio|none|file=PATH|socket=PATH",

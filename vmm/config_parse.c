@@ -310,6 +310,8 @@ static int complete(struct config_parse *p)
 				r = no_memory(p);
 		}
 	}
+	for (unsigned i = 0; i < c->num_shares && !r; i++)
+		r = default_string(p, &c->share[i].id, "share", i);
 	for (unsigned i = 0; i < c->num_nets && !r; i++) {
 		struct config_net *n = &c->net[i];
 

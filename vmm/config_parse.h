@@ -49,6 +49,7 @@ extern const struct config_item config_run_options[];
 extern const struct config_item config_disk_keys[];
 extern const struct config_item config_net_keys[];
 extern const struct config_item config_vsock_keys[];
+extern const struct config_item config_share_keys[];
 
 /* ---- for parse functions; each returns 0 or -errno with the error filled in ---- */
 
@@ -72,6 +73,8 @@ int config_set_keys(struct config_parse *p, const char *text, const struct confi
 
 /* config_devices.c: the options that describe devices. */
 int config_parse_disk(struct config_parse *p, const char *value, void *target);
+int config_parse_share(struct config_parse *p, const char *value, void *target);
+int config_parse_rootfs(struct config_parse *p, const char *value, void *target);
 int config_parse_serial(struct config_parse *p, const char *value, void *target);
 int config_parse_console(struct config_parse *p, const char *value, void *target);
 /* Make the disk that is last the first, keeping the order of the others. */

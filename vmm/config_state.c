@@ -48,6 +48,8 @@ static int make_paths_absolute(struct machine_config *c, const char *dir)
 		r = make_absolute(paths[i], dir);
 	for (unsigned i = 0; i < c->num_disks && !r; i++)
 		r = make_absolute(&c->disk[i].path, dir);
+	for (unsigned i = 0; i < c->num_shares && !r; i++)
+		r = make_absolute(&c->share[i].path, dir);
 	return r;
 }
 

@@ -19,6 +19,7 @@
 #include "vmm/kvm.h"
 #include "vmm/machine.h"
 #include "vmm/monitor.h"
+#include "vmm/share.h"
 
 static int open_named(const char *option, const char *path, int flags, struct error *err)
 {
@@ -92,15 +93,15 @@ static void close_vsock(struct monitor_params *params)
 
 /* Helpers start first, so that they get ready while the files are opened. */
 static int start_helpers(const struct machine_config *c, struct machine_files *files,
-			 struct helper *helpers, struct error *err)
+			 struct helper *helpers, struct share *shares, struct error *err)
 {
-	for (unsigned i = 0; i < c->num_nets; i++) {
-		int r = net_ends_open(&files->net[i], &c->net[i], &helpers[i], err);
+	int r = 0;
 
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	for (unsigned i = 0; i < c->num_nets && !r; i++)
+		r = net_ends_open(&files->net[i], &c->net[i], &helpers[i], err);
+	for (unsigned i = 0; i < c->num_shares && !r; i++)
+		r = share_start(&shares[i], &c->share[i], &files->share[i], err);
+	return r;
 }
 
 static int await_helpers(const struct machine_config *c, struct helper *helpers,
@@ -115,8 +116,11 @@ static int await_helpers(const struct machine_config *c, struct helper *helpers,
 	return 0;
 }
 
-static void stop_helpers(const struct machine_config *c, struct helper *helpers)
+static void stop_helpers(const struct machine_config *c, struct helper *helpers,
+			 struct share *shares)
 {
+	for (unsigned i = 0; i < c->num_shares; i++)
+		share_stop(&shares[i]);
 	for (unsigned i = 0; i < c->num_nets; i++)
 		helper_stop(&helpers[i]);
 }
@@ -243,6 +247,7 @@ static int run_lives(struct monitor_params *params)
 {
 	const struct machine_config *c = params->config;
 	struct helper helpers[CONFIG_MAX_NETS] = { 0 };
+	struct share shares[CONFIG_MAX_SHARES] = { 0 };
 	struct error err = { 0 };
 	int status, r;
 
@@ -254,7 +259,7 @@ static int run_lives(struct monitor_params *params)
 		machine_files_init(params->files);
 		params->end->reason = MACHINE_END_NONE;
 		params->broker_fd = -1;
-		r = start_helpers(c, params->files, helpers, &err);
+		r = start_helpers(c, params->files, helpers, shares, &err);
 		if (!r)
 			r = open_files(c, params->files, &err);
 		if (!r)
@@ -269,7 +274,7 @@ static int run_lives(struct monitor_params *params)
 		}
 		close_vsock(params);
 		machine_files_close(params->files);
-		stop_helpers(c, helpers);
+		stop_helpers(c, helpers, shares);
 	} while (params->end->reason == MACHINE_END_REBOOT && c->reboot_resets);
 	return status;
 }
@@ -314,6 +319,18 @@ int launch_run(struct machine_config *c)
 	return status;
 }
 
+/* A share's server is not started: a socket without one stands for it. */
+static int open_lone_socket(int *ret_fd, struct error *err)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_set(err, -errno, "socket: %m");
+	close(pair[1]);
+	*ret_fd = pair[0];
+	return 0;
+}
+
 int launch_dry_run(struct machine_config *c)
 {
 	struct machine_params params = { .config = c, .layout_only = true };
@@ -329,6 +346,8 @@ int launch_dry_run(struct machine_config *c)
 	/* A network's peer is not started: a socket without one stands for it. */
 	for (unsigned i = 0; i < c->num_nets && !r; i++)
 		r = net_ends_open_nothing(&files.net[i], &err);
+	for (unsigned i = 0; i < c->num_shares && !r; i++)
+		r = open_lone_socket(&files.share[i], &err);
 	if (!r) {
 		r = hv_null_create(&hv);
 		if (r < 0)

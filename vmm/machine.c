@@ -36,6 +36,8 @@ void machine_files_init(struct machine_files *files)
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
 		net_ends_init(&files->net[i]);
 	files->vsock_listen = files->vsock_broker = -1;
+	for (unsigned i = 0; i < CONFIG_MAX_SHARES; i++)
+		files->share[i] = -1;
 }
 
 static void close_file(int *fd)
@@ -56,6 +58,8 @@ void machine_files_close(struct machine_files *files)
 		net_ends_close(&files->net[i]);
 	close_file(&files->vsock_listen);
 	close_file(&files->vsock_broker);
+	for (unsigned i = 0; i < CONFIG_MAX_SHARES; i++)
+		close_file(&files->share[i]);
 }
 
 /* ---- creation, in the order in which things need one another ---- */

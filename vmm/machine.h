@@ -56,6 +56,7 @@ struct machine_files {
 	struct net_ends net[CONFIG_MAX_NETS];
 	int vsock_listen; /* where programs on the host connect, and */
 	int vsock_broker; /* who opens sockets for the guest's connections; -1: nobody */
+	int share[CONFIG_MAX_SHARES]; /* sockets to the servers */
 };
 
 void machine_files_init(struct machine_files *files);

@@ -201,6 +201,25 @@ static int add_net(struct machine *m, const struct config_net *c, struct net_end
 	return add_virtio(m, dev, err);
 }
 
+static int add_share(struct machine *m, const struct config_share *c, int *fd, struct error *err)
+{
+	struct virtio_params params = common_params(m, c->id);
+	struct virtio_device *dev;
+	struct fs_client *client;
+	int r, socket = *fd;
+
+	*fd = -1; /* the client owns it, also when it fails */
+	r = fs_client_create(&client, socket, m->loop, c->id, err);
+	if (r < 0)
+		return r;
+	r = virtio_fs_create(&dev, &params, client, c->tag, err);
+	if (r < 0) {
+		fs_client_free(client);
+		return r;
+	}
+	return add_virtio(m, dev, err);
+}
+
 static int add_console(struct machine *m, struct error *err)
 {
 	struct virtio_console_port port = { .is_console = true, .chardev = m->console_char };
@@ -280,6 +299,11 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 	}
 	for (unsigned i = 0; i < c->num_nets; i++) {
 		r = add_net(m, &c->net[i], &files->net[i], err);
+		if (r < 0)
+			return r;
+	}
+	for (unsigned i = 0; i < c->num_shares; i++) {
+		r = add_share(m, &c->share[i], &files->share[i], err);
 		if (r < 0)
 			return r;
 	}

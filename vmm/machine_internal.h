@@ -13,8 +13,8 @@
 #include "vmm/machine.h"
 #include "vmm/vcpu.h"
 
-/* Disks, networks, and one each: console, sockets, random number generator. */
-#define MACHINE_MAX_VIRTIO (CONFIG_MAX_DISKS + CONFIG_MAX_NETS + 3)
+/* Disks, networks, shared directories, and one each: console, sockets, random number generator. */
+#define MACHINE_MAX_VIRTIO (CONFIG_MAX_DISKS + CONFIG_MAX_NETS + CONFIG_MAX_SHARES + 3)
 
 /* One virtio device with the transport it is behind. */
 struct machine_virtio {

@@ -1,0 +1,134 @@
+/* Extended attributes. */
+#include "devices/fs_internal.h"
+
+#include <errno.h>
+#include <sys/xattr.h>
+
+#define NAME_MAX_XATTR 255
+
+/* Where the node that the request is about can be found, for calls that only know paths. */
+static int take_path(struct fs_call *c, char *path)
+{
+	struct fs_node *n = fs_node_find(c->s, c->h->nodeid);
+	int fd;
+
+	if (!n)
+		return -ESTALE;
+	fd = fs_node_fd(c->s, n);
+	if (fd < 0)
+		return fd;
+	fs_fd_path(path, fd);
+	return 0;
+}
+
+static int take_xattr_name(struct fs_call *c, const char **ret_name)
+{
+	const char *name = (const char *)c->in;
+	size_t len = strnlen(name, c->in_left);
+
+	if (!len || len == c->in_left)
+		return -EINVAL;
+	if (len > NAME_MAX_XATTR)
+		return -ERANGE;
+	fs_take(c, len + 1);
+	*ret_name = name;
+	return 0;
+}
+
+/* The reply to a question for @asked bytes, of which there are @n, already in place. */
+static int reply_size(struct fs_call *c, uint32_t asked, ssize_t n)
+{
+	struct fuse_getxattr_out *out;
+
+	if (n < 0)
+		return -errno;
+	if (asked) {
+		c->out_len = n;
+		return 0;
+	}
+	out = fs_put(c, sizeof(*out));
+	if (!out)
+		return -EINVAL;
+	out->size = n;
+	return 0;
+}
+
+int fs_op_getxattr(struct fs_call *c)
+{
+	const struct fuse_getxattr_in *in = fs_take(c, sizeof(*in));
+	char path[FS_FD_PATH];
+	const char *name;
+	int r;
+
+	if (c->s->config.no_xattr)
+		return -ENOSYS;
+	if (!in)
+		return -EINVAL;
+	r = take_xattr_name(c, &name);
+	if (!r)
+		r = take_path(c, path);
+	if (r < 0)
+		return r;
+	return reply_size(c, in->size,
+			  getxattr(path, name, in->size ? c->out : NULL,
+				   MIN((size_t)in->size, c->out_room)));
+}
+
+int fs_op_listxattr(struct fs_call *c)
+{
+	const struct fuse_getxattr_in *in = fs_take(c, sizeof(*in));
+	char path[FS_FD_PATH];
+	int r;
+
+	if (c->s->config.no_xattr)
+		return -ENOSYS;
+	if (!in)
+		return -EINVAL;
+	r = take_path(c, path);
+	if (r < 0)
+		return r;
+	return reply_size(c, in->size,
+			  listxattr(path, in->size ? (char *)c->out : NULL,
+				    MIN((size_t)in->size, c->out_room)));
+}
+
+int fs_op_setxattr(struct fs_call *c)
+{
+	/* Without FUSE_SETXATTR_EXT, which nobody negotiates here: the short form. */
+	const struct fuse_setxattr_in *in = fs_take(c, FUSE_COMPAT_SETXATTR_IN_SIZE);
+	char path[FS_FD_PATH];
+	const void *value;
+	const char *name;
+	int r;
+
+	if (c->s->config.no_xattr)
+		return -ENOSYS;
+	if (!in)
+		return -EINVAL;
+	r = take_xattr_name(c, &name);
+	if (r < 0)
+		return r;
+	value = fs_take(c, in->size);
+	if (!value)
+		return -EINVAL;
+	r = take_path(c, path);
+	if (r < 0)
+		return r;
+	return setxattr(path, name, value, in->size, (int)in->flags) < 0 ? -errno : 0;
+}
+
+int fs_op_removexattr(struct fs_call *c)
+{
+	char path[FS_FD_PATH];
+	const char *name;
+	int r;
+
+	if (c->s->config.no_xattr)
+		return -ENOSYS;
+	r = take_xattr_name(c, &name);
+	if (!r)
+		r = take_path(c, path);
+	if (r < 0)
+		return r;
+	return removexattr(path, name) < 0 ? -errno : 0;
+}

@@ -1,0 +1,31 @@
+/*
+ * The process that serves a shared directory (devices/fs.h): forked by the
+ * parent before the monitor exists, in no namespace of its own, since files
+ * are to show their true owners. It keeps the directory, its end of a
+ * socket and standard error, and nothing else; Landlock holds it to the directory, and root's
+ * privileges are cut down to those about owners and permissions of files.
+ */
+#ifndef WISP_VMM_SHARE_H
+#define WISP_VMM_SHARE_H
+
+#include <sys/types.h>
+
+#include "vmm/config.h"
+
+/* Zero-initialised: not running. */
+struct share {
+	pid_t pid;
+};
+
+/*
+ * Start serving @config; @ret_socket is the monitor's end. Raises this
+ * process's limit of open files, which the monitor inherits: every file that the guest
+ * opens is one of its own.
+ */
+int share_start(struct share *s, const struct config_share *config, int *ret_socket,
+		struct error *err);
+
+/* Reap it. The monitor's end of the socket is closed, so it has ended or is about to. */
+void share_stop(struct share *s);
+
+#endif
