@@ -114,6 +114,9 @@ _wisp()
 			return ;;
 		--name)
 			return ;;
+		--gdb)
+			_wisp_words "tcp: unix:"
+			return ;;
 		--sandbox)
 			_wisp_words "off on strict"
 			return ;;
@@ -132,7 +135,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --wait-gdb --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	doctor)

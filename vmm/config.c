@@ -10,6 +10,8 @@
 
 #include "devices/vsock_broker.h"
 
+#include "vmm/gdb.h"
+
 #define HUGE_PAGE (2 * MiB)
 
 #define ID_BYTES 32
@@ -46,6 +48,7 @@ void config_done(struct machine_config *c)
 	free(c->serial.path);
 	free(c->console.path);
 	free(c->run_dir);
+	free(c->gdb);
 	free(c->log_file);
 	free(c->metrics_file);
 	free(c->vsock.path);
@@ -304,6 +307,12 @@ int config_validate(struct machine_config *c, struct error *err)
 	if ((c->uid || c->gid) && c->sandbox == SANDBOX_OFF)
 		return error_usage(err, -EINVAL,
 				   "--uid, --gid: the sandbox would set them, and it is off");
+	if (c->gdb)
+		r = gdb_check_where(c->gdb, err);
+	else if (c->wait_gdb)
+		r = error_usage(err, -EINVAL, "--wait-gdb: without --gdb no debugger can come");
+	if (r < 0)
+		return r;
 	if (c->serial_present && c->console_present && c->serial.kind == CHARDEV_STDIO &&
 	    c->console.kind == CHARDEV_STDIO)
 		return error_usage(

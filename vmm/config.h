@@ -132,6 +132,8 @@ struct machine_config {
 
 	enum loop_backend loop;	    /* --loop auto|io_uring|epoll */
 	bool virtio_packed;	    /* offer the packed ring (on) */
+	char *gdb;		    /* where the debugging stub listens, vmm/gdb.h; NULL: none */
+	bool wait_gdb;
 	unsigned timeout_seconds;   /* 0: none */
 	bool detach;
 	enum sandbox_mode sandbox;

@@ -132,6 +132,11 @@ const struct config_item config_run_options[] = {
 	  MEMBER(timeout_seconds), 1, MAX_TIMEOUT },
 	{ "--name", "ID", "Name of the microVM (vm and the process id)", CONFIG_STRING,
 	  MEMBER(name) },
+	{ "--gdb", "tcp:PORT|unix:PATH",
+	  "Serve gdb's remote protocol there; tcp:ADDRESS:PORT listens elsewhere than on 127.0.0.1",
+	  CONFIG_STRING, MEMBER(gdb) },
+	{ "--wait-gdb", NULL, "Do not start the guest before a debugger lets it go on", CONFIG_FLAG,
+	  MEMBER(wait_gdb) },
 	{ "--sandbox", "off|on|strict",
 	  "Lock the monitor in before the guest runs: namespaces, an empty root, Landlock, no "
 	  "privileges, few system calls (on). strict: refuse to run where the host lacks one",

@@ -48,6 +48,9 @@ int kvm_vcpu_setup(struct hv_vcpu *vcpu, const struct x86_cpuid *cpuid, struct e
 uint64_t kvm_tsc_khz(struct hv_vcpu *vcpu);
 int kvm_vcpu_get(struct hv_vcpu *vcpu, struct x86_vcpu_state *state);
 int kvm_vcpu_set(struct hv_vcpu *vcpu, const struct x86_vcpu_state *state);
+int kvm_vcpu_debug(struct hv_vcpu *vcpu, const struct hv_debug *debug);
+int kvm_vcpu_get_fpu(struct hv_vcpu *vcpu, struct kvm_fpu *fpu);
+int kvm_vcpu_set_fpu(struct hv_vcpu *vcpu, const struct kvm_fpu *fpu);
 
 /* kvm_state.c */
 int kvm_vm_save(struct hv *hv, struct x86_saved_vm *vm, struct error *err);

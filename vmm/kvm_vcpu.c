@@ -149,6 +149,9 @@ static void decode_exit(struct hv_vcpu *v, struct hv_exit *exit)
 		break;
 	case KVM_EXIT_DEBUG:
 		exit->kind = HV_EXIT_DEBUG;
+		exit->addr = run->debug.arch.pc;
+		exit->size = run->debug.arch.exception;
+		exit->detail = run->debug.arch.dr6;
 		break;
 	default:
 		exit->kind = HV_EXIT_UNKNOWN;
@@ -270,4 +273,56 @@ uint64_t kvm_tsc_khz(struct hv_vcpu *v)
 	int r = kvm_vcpu_ioctl(v, KVM_GET_TSC_KHZ, NULL);
 
 	return r > 0 ? r : 0;
+}
+
+/* ---- the debugger's ---- */
+
+/* DR7: enable breakpoint @i globally, with its condition and length (Intel SDM 3, 18.2.4). */
+static uint64_t dr7_of(unsigned i, const struct hv_hw_breakpoint *b)
+{
+	static const uint8_t length[] = { [1] = 0, [2] = 1, [4] = 3, [8] = 2 };
+
+	return 2ull << (i * 2) |
+	       (uint64_t)(b->kind | length[b->kind == HV_BREAK_EXEC ? 1 : b->len] << 2)
+		       << (16 + i * 4);
+}
+
+int kvm_vcpu_debug(struct hv_vcpu *v, const struct hv_debug *debug)
+{
+	struct kvm_guest_debug d = { 0 };
+	int supported;
+
+	if (debug->enabled)
+		d.control = KVM_GUESTDBG_ENABLE;
+	if (debug->software)
+		d.control |= KVM_GUESTDBG_USE_SW_BP;
+	if (debug->step) {
+		d.control |= KVM_GUESTDBG_SINGLESTEP;
+		supported = ioctl(v->vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG2);
+		if (supported > 0)
+			d.control |= supported & KVM_GUESTDBG_BLOCKIRQ;
+	}
+	if (debug->num_hw) {
+		d.control |= KVM_GUESTDBG_USE_HW_BP;
+		d.arch.debugreg[7] = 1 << 10 | 1 << 9; /* always one; exact, as old processors want */
+		for (unsigned i = 0; i < debug->num_hw; i++) {
+			d.arch.debugreg[i] = debug->hw[i].addr;
+			d.arch.debugreg[7] |= dr7_of(i, &debug->hw[i]);
+		}
+	}
+	if (debug->inject == HV_INJECT_BP)
+		d.control |= KVM_GUESTDBG_INJECT_BP;
+	else if (debug->inject == HV_INJECT_DB)
+		d.control |= KVM_GUESTDBG_INJECT_DB;
+	return kvm_vcpu_ioctl(v, KVM_SET_GUEST_DEBUG, &d);
+}
+
+int kvm_vcpu_get_fpu(struct hv_vcpu *v, struct kvm_fpu *fpu)
+{
+	return kvm_vcpu_ioctl(v, KVM_GET_FPU, fpu);
+}
+
+int kvm_vcpu_set_fpu(struct hv_vcpu *v, const struct kvm_fpu *fpu)
+{
+	return kvm_vcpu_ioctl(v, KVM_SET_FPU, (void *)fpu);
 }

@@ -14,6 +14,7 @@
 
 #include "devices/terminal.h"
 #include "devices/vsock_broker.h"
+#include "vmm/gdb.h"
 #include "vmm/helper.h"
 #include "vmm/hv_null.h"
 #include "vmm/kvm.h"
@@ -249,6 +250,7 @@ static int run_lives(struct monitor_params *params)
 	struct helper helpers[CONFIG_MAX_NETS] = { 0 };
 	struct share shares[CONFIG_MAX_SHARES] = { 0 };
 	struct error err = { 0 };
+	bool listening;
 	int status, r;
 
 	/* One limit for all its lives. */
@@ -259,12 +261,17 @@ static int run_lives(struct monitor_params *params)
 		machine_files_init(params->files);
 		params->end->reason = MACHINE_END_NONE;
 		params->broker_fd = -1;
+		listening = false;
 		r = start_helpers(c, params->files, helpers, shares, &err);
 		if (!r)
 			r = open_files(c, params->files, &err);
 		if (!r)
 			r = open_vsock(c, params->files, &params->broker_fd, &err);
-		if (!r)
+		if (!r && c->gdb) {
+			r = params->files->gdb = gdb_listen(c->gdb, &err);
+			listening = r >= 0;
+		}
+		if (r >= 0)
 			r = await_helpers(c, helpers, &err);
 		if (r < 0) {
 			error_print(&err);
@@ -273,6 +280,8 @@ static int run_lives(struct monitor_params *params)
 			status = run_once(params);
 		}
 		close_vsock(params);
+		if (listening)
+			gdb_unlisten(c->gdb);
 		machine_files_close(params->files);
 		stop_helpers(c, helpers, shares);
 	} while (params->end->reason == MACHINE_END_REBOOT && c->reboot_resets);

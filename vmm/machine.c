@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "vmm/gdb.h"
 #include "vmm/machine_internal.h"
 #include "vmm/machine_state.h"
 
@@ -31,6 +32,7 @@ void machine_files_init(struct machine_files *files)
 {
 	files->kernel = NULL;
 	files->initrd = -1;
+	files->gdb = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		files->disk[i] = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
@@ -52,6 +54,7 @@ void machine_files_close(struct machine_files *files)
 	fw_kernel_free(files->kernel);
 	files->kernel = NULL;
 	close_file(&files->initrd);
+	close_file(&files->gdb);
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		close_file(&files->disk[i]);
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
@@ -234,6 +237,11 @@ int machine_create(struct machine **ret_m, const struct machine_params *params,
 		r = machine_load(m, params->image, params->host_cpuid, err);
 	else if (!r && !params->layout_only)
 		r = load_guest(m, params, err);
+	if (!r && params->files->gdb >= 0) {
+		r = gdb_create(&m->gdb, m, params->files->gdb, err);
+		if (!r)
+			params->files->gdb = -1;
+	}
 	if (r < 0) {
 		m->hv = NULL;
 		machine_free(m);
@@ -257,6 +265,7 @@ void machine_free(struct machine *m)
 	free(m->cpuid);
 	guest_mem_free(m->mem);
 	loop_free(m->loop);
+	gdb_free(m->gdb);
 	free(m);
 }
 
@@ -291,15 +300,53 @@ static void vcpus_left(void *arg)
 	device_drained(NULL, m);
 }
 
+/* A pause and the debugger's stop may wait for the same moment. */
+static void vcpus_stopped(void *arg)
+{
+	struct machine *m = arg;
+	void (*fn)(void *arg) = m->debug_fn;
+	bool pausing = m->pausing;
+
+	m->debug_fn = NULL;
+	m->pausing = false;
+	if (pausing)
+		vcpus_left(m);
+	if (fn)
+		fn(m->debug_arg);
+}
+
 void machine_pause(struct machine *m, void (*done)(void *arg), void *arg)
 {
+	/* Its vCPUs go already; whoever waits for the pause learns of the end. */
+	if (m->winding_down)
+		return;
+	m->pausing = true;
 	m->paused_fn = done;
 	m->paused_arg = arg;
-	vcpu_set_want(&m->vcpus, VCPU_PAUSE, vcpus_left, m);
+	vcpu_set_want(&m->vcpus, VCPU_PAUSE, vcpus_stopped, m);
+}
+
+void machine_debug_stop(struct machine *m, void (*fn)(void *arg), void *arg)
+{
+	if (m->winding_down)
+		return;
+	m->debug_stopped = true;
+	m->debug_fn = fn;
+	m->debug_arg = arg;
+	vcpu_set_want(&m->vcpus, VCPU_PAUSE, vcpus_stopped, m);
+}
+
+void machine_debug_continue(struct machine *m)
+{
+	m->debug_stopped = false;
+	if (!m->paused && !m->pausing && !m->undrained && !m->winding_down)
+		vcpu_set_want(&m->vcpus, VCPU_RUN, NULL, NULL);
 }
 
 static void resume_devices(struct machine *m)
 {
+	if (m->winding_down)
+		return;
 	m->paused = false;
 	for (unsigned i = 0; i < m->num_virtio; i++)
 		virtio_resume(m->virtio[i].dev);
@@ -312,7 +359,8 @@ void machine_resume(struct machine *m)
 	resume_devices(m);
 	for (unsigned i = 0; i < m->vcpus.num && ops->vcpu_stood_still; i++)
 		ops->vcpu_stood_still(m->vcpus.vcpu[i].hv);
-	vcpu_set_want(&m->vcpus, VCPU_RUN, NULL, NULL);
+	if (!m->debug_stopped)
+		vcpu_set_want(&m->vcpus, VCPU_RUN, NULL, NULL);
 }
 
 bool machine_is_paused(const struct machine *m)
@@ -353,6 +401,11 @@ int machine_start(struct machine *m, struct error *err)
 	/* A loaded machine: its devices first, as after a pause. */
 	if (m->paused)
 		resume_devices(m);
+	if (m->gdb && m->config->wait_gdb) {
+		m->debug_stopped = true;
+		gdb_hold(m->gdb);
+		return vcpu_set_start(&m->vcpus, VCPU_PAUSE, err);
+	}
 	return vcpu_set_start(&m->vcpus, VCPU_RUN, err);
 }
 
@@ -372,6 +425,7 @@ static void wind_down(struct machine *m)
 {
 	bool quit = false, drained = false;
 
+	m->winding_down = true;
 	vcpu_set_want(&m->vcpus, VCPU_QUIT, set_flag, &quit);
 	while (!quit)
 		loop_run_once(m->loop, UINT64_MAX);
@@ -396,6 +450,7 @@ void machine_run(struct machine *m, struct machine_end *ret_end)
 		loop_run(m->loop);
 	loop_timer_cancel(m->loop, &m->timeout);
 	wind_down(m);
+	gdb_ended(m->gdb, m->end.status);
 	*ret_end = m->end;
 }
 

@@ -57,6 +57,7 @@ struct machine_files {
 	int vsock_listen; /* where programs on the host connect, and */
 	int vsock_broker; /* who opens sockets for the guest's connections; -1: nobody */
 	int share[CONFIG_MAX_SHARES]; /* sockets to the servers */
+	int gdb; /* a listening socket; -1: nobody debugs */
 };
 
 void machine_files_init(struct machine_files *files);
@@ -101,6 +102,14 @@ void machine_end(struct machine *m, enum machine_end_reason reason, int status, 
 void machine_pause(struct machine *m, void (*done)(void *arg), void *arg);
 void machine_resume(struct machine *m);
 bool machine_is_paused(const struct machine *m);
+
+/*
+ * For the debugger: stop the vCPUs alone, fn(arg) on the loop once they did, and let those that
+ * are not held run again. Queues go on. A pause in between is kept: what is both stopped and
+ * paused runs when it is neither. On the loop.
+ */
+void machine_debug_stop(struct machine *m, void (*fn)(void *arg), void *arg);
+void machine_debug_continue(struct machine *m);
 
 /* Press the power button. Any thread. */
 void machine_power_button(struct machine *m);

@@ -6,11 +6,7 @@
 #include <stdio.h>
 
 #include "vmm/machine_internal.h"
-
-#define PTE_PRESENT 1ull
-#define PTE_LARGE   (1ull << 7)
-#define PTE_ADDR    0x000ffffffffff000ull
-#define CR4_LA57    (1ull << 12)
+#include "vmm/x86_walk.h"
 
 /* Text that grows in a fixed buffer; what does not fit is cut. */
 struct text {
@@ -30,50 +26,19 @@ static void __printf(2, 3) add(struct text *t, const char *fmt, ...)
 		t->len = MIN(t->len + (size_t)n, t->size - 1);
 }
 
-/*
- * Walk the page tables for @addr, printing each level. Returns the physical
- * address, or UINT64_MAX where the walk ends. Long mode (4 and 5 levels), PAE and
- * 32-bit paging alike: only entry size and index width differ.
- */
-static uint64_t walk(struct machine *m, const struct kvm_sregs *s, uint64_t addr, struct text *t)
+static void add_step(void *arg, const struct x86_walk_step *step)
 {
-	bool wide = s->cr4 & X86_CR4_PAE;
-	bool is_long = s->efer & X86_EFER_LMA;
-	unsigned levels = is_long ? (s->cr4 & CR4_LA57 ? 5 : 4) : wide ? 3 : 2;
-	unsigned bits = wide ? 9 : 10, entry_size = wide ? 8 : 4;
-	uint64_t table = s->cr3 & (is_long || !wide ? PTE_ADDR : 0xffffffe0ull);
+	struct text *t = arg;
 
-	if (!(s->cr0 & X86_CR0_PG)) {
-		add(t, "  paging is off: physical 0x%llx\n", (unsigned long long)addr);
-		return addr;
+	if (!step->is_ram) {
+		add(t, "  level %u: table 0x%llx is not RAM\n", step->level,
+		    (unsigned long long)step->table);
+		return;
 	}
-	for (unsigned level = levels; level > 0; level--) {
-		unsigned shift = PAGE_SHIFT + bits * (level - 1);
-		uint64_t index = addr >> shift & ((1ull << bits) - 1);
-		uint64_t entry = 0;
-
-		/* Three-level PAE has four entries at the top. */
-		if (!is_long && wide && level == 3)
-			index &= 3;
-		if (guest_mem_read(m->mem, table + index * entry_size, &entry, entry_size) < 0) {
-			add(t, "  level %u: table 0x%llx is not RAM\n", level,
-			    (unsigned long long)table);
-			return UINT64_MAX;
-		}
-		add(t, "  level %u [%3u] = 0x%016llx\n", level, (unsigned)index,
-		    (unsigned long long)entry);
-		if (!(entry & PTE_PRESENT)) {
-			add(t, "  not present\n");
-			return UINT64_MAX;
-		}
-		if (level > 1 && (entry & PTE_LARGE)) {
-			uint64_t mask = (1ull << shift) - 1;
-
-			return (entry & PTE_ADDR & ~mask) | (addr & mask);
-		}
-		table = entry & PTE_ADDR;
-	}
-	return table | (addr & (PAGE_SIZE - 1));
+	add(t, "  level %u [%3u] = 0x%016llx\n", step->level, step->index,
+	    (unsigned long long)step->entry);
+	if (!(step->entry & 1))
+		add(t, "  not present\n");
 }
 
 static void add_bytes(struct text *t, const uint8_t *p, unsigned n)
@@ -115,7 +80,8 @@ void machine_dump_vcpu(struct machine *m, struct vcpu *v, char *text, size_t siz
 	int r;
 
 	add(&t, "vCPU %u: %s", v->index,
-	    e->kind == HV_EXIT_NONE ? "triple fault" : hv_exit_name(e->kind));
+	    e->kind != HV_EXIT_NONE ? hv_exit_name(e->kind) :
+	    atomic_load(&m->ending) ? "triple fault" : "stopped");
 	if (e->kind != HV_EXIT_NONE)
 		add(&t, ", detail 0x%llx", (unsigned long long)e->detail);
 	add(&t, "\n");
@@ -131,7 +97,9 @@ void machine_dump_vcpu(struct machine *m, struct vcpu *v, char *text, size_t siz
 	}
 	/* Only 64-bit code ignores the base of CS. */
 	linear = state.regs.rip + (state.sregs.cs.l ? 0 : state.sregs.cs.base);
-	gpa = walk(m, &state.sregs, linear, &t);
+	if (!(state.sregs.cr0 & X86_CR0_PG))
+		add(&t, "  paging is off: physical 0x%llx\n", (unsigned long long)linear);
+	gpa = x86_walk(m->mem, &state.sregs, linear, add_step, &t);
 	if (gpa == UINT64_MAX)
 		return;
 	add(&t, "  rip is at guest physical 0x%llx:", (unsigned long long)gpa);

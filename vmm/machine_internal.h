@@ -49,9 +49,15 @@ struct machine {
 	struct fw_mmio_device mmio_device[MACHINE_MAX_VIRTIO];
 	struct vcpu_set vcpus;
 
+	struct gdb *gdb; /* NULL: nobody debugs */
+	void (*debug_fn)(void *arg); /* waits for the vCPUs to stop; or NULL */
+	void *debug_arg;
+	bool debug_stopped;
+
 	struct loop_timer timeout;
 	unsigned undrained; /* devices that a pause or the end still waits for */
-	bool paused;
+	bool pausing, paused;
+	bool winding_down; /* the end is being carried out: nothing stops or goes on any more */
 	void (*paused_fn)(void *arg);
 	void *paused_arg;
 

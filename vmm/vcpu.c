@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 
+#include "vmm/gdb.h"
 #include "vmm/machine.h"
 #include "vmm/machine_internal.h"
 
@@ -85,8 +86,11 @@ static void serve_exit(struct vcpu *v, const struct hv_exit *exit)
 	case HV_EXIT_EVENT:
 		serve_event(m, exit->detail);
 		break;
-	case HV_EXIT_HLT:
 	case HV_EXIT_DEBUG:
+		if (m->gdb)
+			gdb_debug_exit(m->gdb, v, exit);
+		break;
+	case HV_EXIT_HLT:
 		break;
 	case HV_EXIT_FAIL_ENTRY:
 	case HV_EXIT_INTERNAL:
@@ -141,17 +145,22 @@ static bool is_settled(const struct vcpu_set *set)
 	return false;
 }
 
-/* Leave the guest until something else is wanted. Called with want != RUN. */
+static bool must_park(const struct vcpu *v, enum vcpu_want want)
+{
+	return want == VCPU_PAUSE || (want == VCPU_RUN && atomic_load(&v->held));
+}
+
+/* Leave the guest until something else is wanted. */
 static void park(struct vcpu *v)
 {
 	struct vcpu_set *set = v->set;
 
 	complete_io(v);
 	pthread_mutex_lock(&set->lock);
-	if (atomic_load(&set->want) == VCPU_PAUSE) {
+	if (must_park(v, atomic_load(&set->want))) {
 		if (--set->running == 0)
 			loop_post(set->loop, &set->settled);
-		while (atomic_load(&set->want) == VCPU_PAUSE)
+		while (must_park(v, atomic_load(&set->want)))
 			pthread_cond_wait(&set->changed, &set->lock);
 		set->running++;
 	}
@@ -174,7 +183,7 @@ static void *vcpu_thread(void *arg)
 	pthread_mutex_lock(&set->lock);
 	pthread_mutex_unlock(&set->lock);
 	while (!r && (want = atomic_load(&set->want)) != VCPU_QUIT) {
-		if (want == VCPU_PAUSE)
+		if (must_park(v, want))
 			park(v);
 		else if (!run_once(v))
 			break;

@@ -24,6 +24,7 @@ struct vcpu {
 	struct hv_vcpu *hv;
 	pthread_t thread;
 	bool started;
+	_Atomic bool held; /* stays out of the guest though the others run; for the debugger */
 	bool io_pending; /* the last exit completes at the next entry */
 	struct hv_exit failed_exit; /* what ended the machine, for the report */
 	_Atomic uint64_t exits[HV_EXIT_NUM_KINDS];

@@ -69,6 +69,7 @@ struct hv_vcpu {
 	uint64_t seen; /* interrupts delivered before its last step */
 	struct x86_vcpu_state state;
 	struct x86_saved_vcpu *saved; /* what was loaded, or NULL */
+	struct hv_debug debug;
 	/* The device's answer goes here, and moves to @result when the vCPU is entered again. */
 	uint8_t data[FAKE_HV_DATA];
 	uint8_t result[FAKE_HV_DATA];
@@ -753,6 +754,17 @@ static int fake_vcpu_set(struct hv_vcpu *v, const struct x86_vcpu_state *state)
 	return 0;
 }
 
+static int fake_vcpu_debug(struct hv_vcpu *v, const struct hv_debug *debug)
+{
+	v->debug = *debug;
+	return 0;
+}
+
+const struct hv_debug *fake_hv_debug(struct hv *hv, unsigned vcpu)
+{
+	return &to_fake(hv)->vcpu[vcpu]->debug;
+}
+
 /* ---- guests' helpers ---- */
 
 static enum fake_step make_access(struct hv_exit *exit, enum hv_exit_kind kind, uint64_t addr,
@@ -832,6 +844,7 @@ static const struct hv_ops fake_ops = {
 	.vcpu_save = fake_vcpu_save,
 	.vcpu_load = fake_vcpu_load,
 	.vm_load = fake_vm_load,
+	.vcpu_debug = fake_vcpu_debug,
 };
 
 struct hv *fake_hv_create(const struct fake_hv_params *params)

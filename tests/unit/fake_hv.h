@@ -79,6 +79,9 @@ uint64_t fake_hv_interrupts(struct hv *hv, uint32_t gsi);
 uint64_t fake_hv_messages(struct hv *hv, uint64_t addr, uint32_t data);
 uint64_t fake_hv_lost(struct hv *hv);
 
+/* What the debugger asked of @vcpu last. For its own thread, or while it is out of the guest. */
+const struct hv_debug *fake_hv_debug(struct hv *hv, unsigned vcpu);
+
 /* Wait until @gsi has had @count interrupts. False after @timeout_ms without. */
 bool fake_hv_wait_interrupts(struct hv *hv, uint32_t gsi, uint64_t count, int timeout_ms);
 

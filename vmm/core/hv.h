@@ -52,7 +52,7 @@ enum hv_exit_kind {
 	HV_EXIT_FAIL_ENTRY, /* the processor refused the state: @detail is its reason */
 	HV_EXIT_INTERNAL,   /* the hypervisor gave up: @detail is the suberror */
 	HV_EXIT_EVENT,	    /* @detail: HV_EVENT_* */
-	HV_EXIT_DEBUG,
+	HV_EXIT_DEBUG,	    /* at linear address @addr; @size: the vector; @detail: DR6 */
 	HV_EXIT_MSR,	    /* unknown MSR @addr, already refused; @detail: it was a write */
 	HV_EXIT_UNKNOWN,    /* @detail is the hypervisor's number */
 	HV_EXIT_NUM_KINDS,
@@ -71,7 +71,25 @@ struct hv_exit {
 	unsigned insn_len;
 };
 
+#define HV_MAX_HW_BREAKPOINTS 4
+
+/* What of a vCPU's execution exits with HV_EXIT_DEBUG. */
+struct hv_debug {
+	bool enabled;
+	bool software; /* #BP exits instead of reaching the guest */
+	bool step;     /* one instruction, without interrupts where the host can hold them off */
+	unsigned num_hw;
+	struct hv_hw_breakpoint {
+		enum { HV_BREAK_EXEC = 0, HV_BREAK_WRITE = 1, HV_BREAK_ACCESS = 3 } kind; /* DR7's */
+		uint64_t addr;
+		unsigned len; /* 1, 2, 4 or 8; execution: 1 */
+	} hw[HV_MAX_HW_BREAKPOINTS];
+	/* An exception that turned out to be the guest's own: deliver it at the next entry. */
+	enum { HV_INJECT_NONE, HV_INJECT_BP, HV_INJECT_DB } inject;
+};
+
 struct hv;
+struct kvm_fpu;
 
 struct hv_ops {
 	void (*free)(struct hv *hv);
@@ -127,6 +145,11 @@ struct hv_ops {
 	int (*tsc_set_khz)(struct hv_vcpu *vcpu, uint64_t khz);
 	/* The guest stood still: its watchdogs need not bark. May be NULL. */
 	void (*vcpu_stood_still)(struct hv_vcpu *vcpu);
+
+	/* For the debugger, while @vcpu is out of the guest. May be NULL. */
+	int (*vcpu_debug)(struct hv_vcpu *vcpu, const struct hv_debug *debug);
+	int (*vcpu_get_fpu)(struct hv_vcpu *vcpu, struct kvm_fpu *fpu);
+	int (*vcpu_set_fpu)(struct hv_vcpu *vcpu, const struct kvm_fpu *fpu);
 };
 
 struct hv {

@@ -69,5 +69,10 @@ const struct seccomp_rule seccomp_main_kvm[] = {
 	IOCTL(KVM_GET_DIRTY_LOG, "which memory changed"),
 	IOCTL(KVM_CLEAR_DIRTY_LOG, "which memory changed"),
 	IOCTL(KVM_GET_STATS_FD, "exits as the kernel counts them"),
+
+	/* the debugger */
+	IOCTL(KVM_SET_GUEST_DEBUG, "breakpoints and steps"),
+	IOCTL(KVM_GET_FPU, "registers"),
+	IOCTL(KVM_SET_FPU, "registers"),
 	{ 0 },
 };

@@ -1,0 +1,46 @@
+/*
+ * A debugging stub: gdb's remote serial protocol over a socket, one client at a
+ * time, all vCPUs as threads of one process ("all-stop"). gdb's manual, appendix E.
+ *
+ * Lives on the machine's loop; gdb_debug_exit() alone is called by vCPUs. While
+ * a client has the machine stopped its vCPUs are out of the guest and its queues
+ * go on. Nothing of it exists without --gdb or `wisp gdb`.
+ */
+#ifndef WISP_VMM_GDB_H
+#define WISP_VMM_GDB_H
+
+#include "vmm/core/error.h"
+#include "vmm/core/hv.h"
+
+struct gdb;
+struct machine;
+struct vcpu;
+
+/*
+ * Make a socket that listens where @where says: "tcp:PORT" (on 127.0.0.1),
+ * "tcp:ADDR:PORT" (numeric) or "unix:PATH". A descriptor, or -errno with @err.
+ */
+int gdb_listen(const char *where, struct error *err);
+
+/* Remove the name that gdb_listen() gave a UNIX socket. */
+void gdb_unlisten(const char *where);
+
+/* Is @where of that shape? For validation, before anything is opened. */
+int gdb_check_where(const char *where, struct error *err);
+
+/* Serve clients of the listening socket @fd, which becomes the stub's. */
+int gdb_create(struct gdb **ret_gdb, struct machine *m, int fd, struct error *err);
+
+/* The machine's vCPUs have not run yet and will not until a client lets them. Before they start. */
+void gdb_hold(struct gdb *gdb);
+
+/* Tell the client, if there is one, that the machine has ended. Accepts NULL. */
+void gdb_ended(struct gdb *gdb, int status);
+
+/* After the loop is gone, which may still watch its sockets. Accepts NULL. */
+void gdb_free(struct gdb *gdb);
+
+/* @v left the guest with HV_EXIT_DEBUG. On @v's thread. */
+void gdb_debug_exit(struct gdb *gdb, struct vcpu *v, const struct hv_exit *exit);
+
+#endif
