@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run doctor help version"
+		_wisp_words "run ls stat pause resume stop kill console doctor help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -117,6 +117,8 @@ _wisp()
 		--gdb)
 			_wisp_words "tcp: unix:"
 			return ;;
+		--run-dir)
+			return ;;
 		--sandbox)
 			_wisp_words "off on strict"
 			return ;;
@@ -135,8 +137,66 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --wait-gdb --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --wait-gdb --detach --run-dir --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
+		esac ;;
+	ls)
+		case $prev in
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --json --help" ;;
+		esac ;;
+	stat)
+		case $prev in
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --json --help" ;;
+		esac ;;
+	pause)
+		case $prev in
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --help" ;;
+		esac ;;
+	resume)
+		case $prev in
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --help" ;;
+		esac ;;
+	stop)
+		case $prev in
+		--run-dir)
+			return ;;
+		--timeout)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --timeout --help" ;;
+		esac ;;
+	kill)
+		case $prev in
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --help" ;;
+		esac ;;
+	console)
+		case $prev in
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --help" ;;
 		esac ;;
 	doctor)
 		case $prev in

@@ -19,6 +19,8 @@ struct cli_verb {
 	const char *more;      /* a paragraph, or NULL */
 	const struct config_item *options; /* or NULL */
 	bool takes_image;      /* file names complete it */
+	/* Carries it out: the arguments behind the verb. Returns the exit status. */
+	int (*main)(int argc, char **argv);
 };
 
 /* Exit statuses, examples: a term and what it means. Both tables end without a term. */
@@ -32,6 +34,16 @@ extern const struct cli_entry cli_statuses[]; /* of `wisp run` */
 extern const struct cli_entry cli_examples[];
 extern const struct cli_entry cli_keys[]; /* what Ctrl-A does */
 extern const char cli_values_text[];	  /* how values are written */
+
+/* The verbs themselves, each where its subject is. */
+int run_main(int argc, char **argv);
+int ls_main(int argc, char **argv);
+int stat_main(int argc, char **argv);
+int pause_main(int argc, char **argv);
+int resume_main(int argc, char **argv);
+int stop_main(int argc, char **argv);
+int kill_main(int argc, char **argv);
+int console_main(int argc, char **argv);
 
 /* NULL when there is no such verb. */
 const struct cli_verb *cli_find_verb(const char *name);

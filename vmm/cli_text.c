@@ -1,6 +1,9 @@
 /* The verbs, and what is said about them beside their options. */
 #include "vmm/cli.h"
 
+#include "vmm/cli_control.h"
+#include "vmm/doctor.h"
+
 static const struct config_item doctor_options[] = {
 	{ "--json", NULL, "Print one JSON object", CONFIG_FLAG },
 	{ 0 },
@@ -18,12 +21,37 @@ const struct cli_verb cli_verbs[] = {
 	  "IMAGE is the first disk, written as for --disk. Without --kernel it boots the default "
 	  "guest that 'make' built: a Debian kernel and a shell. Everything that was asked for is "
 	  "checked before anything is created.",
-	  config_run_options, .takes_image = true },
+	  config_run_options, .takes_image = true, .main = run_main },
+	{ "ls", "[OPTION]...", "List the running microVMs of this user",
+	  "One line each: name, state, processors, memory, how long it has been running, and the "
+	  "process id of its monitor. What microVMs left that were killed is removed.",
+	  control_ls_options, .main = ls_main },
+	{ "stat", "[OPTION]... ID", "Show the counters of a running microVM",
+	  "Exits by reason, accesses by device, queue activity: what --metrics writes at the end.",
+	  control_report_options, .main = stat_main },
+	{ "pause", "[OPTION]... ID", "Pause a microVM: its processors stop, its I/O is drained",
+	  NULL,
+	  control_plain_options, .main = pause_main },
+	{ "resume", "[OPTION]... ID", "Let a paused microVM go on", NULL, control_plain_options,
+	  .main = resume_main },
+	{ "stop", "[OPTION]... ID",
+	  "Press the power button, and end the microVM if that is ignored",
+	  "Returns when the microVM has ended. A guest that did not power off by itself ends with "
+	  "status 143, as by SIGTERM.",
+	  control_stop_options, .main = stop_main },
+	{ "kill", "[OPTION]... ID", "End a microVM without asking its guest",
+	  "Disks are left as a power failure would leave them. Its run ends with status 137, as by "
+	  "SIGKILL.",
+	  control_plain_options, .main = kill_main },
+	{ "console", "[OPTION]... ID", "Attach the terminal to the console of a detached microVM",
+	  "Ctrl-A d detaches again, Ctrl-A x ends the microVM, Ctrl-A twice sends one Ctrl-A. "
+	  "One terminal at a time is attached.",
+	  control_plain_options, .main = console_main },
 	{ "doctor", "[--json]", "Say what this host can do, and how to mend what it cannot",
 	  "Prints a line for each thing that microVMs need or can make use of: ok, warn (works, "
 	  "but not as well as it could) or missing, with a line on how to mend it. The status is 0 "
 	  "when microVMs can run here and 126 when they cannot.",
-	  doctor_options },
+	  doctor_options, .main = doctor_main },
 	{ "help", "[VERB | --man | --bash]", "Explain wisp or one of its verbs", NULL,
 	  help_options },
 	{ "version", "", "Print the version", NULL, NULL },
@@ -40,6 +68,8 @@ const struct cli_entry cli_statuses[] = {
 	{ "124", "--timeout ran out" },
 	{ "125", "The microVM could not be started" },
 	{ "126", "The host refuses: no /dev/kvm, or no permission" },
+	{ "137, 143",
+	  "Ended by wisp kill; by wisp stop, the guest having ignored its power button" },
 	{ "128+N", "Signal N ended it, guest stopped and terminal restored" },
 	{ "V", "The guest wrote V to port 0x501, or (with --test-device) to port 0xf4, which "
 	       "gives (V<<1)|1" },
@@ -58,6 +88,7 @@ const struct cli_entry cli_examples[] = {
 
 const struct cli_entry cli_keys[] = {
 	{ "Ctrl-A x", "End the microVM" },
+	{ "Ctrl-A d", "Detach from it (wisp console)" },
 	{ "Ctrl-A Ctrl-A", "Send one Ctrl-A to the guest" },
 	{ 0 },
 };

@@ -137,6 +137,14 @@ const struct config_item config_run_options[] = {
 	  CONFIG_STRING, MEMBER(gdb) },
 	{ "--wait-gdb", NULL, "Do not start the guest before a debugger lets it go on", CONFIG_FLAG,
 	  MEMBER(wait_gdb) },
+	{ "--detach", NULL,
+	  "Run in the background: print the name and return once the guest runs. 'wisp console' "
+	  "has its terminal",
+	  CONFIG_FLAG, MEMBER(detach) },
+	{ "--run-dir", "DIR",
+	  "Where running microVMs have their directories ($XDG_RUNTIME_DIR/wisp, else "
+	  "/run/user/UID/wisp, else /tmp/wisp-UID)",
+	  CONFIG_STRING, MEMBER(run_dir) },
 	{ "--sandbox", "off|on|strict",
 	  "Lock the monitor in before the guest runs: namespaces, an empty root, Landlock, no "
 	  "privileges, few system calls (on). strict: refuse to run where the host lacks one",

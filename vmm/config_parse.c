@@ -215,9 +215,10 @@ static const char *inline_value(const char *arg, size_t *ret_len)
 	return equals ? equals + 1 : NULL;
 }
 
-static const struct config_item *find_option(const char *arg, size_t len)
+static const struct config_item *find_option(const struct config_item *options, const char *arg,
+					     size_t len)
 {
-	for (const struct config_item *o = config_run_options; o->name; o++)
+	for (const struct config_item *o = options; o && o->name; o++)
 		if (strlen(o->name) == len && !strncmp(o->name, arg, len))
 			return o;
 	return NULL;
@@ -235,18 +236,18 @@ static int parse_option(struct config_parse *p, char *const *argv, int argc)
 	const char *next = argc > 1 ? argv[1] : NULL;
 	size_t len;
 	const char *value = inline_value(argv[0], &len);
-	const struct config_item *o = find_option(argv[0], len);
+	const struct config_item *o = find_option(p->options, argv[0], len);
 	int used = 1, r;
 
 	if (!o) {
 		error_usage(p->err, -EINVAL, "unknown option '%.*s'", (int)len, argv[0]);
-		error_hint(p->err, "'wisp help run' lists the options");
+		error_hint(p->err, "'wisp help %s' lists the options", p->verb);
 		return -EINVAL;
 	}
 	p->option = o->name;
-	if (p->given & 1ull << (o - config_run_options) && !o->repeat)
+	if (p->given & 1ull << (o - p->options) && !o->repeat)
 		return config_fail(p, "given twice");
-	p->given |= 1ull << (o - config_run_options);
+	p->given |= 1ull << (o - p->options);
 
 	if (value && !o->value)
 		return config_fail(p, "takes no value");
@@ -256,7 +257,7 @@ static int parse_option(struct config_parse *p, char *const *argv, int argc)
 		value = next;
 		used = 2;
 	}
-	r = set_item(p, o, value, p->config);
+	r = set_item(p, o, value, p->target);
 	return r < 0 ? r : used;
 }
 
@@ -342,7 +343,13 @@ static int keep_args(struct config_parse *p, int argc, char *const *argv)
 
 int config_parse_run(struct machine_config *c, int argc, char *const *argv, struct error *err)
 {
-	struct config_parse p = { .config = c, .err = err };
+	struct config_parse p = {
+		.config = c,
+		.target = c,
+		.options = config_run_options,
+		.verb = "run",
+		.err = err,
+	};
 	bool only_images = false, image_seen = false;
 	int r = keep_args(&p, argc, argv);
 
@@ -363,4 +370,30 @@ int config_parse_run(struct machine_config *c, int argc, char *const *argv, stru
 			return r;
 	}
 	return complete(&p);
+}
+
+int config_parse_verb(const char *verb, const struct config_item *options, void *target, int argc,
+		      char *const *argv, const char **args, unsigned max_args, struct error *err)
+{
+	struct config_parse p = { .target = target, .options = options, .verb = verb, .err = err };
+	bool only_args = false;
+	unsigned num = 0;
+	int r;
+
+	for (int i = 0; i < argc; i += r) {
+		r = 1;
+		if (only_args || argv[i][0] != '-' || !argv[i][1]) {
+			if (num == max_args)
+				return error_usage(err, -EINVAL, "%s: '%s' is one too many", verb,
+						   argv[i]);
+			args[num++] = argv[i];
+		} else if (!strcmp(argv[i], "--")) {
+			only_args = true;
+		} else {
+			r = parse_option(&p, argv + i, argc - i);
+		}
+		if (r < 0)
+			return r;
+	}
+	return (int)num;
 }

@@ -12,9 +12,12 @@
 /* A command line on its way into a configuration. */
 struct config_parse {
 	struct machine_config *config;
+	void *target;	    /* the struct that the options fill */
+	const struct config_item *options;
+	const char *verb;   /* whose options these are, for hints */
 	const char *option; /* where we are, for messages: "--disk" */
 	const char *key;    /* "queues", or NULL */
-	uint64_t given;	    /* a bit for each entry of config_run_options */
+	uint64_t given;	    /* a bit for each entry of @options */
 	bool hugepages;
 	bool console_given;
 	struct error *err;
@@ -50,6 +53,14 @@ extern const struct config_item config_disk_keys[];
 extern const struct config_item config_net_keys[];
 extern const struct config_item config_vsock_keys[];
 extern const struct config_item config_share_keys[];
+
+/*
+ * The arguments of a verb other than run: options as in the table fill @target, the rest (all
+ * of them after "--") goes to @args in order. Returns how many those are, at most @max_args, or
+ * -errno. CUSTOM items' parse() gets @target.
+ */
+int config_parse_verb(const char *verb, const struct config_item *options, void *target, int argc,
+		      char *const *argv, const char **args, unsigned max_args, struct error *err);
 
 /* ---- for parse functions; each returns 0 or -errno with the error filled in ---- */
 

@@ -15,12 +15,14 @@
 #include "devices/terminal.h"
 #include "devices/vsock_broker.h"
 #include "vmm/gdb.h"
+#include "vmm/detach.h"
 #include "vmm/helper.h"
 #include "vmm/hv_null.h"
 #include "vmm/kvm.h"
 #include "vmm/machine.h"
 #include "vmm/monitor.h"
 #include "vmm/share.h"
+#include "vmm/run_dir.h"
 
 static int open_named(const char *option, const char *path, int flags, struct error *err)
 {
@@ -217,6 +219,9 @@ static int run_once(struct monitor_params *params)
 		exit(monitor_main(params));
 	}
 	close(params->signal_fd);
+	if (params->started_fd >= 0)
+		close(params->started_fd);
+	params->started_fd = -1;
 	machine_files_close(params->files);
 	status = await_monitor(params, monitor, &set, &signal);
 	terminal_restore();
@@ -301,14 +306,34 @@ static struct machine_end *share_end(struct error *err)
 	return p;
 }
 
+/*
+ * Without a directory a microVM runs as well, it only cannot be controlled; so a host without a
+ * place for it is no reason to fail, unless somebody means to find it there.
+ */
+static int create_run_dir(const struct machine_config *c, struct run_dir *dir, struct error *err)
+{
+	struct error why = { 0 };
+	int r = run_dir_create(dir, c->run_dir, c->name, &why);
+
+	if (r < 0 && (r == -EEXIST || c->run_dir || c->detach)) {
+		*err = why;
+		return r;
+	}
+	if (r < 0)
+		log_warn("%s; so 'wisp ls' and the like will not know this microVM", why.msg);
+	return 0;
+}
+
 int launch_run(struct machine_config *c)
 {
+	struct run_dir dir = { .listen_fd = -1 };
 	struct machine_files files;
 	struct kvm_host host;
 	struct monitor_params params = {
 		.config = c,
 		.host = &host,
 		.files = &files,
+		.started_fd = -1,
 	};
 	struct error err = { 0 };
 	int status, r = 0;
@@ -317,11 +342,20 @@ int launch_run(struct machine_config *c)
 	params.kvm_fd = params.end ? kvm_open(&err) : -1;
 	if (params.kvm_fd >= 0)
 		r = kvm_host_query(params.kvm_fd, &host, &err);
+	if (params.kvm_fd >= 0 && !r)
+		r = create_run_dir(c, &dir, &err);
 	if (params.kvm_fd < 0 || r < 0) {
 		error_print(&err);
 		return error_status(&err);
 	}
+	if (c->detach) {
+		status = detach(c, &dir, &params.started_fd);
+		if (status >= 0)
+			return status;
+	}
+	params.control_fd = dir.listen_fd;
 	status = run_lives(&params);
+	run_dir_remove(&dir);
 	if (c->json)
 		printf("{\"reason\":\"%s\",\"status\":%d}\n", machine_end_name(params.end->reason),
 		       status);

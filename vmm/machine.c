@@ -449,6 +449,7 @@ void machine_run(struct machine *m, struct machine_end *ret_end)
 	while (!atomic_load_explicit(&m->ended, memory_order_acquire))
 		loop_run(m->loop);
 	loop_timer_cancel(m->loop, &m->timeout);
+	loop_timer_cancel(m->loop, &m->stop);
 	wind_down(m);
 	gdb_ended(m->gdb, m->end.status);
 	*ret_end = m->end;

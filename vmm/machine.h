@@ -38,6 +38,8 @@ enum machine_end_reason {
 #define MACHINE_STATUS_TRIPLE_FAULT 4
 #define MACHINE_STATUS_INTERNAL	    5
 #define MACHINE_STATUS_TIMEOUT	    124
+#define MACHINE_STATUS_KILLED	    137 /* wisp kill: as by SIGKILL */
+#define MACHINE_STATUS_STOPPED	    143 /* wisp stop, when its patience was over: as by SIGTERM */
 
 /* How it ended: for run, test and the API alike. */
 struct machine_end {

@@ -55,6 +55,7 @@ struct machine {
 	bool debug_stopped;
 
 	struct loop_timer timeout;
+	struct loop_timer stop; /* when a guest that was asked to power off is made to */
 	unsigned undrained; /* devices that a pause or the end still waits for */
 	bool pausing, paused;
 	bool winding_down; /* the end is being carried out: nothing stops or goes on any more */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "devices/terminal.h"
+#include "vmm/control.h"
 #include "vmm/kvm.h"
 
 /* A second signal after this long means: do not wait for disks any more. */
@@ -131,6 +132,16 @@ static int build(const struct monitor_params *p, struct sandbox *sandbox, struct
 	return r;
 }
 
+/* `run --detach` returns to its caller now. */
+static void tell_started(int fd)
+{
+	if (fd < 0)
+		return;
+	if (write(fd, "", 1) < 0)
+		log_debug("nobody waits for the start: %m");
+	close(fd);
+}
+
 int monitor_main(const struct monitor_params *p)
 {
 	struct signals signals = {
@@ -145,6 +156,7 @@ int monitor_main(const struct monitor_params *p)
 		.gid = config->gid,
 	};
 	struct machine_end *end = p->end;
+	struct control *control = NULL;
 	struct sandbox sandbox = { 0 };
 	FILE *metrics = NULL;
 	struct machine *m = NULL;
@@ -165,6 +177,10 @@ int monitor_main(const struct monitor_params *p)
 		if (p->deadline_ns)
 			machine_set_deadline(m, p->deadline_ns);
 		metrics = open_metrics(config->metrics_file);
+		if (p->control_fd >= 0)
+			r = control_create(&control, m, p->control_fd, &err);
+	}
+	if (!r) {
 		/* From here on no path leads anywhere: what follows has its descriptors. */
 		r = sandbox_lock(&sandbox, &err);
 	}
@@ -181,7 +197,9 @@ int monitor_main(const struct monitor_params *p)
 		return end->status;
 	}
 
+	tell_started(p->started_fd);
 	machine_run(m, end);
+	control_free(control, end);
 	terminal_restore();
 	report(config, end);
 	write_metrics(m, metrics, config->metrics_file);

@@ -19,6 +19,8 @@ struct monitor_params {
 	struct machine_files *files;
 	int kvm_fd;
 	int broker_fd;		 /* the parent's end of files->vsock_broker, or -1 */
+	int control_fd;		 /* listening control socket; -1: none */
+	int started_fd;		 /* gets a byte when the guest runs; -1: nobody waits for it */
 	int signal_fd;		 /* signalfd of END_SIGNALS and SIGWINCH, which are blocked */
 	uint64_t deadline_ns;	 /* when --timeout is over, on the monotonic clock; 0: never */
 	struct machine_end *end; /* shared with the parent: how it ended */

@@ -1,0 +1,250 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "vmm/run_dir.h"
+
+struct place {
+	char root[64];
+};
+
+static int setup(void **state)
+{
+	static struct place p;
+
+	snprintf(p.root, sizeof(p.root), "/tmp/wisp-test-XXXXXX");
+	assert_non_null(mkdtemp(p.root));
+	*state = &p;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct place *p = *state;
+
+	/* Fails, and the test with it, when something was left. */
+	return rmdir(p->root);
+}
+
+/* A microVM that is killed: its directory stays, nobody listens. */
+static void leave_a_dead_one(const char *root, const char *id)
+{
+	pid_t child = fork();
+	int status;
+
+	if (child == 0) {
+		struct run_dir dir = { .listen_fd = -1 };
+		char *log;
+		int fd;
+
+		if (run_dir_create(&dir, root, id, NULL) < 0)
+			_exit(1);
+		log = run_dir_file(&dir, RUN_DIR_LOG);
+		fd = open(log, O_CREAT | O_WRONLY, 0600);
+		_exit(fd < 0);
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+}
+
+static bool exists(const char *root, const char *name)
+{
+	char path[200];
+
+	snprintf(path, sizeof(path), "%s/%s", root, name);
+	return access(path, F_OK) == 0;
+}
+
+static void directory_is_ours_alone_and_goes_without_a_trace(void **state)
+{
+	struct place *p = *state;
+	struct run_dir dir = { .listen_fd = -1 };
+	struct error err = { 0 };
+	struct stat st;
+	int sock;
+
+	assert_int_equal(run_dir_create(&dir, p->root, "a", &err), 0);
+	assert_int_equal(stat(dir.path, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0700);
+	sock = run_dir_connect(p->root, "a", RUN_DIR_CONTROL, SOCK_SEQPACKET, &err);
+	assert_true(sock >= 0);
+	close(sock);
+	sock = run_dir_connect(NULL, dir.path, RUN_DIR_CONTROL, SOCK_SEQPACKET, &err);
+	assert_true(sock >= 0);
+	close(sock);
+	run_dir_remove(&dir);
+	assert_false(exists(p->root, "a"));
+	run_dir_remove(&dir);
+}
+
+static void name_of_a_running_one_is_refused(void **state)
+{
+	struct place *p = *state;
+	struct run_dir a = { .listen_fd = -1 }, b = { .listen_fd = -1 };
+	struct error err = { 0 };
+
+	assert_int_equal(run_dir_create(&a, p->root, "a", &err), 0);
+	assert_int_equal(run_dir_create(&b, p->root, "a", &err), -EEXIST);
+	assert_int_equal(err.kind, ERROR_USAGE);
+	assert_non_null(strstr(err.msg, "'a' is running"));
+	assert_int_equal(b.listen_fd, -1);
+	run_dir_remove(&b);
+	assert_true(exists(p->root, "a"));
+	run_dir_remove(&a);
+}
+
+static void name_of_a_dead_one_is_free(void **state)
+{
+	struct place *p = *state;
+	struct run_dir dir = { .listen_fd = -1 };
+	struct error err = { 0 };
+
+	leave_a_dead_one(p->root, "a");
+	assert_true(exists(p->root, "a/" RUN_DIR_LOG));
+	assert_int_equal(run_dir_create(&dir, p->root, "a", &err), 0);
+	assert_false(exists(p->root, "a/" RUN_DIR_LOG));
+	run_dir_remove(&dir);
+}
+
+static void connecting_to_a_dead_one_finds_none_and_cleans_up(void **state)
+{
+	struct place *p = *state;
+	struct error err = { 0 };
+
+	leave_a_dead_one(p->root, "a");
+	assert_int_equal(run_dir_connect(p->root, "a", RUN_DIR_CONTROL, SOCK_SEQPACKET, &err),
+			 -ENOENT);
+	assert_non_null(strstr(err.msg, "no microVM 'a'"));
+	assert_false(exists(p->root, "a"));
+}
+
+static void directory_that_is_no_microvms_is_left_alone(void **state)
+{
+	struct place *p = *state;
+	struct run_dir dir = { .listen_fd = -1 };
+	struct error err = { 0 };
+	char path[100], file[120];
+
+	snprintf(path, sizeof(path), "%s/photos", p->root);
+	snprintf(file, sizeof(file), "%s/control.sock", path);
+	assert_int_equal(mkdir(path, 0700), 0);
+	close(open(file, O_CREAT | O_WRONLY, 0600));
+	assert_false(run_dir_remove_dead(path));
+	assert_int_equal(run_dir_connect(p->root, "photos", RUN_DIR_CONTROL, SOCK_SEQPACKET, &err),
+			 -ENOENT);
+	assert_true(run_dir_create(&dir, p->root, "photos", &err) < 0);
+	assert_true(exists(p->root, "photos/control.sock"));
+	unlink(file);
+	rmdir(path);
+}
+
+static void root_that_others_may_write_to_is_refused(void **state)
+{
+	struct place *p = *state;
+	struct run_dir dir = { .listen_fd = -1 };
+	struct error err = { 0 };
+
+	assert_int_equal(chmod(p->root, 0777), 0);
+	assert_int_equal(run_dir_create(&dir, p->root, "a", &err), -EPERM);
+	assert_int_equal(err.kind, ERROR_USAGE);
+	assert_false(exists(p->root, "a"));
+	chmod(p->root, 0700);
+}
+
+static void default_root_follows_xdg_runtime_dir(void **state)
+{
+	struct place *p = *state;
+	char path[PATH_MAX], want[100];
+	struct error err = { 0 };
+
+	setenv("XDG_RUNTIME_DIR", p->root, 1);
+	assert_int_equal(run_dir_root(path, sizeof(path), NULL, false, &err), -ENOENT);
+	assert_int_equal(run_dir_root(path, sizeof(path), NULL, true, &err), 0);
+	snprintf(want, sizeof(want), "%s/wisp", p->root);
+	assert_string_equal(path, want);
+	/* Not ours alone any more. */
+	chmod(path, 0750);
+	assert_int_equal(run_dir_root(path, sizeof(path), NULL, true, &err), -EPERM);
+	rmdir(path);
+	/* A link planted there leads nowhere good. */
+	assert_int_equal(symlink("/tmp", want), 0);
+	assert_int_equal(run_dir_root(path, sizeof(path), NULL, true, &err), -ENOTDIR);
+	unlink(want);
+	unsetenv("XDG_RUNTIME_DIR");
+}
+
+static void path_longer_than_an_address_works(void **state)
+{
+	struct place *p = *state;
+	struct run_dir dir = { .listen_fd = -1 };
+	struct error err = { 0 };
+	char root[200];
+	int sock;
+
+	snprintf(root, sizeof(root), "%s/%0100d", p->root, 7);
+	assert_int_equal(run_dir_create(&dir, root, "a", &err), 0);
+	sock = run_dir_connect(root, "a", RUN_DIR_CONTROL, SOCK_SEQPACKET, &err);
+	assert_true(sock >= 0);
+	close(sock);
+	run_dir_remove(&dir);
+	rmdir(root);
+}
+
+static int append(void *arg, const char *id, const char *path)
+{
+	char *names = arg;
+
+	snprintf(names + strlen(names), 100 - strlen(names), "%s ", id);
+	return 0;
+}
+
+static void all_are_found_in_order_and_what_was_never_finished_goes(void **state)
+{
+	struct place *p = *state;
+	struct run_dir b = { .listen_fd = -1 }, a = b;
+	char names[100] = "", unfinished[100];
+	struct error err = { 0 };
+	pid_t gone = fork();
+
+	if (gone == 0)
+		_exit(0);
+	waitpid(gone, NULL, 0);
+	snprintf(unfinished, sizeof(unfinished), "%s/.wisp-%d", p->root, gone);
+	assert_int_equal(mkdir(unfinished, 0700), 0);
+	assert_int_equal(run_dir_create(&b, p->root, "b", &err), 0);
+	assert_int_equal(run_dir_create(&a, p->root, "a", &err), 0);
+	assert_int_equal(run_dir_for_each(p->root, append, names, &err), 0);
+	assert_string_equal(names, "a b ");
+	assert_int_equal(access(unfinished, F_OK), -1);
+	run_dir_remove(&a);
+	run_dir_remove(&b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define IN_PLACE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+		IN_PLACE(directory_is_ours_alone_and_goes_without_a_trace),
+		IN_PLACE(name_of_a_running_one_is_refused),
+		IN_PLACE(name_of_a_dead_one_is_free),
+		IN_PLACE(connecting_to_a_dead_one_finds_none_and_cleans_up),
+		IN_PLACE(directory_that_is_no_microvms_is_left_alone),
+		IN_PLACE(root_that_others_may_write_to_is_refused),
+		IN_PLACE(default_root_follows_xdg_runtime_dir),
+		IN_PLACE(path_longer_than_an_address_works),
+		IN_PLACE(all_are_found_in_order_and_what_was_never_finished_goes),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

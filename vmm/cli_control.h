@@ -1,0 +1,29 @@
+/*
+ * The verbs that look after running microVMs: ls, stat, pause, resume, stop,
+ * kill, console. Their option tables, for vmm/cli_text.c, and what others need to
+ * write a verb of that kind.
+ */
+#ifndef WISP_VMM_CLI_CONTROL_H
+#define WISP_VMM_CLI_CONTROL_H
+
+#include "vmm/config_parse.h"
+
+extern const struct config_item control_plain_options[];  /* --run-dir */
+extern const struct config_item control_report_options[]; /* and --json */
+extern const struct config_item control_ls_options[];
+extern const struct config_item control_stop_options[];
+
+/* What those options fill. */
+struct control_options {
+	char *run_dir;
+	bool json;
+	unsigned timeout_seconds;
+};
+
+void control_options_done(struct control_options *o);
+
+/* Parse the arguments of @verb, which takes one microVM, and connect to it. A socket, or -errno. */
+int control_open(const char *verb, const struct config_item *options, struct control_options *o,
+		 int argc, char *const *argv, const char **ret_id, struct error *err);
+
+#endif

@@ -1,0 +1,126 @@
+/* What can be asked of a running machine: the table, and verbs of a few lines. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "vmm/control.h"
+#include "vmm/machine_internal.h"
+
+/* How long the guest may take to power off before it is made to, in seconds; and at most. */
+#define STOP_TIMEOUT	 30
+#define MAX_STOP_TIMEOUT 86400
+
+static const char *state_name(const struct machine *m)
+{
+	return machine_is_paused(m) ? "paused" : "running";
+}
+
+/* {"do":"info"}: what `wisp ls` shows of it. */
+static void verb_info(struct control_call *call)
+{
+	struct machine *m = control_machine(call);
+	const struct machine_config *c = m->config;
+
+	control_reply(call, json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:s*, s:i, s:i}", "id",
+				      c->name, "state", state_name(m), "pid", getpid(), "parent",
+				      getppid(), "cpus", c->cpus, "memory",
+				      (json_int_t)c->memory_bytes, "uptime_ms",
+				      (json_int_t)(control_uptime_ns(call) / NSEC_PER_MSEC),
+				      "kernel", c->kernel, "disks", c->num_disks, "nets",
+				      c->num_nets));
+}
+
+/* {"do":"stat"}: the counters of --metrics, and the state. */
+static void verb_stat(struct control_call *call)
+{
+	struct machine *m = control_machine(call);
+	json_t *counters = NULL;
+	char *text = NULL;
+	size_t len = 0;
+	FILE *out = open_memstream(&text, &len);
+
+	if (out) {
+		machine_print_metrics(m, out);
+		if (fclose(out) == 0)
+			counters = json_loadb(text, len, 0, NULL);
+	}
+	free(text);
+	if (!counters) {
+		control_fail(call, -ENOMEM, "counters: no memory");
+		return;
+	}
+	json_object_del(counters, "end");
+	control_reply(call, json_pack("{s:s, s:s, s:I, s:o}", "id", m->config->name, "state",
+				      state_name(m), "uptime_ms",
+				      (json_int_t)(control_uptime_ns(call) / NSEC_PER_MSEC),
+				      "counters", counters));
+}
+
+static void now_paused(void *arg)
+{
+	control_reply(arg, json_pack("{s:s}", "state", "paused"));
+}
+
+/* {"do":"pause"}: answered when the vCPUs are out and the queues drained. */
+static void verb_pause(struct control_call *call)
+{
+	struct machine *m = control_machine(call);
+
+	if (machine_is_paused(m))
+		now_paused(call);
+	else
+		machine_pause(m, now_paused, call);
+}
+
+/* {"do":"resume"} */
+static void verb_resume(struct control_call *call)
+{
+	struct machine *m = control_machine(call);
+
+	if (machine_is_paused(m))
+		machine_resume(m);
+	control_reply(call, json_pack("{s:s}", "state", "running"));
+}
+
+static void stop_forced(struct loop_timer *t)
+{
+	struct machine *m = container_of(t, struct machine, stop);
+
+	log_info("the guest did not power off when asked to");
+	machine_end(m, MACHINE_END_SIGNAL, MACHINE_STATUS_STOPPED, NULL);
+}
+
+/* {"do":"stop","timeout":SECONDS}: the power button, then the end; answered by the end. */
+static void verb_stop(struct control_call *call)
+{
+	struct machine *m = control_machine(call);
+	uint64_t seconds;
+
+	if (control_arg_number(call, "timeout", STOP_TIMEOUT, MAX_STOP_TIMEOUT, &seconds) < 0)
+		return;
+	control_reply_at_end(call);
+	if (machine_is_paused(m))
+		machine_resume(m);
+	machine_power_button(m);
+	m->stop.expired = stop_forced;
+	loop_timer_set(m->loop, &m->stop,
+		       clock_monotonic_ns(m->clock) + seconds * NSEC_PER_SEC);
+}
+
+/* {"do":"kill"}: the end, without asking the guest. */
+static void verb_kill(struct control_call *call)
+{
+	control_reply_at_end(call);
+	machine_end(control_machine(call), MACHINE_END_SIGNAL, MACHINE_STATUS_KILLED, NULL);
+}
+
+const struct control_verb control_verbs[] = {
+	{ "info", verb_info },
+	{ "stat", verb_stat },
+	{ "pause", verb_pause, .alone = true },
+	{ "resume", verb_resume, .alone = true },
+	{ "stop", verb_stop },
+	{ "kill", verb_kill },
+	{ 0 },
+};

@@ -1,0 +1,347 @@
+#include "vmm/run_dir.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* Connections that wait for the monitor, which takes them as soon as its loop runs. */
+#define BACKLOG 16
+
+/* A directory whose name begins so, with a process id behind it, is being made or removed. */
+#define HIDDEN ".wisp-"
+
+/* ---- RUNDIR ---- */
+
+/* Only for us: in a directory that others may write to, they could put a socket of their own. */
+static int check_root(const char *path, bool strict, struct error *err)
+{
+	struct stat st;
+
+	if (lstat(path, &st) < 0)
+		return -errno;
+	if (!S_ISDIR(st.st_mode))
+		return error_usage(err, -ENOTDIR, "run directory '%s': %m", path);
+	if (st.st_uid != geteuid())
+		return error_usage(err, -EPERM, "run directory '%s' belongs to user %u, not to us",
+				   path, st.st_uid);
+	if (st.st_mode & (strict ? 077 : 022))
+		return error_usage(err, -EPERM,
+				   "run directory '%s' is open to other users (mode %03o)", path,
+				   st.st_mode & 0777);
+	return 0;
+}
+
+static int default_root(char *buf, size_t size)
+{
+	const char *runtime = getenv("XDG_RUNTIME_DIR");
+	unsigned uid = geteuid();
+	int n;
+
+	if (runtime && *runtime == '/') {
+		n = snprintf(buf, size, "%s/wisp", runtime);
+	} else {
+		snprintf(buf, size, "/run/user/%u", uid);
+		n = snprintf(buf, size,
+			     access(buf, W_OK | X_OK) == 0 ? "/run/user/%u/wisp" : "/tmp/wisp-%u",
+			     uid);
+	}
+	return (size_t)n < size ? 0 : -ENAMETOOLONG;
+}
+
+int run_dir_root(char *buf, size_t size, const char *given, bool create, struct error *err)
+{
+	int r;
+
+	if (given)
+		r = (size_t)snprintf(buf, size, "%s", given) < size ? 0 : -ENAMETOOLONG;
+	else
+		r = default_root(buf, size);
+	if (r < 0)
+		return error_usage(err, r, "run directory: %m");
+	/* One call when it is there, as it nearly always is. */
+	if (create && mkdir(buf, 0700) < 0 && errno != EEXIST)
+		return error_usage(err, -errno, "run directory '%s': cannot make it: %m", buf);
+	r = check_root(buf, !given, err);
+	if (r == -ENOENT && given)
+		error_usage(err, r, "run directory '%s': %m", buf);
+	return r;
+}
+
+/* ---- sockets ---- */
+
+/*
+ * The address of @dir/@name. Longer than an address may be, it leads through a descriptor of
+ * the directory, to be closed afterwards; else @ret_fd is -1.
+ */
+static int socket_address(struct sockaddr_un *addr, const char *dir, const char *name, int *ret_fd)
+{
+	int n;
+
+	*ret_fd = -1;
+	addr->sun_family = AF_UNIX;
+	n = snprintf(addr->sun_path, sizeof(addr->sun_path), "%s/%s", dir, name);
+	if ((size_t)n < sizeof(addr->sun_path))
+		return 0;
+	*ret_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (*ret_fd < 0)
+		return -errno;
+	snprintf(addr->sun_path, sizeof(addr->sun_path), "/proc/self/fd/%d/%s", *ret_fd, name);
+	return 0;
+}
+
+/* Returns the connected socket. */
+static int connect_in(const char *dir, const char *name, int type)
+{
+	struct sockaddr_un addr;
+	int fd, dir_fd, r;
+
+	r = socket_address(&addr, dir, name, &dir_fd);
+	if (r < 0)
+		return r;
+	fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+	r = fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
+	if (r < 0 && fd >= 0)
+		close(fd);
+	if (dir_fd >= 0)
+		close(dir_fd);
+	return r < 0 ? r : fd;
+}
+
+/* Returns the listening socket. */
+static int listen_in(const char *dir, const char *name)
+{
+	struct sockaddr_un addr;
+	int fd, dir_fd, r;
+
+	r = socket_address(&addr, dir, name, &dir_fd);
+	if (r < 0)
+		return r;
+	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+	    listen(fd, BACKLOG) < 0) {
+		r = -errno;
+		if (fd >= 0)
+			close(fd);
+	}
+	if (dir_fd >= 0)
+		close(dir_fd);
+	return r < 0 ? r : fd;
+}
+
+/* ---- one microVM's directory ---- */
+
+/* Removes files only: whoever put a directory into ours may keep it. */
+static void remove_directory(const char *path)
+{
+	struct dirent *e;
+	DIR *d = opendir(path);
+
+	while (d && (e = readdir(d)))
+		unlinkat(dirfd(d), e->d_name, 0);
+	if (d)
+		closedir(d);
+	rmdir(path);
+}
+
+/* What one of us uses for a directory without its name: not yet, or no more. */
+static int hidden_path(char *buf, size_t size, const char *root)
+{
+	return (size_t)snprintf(buf, size, "%s/" HIDDEN "%d", root, getpid()) < size ?
+		       0 :
+		       -ENAMETOOLONG;
+}
+
+/*
+ * Did whoever made this directory die? Only one with a socket that nobody listens to is taken
+ * for that: any other is not ours to remove.
+ */
+static bool is_dead(const char *path)
+{
+	char socket_path[PATH_MAX + 64];
+	struct stat st;
+	int fd;
+
+	snprintf(socket_path, sizeof(socket_path), "%s/" RUN_DIR_CONTROL, path);
+	if (lstat(socket_path, &st) < 0 || !S_ISSOCK(st.st_mode))
+		return false;
+	fd = connect_in(path, RUN_DIR_CONTROL, SOCK_SEQPACKET | SOCK_NONBLOCK);
+	if (fd >= 0)
+		close(fd);
+	return fd == -ECONNREFUSED;
+}
+
+/* Give the directory @from, which listens, the name @to; one that a dead microVM left gives way. */
+static int take_name(const char *from, const char *to)
+{
+	if (rename(from, to) == 0)
+		return 0;
+	if (errno != ENOTEMPTY && errno != EEXIST)
+		return -errno;
+	if (!is_dead(to))
+		return -EEXIST;
+	remove_directory(to);
+	return rename(from, to) < 0 ? -errno : 0;
+}
+
+int run_dir_create(struct run_dir *dir, const char *root, const char *id, struct error *err)
+{
+	char base[PATH_MAX - 300], hidden[PATH_MAX];
+	int r = run_dir_root(base, sizeof(base), root, true, err);
+
+	if (r < 0)
+		return r;
+	snprintf(dir->path, sizeof(dir->path), "%s/%s", base, id);
+	/* Without its name until it listens: nobody sees a directory to be taken for a dead one. */
+	r = hidden_path(hidden, sizeof(hidden), base);
+	if (!r && mkdir(hidden, 0700) < 0) {
+		/* One of our process id was killed here. */
+		if (errno == EEXIST)
+			remove_directory(hidden);
+		r = mkdir(hidden, 0700) < 0 ? -errno : 0;
+	}
+	if (r < 0)
+		return error_usage(err, r, "run directory '%s': cannot make it: %m", dir->path);
+	dir->listen_fd = listen_in(hidden, RUN_DIR_CONTROL);
+	r = dir->listen_fd < 0 ? dir->listen_fd : take_name(hidden, dir->path);
+	if (r == 0)
+		return 0;
+	remove_directory(hidden);
+	if (dir->listen_fd >= 0)
+		close(dir->listen_fd);
+	dir->listen_fd = -1;
+	if (r == -EEXIST)
+		return error_usage(err, r, "--name: a microVM '%s' is running", id);
+	return error_usage(err, r, "run directory '%s': %m", dir->path);
+}
+
+void run_dir_inherit(struct run_dir *dir)
+{
+	/* Listening again changes whose credentials a client is shown (SO_PEERCRED). */
+	listen(dir->listen_fd, BACKLOG);
+}
+
+void run_dir_remove(struct run_dir *dir)
+{
+	char root[PATH_MAX], hidden[PATH_MAX - 32], *slash;
+
+	if (dir->listen_fd < 0)
+		return;
+	snprintf(root, sizeof(root), "%s", dir->path);
+	slash = strrchr(root, '/');
+	if (slash)
+		*slash = '\0';
+	/* Its name goes first: whoever looks sees all of it or nothing. */
+	if (hidden_path(hidden, sizeof(hidden), root) == 0 && rename(dir->path, hidden) == 0) {
+		/* Most hold nothing but the socket. */
+		snprintf(root, sizeof(root), "%s/" RUN_DIR_CONTROL, hidden);
+		if (unlink(root) < 0 || rmdir(hidden) < 0)
+			remove_directory(hidden);
+	}
+	close(dir->listen_fd);
+	dir->listen_fd = -1;
+}
+
+char *run_dir_file(const struct run_dir *dir, const char *name)
+{
+	char *path;
+
+	return asprintf(&path, "%s/%s", dir->path, name) < 0 ? NULL : path;
+}
+
+/* ---- finding them ---- */
+
+int run_dir_connect(const char *root, const char *id, const char *name, int type,
+		    struct error *err)
+{
+	char base[PATH_MAX - 300], path[PATH_MAX];
+	int r;
+
+	if (strchr(id, '/')) {
+		snprintf(path, sizeof(path), "%s", id);
+	} else {
+		r = run_dir_root(base, sizeof(base), root, false, err);
+		if (r < 0 && r != -ENOENT)
+			return r;
+		snprintf(path, sizeof(path), "%s/%s", base, id);
+	}
+	r = connect_in(path, name, type);
+	if (r >= 0)
+		return r;
+	if (r != -ECONNREFUSED && r != -ENOENT)
+		return error_usage(err, r, "microVM '%s': %m", id);
+	if (is_dead(path)) {
+		remove_directory(path);
+	} else if (access(path, F_OK) == 0) {
+		return error_usage(err, -ENOENT, "microVM '%s' has no %s", id, name);
+	}
+	error_usage(err, -ENOENT, "there is no microVM '%s'", id);
+	error_hint(err, "'wisp ls' lists those that run");
+	return -ENOENT;
+}
+
+static int visible(const struct dirent *e)
+{
+	return e->d_name[0] != '.';
+}
+
+/* Those of processes that were killed before they had a name for it. */
+static void remove_unfinished(const char *root)
+{
+	char path[PATH_MAX];
+	struct dirent *e;
+	DIR *d = opendir(root);
+
+	while (d && (e = readdir(d))) {
+		const char *digits = e->d_name + strlen(HIDDEN);
+		char *end;
+		long pid;
+
+		if (strncmp(e->d_name, HIDDEN, strlen(HIDDEN)) != 0)
+			continue;
+		pid = strtol(digits, &end, 10);
+		if (pid <= 0 || *end || kill((pid_t)pid, 0) == 0 || errno != ESRCH)
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", root, e->d_name);
+		remove_directory(path);
+	}
+	if (d)
+		closedir(d);
+}
+
+bool run_dir_remove_dead(const char *path)
+{
+	if (!is_dead(path))
+		return false;
+	remove_directory(path);
+	return true;
+}
+
+int run_dir_for_each(const char *root, int (*fn)(void *arg, const char *id, const char *path),
+		     void *arg, struct error *err)
+{
+	char base[PATH_MAX - 300], path[PATH_MAX];
+	struct dirent **entry;
+	int n, r = run_dir_root(base, sizeof(base), root, false, err);
+
+	if (r < 0)
+		return r == -ENOENT && !root ? 0 : r;
+	remove_unfinished(base);
+	n = scandir(base, &entry, visible, alphasort);
+	if (n < 0)
+		return error_set(err, -errno, "run directory '%s': %m", base);
+	for (int i = 0; i < n; i++) {
+		snprintf(path, sizeof(path), "%s/%s", base, entry[i]->d_name);
+		if (r == 0)
+			r = fn(arg, entry[i]->d_name, path);
+		free(entry[i]);
+	}
+	free(entry);
+	return r;
+}

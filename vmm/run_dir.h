@@ -1,0 +1,72 @@
+/*
+ * Run directories: where a running microVM is found. RUNDIR/ID/ (0700) holds
+ * control.sock (vmm/control.h) and, for those without a terminal, console.sock
+ * and the log.
+ *
+ * RUNDIR is $XDG_RUNTIME_DIR/wisp, else /run/user/UID/wisp, else /tmp/wisp-UID;
+ * it must belong to the user and to nobody else. The parent of a microVM makes
+ * its directory, with the socket listening before the name appears, and removes
+ * it at the end. So a directory whose socket refuses connections is one whose
+ * microVM was killed, and whoever comes across it removes it.
+ *
+ * No threads, no state beyond the struct.
+ */
+#ifndef WISP_VMM_RUN_DIR_H
+#define WISP_VMM_RUN_DIR_H
+
+#include <limits.h>
+
+#include "vmm/core/error.h"
+
+#define RUN_DIR_CONTROL "control.sock"
+#define RUN_DIR_CONSOLE "console.sock"
+#define RUN_DIR_LOG	"log"
+
+/* One microVM's, while it runs. Zero-initialised with listen_fd -1: none. */
+struct run_dir {
+	int listen_fd;	     /* control.sock */
+	char path[PATH_MAX]; /* of the directory */
+};
+
+/*
+ * The path of RUNDIR into @buf: @given, or the default when that is NULL. With
+ * @create it is made where it is missing. -ENOENT without a message when it is
+ * missing and @create is not set; kind USAGE when it cannot be trusted.
+ */
+int run_dir_root(char *buf, size_t size, const char *given, bool create, struct error *err);
+
+/*
+ * Make RUNDIR/@id with its listening control socket. -EEXIST, kind USAGE, when a
+ * microVM of that name runs. @root as for run_dir_root().
+ */
+int run_dir_create(struct run_dir *dir, const char *root, const char *id, struct error *err);
+
+/* After a fork: this process is now the one that clients see as the listener's. */
+void run_dir_inherit(struct run_dir *dir);
+
+/* Remove the directory and all that is in it, and close the socket. Harmless without one. */
+void run_dir_remove(struct run_dir *dir);
+
+/* The path of @name in the directory, for the caller to free; NULL without memory. */
+char *run_dir_file(const struct run_dir *dir, const char *name);
+
+/*
+ * Connect to the socket @name of the microVM @id, which is its name under @root (as
+ * for run_dir_root()) or, with a slash in it, the path of its directory. @type is
+ * SOCK_SEQPACKET or SOCK_STREAM. Returns the descriptor; -ENOENT when there is no such
+ * microVM (what a dead one left is removed).
+ */
+int run_dir_connect(const char *root, const char *id, const char *name, int type,
+		    struct error *err);
+
+/* Was the microVM of the directory @path killed? What it left is removed then. */
+bool run_dir_remove_dead(const char *path);
+
+/*
+ * Call fn(arg, id, path) for each microVM's directory under @root in order of names, dead ones
+ * included, until it returns non-zero; returns that.
+ */
+int run_dir_for_each(const char *root, int (*fn)(void *arg, const char *id, const char *path),
+		     void *arg, struct error *err);
+
+#endif
