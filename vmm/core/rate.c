@@ -1,0 +1,98 @@
+/*
+ * A bucket is kept as a time: when it would be full again if nothing more was
+ * taken. Empty is one burst before that. No tokens are added by a clock, and
+ * nothing is rounded away: the rest of each division is carried.
+ */
+#include "vmm/core/rate.h"
+
+#define DEFAULT_BURST_NS (NSEC_PER_SEC / 10)
+#define MAX_BURST_NS	 (1ull << 62) /* twice that, and a request of 4 GiB, still fit 64 bits */
+
+static void bucket_set(struct rate_bucket *b, const struct rate *rate, uint64_t now_ns)
+{
+	uint64_t burst = rate->burst;
+
+	*b = (struct rate_bucket){
+		.per_second = rate->per_second,
+		.burst_ns = DEFAULT_BURST_NS,
+		.once = rate->once,
+		.due_ns = now_ns,
+	};
+	if (!b->per_second)
+		return;
+	if (burst)
+		b->burst_ns = MIN((__uint128_t)burst * NSEC_PER_SEC / b->per_second,
+				  (__uint128_t)MAX_BURST_NS);
+	/* Never 0, or nothing would ever go. */
+	b->burst_ns = MAX(b->burst_ns, 1ull);
+}
+
+static uint64_t bucket_wait_ns(const struct rate_bucket *b, uint64_t now_ns)
+{
+	uint64_t debt_ns = b->due_ns > now_ns ? b->due_ns - now_ns : 0;
+
+	if (!b->per_second || b->once || debt_ns < b->burst_ns)
+		return 0;
+	return debt_ns - b->burst_ns + 1;
+}
+
+static void bucket_take(struct rate_bucket *b, uint64_t now_ns, uint64_t cost)
+{
+	uint64_t once = MIN(cost, b->once);
+	__uint128_t parts;
+
+	if (!b->per_second)
+		return;
+	b->once -= once;
+	cost -= once;
+	if (b->due_ns < now_ns) {
+		b->due_ns = now_ns;
+		b->rest = 0;
+	}
+	parts = (__uint128_t)cost * NSEC_PER_SEC + b->rest;
+	b->due_ns += parts / b->per_second;
+	b->rest = parts % b->per_second;
+}
+
+void rate_limiter_init(struct rate_limiter *l, const struct rate_limits *limits, uint64_t now_ns)
+{
+	memset(l, 0, sizeof(*l));
+	pthread_mutex_init(&l->lock, NULL);
+	rate_limiter_set(l, limits, now_ns);
+}
+
+void rate_limiter_done(struct rate_limiter *l)
+{
+	pthread_mutex_destroy(&l->lock);
+}
+
+void rate_limiter_set(struct rate_limiter *l, const struct rate_limits *limits, uint64_t now_ns)
+{
+	pthread_mutex_lock(&l->lock);
+	bucket_set(&l->ops, &limits->ops, now_ns);
+	bucket_set(&l->bytes, &limits->bytes, now_ns);
+	l->limited = limits->ops.per_second || limits->bytes.per_second;
+	pthread_mutex_unlock(&l->lock);
+}
+
+uint64_t rate_limiter_wait_ns(struct rate_limiter *l, uint64_t now_ns)
+{
+	uint64_t wait_ns;
+
+	if (!rate_limited(l))
+		return 0;
+	pthread_mutex_lock(&l->lock);
+	wait_ns = MAX(bucket_wait_ns(&l->ops, now_ns), bucket_wait_ns(&l->bytes, now_ns));
+	pthread_mutex_unlock(&l->lock);
+	return wait_ns;
+}
+
+void rate_limiter_take(struct rate_limiter *l, uint64_t now_ns, uint64_t ops, uint64_t bytes)
+{
+	if (!rate_limited(l))
+		return;
+	pthread_mutex_lock(&l->lock);
+	bucket_take(&l->ops, now_ns, ops);
+	bucket_take(&l->bytes, now_ns, bytes);
+	pthread_mutex_unlock(&l->lock);
+}
