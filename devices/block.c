@@ -172,6 +172,38 @@ void block_attach(struct block *b, struct loop *loop)
 		b->ops->attach(b);
 }
 
+bool block_can_share(const struct block *b)
+{
+	return b->ops->share;
+}
+
+int block_share(struct block **ret_block, struct block *origin, struct loop *loop)
+{
+	int r = origin->ops->share ? origin->ops->share(origin, ret_block) : -EOPNOTSUPP;
+
+	if (r < 0)
+		return r;
+	(*ret_block)->origin = origin;
+	block_attach(*ret_block, loop);
+	return 0;
+}
+
+int block_resize(struct block *b, uint64_t bytes)
+{
+	int r;
+
+	if (!b->ops->resize)
+		return -EOPNOTSUPP;
+	if (b->read_only)
+		return -EROFS;
+	if (bytes < BLOCK_SECTOR || bytes % BLOCK_SECTOR)
+		return -EINVAL;
+	r = b->ops->resize(b, bytes);
+	if (!r)
+		__atomic_store_n(&b->size_bytes, bytes, __ATOMIC_RELAXED);
+	return r;
+}
+
 void block_close(struct block *b)
 {
 	if (b)
@@ -200,7 +232,7 @@ static int check(const struct block *b, const struct block_req *req)
 		return 0;
 	if (req->op != BLOCK_READ && b->read_only)
 		return -EROFS;
-	return range_inside(req->offset, req->len, 0, b->size_bytes) ? 0 : -EIO;
+	return range_inside(req->offset, req->len, 0, block_size(b)) ? 0 : -EIO;
 }
 
 void block_submit(struct block *b, struct block_req *req)

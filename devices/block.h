@@ -2,7 +2,8 @@
  * A disk's host side: byte-addressed requests against raw files (and, beside
  * it, other formats), completed on the loop they were submitted on.
  *
- * A block belongs to one loop. Requests belong to the block from submission
+ * A block belongs to one loop; block_share() gives another handle of the same
+ * image to another loop. Requests belong to the block from submission
  * until done(). Bounds are the caller's to check against block_size(); the
  * back end checks again and answers -EIO rather than touch what is outside.
  */
@@ -48,6 +49,8 @@ struct block_ops {
 	void (*submit)(struct block *b, struct block_req *req);
 	/* The block was given its loop: pass it on to blocks beneath. May be NULL. */
 	void (*attach)(struct block *b);
+	/* Another handle of the same image, for another loop. NULL: all must use this one. */
+	int (*share)(struct block *b, struct block **ret_handle);
 	/* Grow or shrink to @bytes; 0 or -errno. May be NULL. */
 	int (*resize)(struct block *b, uint64_t bytes);
 	void (*free)(struct block *b);
@@ -57,7 +60,8 @@ struct block {
 	const struct block_ops *ops;
 	struct loop *loop;
 	char *path; /* for messages */
-	uint64_t size_bytes; /* a multiple of BLOCK_SECTOR */
+	struct block *origin; /* of a handle by block_share(); else NULL */
+	uint64_t size_bytes; /* a multiple of BLOCK_SECTOR; ask block_size() */
 	uint32_t logical_block;	 /* the smallest unit a driver should use: 512 for files */
 	uint32_t physical_block; /* the unit that costs no read-modify-write */
 	bool read_only;
@@ -89,15 +93,30 @@ struct block_config {
 int block_open(struct block **ret_block, const struct block_config *config, struct error *err);
 void block_attach(struct block *b, struct loop *loop);
 
+/*
+ * A further handle of @origin's image, attached to @loop; closed before @origin is.
+ * -EOPNOTSUPP for formats that keep state of their own: those are served by one loop.
+ */
+int block_share(struct block **ret_block, struct block *origin, struct loop *loop);
+bool block_can_share(const struct block *b);
+
+/*
+ * Make the image @bytes long. Requests in flight past a new end fail. On the loop of @b, which
+ * is no handle by block_share(). -EOPNOTSUPP, -EROFS, -EINVAL (not whole sectors), or why not.
+ */
+int block_resize(struct block *b, uint64_t bytes);
+
 /* Nothing may be in flight. Durable before it returns unless cache=unsafe. Accepts NULL. */
 void block_close(struct block *b);
 
 /* Queue @req; done() comes later, never from within. */
 void block_submit(struct block *b, struct block_req *req);
 
+/* Any thread: it changes at most between one request and the next. */
 static inline uint64_t block_size(const struct block *b)
 {
-	return b->size_bytes;
+	return __atomic_load_n(b->origin ? &b->origin->size_bytes : &b->size_bytes,
+			       __ATOMIC_RELAXED);
 }
 
 /* ---- for formats ---- */

@@ -10,8 +10,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -280,6 +282,11 @@ static void raw_free(struct block *b)
 
 	if (raw->unsynced && !b->no_flush)
 		fdatasync(raw->fd);
+	if (b->origin) {
+		/* The descriptors and the name are the origin's. */
+		free(raw);
+		return;
+	}
 	if (raw->buffered_fd >= 0)
 		close(raw->buffered_fd);
 	if (raw->fd >= 0) {
@@ -288,6 +295,40 @@ static void raw_free(struct block *b)
 	}
 	free(b->path);
 	free(raw);
+}
+
+/* All state of a raw image is the kernel's: any number of loops may use its descriptors. */
+static int raw_share(struct block *b, struct block **ret_handle)
+{
+	struct block_raw *raw = malloc(sizeof(*raw));
+
+	if (!raw)
+		return -ENOMEM;
+	*raw = *container_of(b, struct block_raw, b);
+	raw->b.inflight = 0;
+	raw->b.finish = (struct loop_task){ 0 };
+	raw->unsynced = false;
+	*ret_handle = &raw->b;
+	return 0;
+}
+
+static int raw_resize(struct block *b, uint64_t bytes)
+{
+	struct block_raw *raw = container_of(b, struct block_raw, b);
+	struct stat st;
+	uint64_t size;
+
+	if (fstat(raw->fd, &st) < 0)
+		return -errno;
+	if (S_ISREG(st.st_mode)) {
+		/* A new length is metadata that a later fdatasync() takes along. */
+		raw->unsynced = true;
+		return ftruncate(raw->fd, (off_t)bytes) < 0 ? -errno : 0;
+	}
+	/* A device has the size it has; whoever changed it tells us, up to how far we may go. */
+	if (ioctl(raw->fd, BLKGETSIZE64, &size) < 0)
+		return -errno;
+	return bytes <= size ? 0 : -ENOSPC;
 }
 
 /* What direct I/O asks for, and the descriptor for what does not comply. */
@@ -317,6 +358,8 @@ static int set_up_direct(struct block_raw *raw, struct error *err)
 
 static const struct block_ops raw_ops = {
 	.submit = raw_submit,
+	.share = raw_share,
+	.resize = raw_resize,
 	.free = raw_free,
 };
 
