@@ -14,6 +14,8 @@
 
 static void doorbell_rang(struct loop_event *ev);
 static void reset_on_loop(struct loop_task *task);
+static void stop_on_queue_loop(struct loop_task *task);
+static void queue_has_stopped(struct loop_task *task);
 
 int virtio_init(struct virtio_device *dev, const struct virtio_ops *ops,
 		const struct virtio_params *params, struct error *err)
@@ -50,7 +52,10 @@ int virtio_init(struct virtio_device *dev, const struct virtio_ops *ops,
 		dev->doorbell[i] = (struct virtio_doorbell){
 			.event = { .fired = doorbell_rang },
 			.dev = dev,
+			.loop = params->queue_loops ? params->queue_loops[i] : params->loop,
 			.fd = -1,
+			.stop = { .run = stop_on_queue_loop },
+			.stopped = { .run = queue_has_stopped },
 		};
 	}
 	return 0;
@@ -58,20 +63,39 @@ int virtio_init(struct virtio_device *dev, const struct virtio_ops *ops,
 
 /* ---- the loop's side ---- */
 
-static void kicked(struct virtio_device *dev, unsigned i)
+static unsigned index_of(const struct virtio_doorbell *bell)
 {
+	return bell - bell->dev->doorbell;
+}
+
+static void kicked(struct virtio_doorbell *bell)
+{
+	struct virtio_device *dev = bell->dev;
+	unsigned i = index_of(bell);
+
 	/* While it stops or is stopped a kick is dropped: starting again kicks every queue. */
-	if (!dev->running || dev->stopping || !dev->queue[i].started || dev->needs_reset)
+	if (!bell->open || dev->needs_reset)
 		return;
-	dev->queue[i].stats.kicks++;
+	counter_add(&dev->queue[i].stats.kicks, 1);
 	dev->ops->kick(dev, i);
 }
 
 static void doorbell_rang(struct loop_event *ev)
 {
-	struct virtio_doorbell *bell = container_of(ev, struct virtio_doorbell, event);
+	kicked(container_of(ev, struct virtio_doorbell, event));
+}
 
-	kicked(bell->dev, bell - bell->dev->doorbell);
+/* loop_call to the queue's loop: serve it from now on. */
+static int open_queue(void *arg)
+{
+	struct virtio_doorbell *bell = arg;
+
+	if (!bell->event.watched)
+		loop_event_watch(bell->loop, &bell->event, bell->fd);
+	bell->open = true;
+	/* Chains may be waiting whose kick came before us, or went to our predecessor. */
+	kicked(bell);
+	return 0;
 }
 
 static void stop_queues(struct virtio_device *dev)
@@ -107,8 +131,6 @@ static int start_on_loop(void *arg)
 			virtio_fail(dev, "queue %u: no file descriptor for its doorbell", i);
 			goto stop;
 		}
-		if (!bell->event.watched)
-			loop_event_watch(dev->loop, &bell->event, bell->fd);
 	}
 	dev->running = true;
 	r = dev->ops->start(dev);
@@ -117,9 +139,10 @@ static int start_on_loop(void *arg)
 		virtio_fail(dev, "cannot start: %s", strerror(-r));
 		goto stop;
 	}
-	/* Chains may be waiting whose kick came before us, or went to our predecessor. */
-	for (i = 0; i < dev->num_queues; i++)
-		kicked(dev, i);
+	for (i = 0; i < dev->num_queues; i++) {
+		if (dev->queue[i].started)
+			loop_call(dev->doorbell[i].loop, open_queue, &dev->doorbell[i]);
+	}
 	return 0;
 
 stop:
@@ -149,14 +172,56 @@ static void finish_stop(struct virtio_device *dev)
 		stopped(dev, dev->stopped_arg);
 }
 
+/* On the queue's loop. */
+static void stop_on_queue_loop(struct loop_task *task)
+{
+	struct virtio_doorbell *bell = container_of(task, struct virtio_doorbell, stop);
+
+	bell->open = false;
+	bell->dev->ops->stop_queue(bell->dev, index_of(bell));
+}
+
+void virtio_queue_stopped(struct virtio_device *dev, unsigned queue)
+{
+	/* The last words come from its own loop. */
+	virtio_notify(dev, queue);
+	loop_post(dev->loop, &dev->doorbell[queue].stopped);
+}
+
+static void queue_has_stopped(struct loop_task *task)
+{
+	struct virtio_doorbell *bell = container_of(task, struct virtio_doorbell, stopped);
+
+	if (--bell->dev->unstopped == 0)
+		finish_stop(bell->dev);
+}
+
 static void begin_stop(struct virtio_device *dev)
 {
+	unsigned i;
+
 	if (!dev->running) {
 		finish_stop(dev);
-	} else if (!dev->stopping) {
-		dev->stopping = true;
-		dev->ops->stop(dev);
+		return;
 	}
+	if (dev->stopping)
+		return;
+	dev->stopping = true;
+	if (!dev->ops->stop_queue) {
+		for (i = 0; i < dev->num_queues; i++)
+			dev->doorbell[i].open = false;
+		dev->ops->stop(dev);
+		return;
+	}
+	dev->unstopped = 0;
+	for (i = 0; i < dev->num_queues; i++) {
+		if (!dev->queue[i].started)
+			continue;
+		dev->unstopped++;
+		loop_post(dev->doorbell[i].loop, &dev->doorbell[i].stop);
+	}
+	if (!dev->unstopped)
+		finish_stop(dev);
 }
 
 void virtio_stopped(struct virtio_device *dev)
@@ -186,6 +251,16 @@ void virtio_notify(struct virtio_device *dev, unsigned queue)
 		dev->transport_ops->interrupt(dev->transport, queue);
 }
 
+void virtio_signal(struct virtio_device *dev, unsigned queue, int fd)
+{
+	struct loop *loop = virtio_queue_loop(dev, queue);
+
+	if (loop_is_mine(loop))
+		loop_signal(loop, fd);
+	else
+		eventfd_write(fd, 1);
+}
+
 void virtio_fail(struct virtio_device *dev, const char *fmt, ...)
 {
 	char msg[160];
@@ -202,8 +277,11 @@ void virtio_fail(struct virtio_device *dev, const char *fmt, ...)
 	log_limited(&dev->limit, LOG_WARN, "%s '%s' needs a reset: %s", dev->ops->name, dev->id,
 		    msg);
 
-	for (i = 0; i < dev->num_queues; i++)
-		virtq_break(&dev->queue[i], "the device needs a reset");
+	/* Those of other loops find out by @needs_reset at their next kick. */
+	for (i = 0; i < dev->num_queues; i++) {
+		if (loop_is_mine(dev->doorbell[i].loop))
+			virtq_break(&dev->queue[i], "the device needs a reset");
+	}
 	/* Virtio 1.2, 2.1.2: tell it by a configuration change, once there is a driver. */
 	if (dev->transport_ops && (dev->status & VIRTIO_CONFIG_S_DRIVER_OK))
 		dev->transport_ops->config_changed(dev->transport);
@@ -537,6 +615,17 @@ int virtio_load(struct virtio_device *dev, struct state_reader *r)
 
 /* ---- the end ---- */
 
+/* loop_call to the queue's loop: it may still be reading; only when that is over it is ours. */
+static int unwatch(void *arg)
+{
+	struct virtio_doorbell *bell = arg;
+
+	loop_event_unwatch(&bell->event);
+	while (!loop_event_idle(&bell->event))
+		loop_run_once(bell->loop, UINT64_MAX);
+	return 0;
+}
+
 void virtio_detach(struct virtio_device *dev)
 {
 	reset_device(dev, false);
@@ -551,12 +640,8 @@ void virtio_done(struct virtio_device *dev)
 	for (i = 0; dev->doorbell && i < dev->num_queues; i++) {
 		struct virtio_doorbell *bell = &dev->doorbell[i];
 
-		if (bell->event.watched) {
-			/* The loop may still be reading it; only when that is over it is ours. */
-			loop_event_unwatch(&bell->event);
-			while (!loop_event_idle(&bell->event))
-				loop_run_once(dev->loop, UINT64_MAX);
-		}
+		if (bell->event.watched)
+			loop_call(bell->loop, unwatch, bell);
 		if (bell->fd >= 0)
 			close(bell->fd);
 	}

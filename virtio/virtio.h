@@ -3,9 +3,11 @@
  *
  * Threads. The control side (status, features, queue setup, configuration
  * space) runs on vCPU threads under device->lock, which no loop ever takes.
- * Started queues and everything in virtio_ops marked "loop" run on device->loop
- * alone. DRIVER_OK, reset and pause cross over as messages: the caller waits
- * for the acknowledgement holding no lock. Loops never wait for vCPUs.
+ * Everything in virtio_ops marked "loop" runs on device->loop alone, and a
+ * started queue belongs to its own loop: that one, or another the device was
+ * given for it. DRIVER_OK, reset and pause cross over as messages: the caller
+ * waits for the acknowledgement holding no lock. Loops never wait for vCPUs; the
+ * device's loop may wait for a queue's to start it, never the other way round.
  *
  * A device says "queue 1 used" (virtio_notify); only the transport knows
  * interrupts. A driver's mistake is virtio_fail(): DEVICE_NEEDS_RESET, counted,
@@ -69,10 +71,17 @@ struct virtio_ops {
 	 */
 	void (*stop)(struct virtio_device *dev);
 
+	/*
+	 * In place of stop, for devices whose queues may have loops of their own. On the
+	 * queue's loop: take no new chains of @queue, and call virtio_queue_stopped() once
+	 * everything of it is completed and pushed (possibly at once, from within).
+	 */
+	void (*stop_queue)(struct virtio_device *dev, unsigned queue);
+
 	/* loop: forget all driver state. Stopped; queues are reset by the core. May be NULL. */
 	void (*reset)(struct virtio_device *dev);
 
-	/* loop: @queue, which is started, was kicked; maybe for nothing. */
+	/* The queue's loop: @queue, which is started, was kicked; maybe for nothing. */
 	void (*kick)(struct virtio_device *dev, unsigned queue);
 
 	/* Control side, under device->lock. @offset + @len lies within config_size. May be NULL. */
@@ -91,6 +100,13 @@ struct virtio_ops {
 	 */
 	void (*identity_changed)(struct virtio_device *dev);
 
+	/*
+	 * The device's own counters, of all its queues: calls show(arg, name, value) for each.
+	 * Any thread, while it runs. May be NULL.
+	 */
+	void (*counters)(const struct virtio_device *dev,
+			 void (*show)(void *arg, const char *name, uint64_t value), void *arg);
+
 	/* Free what the device owns; it is stopped. Ends with virtio_done() and free(). */
 	void (*free)(struct virtio_device *dev);
 };
@@ -102,10 +118,15 @@ struct virtio_stats {
 /* Where a reset stands: asked for by the control side, drained by the loop. */
 enum virtio_drain { VIRTIO_DRAIN_NONE, VIRTIO_DRAIN_WANTED, VIRTIO_DRAIN_DONE };
 
+/* A queue as its loop sees it. */
 struct virtio_doorbell {
 	struct loop_event event;
 	struct virtio_device *dev;
+	struct loop *loop; /* the queue's: the device's, or one of its own */
 	int fd; /* eventfd, made at the first DRIVER_OK and then kept; -1 before */
+	bool open; /* on @loop: kicks are served */
+	struct loop_task stop;	  /* message to @loop: stop the queue */
+	struct loop_task stopped; /* and the answer, to the device's loop */
 };
 
 struct virtio_device {
@@ -137,6 +158,7 @@ struct virtio_device {
 
 	bool running;	      /* loop: between start and the end of stop */
 	bool stopping;	      /* loop */
+	unsigned unstopped;   /* loop: queues that have not answered yet (stop_queue) */
 	bool paused;	      /* loop: from virtio_pause() or load to virtio_resume() */
 	void (*stopped)(struct virtio_device *dev, void *arg); /* loop: whoever waits for stop */
 	void *stopped_arg;
@@ -152,6 +174,8 @@ struct virtio_params {
 	uint64_t features;	/* the device's own; the core adds VERSION_1, rings and events */
 	unsigned num_queues;
 	const uint16_t *queue_sizes; /* maximum of each, power of two */
+	struct loop *const *queue_loops; /* one for each queue; NULL: all on @loop. The device
+					  * has stop_queue then */
 	bool no_packed;		     /* do not offer the packed ring (tests, old snapshots) */
 };
 
@@ -184,6 +208,14 @@ void virtio_kick_again(struct virtio_device *dev, unsigned queue);
 
 /* The end of ops->stop: nothing is in flight any more. */
 void virtio_stopped(struct virtio_device *dev);
+
+/* The end of ops->stop_queue, on the queue's loop. */
+void virtio_queue_stopped(struct virtio_device *dev, unsigned queue);
+
+static inline struct loop *virtio_queue_loop(const struct virtio_device *dev, unsigned queue)
+{
+	return dev->doorbell[queue].loop;
+}
 
 /* The configuration space changed: new generation, interrupt. Any thread. */
 void virtio_config_changed(struct virtio_device *dev);
@@ -219,6 +251,9 @@ void virtio_config_write(struct virtio_device *dev, unsigned offset, const void 
 /* The transport goes away: reset the device, wait for it, and forget the transport. */
 void virtio_detach(struct virtio_device *dev);
 
+/* Write 1 to @fd, the interrupt of @queue: by its loop where that is ours, else at once. */
+void virtio_signal(struct virtio_device *dev, unsigned queue, int fd);
+
 /* A doorbell that reached us as an exit (no ioeventfd): signal the queue. */
 void virtio_kick(struct virtio_device *dev, unsigned queue);
 
@@ -240,7 +275,10 @@ void virtio_resume(struct virtio_device *dev);
 void virtio_save(struct virtio_device *dev, struct state_writer *w);
 int virtio_load(struct virtio_device *dev, struct state_reader *r);
 
-/* NULL is fine. Its transport is gone; on the loop's thread, or while nobody runs the loop. */
+/*
+ * NULL is fine. Its transport is gone; on the loop's thread, or while nobody runs the loop. The
+ * loops of its queues still exist, run by their threads or by this one.
+ */
 void virtio_free(struct virtio_device *dev);
 
 #endif

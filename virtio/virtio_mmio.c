@@ -32,7 +32,7 @@ static void mmio_interrupt(void *transport, unsigned queue)
 	/* The handler reads the status first thing, so it is there before the edge. */
 	atomic_fetch_or(&t->interrupt_status, VIRTIO_MMIO_INT_VRING);
 	if (t->line.fd >= 0)
-		loop_signal(t->dev->loop, t->line.fd);
+		virtio_signal(t->dev, queue, t->line.fd);
 }
 
 static void mmio_config_changed(void *transport)

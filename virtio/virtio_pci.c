@@ -68,7 +68,7 @@ static void pci_interrupt(void *transport, unsigned queue)
 		int fd = pci_msix_fd(&t->pci, atomic_load(&t->queue_vector[queue]));
 
 		if (fd >= 0)
-			loop_signal(t->dev->loop, fd);
+			virtio_signal(t->dev, queue, fd);
 		return;
 	}
 	atomic_fetch_or(&t->isr, ISR_QUEUE);

@@ -31,7 +31,7 @@ int virtq_break(struct virtq *q, const char *why)
 	if (!q->broken) {
 		q->broken = true;
 		q->why_broken = why;
-		q->stats.errors++;
+		counter_add(&q->stats.errors, 1);
 	}
 	return -EBADMSG;
 }
@@ -165,7 +165,7 @@ int virtq_pop(struct virtq *q, struct virtq_chain *c)
 	c->out_bytes = c->in_bytes = 0;
 	r = q->packed ? virtq_packed_pop(q, c) : virtq_split_pop(q, c);
 	if (r > 0)
-		q->stats.chains++;
+		counter_add(&q->stats.chains, 1);
 	return r;
 }
 
@@ -176,7 +176,7 @@ void virtq_unpop(struct virtq *q, const struct virtq_chain *c)
 	else
 		q->next_avail--;
 	q->inflight -= c->num_desc;
-	q->stats.chains--;
+	counter_add(&q->stats.chains, -1);
 }
 
 void virtq_push(struct virtq *q, const struct virtq_chain *c, uint32_t written)
@@ -215,9 +215,9 @@ bool virtq_flush(struct virtq *q)
 	wanted = q->packed ? virtq_packed_flush(q) : virtq_split_flush(q);
 	q->used_pending = false;
 	if (wanted)
-		q->stats.interrupts++;
+		counter_add(&q->stats.interrupts, 1);
 	else
-		q->stats.suppressed++;
+		counter_add(&q->stats.suppressed, 1);
 	return wanted;
 }
 

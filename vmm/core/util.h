@@ -74,6 +74,20 @@ static inline bool ranges_overlap(uint64_t a, uint64_t a_len, uint64_t b, uint64
 	return a < b + b_len && b < a + a_len;
 }
 
+/*
+ * Add to a counter that one thread writes and any may read meanwhile: no locked instruction, and
+ * no reader sees half of it.
+ */
+static inline void counter_add(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t counter_get(const uint64_t *counter)
+{
+	return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
 /* Unaligned little-endian loads and stores, for guest structures and file formats. */
 static inline uint16_t get_le16(const void *p)
 {
