@@ -1,341 +1,116 @@
 /*
  * The block device (virtio 1.2, 5.2): reads, writes, flushes, discards and
  * zeroes against a struct block, straight from and into guest memory.
- *
- * A request is allocated with the segments it has and kept for the next one
- * when it is small, so that an idle disk holds little memory and a busy one
- * does not allocate.
  */
 #include <errno.h>
-#include <linux/virtio_blk.h>
 #include <stdlib.h>
 
-#include "virtio/virtio_devices.h"
+#include "virtio/virtio_blk_internal.h"
 
-#define QUEUE_SIZE   256
-#define SEG_MAX	     254 /* with header and status a chain of QUEUE_SIZE */
-#define SMALL_IOV    18	 /* segments of a request that is kept: 64 KiB of single pages */
-#define MAX_KEPT     32
+#define QUEUE_SIZE 256
+#define SEG_MAX	   254 /* with header and status a chain of QUEUE_SIZE */
 
-/* Per request; bounds how long one can take where zeroes are written by hand. */
-#define MAX_RANGE_SECTORS (2 * GiB / BLOCK_SECTOR)
-
-struct virtio_blk {
-	struct virtio_device dev;
-	struct block *block;
-	char serial[VIRTIO_BLK_ID_BYTES];
-	_Atomic bool write_cache; /* the driver may turn it off; see durable_writes() */
-	unsigned inflight;
-	struct list kept; /* requests for reuse */
-	unsigned num_kept;
-	struct loop_task notify;
-	uint64_t used; /* queues with completions that @notify has to tell */
-	struct iovec iov[VIRTQ_MAX_SEGMENTS]; /* where a chain is popped to */
-};
-
-struct blk_request {
-	struct block_req io;
-	struct virtio_blk *blk;
-	struct list link;
-	struct virtq_chain chain;
-	uint16_t queue;
-	uint16_t room;	 /* entries of iov[] */
-	uint32_t type;
-	uint8_t *status; /* in guest memory: the chain's last byte */
-	struct iovec *status_iov;
-	uint64_t sector;
-	struct iovec iov[];
-};
-
-static struct virtio_blk *blk_of(struct virtio_device *dev)
+static struct virtio_blk *blk_of(const struct virtio_device *dev)
 {
 	return container_of(dev, struct virtio_blk, dev);
-}
-
-/* ---- requests ---- */
-
-/* A request for the chain that was popped to the device's iovecs. */
-static struct blk_request *request_get(struct virtio_blk *blk, unsigned queue,
-				       const struct virtq_chain *chain)
-{
-	unsigned n = chain->num_out + chain->num_in;
-	unsigned room = MAX(n, (unsigned)SMALL_IOV);
-	struct blk_request *req;
-
-	if (room == SMALL_IOV && !list_empty(&blk->kept)) {
-		req = list_entry(blk->kept.next, struct blk_request, link);
-		list_del(&req->link);
-		blk->num_kept--;
-	} else {
-		req = malloc(sizeof(*req) + room * sizeof(req->iov[0]));
-		if (!req)
-			return NULL;
-	}
-	req->blk = blk;
-	req->queue = queue;
-	req->room = room;
-	req->chain = *chain;
-	req->chain.iov = req->iov;
-	memcpy(req->iov, chain->iov, n * sizeof(req->iov[0]));
-	blk->inflight++;
-	return req;
-}
-
-static void request_put(struct blk_request *req)
-{
-	struct virtio_blk *blk = req->blk;
-
-	blk->inflight--;
-	if (req->room == SMALL_IOV && blk->num_kept < MAX_KEPT) {
-		list_add_tail(&blk->kept, &req->link);
-		blk->num_kept++;
-	} else {
-		free(req);
-	}
-}
-
-/* Answer with @status, after @data bytes were put into the data part. */
-static void request_end(struct blk_request *req, uint8_t status, uint32_t data)
-{
-	struct virtio_blk *blk = req->blk;
-
-	*req->status = status;
-	/* The status byte belongs to the chain again, which virtq_push() marks as dirty. */
-	req->status_iov->iov_len++;
-	guest_mem_mark_dirty_host(blk->dev.mem, req->status, 1);
-	virtq_push(&blk->dev.queue[req->queue], &req->chain, data + 1);
-	/* One notification for all that complete in this round. */
-	blk->used |= 1ull << req->queue;
-	loop_defer(blk->dev.loop, &blk->notify);
-	request_put(req);
-}
-
-static void io_done(struct block_req *io, int res)
-{
-	struct blk_request *req = container_of(io, struct blk_request, io);
-	struct virtio_blk *blk = req->blk;
-	/* A read that failed may have changed part of the buffer. */
-	uint32_t data = io->op == BLOCK_READ ? io->len : 0;
-	uint8_t status = VIRTIO_BLK_S_OK;
-
-	if (res == -EOPNOTSUPP)
-		status = VIRTIO_BLK_S_UNSUPP;
-	else if (res < 0)
-		status = VIRTIO_BLK_S_IOERR;
-	request_end(req, status, data);
-	if (blk->dev.stopping && !blk->inflight)
-		virtio_stopped(&blk->dev);
-}
-
-/* A driver that cannot flush, or turned the cache off, relies on every write: 5.2.5.2. */
-static bool durable_writes(const struct virtio_blk *blk)
-{
-	return !virtio_has(&blk->dev, VIRTIO_BLK_F_FLUSH) || !blk->write_cache;
-}
-
-static void submit(struct blk_request *req, enum block_op op, uint64_t sector, uint64_t len)
-{
-	struct block_req *io = &req->io;
-
-	io->op = op;
-	io->offset = sector * BLOCK_SECTOR;
-	io->len = len;
-	io->durable = durable_writes(req->blk);
-	io->done = io_done;
-	block_submit(req->blk->block, io);
-}
-
-/* ---- what a request asks for ---- */
-
-static bool in_capacity(const struct virtio_blk *blk, uint64_t sector, uint64_t len)
-{
-	return range_inside(sector, len / BLOCK_SECTOR, 0, block_size(blk->block) / BLOCK_SECTOR);
-}
-
-/* Skip the first @bytes of the readable part, where the header was. */
-static const struct iovec *skip_out(struct virtq_chain *c, size_t bytes, unsigned *ret_num)
-{
-	unsigned i = 0;
-
-	while (i < c->num_out && bytes >= c->iov[i].iov_len)
-		bytes -= c->iov[i++].iov_len;
-	if (bytes) {
-		c->iov[i].iov_base = (uint8_t *)c->iov[i].iov_base + bytes;
-		c->iov[i].iov_len -= bytes;
-	}
-	*ret_num = c->num_out - i;
-	return c->iov + i;
-}
-
-static void transfer(struct blk_request *req, bool write)
-{
-	struct virtq_chain *c = &req->chain;
-	const struct iovec *iov;
-	uint64_t len;
-	unsigned n;
-
-	if (write) {
-		iov = skip_out(c, sizeof(struct virtio_blk_outhdr), &n);
-		len = c->out_bytes - sizeof(struct virtio_blk_outhdr);
-	} else {
-		/* The status byte's segment is the last, and empty when it held nothing else. */
-		iov = c->iov + c->num_out;
-		n = c->num_in - (req->status_iov->iov_len == 0);
-		len = c->in_bytes - 1;
-	}
-	if (len % BLOCK_SECTOR || !in_capacity(req->blk, req->sector, len) ||
-	    (write && req->blk->block->read_only)) {
-		request_end(req, VIRTIO_BLK_S_IOERR, 0);
-		return;
-	}
-	req->io.iov = iov;
-	req->io.iovcnt = n;
-	submit(req, write ? BLOCK_WRITE : BLOCK_READ, req->sector, len);
-}
-
-static void get_id(struct blk_request *req)
-{
-	size_t room = MIN(req->chain.in_bytes - 1, (uint64_t)VIRTIO_BLK_ID_BYTES);
-	uint32_t n = virtq_copy_in(&req->chain, 0, req->blk->serial, room);
-
-	request_end(req, VIRTIO_BLK_S_OK, n);
-}
-
-/* Discard and write zeroes: one range, 5.2.6.2. */
-static void change_range(struct blk_request *req)
-{
-	bool discard = req->type == VIRTIO_BLK_T_DISCARD;
-	const struct block *b = req->blk->block;
-	struct virtio_blk_discard_write_zeroes range;
-	uint64_t sector, len;
-	uint32_t flags;
-
-	if (!virtio_has(&req->blk->dev,
-			discard ? VIRTIO_BLK_F_DISCARD : VIRTIO_BLK_F_WRITE_ZEROES)) {
-		request_end(req, VIRTIO_BLK_S_UNSUPP, 0);
-		return;
-	}
-	if (req->chain.out_bytes != sizeof(struct virtio_blk_outhdr) + sizeof(range)) {
-		request_end(req, VIRTIO_BLK_S_IOERR, 0);
-		return;
-	}
-	virtq_copy_out(&req->chain, sizeof(struct virtio_blk_outhdr), &range, sizeof(range));
-	sector = le64toh(range.sector);
-	len = (uint64_t)le32toh(range.num_sectors) * BLOCK_SECTOR;
-	flags = le32toh(range.flags);
-
-	/* Unmap is the only flag, and one of write zeroes alone. */
-	if (flags & ~(discard ? 0u : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP)) {
-		request_end(req, VIRTIO_BLK_S_UNSUPP, 0);
-		return;
-	}
-	if (b->read_only || len / BLOCK_SECTOR > MAX_RANGE_SECTORS ||
-	    !in_capacity(req->blk, sector, len)) {
-		request_end(req, VIRTIO_BLK_S_IOERR, 0);
-		return;
-	}
-	req->io.may_unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
-	submit(req, discard ? BLOCK_DISCARD : BLOCK_WRITE_ZEROES, sector, len);
-}
-
-/* 0, or -EBADMSG for a chain that has no room for an answer. */
-static int request_parse(struct blk_request *req)
-{
-	struct virtq_chain *c = &req->chain;
-	struct virtio_blk_outhdr header;
-
-	/* Drivers frame it as they like (2.7.4.3): the header is the first 16 bytes. */
-	if (!c->in_bytes ||
-	    virtq_copy_out(c, 0, &header, sizeof(header)) < sizeof(header))
-		return -EBADMSG;
-	req->type = le32toh(header.type);
-	req->sector = le64toh(header.sector);
-	req->status_iov = &c->iov[c->num_out + c->num_in - 1];
-	req->status_iov->iov_len--;
-	req->status = (uint8_t *)req->status_iov->iov_base + req->status_iov->iov_len;
-	return 0;
-}
-
-static void request_begin(struct blk_request *req)
-{
-	switch (req->type) {
-	case VIRTIO_BLK_T_IN:
-		transfer(req, false);
-		break;
-	case VIRTIO_BLK_T_OUT:
-		transfer(req, true);
-		break;
-	case VIRTIO_BLK_T_FLUSH:
-		submit(req, BLOCK_FLUSH, 0, 0);
-		break;
-	case VIRTIO_BLK_T_GET_ID:
-		get_id(req);
-		break;
-	case VIRTIO_BLK_T_DISCARD:
-	case VIRTIO_BLK_T_WRITE_ZEROES:
-		change_range(req);
-		break;
-	default:
-		request_end(req, VIRTIO_BLK_S_UNSUPP, 0);
-	}
 }
 
 /* ---- queues ---- */
 
 /* Take one chain: 1, 0 when there is none, or -errno after which the device has failed. */
-static int take_one(struct virtio_blk *blk, unsigned queue)
+static int take_one(struct blk_queue *q, uint64_t now_ns)
 {
-	struct virtq_chain chain = { .iov = blk->iov, .max_iov = ARRAY_SIZE(blk->iov) };
-	struct virtq *q = &blk->dev.queue[queue];
+	struct virtq_chain chain = { .iov = q->iov, .max_iov = ARRAY_SIZE(q->iov) };
+	struct virtio_device *dev = &q->blk->dev;
 	struct blk_request *req;
-	int r = virtq_pop(q, &chain);
+	int r = virtq_pop(q->ring, &chain);
 
 	if (r < 0)
-		virtio_fail(&blk->dev, "queue %u: %s", queue, q->why_broken);
+		virtio_fail(dev, "queue %u: %s", q->index, q->ring->why_broken);
 	if (r <= 0)
 		return r;
-	req = request_get(blk, queue, &chain);
+	req = blk_request_get(q, &chain);
 	if (!req) {
-		virtio_fail(&blk->dev, "queue %u: no memory for a request", queue);
+		virtio_fail(dev, "queue %u: no memory for a request", q->index);
 		return -ENOMEM;
 	}
-	if (request_parse(req) < 0) {
-		request_put(req);
-		virtio_fail(&blk->dev, "queue %u: a request without header or status", queue);
+	if (blk_request_parse(req) < 0) {
+		blk_request_put(req);
+		virtio_fail(dev, "queue %u: a request without header or status", q->index);
 		return -EBADMSG;
 	}
-	request_begin(req);
+	rate_limiter_take(&q->blk->limiter, now_ns, 1, blk_request_bytes(req));
+	blk_request_begin(req);
 	return 1;
+}
+
+/* True when the rate limit has us wait: the timer goes on, and kicks stay off until then. */
+static bool must_wait(struct blk_queue *q, uint64_t *ret_now_ns)
+{
+	uint64_t wait_ns;
+
+	if (!rate_limited(&q->blk->limiter) || !virtq_has_work(q->ring))
+		return false;
+	*ret_now_ns = clock_monotonic_ns(loop_clock(q->loop));
+	wait_ns = rate_limiter_wait_ns(&q->blk->limiter, *ret_now_ns);
+	if (!wait_ns)
+		return false;
+	counter_add(&q->counters.waits, 1);
+	loop_timer_set(q->loop, &q->limited, *ret_now_ns + wait_ns);
+	return true;
+}
+
+static void serve(struct blk_queue *q)
+{
+	unsigned budget = q->ring->size;
+	uint64_t now_ns = 0;
+	int r;
+
+	do {
+		virtq_kicks_off(q->ring);
+		do {
+			if (must_wait(q, &now_ns))
+				return;
+			r = take_one(q, now_ns);
+			/* A driver that adds as fast as we take must not hold the loop for ever. */
+			if (r > 0 && !--budget) {
+				virtio_kick_again(&q->blk->dev, q->index);
+				return;
+			}
+		} while (r > 0);
+	} while (r == 0 && virtq_kicks_on(q->ring));
 }
 
 static void blk_kick(struct virtio_device *dev, unsigned queue)
 {
-	struct virtq *q = &dev->queue[queue];
-	unsigned budget = q->size;
-	int r;
-
-	do {
-		virtq_kicks_off(q);
-		while ((r = take_one(blk_of(dev), queue)) > 0) {
-			/* A driver that adds as fast as we take must not hold the loop for ever. */
-			if (!--budget) {
-				virtio_kick_again(dev, queue);
-				return;
-			}
-		}
-	} while (r == 0 && virtq_kicks_on(q));
+	serve(&blk_of(dev)->queue[queue]);
 }
 
+static void limit_over(struct loop_timer *t)
+{
+	struct blk_queue *q = container_of(t, struct blk_queue, limited);
+
+	if (!q->blk->dev.needs_reset)
+		serve(q);
+}
+
+/* A queue that stops has stopped when nothing is in flight, and nothing is left to be told. */
+static void check_stopped(struct blk_queue *q)
+{
+	if (!q->stopping || q->inflight || q->notify.queued)
+		return;
+	q->stopping = false;
+	virtio_queue_stopped(&q->blk->dev, q->index);
+}
+
+/* After every round with completions, so also after the last. */
 static void notify(struct loop_task *task)
 {
-	struct virtio_blk *blk = container_of(task, struct virtio_blk, notify);
-	uint64_t used = blk->used;
+	struct blk_queue *q = container_of(task, struct blk_queue, notify);
 
-	blk->used = 0;
-	for (unsigned i = 0; i < blk->dev.num_queues; i++) {
-		if (used & (1ull << i))
-			virtio_notify(&blk->dev, i);
-	}
+	counter_add(&q->counters.batches, 1);
+	virtio_notify(&q->blk->dev, q->index);
+	check_stopped(q);
 }
 
 static int blk_start(struct virtio_device *dev)
@@ -343,11 +118,13 @@ static int blk_start(struct virtio_device *dev)
 	return 0;
 }
 
-static void blk_stop(struct virtio_device *dev)
+static void blk_stop_queue(struct virtio_device *dev, unsigned queue)
 {
-	/* Otherwise the last completion says so. */
-	if (!blk_of(dev)->inflight)
-		virtio_stopped(dev);
+	struct blk_queue *q = &blk_of(dev)->queue[queue];
+
+	loop_timer_cancel(q->loop, &q->limited);
+	q->stopping = true;
+	check_stopped(q);
 }
 
 static void blk_reset(struct virtio_device *dev)
@@ -355,7 +132,6 @@ static void blk_reset(struct virtio_device *dev)
 	struct virtio_blk *blk = blk_of(dev);
 
 	blk->write_cache = !blk->block->writethrough;
-	blk->used = 0;
 }
 
 /* ---- configuration space, 5.2.4 ---- */
@@ -372,10 +148,10 @@ static void fill_config(const struct virtio_blk *blk, struct virtio_blk_config *
 	c->min_io_size = htole16(1u << c->physical_block_exp);
 	c->wce = blk->write_cache;
 	c->num_queues = htole16(blk->dev.num_queues);
-	c->max_discard_sectors = htole32(MAX_RANGE_SECTORS);
+	c->max_discard_sectors = htole32(BLK_MAX_RANGE_SECTORS);
 	c->max_discard_seg = htole32(1);
 	c->discard_sector_alignment = htole32(b->physical_block / BLOCK_SECTOR);
-	c->max_write_zeroes_sectors = htole32(MAX_RANGE_SECTORS);
+	c->max_write_zeroes_sectors = htole32(BLK_MAX_RANGE_SECTORS);
 	c->max_write_zeroes_seg = htole32(1);
 	c->write_zeroes_may_unmap = 1;
 }
@@ -425,22 +201,72 @@ static int blk_load(struct virtio_device *dev, struct state_reader *r)
 	return 0;
 }
 
+/* ---- run-time changes ---- */
+
+int virtio_blk_resize(struct virtio_device *dev, uint64_t size_bytes)
+{
+	int r = block_resize(blk_of(dev)->block, size_bytes);
+
+	if (!r)
+		virtio_config_changed(dev);
+	return r;
+}
+
+void virtio_blk_limit(struct virtio_device *dev, const struct rate_limits *limits)
+{
+	rate_limiter_set(&blk_of(dev)->limiter, limits,
+			 clock_monotonic_ns(loop_clock(dev->loop)));
+}
+
+static void blk_counters(const struct virtio_device *dev,
+			 void (*show)(void *arg, const char *name, uint64_t value), void *arg)
+{
+	static const struct {
+		const char *name;
+		size_t offset;
+	} shown[] = {
+#define COUNTER(c) { #c, offsetof(struct blk_counters, c) }
+		COUNTER(reads),	     COUNTER(writes),	     COUNTER(flushes), COUNTER(discards),
+		COUNTER(zeroes),     COUNTER(read_bytes), COUNTER(written_bytes),
+		COUNTER(errors),     COUNTER(refused),    COUNTER(batches), COUNTER(waits),
+#undef COUNTER
+	};
+	const struct virtio_blk *blk = blk_of(dev);
+
+	for (unsigned n = 0; n < ARRAY_SIZE(shown); n++) {
+		uint64_t sum = 0;
+
+		for (unsigned i = 0; i < dev->num_queues; i++) {
+			const char *c = (const char *)&blk->queue[i].counters;
+
+			sum += counter_get((const uint64_t *)(c + shown[n].offset));
+		}
+		show(arg, shown[n].name, sum);
+	}
+}
+
 /* ---- life ---- */
+
+static void done_queue(struct blk_queue *q)
+{
+	while (!list_empty(&q->kept)) {
+		struct blk_request *req = list_entry(q->kept.next, struct blk_request, link);
+
+		list_del(&req->link);
+		free(req);
+	}
+	if (q->block != q->blk->block)
+		block_close(q->block);
+}
 
 static void blk_free(struct virtio_device *dev)
 {
 	struct virtio_blk *blk = blk_of(dev);
 
-	/* The last completions may have left a notification to do. */
-	while (blk->notify.queued)
-		loop_run_once(dev->loop, 0);
-	while (!list_empty(&blk->kept)) {
-		struct blk_request *req = list_entry(blk->kept.next, struct blk_request, link);
-
-		list_del(&req->link);
-		free(req);
-	}
+	for (unsigned i = 0; i < dev->num_queues; i++)
+		done_queue(&blk->queue[i]);
 	block_close(blk->block);
+	rate_limiter_done(&blk->limiter);
 	virtio_done(dev);
 	free(blk);
 }
@@ -451,13 +277,14 @@ static const struct virtio_ops blk_ops = {
 	.pci_class = 0x018000, /* mass storage, other */
 	.config_size = offsetof(struct virtio_blk_config, max_secure_erase_sectors),
 	.start = blk_start,
-	.stop = blk_stop,
+	.stop_queue = blk_stop_queue,
 	.reset = blk_reset,
 	.kick = blk_kick,
 	.config_read = blk_config_read,
 	.config_write = blk_config_write,
 	.save = blk_save,
 	.load = blk_load,
+	.counters = blk_counters,
 	.free = blk_free,
 };
 
@@ -478,33 +305,63 @@ static uint64_t features(const struct block *b, unsigned num_queues)
 	return f;
 }
 
+static int init_queue(struct virtio_blk *blk, unsigned i)
+{
+	struct blk_queue *q = &blk->queue[i];
+
+	q->blk = blk;
+	q->index = i;
+	q->loop = virtio_queue_loop(&blk->dev, i);
+	q->ring = &blk->dev.queue[i];
+	q->notify.run = notify;
+	q->limited.expired = limit_over;
+	list_init(&q->kept);
+	q->block = blk->block;
+	return q->loop == blk->block->loop ? 0 : block_share(&q->block, blk->block, q->loop);
+}
+
 int virtio_blk_create(struct virtio_device **ret_dev, const struct virtio_params *common,
 		      struct block *block, const char *serial, struct error *err)
 {
 	uint16_t sizes[VIRTIO_MAX_QUEUES];
 	struct virtio_params params = *common;
-	struct virtio_blk *blk = calloc(1, sizeof(*blk));
+	unsigned i, n = MAX(common->num_queues, 1u);
+	struct virtio_blk *blk = calloc(1, sizeof(*blk) + n * sizeof(blk->queue[0]));
 	int r;
 
 	if (!blk)
 		return error_set(err, -ENOMEM, "virtio-blk '%s': %m", common->id);
-	params.num_queues = MAX(common->num_queues, 1u);
-	params.features = features(block, params.num_queues);
+	params.num_queues = n;
+	params.features = features(block, n);
 	params.queue_sizes = sizes;
-	for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++)
+	for (i = 0; i < ARRAY_SIZE(sizes); i++)
 		sizes[i] = QUEUE_SIZE;
 	r = virtio_init(&blk->dev, &blk_ops, &params, err);
-	if (r < 0) {
-		free(blk);
-		return r;
-	}
+	if (r < 0)
+		goto fail;
 	blk->block = block;
 	blk->write_cache = !block->writethrough;
-	blk->notify.run = notify;
-	list_init(&blk->kept);
+	rate_limiter_init(&blk->limiter, &(struct rate_limits){ 0 }, 0);
 	/* Not a string: zeroes fill what is left, and a serial of 20 bytes has no end. */
 	if (serial)
 		memcpy(blk->serial, serial, strnlen(serial, sizeof(blk->serial)));
+	for (i = 0; i < n && !r; i++)
+		r = init_queue(blk, i);
+	if (r < 0) {
+		error_set(err, r, "virtio-blk '%s': queue %u: %m", common->id, i - 1);
+		goto undo;
+	}
 	*ret_dev = &blk->dev;
 	return 0;
+
+undo:
+	for (i = 0; i < n; i++) {
+		if (blk->queue[i].block && blk->queue[i].block != block)
+			block_close(blk->queue[i].block);
+	}
+	rate_limiter_done(&blk->limiter);
+	virtio_done(&blk->dev);
+fail:
+	free(blk);
+	return r;
 }

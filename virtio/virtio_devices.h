@@ -10,10 +10,23 @@
 #include "devices/fs_client.h"
 #include "devices/net.h"
 #include "virtio/virtio.h"
+#include "vmm/core/rate.h"
 
-/* virtio 1.2, 5.2. @serial: up to 20 bytes, may be NULL. */
+/*
+ * virtio 1.2, 5.2. @serial: up to 20 bytes, may be NULL. @block, owned from success on, is
+ * attached to the loop of one queue; for queues on other loops it must be possible to share it.
+ */
 int virtio_blk_create(struct virtio_device **ret_dev, const struct virtio_params *common,
 		      struct block *block, const char *serial, struct error *err);
+
+/*
+ * Resize the image and tell the driver. 0, or -errno: -EOPNOTSUPP where it cannot be done,
+ * -EINVAL for a size that is no number of sectors. On the device's loop.
+ */
+int virtio_blk_resize(struct virtio_device *dev, uint64_t size_bytes);
+
+/* From now on; zero rates lift the limit. Any thread. */
+void virtio_blk_limit(struct virtio_device *dev, const struct rate_limits *limits);
 
 /* virtio 1.2, 5.1. A net for each pair of queues, up to NET_MAX_PAIRS; owned on success. */
 int virtio_net_create(struct virtio_device **ret_dev, const struct virtio_params *common,

@@ -40,8 +40,9 @@ struct config_disk {
 	int cache;    /* BLOCK_CACHE_* */
 	bool read_only;
 	bool direct;
-	unsigned queues;
+	unsigned queues; /* each with a thread of its own; 0: one, on the machine's loop */
 	uint64_t iops, bps; /* 0: no limit */
+	uint64_t iops_burst, bps_burst; /* 0: a tenth of a second's worth */
 };
 
 enum config_net_kind { CONFIG_NET_USER, CONFIG_NET_TAP, CONFIG_NET_SWITCH };

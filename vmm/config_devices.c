@@ -11,6 +11,10 @@
 
 #define DISK(m) offsetof(struct config_disk, m)
 
+#define MAX_RATE (1ull << 40) /* a terabyte a second: more is no limit */
+
+static int parse_rate(struct config_parse *p, const char *value, void *target);
+
 const struct config_item config_disk_keys[] = {
 	{ "ro", "on|off", "Read-only (off)", CONFIG_FLAG, DISK(read_only) },
 	{ "format", "auto|raw",
@@ -21,8 +25,17 @@ const struct config_item config_disk_keys[] = {
 	{ "cache", "writeback|writethrough|unsafe",
 	  "When writes are durable: at a flush, at once, never for sure (writeback)", CONFIG_CHOICE,
 	  DISK(cache) },
-	{ "queues", "N", "Request queues, 1 to 16 (1)", CONFIG_NUMBER, DISK(queues), 1,
-	  CONFIG_MAX_QUEUES },
+	{ "queues", "N",
+	  "Request queues, 1 to 16, each with a thread of its own (one, on the main thread)",
+	  CONFIG_NUMBER, DISK(queues), 1, CONFIG_MAX_QUEUES },
+	{ "iops", "N", "At most so many requests a second (no limit)", CONFIG_CUSTOM, DISK(iops),
+	  .parse = parse_rate },
+	{ "bps", "SIZE", "At most so many bytes a second (no limit)", CONFIG_CUSTOM, DISK(bps),
+	  .parse = parse_rate },
+	{ "iops-burst", "N", "Requests that may go at once after a pause (iops / 10)",
+	  CONFIG_CUSTOM, DISK(iops_burst), .parse = parse_rate },
+	{ "bps-burst", "SIZE", "Bytes that may go at once after a pause (bps / 10)", CONFIG_CUSTOM,
+	  DISK(bps_burst), .parse = parse_rate },
 	{ "id", "ID", "Name of the device (disk0, disk1, ...)", CONFIG_STRING, DISK(id) },
 	{ "serial", "TEXT", "Serial number that the guest reads, up to 20 bytes (the id)",
 	  CONFIG_STRING, DISK(serial) },
@@ -38,6 +51,32 @@ static int set_disk_path(struct config_parse *p, const char *value, void *target
 	return config_set_string(p, value, &d->path);
 }
 
+/* Its four keys begin with an i or a b. */
+static uint64_t *rate_of(struct config_disk *d, const char *key)
+{
+	bool burst = strstr(key, "-burst");
+
+	if (key[0] == 'i')
+		return burst ? &d->iops_burst : &d->iops;
+	return burst ? &d->bps_burst : &d->bps;
+}
+
+/* A count of requests, or of bytes with a unit. */
+static int parse_rate(struct config_parse *p, const char *value, void *target)
+{
+	bool digits = value && strspn(value, "0123456789") == strlen(value);
+	bool is_size = p->key[0] == 'b';
+	uint64_t n;
+	int r = value && (digits || is_size) ? config_parse_size(value, 1, &n) : -EINVAL;
+
+	if (r == -EINVAL)
+		return config_fail(p, "'%s' is not a number", value ? value : "");
+	if (r < 0 || !n || n > MAX_RATE)
+		return config_fail(p, "%s is out of range (1 to 1T)", value);
+	*rate_of(target, p->key) = n;
+	return 0;
+}
+
 int config_parse_disk(struct config_parse *p, const char *value, void *target)
 {
 	struct machine_config *c = target;
@@ -47,7 +86,7 @@ int config_parse_disk(struct config_parse *p, const char *value, void *target)
 		return config_fail(p, "more than %d disks", CONFIG_MAX_DISKS);
 	/* Counted at once, so that config_done() frees it when a key is wrong. */
 	d = &c->disk[c->num_disks++];
-	*d = (struct config_disk){ .queues = 1 };
+	*d = (struct config_disk){ 0 };
 	return config_set_keys(p, value, config_disk_keys, set_disk_path, d);
 }
 

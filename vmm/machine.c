@@ -257,6 +257,7 @@ void machine_free(struct machine *m)
 		return;
 	vcpu_set_done(&m->vcpus);
 	machine_free_devices(m);
+	machine_free_loops(m);
 	irq_table_free(m->irqs);
 	bus_free(m->mmio);
 	bus_free(m->pio);
@@ -398,6 +399,10 @@ void machine_set_deadline(struct machine *m, uint64_t deadline_ns)
 
 int machine_start(struct machine *m, struct error *err)
 {
+	int r = machine_start_loops(m, err);
+
+	if (r < 0)
+		return r;
 	/* A loaded machine: its devices first, as after a pause. */
 	if (m->paused)
 		resume_devices(m);

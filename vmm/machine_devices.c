@@ -151,6 +151,25 @@ static struct virtio_params common_params(struct machine *m, const char *id)
 	};
 }
 
+/*
+ * The loops of a disk's queues into @loops: one each, where the format lets them all work at the
+ * same time, or one for all.
+ */
+static int add_disk_loops(struct machine *m, const struct config_disk *c, const struct block *b,
+			  struct loop **loops, struct error *err)
+{
+	unsigned own = block_can_share(b) ? c->queues : 1;
+	int r = 0;
+
+	for (unsigned i = 0; i < c->queues && !r; i++) {
+		if (i < own)
+			r = machine_add_loop(m, c->id, i, &loops[i], err);
+		else
+			loops[i] = loops[0];
+	}
+	return r;
+}
+
 static int add_disk(struct machine *m, const struct config_disk *c, int *fd, struct error *err)
 {
 	struct virtio_params params = common_params(m, c->id);
@@ -162,7 +181,12 @@ static int add_disk(struct machine *m, const struct config_disk *c, int *fd, str
 		.read_only = c->read_only,
 		.direct = c->direct,
 	};
-	struct virtio_device *dev;
+	struct rate_limits limits = {
+		.ops = { .per_second = c->iops, .burst = c->iops_burst },
+		.bytes = { .per_second = c->bps, .burst = c->bps_burst },
+	};
+	struct loop *loops[CONFIG_MAX_QUEUES] = { m->loop };
+	struct virtio_device *dev = NULL;
 	struct block *block;
 	int r;
 
@@ -170,13 +194,18 @@ static int add_disk(struct machine *m, const struct config_disk *c, int *fd, str
 	r = block_open(&block, &config, err);
 	if (r < 0)
 		return r;
-	block_attach(block, m->loop);
-	params.num_queues = c->queues;
-	r = virtio_blk_create(&dev, &params, block, c->serial, err);
+	r = add_disk_loops(m, c, block, loops, err);
+	if (!r) {
+		block_attach(block, loops[0]);
+		params.num_queues = c->queues;
+		params.queue_loops = loops;
+		r = virtio_blk_create(&dev, &params, block, c->serial, err);
+	}
 	if (r < 0) {
 		block_close(block);
 		return r;
 	}
+	virtio_blk_limit(dev, &limits);
 	return add_virtio(m, dev, err);
 }
 

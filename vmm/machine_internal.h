@@ -32,6 +32,7 @@ struct machine {
 	const struct clock *clock;
 	struct hv *hv;
 	struct loop *loop;
+	struct machine_loop *loops; /* of queues with threads of their own */
 	struct guest_mem *mem;
 	struct bus *pio, *mmio;
 	struct irq_table *irqs;
@@ -77,6 +78,15 @@ int machine_set_cpuid(struct machine *m, const struct x86_cpuid *cpuid, struct e
 
 /* machine_state.c: another generation ID, which the guest has not been told of yet. -errno. */
 int machine_new_generation(struct machine *m);
+
+/*
+ * machine_loops.c: one more loop for @queue of @device, with a thread that runs it from the
+ * machine's start until machine_free_loops(); until then it is the caller's thread's.
+ */
+int machine_add_loop(struct machine *m, const char *device, unsigned queue,
+		     struct loop **ret_loop, struct error *err);
+int machine_start_loops(struct machine *m, struct error *err);
+void machine_free_loops(struct machine *m);
 
 /* machine_dump.c: registers, instruction bytes and a page walk of RIP, as text. */
 void machine_dump_vcpu(struct machine *m, struct vcpu *v, char *text, size_t size);

@@ -115,9 +115,35 @@ static void print_queues(const struct machine_virtio *v, FILE *out)
 		fprintf(out,
 			"%s{\"kicks\":%" PRIu64 ",\"chains\":%" PRIu64 ",\"interrupts\":%" PRIu64
 			",\"suppressed\":%" PRIu64 ",\"errors\":%" PRIu64 "}",
-			i ? "," : "", s->kicks, s->chains, s->interrupts, s->suppressed,
-			s->errors);
+			i ? "," : "", counter_get(&s->kicks), counter_get(&s->chains),
+			counter_get(&s->interrupts), counter_get(&s->suppressed),
+			counter_get(&s->errors));
 	}
+}
+
+struct device_counters {
+	FILE *out;
+	bool any;
+};
+
+static void print_device_counter(void *arg, const char *name, uint64_t value)
+{
+	struct device_counters *c = arg;
+
+	fprintf(c->out, "%s\"%s\":%" PRIu64, c->any ? "," : "", name, value);
+	c->any = true;
+}
+
+/* What a device counts beside its queues. */
+static void print_device_counters(const struct machine_virtio *v, FILE *out)
+{
+	struct device_counters c = { .out = out };
+
+	if (!v->dev->ops->counters)
+		return;
+	fprintf(out, ",\"counters\":{");
+	v->dev->ops->counters(v->dev, print_device_counter, &c);
+	fprintf(out, "}");
 }
 
 void machine_print_metrics(struct machine *m, FILE *out)
@@ -149,7 +175,9 @@ void machine_print_metrics(struct machine *m, FILE *out)
 			(uint64_t)v->dev->stats.resets, (uint64_t)v->dev->stats.failures,
 			(uint64_t)v->dev->stats.config_accesses);
 		print_queues(v, out);
-		fprintf(out, "]}");
+		fprintf(out, "]");
+		print_device_counters(v, out);
+		fprintf(out, "}");
 	}
 	fprintf(out, "],\"msi_table_updates\":%" PRIu64 ",\"end\":\"%s\"}\n",
 		irq_table_pushes(m->irqs), machine_end_name(m->end.reason));

@@ -228,6 +228,10 @@ static void numbers_out_of_range_name_the_range(void **state)
 	refuse("--cpus=", "--cpus: '' is not a number");
 	refuse("--timeout 0", "--timeout: 0 is out of range (1 to 31536000)");
 	refuse("--disk a,queues=0", "--disk: queues: 0 is out of range (1 to 16)");
+	refuse("--disk a,iops=0", "--disk: iops: 0 is out of range (1 to 1T)");
+	refuse("--disk a,iops=1K", "--disk: iops: '1K' is not a number");
+	refuse("--disk a,bps=fast", "--disk: bps: 'fast' is not a number");
+	refuse("--disk a,bps=2T", "--disk: bps: 2T is out of range (1 to 1T)");
 }
 
 static void memory_has_limits(void **state)
@@ -248,9 +252,10 @@ static void unknown_words_name_the_known_ones(void **state)
 	refuse("--frobnicate=3", "unknown option '--frobnicate'");
 	refuse("-c", "unknown option '-c'");
 	refuse("--disk a,foo=1",
-	       "--disk: unknown key 'foo' (known: ro, format, direct, cache, queues, id, serial)");
+	       "--disk: unknown key 'foo' (known: ro, format, direct, cache, queues, iops, bps, "
+	       "iops-burst, bps-burst, id, serial)");
 	refuse("--disk a,", "--disk: unknown key '' (known: ro, format, direct, cache, queues, "
-			    "id, serial)");
+			    "iops, bps, iops-burst, bps-burst, id, serial)");
 	refuse("--disk a,format=vmdk", "--disk: format: unknown value 'vmdk' (known: auto, raw)");
 	refuse("--transport frob", "--transport: unknown value 'frob' (known: pci, mmio)");
 	refuse("--transport pc", "--transport: unknown value 'pc' (known: pci, mmio)");
@@ -329,9 +334,16 @@ static void disk_options_reach_the_disk(void **state)
 	assert_false(d[1].read_only);
 	assert_int_equal(d[1].format, BLOCK_FORMAT_AUTO);
 	assert_int_equal(d[1].cache, BLOCK_CACHE_WRITETHROUGH);
-	assert_int_equal(d[1].queues, 1);
+	assert_int_equal(d[1].queues, 0);
 	assert_string_equal(d[1].id, "disk1");
 	assert_string_equal(d[1].serial, "disk1");
+	config_done(&m.config);
+
+	take(&m, "--disk a,iops=500,bps=1.5M,iops-burst=50,bps-burst=64K");
+	assert_int_equal(d[0].iops, 500);
+	assert_int_equal(d[0].bps, 3 * MiB / 2);
+	assert_int_equal(d[0].iops_burst, 50);
+	assert_int_equal(d[0].bps_burst, 64 * KiB);
 	config_done(&m.config);
 }
 

@@ -562,6 +562,172 @@ static void the_write_cache_can_be_turned_off(void **state)
 	end(f);
 }
 
+/* ---- counters, limits, size ---- */
+
+struct wanted_counter {
+	const char *name;
+	uint64_t value;
+	bool found;
+};
+
+static void find_counter(void *arg, const char *name, uint64_t value)
+{
+	struct wanted_counter *w = arg;
+
+	if (strcmp(name, w->name) != 0)
+		return;
+	w->value = value;
+	w->found = true;
+}
+
+static uint64_t counter(struct fixture *f, const char *name)
+{
+	struct wanted_counter w = { .name = name };
+
+	f->dev->ops->counters(f->dev, find_counter, &w);
+	assert_true(w.found);
+	return w.value;
+}
+
+static void everything_is_counted(void **state)
+{
+	struct fixture *f = begin(&plain, (struct block_config){ 0 }, 1, ALL_FEATURES);
+
+	simple(f, VIRTIO_BLK_T_IN, 0, 512, true);
+	simple(f, VIRTIO_BLK_T_IN, 0, 4096, true);
+	simple(f, VIRTIO_BLK_T_OUT, 0, 1024, false);
+	simple(f, VIRTIO_BLK_T_FLUSH, 0, 0, false);
+	simple(f, VIRTIO_BLK_T_IN, SECTORS, 512, true);
+	simple(f, 77, 0, 512, true);
+	assert_int_equal(counter(f, "reads"), 2);
+	assert_int_equal(counter(f, "read_bytes"), 4608);
+	assert_int_equal(counter(f, "writes"), 1);
+	assert_int_equal(counter(f, "written_bytes"), 1024);
+	assert_int_equal(counter(f, "flushes"), 1);
+	assert_int_equal(counter(f, "refused"), 2);
+	assert_int_equal(counter(f, "errors"), 0);
+	assert_int_equal(counter(f, "batches"), 6);
+	end(f);
+}
+
+static void the_host_failing_is_an_error_and_no_more(void **state)
+{
+	struct fixture *f = begin(&plain, (struct block_config){ 0 }, 1, ALL_FEATURES);
+
+	/* Cut short under us: what is gone cannot be read, what is there can. */
+	assert_int_equal(truncate(f->path, SIZE / 2), 0);
+	assert_int_equal(simple(f, VIRTIO_BLK_T_IN, SECTORS - 1, 512, true), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(simple(f, VIRTIO_BLK_T_IN, 0, 512, true), VIRTIO_BLK_S_OK);
+	assert_int_equal(counter(f, "errors"), 1);
+	assert_int_equal(counter(f, "refused"), 0);
+	assert_int_equal(f->dev->needs_reset, 0);
+	end(f);
+}
+
+static unsigned take_all(struct fixture *f)
+{
+	struct fake_used used;
+	unsigned n = 0;
+
+	fake_run(&f->vm);
+	while (fake_take_used(&f->d, 0, &used))
+		n++;
+	return n;
+}
+
+/* Does what is not yet served go on in the next second, @n of it? */
+static void assert_served_in_a_second(struct fixture *f, unsigned n)
+{
+	unsigned served = 0;
+
+	for (unsigned ms = 0; ms < 1000; ms++) {
+		clock_advance(&f->vm.clock, NSEC_PER_MSEC);
+		served += take_all(f);
+	}
+	assert_in_range(served, n - 1, n + 1);
+}
+
+static void a_rate_limit_holds_and_can_be_changed(void **state)
+{
+	struct fixture *f = begin(&plain, (struct block_config){ 0 }, 1, ALL_FEATURES);
+	struct rate_limits limits = { .ops = { .per_second = 20, .burst = 5 } };
+
+	virtio_blk_limit(f->dev, &limits);
+	for (unsigned i = 0; i < 80; i++) {
+		struct request r = make_request(f, VIRTIO_BLK_T_IN, 0, 512);
+
+		add_request(f, 0, &r, true);
+	}
+	fake_kick(&f->d, 0);
+	/* The burst, and one on credit. */
+	assert_in_range(take_all(f), 5, 6);
+	assert_served_in_a_second(f, 20);
+	assert_true(counter(f, "waits") > 0);
+	/* Two requests' worth of bytes a second. */
+	limits = (struct rate_limits){ .bytes = { .per_second = 1024, .burst = 1 } };
+	virtio_blk_limit(f->dev, &limits);
+	assert_served_in_a_second(f, 2);
+	virtio_blk_limit(f->dev, &(struct rate_limits){ 0 });
+	clock_advance(&f->vm.clock, NSEC_PER_SEC);
+	assert_true(take_all(f) > 40);
+	end(f);
+}
+
+static void a_limited_queue_pauses_and_goes_on(void **state)
+{
+	struct fixture *f = begin(&plain, (struct block_config){ 0 }, 1, ALL_FEATURES);
+	struct rate_limits limits = { .ops = { .per_second = 10, .burst = 1 } };
+	bool done = false;
+
+	virtio_blk_limit(f->dev, &limits);
+	for (unsigned i = 0; i < 20; i++) {
+		struct request r = make_request(f, VIRTIO_BLK_T_IN, 0, 512);
+
+		add_request(f, 0, &r, true);
+	}
+	fake_kick(&f->d, 0);
+	take_all(f);
+	virtio_pause(f->dev, drained, &done);
+	fake_run(&f->vm);
+	assert_true(done);
+	clock_advance(&f->vm.clock, NSEC_PER_SEC);
+	assert_int_equal(take_all(f), 0);
+	virtio_resume(f->dev);
+	assert_served_in_a_second(f, 10);
+	end(f);
+}
+
+static uint64_t capacity(struct fixture *f)
+{
+	uint64_t sectors;
+
+	fake_config_read(&f->d, offsetof(struct virtio_blk_config, capacity), &sectors, 8);
+	return le64toh(sectors);
+}
+
+static void a_disk_can_be_resized_while_it_runs(void **state)
+{
+	struct fixture *f = begin(&plain, (struct block_config){ 0 }, 1, ALL_FEATURES);
+
+	assert_int_equal(virtio_blk_resize(f->dev, SIZE * 2), 0);
+	assert_int_equal(fake_config_interrupts(&f->d), 1);
+	assert_int_equal(capacity(f), SECTORS * 2);
+	assert_int_equal(simple(f, VIRTIO_BLK_T_OUT, SECTORS * 2 - 1, 512, false),
+			 VIRTIO_BLK_S_OK);
+	/* Smaller again: what is past the end is refused. */
+	assert_int_equal(virtio_blk_resize(f->dev, SIZE), 0);
+	assert_int_equal(capacity(f), SECTORS);
+	assert_int_equal(simple(f, VIRTIO_BLK_T_OUT, SECTORS, 512, false), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(virtio_blk_resize(f->dev, 1000), -EINVAL);
+	assert_int_equal(virtio_blk_resize(f->dev, 0), -EINVAL);
+	assert_image_is(f);
+	end(f);
+
+	f = begin(&plain, (struct block_config){ .read_only = true }, 1, ALL_FEATURES);
+	assert_int_equal(virtio_blk_resize(f->dev, SIZE * 2), -EROFS);
+	end(f);
+}
+
 /* Save @f's device and load it into one over the image at @path. Returns virtio_load(). */
 static int move(struct fixture *f, const char *path)
 {
@@ -646,6 +812,11 @@ int main(void)
 		cmocka_unit_test(zeroes_and_discards_are_checked),
 		cmocka_unit_test(features_not_taken_are_not_served),
 		cmocka_unit_test(the_write_cache_can_be_turned_off),
+		cmocka_unit_test(everything_is_counted),
+		cmocka_unit_test(the_host_failing_is_an_error_and_no_more),
+		cmocka_unit_test(a_rate_limit_holds_and_can_be_changed),
+		cmocka_unit_test(a_limited_queue_pauses_and_goes_on),
+		cmocka_unit_test(a_disk_can_be_resized_while_it_runs),
 		cmocka_unit_test(state_fits_only_a_disk_of_its_size),
 	};
 	int failed = 0;

@@ -26,6 +26,7 @@ struct kind {
 static const struct kind kinds[] = {
 	{ "MAIN", "main thread", { seccomp_common, seccomp_main, seccomp_main_kvm } },
 	{ "VCPU", "vCPU threads", { seccomp_common, seccomp_vcpu } },
+	{ "QUEUE", "threads of queues", { seccomp_common, seccomp_queue, seccomp_worker } },
 	{ "WORKER", "workers of the epoll loop", { seccomp_common, seccomp_worker } },
 };
 

@@ -58,6 +58,7 @@ extern const struct seccomp_rule seccomp_common[]; /* part of every kind */
 extern const struct seccomp_rule seccomp_vcpu[];
 extern const struct seccomp_rule seccomp_main[];
 extern const struct seccomp_rule seccomp_main_kvm[]; /* part of main */
-extern const struct seccomp_rule seccomp_worker[];
+extern const struct seccomp_rule seccomp_queue[];
+extern const struct seccomp_rule seccomp_worker[]; /* part of queue */
 
 #endif

@@ -1,0 +1,40 @@
+/*
+ * Threads of single queues: one event loop each, with the disk it serves. Part of what the main
+ * thread may, since threads that are made later are first under its filter; their epoll workers
+ * are under this one.
+ */
+#include "vmm/seccomp/rules.h"
+
+#include <errno.h>
+#include <linux/io_uring.h>
+#include <linux/kvm.h>
+#include <sched.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+
+/* As glibc calls clone() in pthread_create(). */
+#define FLAGS_OF_A_THREAD                                                                          \
+	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_SIGHAND | CLONE_THREAD |        \
+	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
+
+const struct seccomp_rule seccomp_queue[] = {
+	/* the loop over io_uring */
+	ALLOW(io_uring_enter, "submit, and wait"),
+	ALLOW_ARG(io_uring_register, 1, IORING_REGISTER_ENABLE_RINGS, "a ring's first use"),
+
+	/* the loop over epoll */
+	ALLOW(epoll_ctl, "wait for one more descriptor"),
+	ALLOW(epoll_wait, "wait"),
+	ALLOW(epoll_pwait2, "wait"),
+	ALLOW(poll, "is it ready?"),
+	ALLOW(preadv2, "read without waiting"),
+	ALLOW(pwritev2, "write without waiting"),
+	ALLOW_ARG(clone, 0, FLAGS_OF_A_THREAD, "a worker"),
+	REFUSE(clone3, ENOSYS, "its flags cannot be looked at; the C library then calls clone"),
+
+	/* interrupts that are no eventfds: INTx, a vector whose route is not there */
+	IOCTL(KVM_IRQ_LINE, "level-triggered lines"),
+	IOCTL(KVM_SIGNAL_MSI, "a message"),
+	ALLOW(getpid, "logs"),
+	{ 0 },
+};
