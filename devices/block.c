@@ -81,13 +81,6 @@ static int measure(struct block_file *f, struct error *err)
 		return error_usage(err, -EINVAL, "disk '%s': is %s, not a disk image", f->path,
 				   kind_name(st.st_mode));
 	}
-	if (f->size_bytes < BLOCK_SECTOR)
-		return error_usage(err, -EINVAL, "disk '%s': %llu bytes are less than a sector",
-				   f->path, (unsigned long long)f->size_bytes);
-	if (f->size_bytes % BLOCK_SECTOR)
-		log_warn("disk '%s': the last %u bytes do not fill a sector and are not shown",
-			 f->path, (unsigned)(f->size_bytes % BLOCK_SECTOR));
-	f->size_bytes = align_down(f->size_bytes, BLOCK_SECTOR);
 	return 0;
 }
 
@@ -119,34 +112,74 @@ static int is_qcow2(const struct block_file *f, bool *ret_yes, struct error *err
 	return 0;
 }
 
-static int refuse_qcow2(const char *path, struct error *err)
+static int open_raw(struct block **ret_block, struct block_file *f,
+		    const struct block_config *config, struct error *err)
 {
-	error_usage(err, -EOPNOTSUPP, "disk '%s': qcow2 is not supported yet", path);
-	error_hint(err, "convert it: qemu-img convert -O raw '%s' disk.img", path);
-	return -EOPNOTSUPP;
+	if (f->size_bytes < BLOCK_SECTOR)
+		return error_usage(err, -EINVAL, "disk '%s': %llu bytes are less than a sector",
+				   f->path, (unsigned long long)f->size_bytes);
+	if (f->size_bytes % BLOCK_SECTOR)
+		log_warn("disk '%s': the last %u bytes do not fill a sector and are not shown",
+			 f->path, (unsigned)(f->size_bytes % BLOCK_SECTOR));
+	f->size_bytes = align_down(f->size_bytes, BLOCK_SECTOR);
+	return block_raw_create(ret_block, f, config, err);
+}
+
+static int open_qcow2(struct block **ret_block, struct block_file *f,
+		      const struct block_config *config, struct error *err)
+{
+	struct block_config under = *config;
+	struct block *container;
+	int r;
+
+	under.container = true;
+	/* Durability is the format's business: it knows when. */
+	if (under.cache == BLOCK_CACHE_WRITETHROUGH)
+		under.cache = BLOCK_CACHE_WRITEBACK;
+	r = block_raw_create(&container, f, &under, err);
+	if (r < 0)
+		return r;
+	r = block_qcow2_create(ret_block, container, f->fd, config, err);
+	if (r < 0) {
+		/* The descriptor is the container's, and the caller closes it too. */
+		f->fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 0);
+		block_close(container);
+	}
+	return r;
 }
 
 int block_open(struct block **ret_block, const struct block_config *config, struct error *err)
 {
 	struct block_file f = { .fd = open_fd(config, err), .path = config->path };
 	bool qcow2 = config->format == BLOCK_FORMAT_QCOW2;
+	struct block *b = NULL;
 	int r;
 
 	if (f.fd < 0)
 		return f.fd;
 	r = measure(&f, err);
+	/* Formats read their tables at once, which need not be aligned. */
 	if (!r)
-		r = set_flags(&f, config->direct, err);
+		r = set_flags(&f, false, err);
 	if (!r)
 		r = block_lock(&f, config->read_only, err);
 	if (!r && config->format == BLOCK_FORMAT_AUTO)
 		r = is_qcow2(&f, &qcow2, err);
 	if (!r)
-		r = qcow2 ? refuse_qcow2(f.path, err) :
-			    block_raw_create(ret_block, &f, config, err);
-	if (r < 0)
+		r = (qcow2 ? open_qcow2 : open_raw)(&b, &f, config, err);
+	if (r) {
 		close(f.fd);
-	return r;
+		return r;
+	}
+	if (config->direct)
+		r = set_flags(&f, true, err);
+	if (r < 0) {
+		block_close(b);
+		return r;
+	}
+	b->guarded = config->format == BLOCK_FORMAT_AUTO && !qcow2;
+	*ret_block = b;
+	return 0;
 }
 
 /* ---- requests ---- */
@@ -246,6 +279,8 @@ void block_submit(struct block *b, struct block_req *req)
 	b->inflight++;
 	if (r < 0 || (req->op == BLOCK_FLUSH ? b->no_flush || b->read_only : !req->len))
 		block_finish_later(req, r);
+	else if (b->guarded && req->op == BLOCK_WRITE && req->offset < sizeof(qcow2_magic))
+		block_guard_submit(b, req);
 	else
 		b->ops->submit(b, req);
 }

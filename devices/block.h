@@ -68,6 +68,7 @@ struct block {
 	bool can_discard, can_write_zeroes;
 	bool writethrough; /* every write is durable when it completes */
 	bool no_flush;	   /* cache=unsafe: flushes succeed at once */
+	bool guarded, guard_told; /* a raw image by probing: see block_guard.c */
 	unsigned inflight;
 
 	/* Requests that are over without having waited for anything. */
@@ -82,13 +83,16 @@ struct block_config {
 	enum { BLOCK_CACHE_WRITEBACK, BLOCK_CACHE_WRITETHROUGH, BLOCK_CACHE_UNSAFE } cache;
 	bool read_only;
 	bool direct;
-	/* The file under a format: grows when written behind its end, and reads as zeroes there. */
+	/* The file under a format: grows when written behind its end, and is zero there. */
 	bool container;
+	/* What lies under this image; without it, one that names a backing file is refused. */
+	const struct block_config *backing;
 };
 
 /*
  * Open a disk image and lock it (as QEMU's tools do: many readers or one writer)
- * so that two monitors cannot write one image. Errors name the file. The block is bound to a loop by block_attach().
+ * so that two monitors cannot write one image. Errors name the file. The block
+ * is bound to a loop by block_attach().
  */
 int block_open(struct block **ret_block, const struct block_config *config, struct error *err);
 void block_attach(struct block *b, struct loop *loop);
@@ -105,6 +109,44 @@ bool block_can_share(const struct block *b);
  * is no handle by block_share(). -EOPNOTSUPP, -EROFS, -EINVAL (not whole sectors), or why not.
  */
 int block_resize(struct block *b, uint64_t bytes);
+
+/* ---- files beneath an image ---- */
+
+#define BLOCK_MAX_CHAIN 16
+
+/* Backing files from the image down, opened; what is not open has descriptor -1. */
+struct block_chain {
+	unsigned num;
+	struct block_chain_file {
+		char *path;
+		int fd;
+		int format; /* BLOCK_FORMAT_* */
+	} file[BLOCK_MAX_CHAIN];
+};
+
+struct block_chain_params {
+	const char *path; /* the image on top, */
+	int fd;		  /* open, and borrowed */
+	int format;
+	const char *const *named; /* what may be opened, from the top down, whatever images say */
+	unsigned num_named;
+	bool follow; /* beyond these, open what images name */
+};
+
+/*
+ * Open all files beneath an image, which itself may be of any format. Where an
+ * image names a backing file and neither @named nor @follow allows it, that is
+ * an error. Waits for its I/O; meant for the process that may open files.
+ */
+int block_chain_open(struct block_chain *c, const struct block_chain_params *p, struct error *err);
+void block_chain_close(struct block_chain *c);
+
+/*
+ * Fill @configs (BLOCK_MAX_CHAIN of them) for block_open(), as the backing of an image
+ * opened by @top: returns that, or NULL. They have the descriptors, and borrow the paths.
+ */
+const struct block_config *block_chain_take(struct block_chain *c, struct block_config *configs,
+					    const struct block_config *top);
 
 /* Nothing may be in flight. Durable before it returns unless cache=unsafe. Accepts NULL. */
 void block_close(struct block *b);

@@ -56,6 +56,8 @@ void config_done(struct machine_config *c)
 		free(c->disk[i].path);
 		free(c->disk[i].id);
 		free(c->disk[i].serial);
+		for (unsigned k = 0; k < c->disk[i].num_backing; k++)
+			free(c->disk[i].backing[k]);
 	}
 	for (unsigned i = 0; i < c->num_shares; i++) {
 		free(c->share[i].path);

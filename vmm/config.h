@@ -43,6 +43,9 @@ struct config_disk {
 	unsigned queues; /* each with a thread of its own; 0: one, on the machine's loop */
 	uint64_t iops, bps; /* 0: no limit */
 	uint64_t iops_burst, bps_burst; /* 0: a tenth of a second's worth */
+	char *backing[BLOCK_MAX_CHAIN]; /* files that may lie beneath, from the top down */
+	unsigned num_backing;
+	bool follow_backing; /* beyond these, what images name */
 };
 
 enum config_net_kind { CONFIG_NET_USER, CONFIG_NET_TAP, CONFIG_NET_SWITCH };

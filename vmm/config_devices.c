@@ -15,11 +15,32 @@
 
 static int parse_rate(struct config_parse *p, const char *value, void *target);
 
+static int parse_backing(struct config_parse *p, const char *value, void *target)
+{
+	struct config_disk *d = target;
+	int r;
+
+	if (d->num_backing == ARRAY_SIZE(d->backing))
+		return config_fail(p, "more than %zu backing files", ARRAY_SIZE(d->backing));
+	r = config_set_string(p, value, &d->backing[d->num_backing]);
+	if (!r)
+		d->num_backing++;
+	return r;
+}
+
 const struct config_item config_disk_keys[] = {
 	{ "ro", "on|off", "Read-only (off)", CONFIG_FLAG, DISK(read_only) },
-	{ "format", "auto|raw",
-	  "Format of the image (auto: raw, but refused when it begins like a qcow2 image)",
+	{ "format", "auto|raw|qcow2",
+	  "Format of the image (auto: qcow2 when it begins like one, else raw; a guest can then "
+	  "not write such a beginning to a raw image)",
 	  CONFIG_CHOICE, DISK(format) },
+	{ "backing", "PATH",
+	  "The backing file of a qcow2 image, in place of the one that it names, which is not "
+	  "opened; may be repeated, from the image down",
+	  CONFIG_CUSTOM, .repeat = true, .parse = parse_backing },
+	{ "follow-backing", "on|off",
+	  "Open whatever files images name as their backing: only for images that you trust (off)",
+	  CONFIG_FLAG, DISK(follow_backing) },
 	{ "direct", "on|off", "Go around the host's page cache with O_DIRECT (off)", CONFIG_FLAG,
 	  DISK(direct) },
 	{ "cache", "writeback|writethrough|unsafe",

@@ -46,8 +46,11 @@ static int make_paths_absolute(struct machine_config *c, const char *dir)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(paths) && !r; i++)
 		r = make_absolute(paths[i], dir);
-	for (unsigned i = 0; i < c->num_disks && !r; i++)
+	for (unsigned i = 0; i < c->num_disks && !r; i++) {
 		r = make_absolute(&c->disk[i].path, dir);
+		for (unsigned k = 0; k < c->disk[i].num_backing && !r; k++)
+			r = make_absolute(&c->disk[i].backing[k], dir);
+	}
 	for (unsigned i = 0; i < c->num_shares && !r; i++)
 		r = make_absolute(&c->share[i].path, dir);
 	return r;

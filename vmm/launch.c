@@ -33,6 +33,22 @@ static int open_named(const char *option, const char *path, int flags, struct er
 	return fd;
 }
 
+static int open_disk(const struct config_disk *d, int *ret_fd, struct block_chain *beneath,
+		     struct error *err)
+{
+	int flags = (d->read_only ? O_RDONLY : O_RDWR) | (d->direct ? O_DIRECT : 0);
+	struct block_chain_params chain = {
+		.path = d->path,
+		.format = d->format,
+		.named = (const char *const *)d->backing,
+		.num_named = d->num_backing,
+		.follow = d->follow_backing,
+	};
+
+	*ret_fd = chain.fd = open_named("--disk", d->path, flags, err);
+	return chain.fd < 0 ? chain.fd : block_chain_open(beneath, &chain, err);
+}
+
 static int open_files(const struct machine_config *c, struct machine_files *files,
 		      struct error *err)
 {
@@ -52,12 +68,9 @@ static int open_files(const struct machine_config *c, struct machine_files *file
 			return files->initrd;
 	}
 	for (unsigned i = 0; i < c->num_disks; i++) {
-		const struct config_disk *d = &c->disk[i];
-		int flags = (d->read_only ? O_RDONLY : O_RDWR) | (d->direct ? O_DIRECT : 0);
-
-		files->disk[i] = open_named("--disk", d->path, flags, err);
-		if (files->disk[i] < 0)
-			return files->disk[i];
+		r = open_disk(&c->disk[i], &files->disk[i], &files->beneath[i], err);
+		if (r < 0)
+			return r;
 	}
 	return 0;
 }

@@ -33,8 +33,10 @@ void machine_files_init(struct machine_files *files)
 	files->kernel = NULL;
 	files->initrd = -1;
 	files->gdb = -1;
-	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
 		files->disk[i] = -1;
+		files->beneath[i].num = 0;
+	}
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
 		net_ends_init(&files->net[i]);
 	files->vsock_listen = files->vsock_broker = -1;
@@ -55,8 +57,10 @@ void machine_files_close(struct machine_files *files)
 	files->kernel = NULL;
 	close_file(&files->initrd);
 	close_file(&files->gdb);
-	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
 		close_file(&files->disk[i]);
+		block_chain_close(&files->beneath[i]);
+	}
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
 		net_ends_close(&files->net[i]);
 	close_file(&files->vsock_listen);

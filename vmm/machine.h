@@ -55,6 +55,7 @@ struct machine_files {
 	struct fw_kernel *kernel; /* checked, so that a bad one is refused early; NULL: none */
 	int initrd;		  /* -1: none */
 	int disk[CONFIG_MAX_DISKS];
+	struct block_chain beneath[CONFIG_MAX_DISKS]; /* backing files */
 	struct net_ends net[CONFIG_MAX_NETS];
 	int vsock_listen; /* where programs on the host connect, and */
 	int vsock_broker; /* who opens sockets for the guest's connections; -1: nobody */

@@ -170,8 +170,10 @@ static int add_disk_loops(struct machine *m, const struct config_disk *c, const 
 	return r;
 }
 
-static int add_disk(struct machine *m, const struct config_disk *c, int *fd, struct error *err)
+static int add_disk(struct machine *m, const struct config_disk *c, int *fd,
+		    struct block_chain *beneath, struct error *err)
 {
+	struct block_config backing[BLOCK_MAX_CHAIN];
 	struct virtio_params params = common_params(m, c->id);
 	struct block_config config = {
 		.path = c->path,
@@ -191,6 +193,7 @@ static int add_disk(struct machine *m, const struct config_disk *c, int *fd, str
 	int r;
 
 	*fd = -1; /* block_open() owns it, also when it fails */
+	config.backing = block_chain_take(beneath, backing, &config);
 	r = block_open(&block, &config, err);
 	if (r < 0)
 		return r;
@@ -322,7 +325,7 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 			return r;
 	}
 	for (unsigned i = 0; i < c->num_disks; i++) {
-		r = add_disk(m, &c->disk[i], &files->disk[i], err);
+		r = add_disk(m, &c->disk[i], &files->disk[i], &files->beneath[i], err);
 		if (r < 0)
 			return r;
 	}

@@ -252,11 +252,13 @@ static void unknown_words_name_the_known_ones(void **state)
 	refuse("--frobnicate=3", "unknown option '--frobnicate'");
 	refuse("-c", "unknown option '-c'");
 	refuse("--disk a,foo=1",
-	       "--disk: unknown key 'foo' (known: ro, format, direct, cache, queues, iops, bps, "
-	       "iops-burst, bps-burst, id, serial)");
-	refuse("--disk a,", "--disk: unknown key '' (known: ro, format, direct, cache, queues, "
-			    "iops, bps, iops-burst, bps-burst, id, serial)");
-	refuse("--disk a,format=vmdk", "--disk: format: unknown value 'vmdk' (known: auto, raw)");
+	       "--disk: unknown key 'foo' (known: ro, format, backing, follow-backing, direct, "
+	       "cache, queues, iops, bps, iops-burst, bps-burst, id, serial)");
+	refuse("--disk a,",
+	       "--disk: unknown key '' (known: ro, format, backing, follow-backing, direct, cache, "
+	       "queues, iops, bps, iops-burst, bps-burst, id, serial)");
+	refuse("--disk a,format=vmdk",
+	       "--disk: format: unknown value 'vmdk' (known: auto, raw, qcow2)");
 	refuse("--transport frob", "--transport: unknown value 'frob' (known: pci, mmio)");
 	refuse("--transport pc", "--transport: unknown value 'pc' (known: pci, mmio)");
 	refuse("--transport=", "--transport: unknown value '' (known: pci, mmio)");
@@ -288,7 +290,7 @@ static void values_that_are_missing_or_too_many_are_named(void **state)
 	refuse("--cpus", "--cpus: needs a value: N");
 	refuse("--kernel=", "--kernel: is empty");
 	refuse("--dry-run=yes", "--dry-run: takes no value");
-	refuse("--disk a,format", "--disk: key 'format' needs a value: format=auto|raw");
+	refuse("--disk a,format", "--disk: key 'format' needs a value: format=auto|raw|qcow2");
 	refuse("--disk ,ro", "--disk: the path is empty");
 	refuse("--serial file=", "--serial: is empty");
 }
