@@ -92,7 +92,7 @@ test: ## every test that this machine can run
 	@scripts/test $(BUILD)
 
 .PHONY: test-programs
-test-programs: $(UNIT) $(HELPERS) $(GUEST_TOOLS)
+test-programs: $(UNIT) $(HELPERS) $(GUEST_TOOLS) hostile
 
 # Programs that guest tests take into their guests.
 $(BUILD)/tests/guest/%: tests/guest/%.c
@@ -121,6 +121,16 @@ $(BUILD)/tests/unit/test_guest_filter: $(BUILD)/helpers/guest_filter.o
 .PHONY: unit
 unit: $(UNIT) $(HELPERS) ## unit tests: no KVM needed
 	$(Q)scripts/run-unit $(UNIT)
+
+# ---- a monitor in a guest's hands: what each thread can still do (tests/guest/hostile) ----
+
+HOSTILE := -Wl,--wrap=sandbox_filter,--wrap=io_uring_queue_init_params
+
+$(BUILD)/wisp-hostile: $(BUILD)/vmm/main.o $(BUILD)/tests/hostile/hostile.o $(BUILD)/libwisp.a
+	$(call say,LD,$@)$(CC) $(CFLAGS) $(LINK) $(HOSTILE) -o $@ $^ $(LDLIBS)
+
+.PHONY: hostile
+hostile: $(BUILD)/wisp-hostile
 
 # ---- measurements, against every peer installed ----
 
@@ -190,7 +200,7 @@ CLANG_TIDY ?= clang-tidy-14
 # Its -Wformat-nonliteral also means functions that pass a checked format on.
 CLANG_WARN := $(WARN) -Wno-gnu-variable-sized-type-not-at-end -Wno-format-nonliteral -Werror
 CHECK_SRC  := $(LIB_SRC) $(wildcard vmm/main.c vmm/seccomp/*.c helpers/*.c)
-CHECK_TEST := $(wildcard tests/unit/*.c tests/fuzz/*.c)
+CHECK_TEST := $(wildcard tests/unit/*.c tests/fuzz/*.c tests/hostile/*.c)
 CHECK_FLAGS = -std=gnu17 $(CPPFLAGS) $(HELPER_CFLAGS_wisp-net)
 
 # One stamp a source: only what has changed is looked at again.

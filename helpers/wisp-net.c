@@ -18,6 +18,7 @@
 
 #include "helpers/user_net.h"
 #include "vmm/core/log.h"
+#include "vmm/sandbox.h"
 
 #define MAX_FORWARDS 64
 #define MAX_SEGMENTS 8
@@ -27,6 +28,12 @@ struct options {
 	int status_fd;
 	const char *forward[MAX_FORWARDS];
 	unsigned num_forwards;
+	bool no_sandbox;
+};
+
+/* Where resolv.conf is, and where it may lead to. */
+static const char *const name_servers[] = {
+	"/etc", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", NULL,
 };
 
 enum {
@@ -41,6 +48,7 @@ enum {
 	OPT_MTU,
 	OPT_IPV6,
 	OPT_NO_IPV6,
+	OPT_NO_SANDBOX,
 };
 
 static const struct option long_options[] = {
@@ -55,6 +63,7 @@ static const struct option long_options[] = {
 	{ "mtu", required_argument, NULL, OPT_MTU },
 	{ "ipv6", no_argument, NULL, OPT_IPV6 },
 	{ "no-ipv6", no_argument, NULL, OPT_NO_IPV6 },
+	{ "no-sandbox", no_argument, NULL, OPT_NO_SANDBOX },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -148,6 +157,9 @@ static int parse_option(struct options *o, int option, char *value, struct error
 	case OPT_NO_IPV6:
 		o->net.ipv6 = option == OPT_IPV6;
 		return 0;
+	case OPT_NO_SANDBOX:
+		o->no_sandbox = true;
+		return 0;
 	default:
 		return error_usage(err, -EINVAL, "wisp-net is started by wisp; see wisp(1), --net");
 	}
@@ -236,6 +248,8 @@ int main(int argc, char **argv)
 	}
 	if (o.status_fd != STDERR_FILENO)
 		report(o.status_fd, "ready");
+	if (!o.no_sandbox)
+		sandbox_lock_helper(SANDBOX_THREAD_NET, name_servers);
 	dl_iterate_phdr(forget_pages, NULL);
 	r = user_net_run(un);
 	user_net_free(un);

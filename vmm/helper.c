@@ -156,6 +156,8 @@ int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd
 		argv[n++] = "--mtu";
 		argv[n++] = mtu;
 	}
+	if (h->no_sandbox)
+		argv[n++] = "--no-sandbox";
 	argv[n] = NULL;
 	return spawn(h, argv[0], (char *const *)argv, late, ret_fd, err);
 }

@@ -20,6 +20,7 @@ struct helper {
 	pid_t pid;
 	int status_fd; /* -1: starts late, says nothing */
 	char name[16]; /* the network's id, for messages */
+	bool no_sandbox; /* it does not lock itself in */
 };
 
 /* Start user networking for @net; @ret_fd is the monitor's end (vmm: devices/net.h). */

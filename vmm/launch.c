@@ -113,8 +113,10 @@ static int start_helpers(const struct machine_config *c, struct machine_files *f
 {
 	int r = 0;
 
-	for (unsigned i = 0; i < c->num_nets && !r; i++)
+	for (unsigned i = 0; i < c->num_nets && !r; i++) {
+		helpers[i].no_sandbox = c->sandbox == SANDBOX_OFF;
 		r = net_ends_open(&files->net[i], &c->net[i], &helpers[i], err);
+	}
 	for (unsigned i = 0; i < c->num_shares && !r; i++)
 		r = share_start(&shares[i], &c->share[i], &files->share[i], err);
 	return r;

@@ -211,6 +211,15 @@ static int load_guest(struct machine *m, const struct machine_params *params, st
 	return setup_vcpus(m, params->host_cpuid, &start, err);
 }
 
+/* A worker that cannot be confined further is under the main thread's filter at least. */
+static void worker_begins(void *sandbox)
+{
+	int r = sandbox_filter(sandbox, SANDBOX_THREAD_WORKER);
+
+	if (r < 0)
+		log_warn("worker: cannot load its system call filter: %s", strerror(-r));
+}
+
 int machine_create(struct machine **ret_m, const struct machine_params *params,
 		   struct error *err)
 {
@@ -219,6 +228,10 @@ int machine_create(struct machine **ret_m, const struct machine_params *params,
 	struct machine *m;
 	int r;
 
+	if (params->sandbox) {
+		loop.worker_begins = worker_begins;
+		loop.worker_arg = params->sandbox;
+	}
 	m = calloc(1, sizeof(*m));
 	if (!m)
 		return error_set(err, -ENOMEM, "machine: %m");

@@ -102,3 +102,20 @@ int sandbox_lock(struct sandbox *s, struct error *err)
 		r = sandbox_check_seccomp(s, err);
 	return r;
 }
+
+void sandbox_lock_helper(enum sandbox_thread kind, const char *const *readable)
+{
+	struct sandbox s = { .params.mode = SANDBOX_ON };
+	struct error err = { 0 };
+	int r = drop_capabilities(&err);
+
+	if (!r)
+		r = close_up(&s, &err);
+	if (!r) {
+		sandbox_landlock_readable(readable);
+		sandbox_check_seccomp(&s, &err);
+		r = sandbox_filter(&s, kind);
+	}
+	if (r < 0)
+		log_warn("sandbox: a helper goes without a part of it: %s", strerror(-r));
+}

@@ -36,8 +36,9 @@ struct sandbox_params {
 enum sandbox_thread {
 	SANDBOX_THREAD_MAIN,
 	SANDBOX_THREAD_VCPU,
-	SANDBOX_THREAD_QUEUE,
-	SANDBOX_THREAD_WORKER,
+	SANDBOX_THREAD_QUEUE, /* serves queues of one device */
+	SANDBOX_THREAD_WORKER, /* of an epoll loop */
+	SANDBOX_THREAD_NET,    /* the helper wisp-net */
 	SANDBOX_NUM_THREADS
 };
 
@@ -60,6 +61,13 @@ int sandbox_lock(struct sandbox *s, struct error *err);
  * thread. Any thread. 0 or -errno.
  */
 int sandbox_filter(struct sandbox *s, enum sandbox_thread kind);
+
+/*
+ * For a helper of one thread, when all it needs is open but for files beneath the directories
+ * @readable (up to a NULL), which it may read: what sandbox_lock() does and what @kind's filter
+ * allows, as far as the host can, but for namespaces: the network stays.
+ */
+void sandbox_lock_helper(enum sandbox_thread kind, const char *const *readable);
 
 /* The version of the host's Landlock interface, or -errno. */
 int sandbox_landlock_version(void);

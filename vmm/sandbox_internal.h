@@ -18,6 +18,8 @@ int sandbox_missing(const struct sandbox *s, int r, const char *layer, struct er
 int sandbox_enter_namespaces(struct sandbox *s, struct error *err);
 int sandbox_empty_root(struct sandbox *s, struct error *err);
 int sandbox_landlock(struct sandbox *s, struct error *err);
+/* For a helper: files beneath these directories may be read, the network is free. 0 or -errno. */
+int sandbox_landlock_readable(const char *const *readable);
 int sandbox_check_seccomp(struct sandbox *s, struct error *err);
 
 /* Made from the tables in vmm/seccomp/ by its generate.c. */

@@ -111,7 +111,7 @@ static void no_thread_executes_opens_traces_or_signals(void **state)
 
 	if (!has_seccomp())
 		skip();
-	for (unsigned kind = 0; kind < SANDBOX_NUM_THREADS; kind++)
+	for (unsigned kind = 0; kind <= SANDBOX_THREAD_WORKER; kind++)
 		for (unsigned i = 0; i < ARRAY_SIZE(calls); i++)
 			if (try_call(kind, calls[i].nr, calls[i].a, calls[i].b, calls[i].c,
 				     MAP_PRIVATE | MAP_ANONYMOUS) != KILLED)
@@ -141,10 +141,14 @@ static void a_vcpu_thread_may_run_the_guest_and_not_make_one(void **state)
 	static const struct {
 		long nr, a, b;
 	} killed[] = {
-		{ SYS_ioctl, -1, KVM_CREATE_VM },  { SYS_ioctl, -1, KVM_SET_USER_MEMORY_REGION },
-		{ SYS_recvmsg, -1, 0 },		   { SYS_io_uring_enter, -1, 0 },
-		{ SYS_clone, SIGCHLD, 0 },	   { SYS_timer_create, CLOCK_MONOTONIC, 0 },
-		{ SYS_preadv, -1, 0 },		   { SYS_fcntl, -1, F_GETFL },
+		{ SYS_ioctl, -1, KVM_CREATE_VM },
+		{ SYS_ioctl, -1, KVM_SET_USER_MEMORY_REGION },
+		{ SYS_recvmsg, -1, 0 },
+		{ SYS_io_uring_enter, -1, 0 },
+		{ SYS_clone, SIGCHLD, 0 },
+		{ SYS_timer_create, CLOCK_MONOTONIC, 0 },
+		{ SYS_preadv, -1, 0 },
+		{ SYS_fcntl, -1, F_GETFL },
 	};
 
 	assert_int_equal(try_call(SANDBOX_THREAD_VCPU, SYS_ioctl, -1, KVM_RUN, 0, 0), EBADF);
@@ -165,6 +169,64 @@ static void a_worker_reads_and_writes_what_is_open(void **state)
 	assert_int_equal(try_call(SANDBOX_THREAD_WORKER, SYS_ftruncate, -1, 0, 0, 0), KILLED);
 }
 
+static void a_queue_thread_does_input_and_output_and_has_no_kvm(void **state)
+{
+	if (!has_seccomp())
+		skip();
+	assert_int_equal(try_call(SANDBOX_THREAD_QUEUE, SYS_pwritev, -1, 0, 0, 0), EBADF);
+	assert_int_equal(try_call(SANDBOX_THREAD_QUEUE, SYS_io_uring_enter, -1, 0, 0, 0), EBADF);
+	assert_int_equal(try_call(SANDBOX_THREAD_QUEUE, SYS_ioctl, -1, KVM_RUN, 0, 0), KILLED);
+	assert_int_equal(try_call(SANDBOX_THREAD_QUEUE, SYS_clone, SIGCHLD, 0, 0, 0), KILLED);
+	assert_int_equal(try_call(SANDBOX_THREAD_QUEUE, SYS_memfd_create, 0, 0, 0, 0), KILLED);
+	assert_int_equal(try_call(SANDBOX_THREAD_QUEUE, SYS_accept4, -1, 0, 0, 0), KILLED);
+}
+
+static void wisp_net_has_the_internet_and_nothing_else(void **state)
+{
+	static const struct {
+		long nr, a, b, c;
+	} killed[] = {
+		{ SYS_execve, 0, 0, 0 },
+		{ SYS_bind, -1, 0, 0 },
+		{ SYS_socket, AF_NETLINK, SOCK_RAW, 0 },
+		{ SYS_socket, AF_PACKET, SOCK_RAW, 0 },
+		{ SYS_kill, 1, SIGTERM, 0 },
+		{ SYS_ptrace, 16, 1, 0 },
+		{ SYS_clone, SIGCHLD, 0, 0 },
+		{ SYS_unshare, CLONE_NEWUSER, 0, 0 },
+		{ SYS_ioctl, -1, KVM_RUN, 0 },
+		{ SYS_mprotect, 0, 4096, PROT_EXEC },
+		{ SYS_unlink, 0, 0, 0 },
+	};
+
+	if (!has_seccomp())
+		skip();
+	for (unsigned i = 0; i < ARRAY_SIZE(killed); i++)
+		assert_int_equal(try_call(SANDBOX_THREAD_NET, killed[i].nr, killed[i].a,
+					  killed[i].b, killed[i].c, 0),
+				 KILLED);
+	assert_int_equal(try_call(SANDBOX_THREAD_NET, SYS_socket, AF_INET, SOCK_STREAM, 0, 0), 0);
+	assert_int_equal(try_call(SANDBOX_THREAD_NET, SYS_socket, AF_UNIX, SOCK_STREAM, 0, 0),
+			 EAFNOSUPPORT);
+}
+
+static void a_helper_reads_only_where_it_may(void **state)
+{
+	static const char *const readable[] = { "/etc", "/nowhere", NULL };
+	pid_t child;
+
+	if (!has_seccomp() || sandbox_landlock_version() < 0)
+		skip();
+	child = fork();
+	if (child == 0) {
+		sandbox_lock_helper(SANDBOX_THREAD_NET, readable);
+		_exit((openat(AT_FDCWD, "/etc/passwd", O_RDONLY) < 0) |
+		      (openat(AT_FDCWD, "/etc/passwd", O_RDWR) >= 0) << 1 |
+		      (openat(AT_FDCWD, "/proc/self/maps", O_RDONLY) >= 0) << 2);
+	}
+	assert_int_equal(outcome(child), 0);
+}
+
 static void the_main_thread_makes_no_ring_after_the_lock(void **state)
 {
 	char params[256] = { 0 };
@@ -174,8 +236,8 @@ static void the_main_thread_makes_no_ring_after_the_lock(void **state)
 	/* A clone's loop then takes epoll, so this one fails and does not kill. */
 	assert_int_equal(try_call(SANDBOX_THREAD_MAIN, SYS_io_uring_setup, 4, (long)params, 0, 0),
 			 EPERM);
-	assert_int_not_equal(
-		try_call(SANDBOX_THREAD_MAIN, SYS_io_uring_register, -1, 12, 0, 0), KILLED);
+	assert_int_not_equal(try_call(SANDBOX_THREAD_MAIN, SYS_io_uring_register, -1, 12, 0, 0),
+			     KILLED);
 	assert_int_equal(try_call(SANDBOX_THREAD_MAIN, SYS_io_uring_register, -1, 0, 0, 0), KILLED);
 	assert_int_equal(try_call(SANDBOX_THREAD_MAIN, SYS_clone3, 0, 0, 0, 0), ENOSYS);
 }
@@ -265,6 +327,9 @@ int main(void)
 		cmocka_unit_test(every_thread_computes_locks_and_logs),
 		cmocka_unit_test(a_vcpu_thread_may_run_the_guest_and_not_make_one),
 		cmocka_unit_test(a_worker_reads_and_writes_what_is_open),
+		cmocka_unit_test(a_queue_thread_does_input_and_output_and_has_no_kvm),
+		cmocka_unit_test(wisp_net_has_the_internet_and_nothing_else),
+		cmocka_unit_test(a_helper_reads_only_where_it_may),
 		cmocka_unit_test(the_main_thread_makes_no_ring_after_the_lock),
 		cmocka_unit_test(the_main_thread_may_fork_for_a_clone),
 		cmocka_unit_test(off_does_nothing),

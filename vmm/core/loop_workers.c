@@ -20,6 +20,8 @@
 
 struct loop_workers {
 	int wake_fd;
+	void (*begins)(void *arg); /* each thread's first call, or NULL */
+	void *begins_arg;
 	pthread_mutex_t lock;
 	pthread_cond_t work;
 	/* Under lock. */
@@ -84,6 +86,8 @@ static void *worker(void *arg)
 {
 	struct loop_workers *w = arg;
 
+	if (w->begins)
+		w->begins(w->begins_arg);
 	pthread_mutex_lock(&w->lock);
 	for (;;) {
 		struct loop_op *op;
@@ -110,13 +114,15 @@ static void *worker(void *arg)
 	return NULL;
 }
 
-struct loop_workers *loop_workers_create(int wake_fd)
+struct loop_workers *loop_workers_create(int wake_fd, void (*begins)(void *arg), void *arg)
 {
 	struct loop_workers *w = calloc(1, sizeof(*w));
 
 	if (!w)
 		return NULL;
 	w->wake_fd = wake_fd;
+	w->begins = begins;
+	w->begins_arg = arg;
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->work, NULL);
 	list_init(&w->queue);

@@ -26,8 +26,9 @@ struct kind {
 static const struct kind kinds[] = {
 	{ "MAIN", "main thread", { seccomp_common, seccomp_main, seccomp_main_kvm } },
 	{ "VCPU", "vCPU threads", { seccomp_common, seccomp_vcpu } },
-	{ "QUEUE", "threads of queues", { seccomp_common, seccomp_queue, seccomp_worker } },
+	{ "QUEUE", "queue threads", { seccomp_common, seccomp_queue, seccomp_worker } },
 	{ "WORKER", "workers of the epoll loop", { seccomp_common, seccomp_worker } },
+	{ "NET", "wisp-net", { seccomp_common, seccomp_net } },
 };
 
 #define NUM_KINDS (sizeof(kinds) / sizeof(kinds[0]))
@@ -101,8 +102,8 @@ static void print_filters(bool log)
 		print_filter(&kinds[i], log, &len[i]);
 	printf("\nconst struct sandbox_filter sandbox_filters[SANDBOX_NUM_THREADS] = {\n");
 	for (unsigned i = 0; i < NUM_KINDS; i++)
-		printf("\t[SANDBOX_THREAD_%s] = { filter_%s, %u },\n", kinds[i].name,
-		       kinds[i].name, len[i]);
+		printf("\t[SANDBOX_THREAD_%s] = { filter_%s, %u },\n", kinds[i].name, kinds[i].name,
+		       len[i]);
 	printf("};\n");
 }
 
@@ -115,8 +116,8 @@ static void print_list(void)
 		       kinds[i].text);
 		for (unsigned k = 0; k < MAX_TABLES && kinds[i].table[k]; k++)
 			for (const struct seccomp_rule *r = kinds[i].table[k]; r->name; r++) {
-				printf("| %s | %s | %s |\n", r->name,
-				       r->what ? r->what : "", r->why);
+				printf("| %s | %s | %s |\n", r->name, r->what ? r->what : "",
+				       r->why);
 				n++;
 			}
 		printf("\n%u lines.\n", n);

@@ -21,8 +21,8 @@
 #include <time.h>
 
 /* As glibc calls clone(): pthread_create() and fork(). */
-#define FLAGS_OF_A_THREAD                                                                          \
-	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_SIGHAND | CLONE_THREAD |        \
+#define FLAGS_OF_A_THREAD                                                                   \
+	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_SIGHAND | CLONE_THREAD | \
 	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
 #define FLAGS_OF_A_FORK (CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD)
 

@@ -47,6 +47,13 @@ struct seccomp_rule {
 		.why = (reason)                                                                    \
 	}
 
+#define REFUSE_ARG(call, n, v, error, reason)                                                      \
+	{                                                                                          \
+		.name = #call, .number = SYS_##call, .refuse = (error), .arg = (n),                \
+		.mask = SECCOMP_WHOLE_ARG, .value = (uint32_t)(v), .what = #v " fails: " #error,   \
+		.why = (reason)                                                                    \
+	}
+
 /* Not by ALLOW_ARG(), which would see the number in place of its name. */
 #define IOCTL(request, reason)                                                                     \
 	{                                                                                          \
@@ -58,7 +65,8 @@ extern const struct seccomp_rule seccomp_common[]; /* part of every kind */
 extern const struct seccomp_rule seccomp_vcpu[];
 extern const struct seccomp_rule seccomp_main[];
 extern const struct seccomp_rule seccomp_main_kvm[]; /* part of main */
-extern const struct seccomp_rule seccomp_queue[];
-extern const struct seccomp_rule seccomp_worker[]; /* part of queue */
+extern const struct seccomp_rule seccomp_queue[];  /* with a worker's */
+extern const struct seccomp_rule seccomp_worker[];
+extern const struct seccomp_rule seccomp_net[]; /* the helper wisp-net */
 
 #endif

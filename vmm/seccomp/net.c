@@ -1,0 +1,48 @@
+/*
+ * wisp-net, the helper that speaks to the outside for a guest: libslirp's sockets, of the
+ * Internet only, and the host's resolv.conf. What it listens on was bound before.
+ */
+#include "vmm/seccomp/rules.h"
+
+#include <asm/ioctls.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <sys/socket.h>
+
+const struct seccomp_rule seccomp_net[] = {
+	ALLOW(poll, "wait for the guest and for the network"),
+	ALLOW(recvmsg, "frames of the guest, datagrams with their addresses"),
+	ALLOW(sendmsg, "frames to the guest"),
+	ALLOW(recvfrom, "what comes from the network"),
+	ALLOW(sendto, "what goes to the network"),
+	ALLOW(readv, "buffers of a connection"),
+	ALLOW(writev, "buffers of a connection, messages of the C library"),
+	ALLOW_ARG(socket, 0, AF_INET, "a connection of the guest's"),
+	ALLOW_ARG(socket, 0, AF_INET6, "a connection of the guest's"),
+	REFUSE_ARG(socket, 0, AF_UNIX, EAFNOSUPPORT, "asked for to look up an interface by name"),
+	ALLOW(connect, "a connection of the guest's"),
+	ALLOW(accept, "a connection to a forwarded port"),
+	ALLOW(accept4, "a connection to a forwarded port"),
+	ALLOW(listen, "a forwarded port gets a longer queue"),
+	ALLOW(shutdown, "one side has said all"),
+	ALLOW(getsockopt, "did it connect?"),
+	ALLOW(setsockopt, "out-of-band data in line, no delay, keep address"),
+	ALLOW(getsockname, "the host's own address"),
+	ALLOW(getpeername, "who connected to a forwarded port"),
+	ALLOW_ARG(fcntl, 1, F_GETFL, "a socket that does not block"),
+	ALLOW_ARG(fcntl, 1, F_SETFL, "a socket that does not block"),
+	ALLOW_ARG(fcntl, 1, F_GETFD, "sockets are closed on exec"),
+	ALLOW_ARG(fcntl, 1, F_SETFD, "sockets are closed on exec"),
+	IOCTL(FIONBIO, "a socket that does not block"),
+	IOCTL(FIONREAD, "how much there is to read"),
+
+	/* /etc/resolv.conf, looked at again when it changes; Landlock says what else may be read */
+	ALLOW(openat, "the host's name servers"),
+	ALLOW(newfstatat, "have the host's name servers changed?"),
+	ALLOW(fstat, "have the host's name servers changed?"),
+	ALLOW(lseek, "stdio, at the end of a file"),
+	ALLOW(getrandom, "ports and sequence numbers"),
+	ALLOW(getpid, "messages of the C library"),
+	{ 0 },
+};
