@@ -246,6 +246,7 @@ soak: ## unit tests under sanitizers again and again (SOAK_ROUNDS), then a long 
 docs: $(BUILD)/wisp ## the manual page and bash completion, from the option tables
 	$(BUILD)/wisp help --man > docs/wisp.1
 	$(BUILD)/wisp help --bash > docs/wisp.bash
+	$(BUILD)/vmm/seccomp/generate --list > docs/syscalls.md
 
 BINDIR  := $(DESTDIR)$(PREFIX)/bin
 LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/wisp
@@ -261,7 +262,7 @@ install: all ## to $(DESTDIR)$(PREFIX)
 	install -m 755 $(HELPERS) $(LIBEXEC)
 	install -m 644 docs/wisp.1 $(SHARE)/man/man1/wisp.1
 	install -m 644 docs/wisp.bash $(COMPLETION)/wisp
-	install -m 644 README.md ARCHITECTURE.md CHANGELOG.md LICENSE $(SHARE)/doc/wisp
+	install -m 644 README.md ARCHITECTURE.md SECURITY.md CHANGELOG.md LICENSE $(SHARE)/doc/wisp
 	$(if $(wildcard $(GUEST)),install -d $(SHARE)/wisp/default && \
 		install -m 644 $(wildcard $(GUEST)) $(SHARE)/wisp/default)
 

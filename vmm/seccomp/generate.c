@@ -109,6 +109,9 @@ static void print_filters(bool log)
 
 static void print_list(void)
 {
+	printf("# System calls that are allowed, by kind of thread\n\n"
+	       "Printed by `make docs` from the tables in `vmm/seccomp/`; anything else kills the "
+	       "process.\nSee [security.md](security.md).\n\n");
 	for (unsigned i = 0; i < NUM_KINDS; i++) {
 		unsigned n = 0;
 
