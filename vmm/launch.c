@@ -117,8 +117,10 @@ static int start_helpers(const struct machine_config *c, struct machine_files *f
 		helpers[i].no_sandbox = c->sandbox == SANDBOX_OFF;
 		r = net_ends_open(&files->net[i], &c->net[i], &helpers[i], err);
 	}
-	for (unsigned i = 0; i < c->num_shares && !r; i++)
+	for (unsigned i = 0; i < c->num_shares && !r; i++) {
+		shares[i].no_filter = c->sandbox == SANDBOX_OFF;
 		r = share_start(&shares[i], &c->share[i], &files->share[i], err);
+	}
 	return r;
 }
 

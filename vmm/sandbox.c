@@ -113,8 +113,7 @@ void sandbox_lock_helper(enum sandbox_thread kind, const char *const *readable)
 		r = close_up(&s, &err);
 	if (!r) {
 		sandbox_landlock_readable(readable);
-		sandbox_check_seccomp(&s, &err);
-		r = sandbox_filter(&s, kind);
+		r = sandbox_filter_helper(kind);
 	}
 	if (r < 0)
 		log_warn("sandbox: a helper goes without a part of it: %s", strerror(-r));

@@ -38,6 +38,7 @@ enum sandbox_thread {
 	SANDBOX_THREAD_VCPU,
 	SANDBOX_THREAD_QUEUE, /* serves queues of one device */
 	SANDBOX_THREAD_WORKER, /* of an epoll loop */
+	SANDBOX_THREAD_FS,     /* the server of a shared directory */
 	SANDBOX_THREAD_NET,    /* the helper wisp-net */
 	SANDBOX_NUM_THREADS
 };
@@ -68,6 +69,9 @@ int sandbox_filter(struct sandbox *s, enum sandbox_thread kind);
  * allows, as far as the host can, but for namespaces: the network stays.
  */
 void sandbox_lock_helper(enum sandbox_thread kind, const char *const *readable);
+
+/* Its last part alone, for a helper that sees to the others itself. 0 or -errno. */
+int sandbox_filter_helper(enum sandbox_thread kind);
 
 /* The version of the host's Landlock interface, or -errno. */
 int sandbox_landlock_version(void);

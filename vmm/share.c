@@ -75,7 +75,8 @@ static int lock_beneath(bool read_only)
 	return r;
 }
 
-static __attribute__((noreturn)) void serve(const struct config_share *config, int root, int socket)
+static __attribute__((noreturn)) void serve(const struct config_share *config, int root, int socket,
+					    bool confine)
 {
 	struct fs_server_config server = {
 		.root_fd = ROOT_FD,
@@ -112,6 +113,9 @@ static __attribute__((noreturn)) void serve(const struct config_share *config, i
 		error_print(&err);
 		_exit(1);
 	}
+	r = confine ? sandbox_filter_helper(SANDBOX_THREAD_FS) : 0;
+	if (r < 0)
+		log_info("shared directory: goes without a system call filter: %s", strerror(-r));
 	fs_server_serve(s, SOCKET_FD);
 	/* All its memory and files go with it. */
 	_exit(0);
@@ -133,7 +137,7 @@ int share_start(struct share *s, const struct config_share *config, int *ret_soc
 	}
 	s->pid = fork();
 	if (s->pid == 0)
-		serve(config, root, pair[1]);
+		serve(config, root, pair[1], !s->no_filter);
 	r = s->pid < 0 ? error_kind_set(err, ERROR_START, -errno, "shared directory: fork: %m") : 0;
 	close(root);
 	close(pair[1]);

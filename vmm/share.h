@@ -15,6 +15,7 @@
 /* Zero-initialised: not running. */
 struct share {
 	pid_t pid;
+	bool no_filter; /* it may make all system calls */
 };
 
 /*

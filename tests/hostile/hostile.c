@@ -142,6 +142,7 @@ int __wrap_io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
 static const char *const threads[SANDBOX_NUM_THREADS] = {
 	[SANDBOX_THREAD_MAIN] = "main",	  [SANDBOX_THREAD_VCPU] = "vcpu",
 	[SANDBOX_THREAD_QUEUE] = "queue", [SANDBOX_THREAD_WORKER] = "worker",
+	[SANDBOX_THREAD_FS] = "fs",
 	[SANDBOX_THREAD_NET] = "net",
 };
 
