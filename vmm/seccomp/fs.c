@@ -27,6 +27,7 @@ const struct seccomp_rule seccomp_fs[] = {
 	ALLOW(symlinkat, "the guest makes a symbolic link"),
 	ALLOW(linkat, "the guest gives a file one more name"),
 	ALLOW(unlinkat, "the guest removes a file"),
+	ALLOW(renameat, "the guest moves a file"),
 	ALLOW(renameat2, "the guest moves a file"),
 	ALLOW(chmod, "the guest changes a mode"),
 	ALLOW(fchmod, "the guest changes a mode"),
