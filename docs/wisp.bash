@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat pause resume stop kill console doctor help version"
+		_wisp_words "run ls stat pause resume stop kill console doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -69,10 +69,10 @@ _wisp()
 			return ;;
 		--net)
 			case $cur in *,*)
-				_wisp_keys "hostfwd= restrict host-loopback name= fd= queues= mac= mtu= id="
+				_wisp_keys "hostfwd= restrict host-loopback name= fd= queues= vlan= mac= mtu= id="
 				return ;;
 			esac
-			_wisp_words "user tap,name= none"
+			_wisp_words "user tap switch= none"
 			return ;;
 		--vsock)
 			case $cur in *,*)
@@ -203,6 +203,18 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--json --help" ;;
+		esac ;;
+	switch)
+		case $prev in
+		--uplink)
+			return ;;
+		--uplink-vlan)
+			return ;;
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--uplink --uplink-vlan --stats --json --run-dir --help" ;;
 		esac ;;
 	help)
 		case $prev in

@@ -12,6 +12,7 @@
 
 #include "devices/net.h"
 #include "devices/net_offload.h"
+#include "devices/net_tso.h"
 #include "helpers/guest_filter.h"
 #include "vmm/core/clock.h"
 #include "vmm/core/log.h"
@@ -49,6 +50,8 @@ struct user_net {
 	unsigned num_polls, max_polls;
 	struct log_limit limit;
 	uint8_t frame[NET_MAX_FRAME]; /* from the guest */
+	bool takes_tso4, takes_tso6;  /* the guest, as it said */
+	struct net_tso_join join;     /* segments of this turn for it */
 };
 
 /* ---- what libslirp calls ---- */
@@ -64,6 +67,43 @@ static bool wait_for_room(struct user_net *un)
 	return poll(&p, 1, FULL_WAIT_MS) > 0 && (p.revents & POLLOUT);
 }
 
+static void send_frame(struct user_net *un, struct virtio_net_hdr_v1 *hdr, const void *frame,
+		       size_t len)
+{
+	struct iovec iov[2] = {
+		{ hdr, sizeof(*hdr) },
+		{ (void *)frame, len },
+	};
+	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
+	ssize_t n;
+
+	do
+		n = sendmsg(un->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (n < 0 && (errno == EINTR || (errno == EAGAIN && wait_for_room(un))));
+	un->guest_full = n < 0 && errno == EAGAIN;
+	if (n < 0 && errno == EPIPE)
+		un->ended = true;
+	/* Lost as on a wire: TCP sends it again. */
+}
+
+static void send_joined(struct user_net *un)
+{
+	struct virtio_net_hdr_v1 hdr;
+	size_t len = net_tso_joined(&un->join, &hdr);
+
+	if (len)
+		send_frame(un, &hdr, un->join.frame, len);
+}
+
+static bool is_v6(const uint8_t *frame, size_t len)
+{
+	return len > NET_ETH_HDR && frame[12] == 0x86 && frame[13] == 0xdd;
+}
+
+/*
+ * libslirp sends data in frames of the MTU, a window of them in a turn: those that go on where
+ * the last one ended become one, which costs the guest no more than one of them.
+ */
 static ssize_t send_packet(const void *buf, size_t len, void *opaque)
 {
 	struct user_net *un = opaque;
@@ -72,21 +112,14 @@ static ssize_t send_packet(const void *buf, size_t len, void *opaque)
 		.flags = VIRTIO_NET_HDR_F_DATA_VALID,
 		.num_buffers = htole16(1),
 	};
-	struct iovec iov[2] = {
-		{ &hdr, sizeof(hdr) },
-		{ (void *)buf, len },
-	};
-	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
-	ssize_t n;
+	bool join = is_v6(buf, len) ? un->takes_tso6 : un->takes_tso4;
 
 	guest_filter_learn(&un->filter, buf, len);
-	do
-		n = sendmsg(un->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-	while (n < 0 && (errno == EINTR || (errno == EAGAIN && wait_for_room(un))));
-	un->guest_full = n < 0 && errno == EAGAIN;
-	if (n < 0 && errno == EPIPE)
-		un->ended = true;
-	/* Lost as on a wire: TCP sends it again. */
+	if (join && net_tso_join(&un->join, buf, len))
+		return len;
+	send_joined(un);
+	if (!join || !net_tso_join(&un->join, buf, len))
+		send_frame(un, &hdr, buf, len);
 	return len;
 }
 
@@ -261,6 +294,18 @@ static void take_frame(struct user_net *un, const struct virtio_net_hdr_v1 *hdr,
 	slirp_input(un->slirp, un->frame, len);
 }
 
+/* Too short for a frame: what the guest takes. */
+static void take_hello(struct user_net *un, const void *message)
+{
+	struct net_hello hello;
+
+	memcpy(&hello, message, sizeof(hello));
+	if (le32toh(hello.magic) != NET_HELLO_MAGIC)
+		return;
+	un->takes_tso4 = le32toh(hello.takes) & NET_HELLO_TSO4;
+	un->takes_tso6 = le32toh(hello.takes) & NET_HELLO_TSO6;
+}
+
 static void take_frames(struct user_net *un)
 {
 	struct virtio_net_hdr_v1 hdr;
@@ -279,6 +324,8 @@ static void take_frames(struct user_net *un)
 			continue;
 		if (n <= 0)
 			un->ended = true;
+		else if (n == sizeof(struct net_hello))
+			take_hello(un, &hdr);
 		else if (n > (ssize_t)sizeof(hdr) && !(msg.msg_flags & MSG_TRUNC))
 			take_frame(un, &hdr, n - sizeof(hdr));
 	}
@@ -316,6 +363,7 @@ int user_net_run(struct user_net *un)
 		if (n > 0 && un->polls[0].revents)
 			take_frames(un);
 		run_timers(un);
+		send_joined(un);
 	}
 	return 0;
 }

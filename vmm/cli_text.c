@@ -3,6 +3,7 @@
 
 #include "vmm/cli_control.h"
 #include "vmm/doctor.h"
+#include "vmm/switch.h"
 
 static const struct config_item doctor_options[] = {
 	{ "--json", NULL, "Print one JSON object", CONFIG_FLAG },
@@ -52,6 +53,11 @@ const struct cli_verb cli_verbs[] = {
 	  "but not as well as it could) or missing, with a line on how to mend it. The status is 0 "
 	  "when microVMs can run here and 126 when they cannot.",
 	  doctor_options, .main = doctor_main },
+	{ "switch", "[OPTION]... NAME", "Join microVMs to one network, without privilege",
+	  "Runs in the foreground until a signal ends it. MicroVMs of this user join it by wisp "
+	  "run --net switch=NAME[,vlan=N]; those of different VLANs do not see each other. With "
+	  "--stats or --json it asks the switch of that name that runs.",
+	  switch_options, .main = switch_main },
 	{ "help", "[VERB | --man | --bash]", "Explain wisp or one of its verbs", NULL,
 	  help_options },
 	{ "version", "", "Print the version", NULL, NULL },
@@ -82,6 +88,8 @@ const struct cli_entry cli_examples[] = {
 	  "A distribution from its disk" },
 	{ "wisp run --net user,hostfwd=tcp::2222-:22 root.img",
 	  "Port 2222 of this host leads to the guest's SSH server" },
+	{ "wisp switch lan --uplink user & wisp run --net switch=lan",
+	  "A guest among others, with a way out" },
 	{ "wisp run --transport mmio --net none --dry-run root.img", "What machine that would be" },
 	{ 0 },
 };

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "devices/net.h"
+#include "devices/net_switch.h"
 
 #define MIN_MTU 1280 /* IPv6 needs it */
 #define MAX_MTU 65520
@@ -167,6 +167,8 @@ const struct config_item config_net_keys[] = {
 	{ "queues", "N",
 	  "tap: Pairs of queues, 1 to 16; more than one need a tap made with multi_queue (1)",
 	  CONFIG_NUMBER, NET(queues), 1, NET_MAX_PAIRS },
+	{ "vlan", "N", "switch: Which of its networks, 1 to 4094 (1)", CONFIG_NUMBER, NET(vlan), 1,
+	  NET_SWITCH_MAX_VLAN },
 	{ "mac", "ADDRESS",
 	  "The guest's hardware address (user: 02:77:69:73:70:00, ...:01, ...; else a random one)",
 	  CONFIG_CUSTOM, .parse = parse_mac },
@@ -180,8 +182,13 @@ static int parse_net_kind(struct config_parse *p, const char *value, void *targe
 {
 	struct config_net *n = target;
 	unsigned kind;
-	int r = config_set_choice(p, value, "user|tap|none", &kind);
+	int r;
 
+	if (!strncmp(value, "switch=", 7) && value[7]) {
+		n->kind = CONFIG_NET_SWITCH;
+		return config_set_string(p, value + 7, &n->switch_name);
+	}
+	r = config_set_choice(p, value, "user|tap|switch=NAME|none", &kind);
 	if (!r && kind > CONFIG_NET_TAP)
 		return config_fail(p, "'none' has no keys");
 	if (!r)
@@ -204,6 +211,7 @@ static int check_keys(struct config_parse *p, const struct config_net *n)
 		{ "name", n->tap_name, TAP },
 		{ "fd", n->tap_fd_given, TAP },
 		{ "queues", n->queues != 1, TAP },
+		{ "vlan", n->vlan != NET_SWITCH_DEFAULT_VLAN, SWITCH },
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(keys); i++)
@@ -242,7 +250,11 @@ int config_parse_net(struct config_parse *p, const char *value, void *target)
 	if (c->num_nets == CONFIG_MAX_NETS)
 		return config_fail(p, "more than %d networks", CONFIG_MAX_NETS);
 	n = &c->net[c->num_nets++];
-	*n = (struct config_net){ .kind = CONFIG_NET_USER, .queues = 1 };
+	*n = (struct config_net){
+		.kind = CONFIG_NET_USER,
+		.queues = 1,
+		.vlan = NET_SWITCH_DEFAULT_VLAN,
+	};
 	r = config_set_keys(p, value, config_net_keys, parse_net_kind, n);
 	return r < 0 ? r : check_keys(p, n);
 }

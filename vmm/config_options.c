@@ -90,9 +90,9 @@ const struct config_item config_run_options[] = {
 	{ "--disk", "PATH[,KEY=VALUE]...",
 	  "A disk; the first is the guest's /dev/vda. May be repeated", CONFIG_CUSTOM,
 	  .repeat = true, .parse = config_parse_disk, .keys = config_disk_keys },
-	{ "--net", "user[,KEY=VALUE]...|tap,name=INTERFACE[,KEY=VALUE]...|none",
+	{ "--net", "user|tap|switch=NAME[,KEY=VALUE]...|none",
 	  "A network interface: user is NAT without root, with DHCP and DNS; tap is an interface "
-	  "of the host (user). May be repeated",
+	  "of the host; switch joins the guests of `wisp switch NAME` (user). May be repeated",
 	  CONFIG_CUSTOM, .repeat = true, .parse = config_parse_net, .keys = config_net_keys },
 	{ "--vsock", "path=SOCKET[,cid=N]",
 	  "Stream sockets between host and guest, by Firecracker's convention", CONFIG_CUSTOM,

@@ -115,7 +115,7 @@ static int start_helpers(const struct machine_config *c, struct machine_files *f
 
 	for (unsigned i = 0; i < c->num_nets && !r; i++) {
 		helpers[i].no_sandbox = c->sandbox == SANDBOX_OFF;
-		r = net_ends_open(&files->net[i], &c->net[i], &helpers[i], err);
+		r = net_ends_open(&files->net[i], &c->net[i], c, &helpers[i], err);
 	}
 	for (unsigned i = 0; i < c->num_shares && !r; i++) {
 		shares[i].no_filter = c->sandbox == SANDBOX_OFF;

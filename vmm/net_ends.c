@@ -1,27 +1,49 @@
 #include "vmm/net_ends.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "devices/net.h"
+#include "devices/net_switch.h"
+#include "vmm/switch.h"
 
 void net_ends_init(struct net_ends *e)
 {
 	*e = (struct net_ends){ .socket = -1 };
 }
 
-int net_ends_open(struct net_ends *e, const struct config_net *net, struct helper *h,
-		  struct error *err)
+static int join_switch(struct net_ends *e, const struct config_net *net,
+		       const struct machine_config *where, struct error *err)
+{
+	char path[PATH_MAX], name[NET_SWITCH_PORT_NAME];
+	int r = switch_path(path, sizeof(path), where->run_dir, net->switch_name, false, err);
+
+	if (r < 0)
+		return r;
+	/* Ports are told apart by microVM where it has a name. */
+	snprintf(name, sizeof(name), "%.15s%s%.15s", where->name ? where->name : "",
+		 where->name ? "." : "", net->id);
+	r = net_switch_connect(path, name, net->vlan, err);
+	if (r < 0)
+		return r;
+	e->socket = r;
+	return 0;
+}
+
+int net_ends_open(struct net_ends *e, const struct config_net *net,
+		  const struct machine_config *where, struct helper *h, struct error *err)
 {
 	net_ends_init(e);
-	*h = (struct helper){ .status_fd = -1 };
+	h->status_fd = -1; /* it has nothing to say unless it is started */
 	switch (net->kind) {
 	case CONFIG_NET_TAP:
 		if (net->tap_fd_given)
 			return net_tap_adopt(&e->tap, net->tap_fd, err);
 		return net_tap_open(&e->tap, net->tap_name, net->queues, err);
 	case CONFIG_NET_SWITCH:
+		return join_switch(e, net, where, err);
 	case CONFIG_NET_USER:
 		break;
 	}

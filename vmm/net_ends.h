@@ -18,11 +18,11 @@ struct net_ends {
 void net_ends_init(struct net_ends *e);
 
 /*
- * Open what @net says. @h: where to keep the helper of a user network, which
- * gets ready meanwhile (helper_await_ready()).
+ * Open what @net says, for the machine @where (its name and its run directory). @h: where to keep
+ * the helper of a user network, which gets ready meanwhile (helper_await_ready()).
  */
-int net_ends_open(struct net_ends *e, const struct config_net *net, struct helper *h,
-		  struct error *err);
+int net_ends_open(struct net_ends *e, const struct config_net *net,
+		  const struct machine_config *where, struct helper *h, struct error *err);
 
 /* A stand-in that nothing comes from, for a machine that is only looked at. */
 int net_ends_open_nothing(struct net_ends *e, struct error *err);

@@ -117,7 +117,7 @@ static void try_machine(struct state_set *set, enum config_transport transport)
 	params.config = &config;
 	params.files = &files;
 	files.disk[0] = new_file(MiB);
-	files.net[0] = pair[0];
+	files.net[0].socket = pair[0];
 	image.memory_fd = new_file(config.memory_bytes);
 	if (machine_create(&m, &params, &err) == 0)
 		use(m);

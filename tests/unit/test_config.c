@@ -262,9 +262,9 @@ static void unknown_words_name_the_known_ones(void **state)
 	refuse("--transport frob", "--transport: unknown value 'frob' (known: pci, mmio)");
 	refuse("--transport pc", "--transport: unknown value 'pc' (known: pci, mmio)");
 	refuse("--transport=", "--transport: unknown value '' (known: pci, mmio)");
-	refuse("--net frob", "--net: unknown value 'frob' (known: user, tap, none)");
+	refuse("--net frob", "--net: unknown value 'frob' (known: user, tap, switch=NAME, none)");
 	refuse("--net user,frob=1", "--net: unknown key 'frob' (known: hostfwd, restrict, "
-				    "host-loopback, name, fd, queues, mac, mtu, id)");
+				    "host-loopback, name, fd, queues, vlan, mac, mtu, id)");
 	refuse("--serial tty",
 	       "--serial: unknown value 'tty' (known: stdio, none, file=PATH, socket=PATH)");
 	refuse("--sandbox maybe", "--sandbox: unknown value 'maybe' (known: off, on, strict)");
@@ -498,6 +498,16 @@ static void no_network_means_none(void **state)
 	refuse("--net tap,name=t,restrict", "--net: 'restrict' is no key of 'tap'");
 	refuse("--net user,name=t", "--net: 'name' is no key of 'user'");
 	refuse("--net tap,fd=5,queues=2", "--net: queues: a tap by descriptor has one");
+	take(&m, "--net switch=lan,vlan=7 --net switch=./x,mtu=9000");
+	assert_int_equal(m.config.net[0].kind, CONFIG_NET_SWITCH);
+	assert_string_equal(m.config.net[0].switch_name, "lan");
+	assert_int_equal(m.config.net[0].vlan, 7);
+	assert_int_equal(m.config.net[1].vlan, 1);
+	config_done(&m.config);
+	refuse("--net switch",
+	       "--net: unknown value 'switch' (known: user, tap, switch=NAME, none)");
+	refuse("--net switch=lan,vlan=4095", "--net: vlan: 4095 is out of range (1 to 4094)");
+	refuse("--net tap,name=t,vlan=2", "--net: 'vlan' is no key of 'tap'");
 	refuse("--net tap,name=", "--net: name: is empty");
 
 	take(&m, "--net none");
