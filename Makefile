@@ -239,6 +239,12 @@ soak: ## unit tests under sanitizers again and again (SOAK_ROUNDS), then a long 
 		echo "soak: round $$i of $(SOAK_ROUNDS)"; \
 		$(MAKE) --no-print-directory asan tsan || exit 1; done
 	$(Q)$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
+	$(Q)$(MAKE) --no-print-directory soak-block
+
+.PHONY: soak-block
+soak-block: all ## disks: mad drivers under sanitizers, then long reads and writes by checksum
+	$(Q)scripts/deps build run test
+	$(Q)scripts/soak-block $(BUILD)
 
 # ---- documentation and installation ----
 

@@ -203,9 +203,23 @@ static int blk_load(struct virtio_device *dev, struct state_reader *r)
 
 /* ---- run-time changes ---- */
 
+struct resize {
+	struct block *block;
+	uint64_t size_bytes;
+};
+
+/* loop_call to the image's loop. */
+static int resize(void *arg)
+{
+	struct resize *r = arg;
+
+	return block_resize(r->block, r->size_bytes);
+}
+
 int virtio_blk_resize(struct virtio_device *dev, uint64_t size_bytes)
 {
-	int r = block_resize(blk_of(dev)->block, size_bytes);
+	struct resize arg = { .block = blk_of(dev)->block, .size_bytes = size_bytes };
+	int r = loop_call(arg.block->loop, resize, &arg);
 
 	if (!r)
 		virtio_config_changed(dev);
@@ -216,6 +230,16 @@ void virtio_blk_limit(struct virtio_device *dev, const struct rate_limits *limit
 {
 	rate_limiter_set(&blk_of(dev)->limiter, limits,
 			 clock_monotonic_ns(loop_clock(dev->loop)));
+}
+
+void virtio_blk_limits(struct virtio_device *dev, struct rate_limits *ret_limits)
+{
+	rate_limiter_get(&blk_of(dev)->limiter, ret_limits);
+}
+
+uint64_t virtio_blk_size(const struct virtio_device *dev)
+{
+	return block_size(blk_of(dev)->block);
 }
 
 static void blk_counters(const struct virtio_device *dev,

@@ -27,6 +27,9 @@ int virtio_blk_resize(struct virtio_device *dev, uint64_t size_bytes);
 
 /* From now on; zero rates lift the limit. Any thread. */
 void virtio_blk_limit(struct virtio_device *dev, const struct rate_limits *limits);
+void virtio_blk_limits(struct virtio_device *dev, struct rate_limits *ret_limits);
+
+uint64_t virtio_blk_size(const struct virtio_device *dev);
 
 /* virtio 1.2, 5.1. A net for each pair of queues, up to NET_MAX_PAIRS; owned on success. */
 int virtio_net_create(struct virtio_device **ret_dev, const struct virtio_params *common,

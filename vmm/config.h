@@ -42,7 +42,7 @@ struct config_disk {
 	bool direct;
 	unsigned queues; /* each with a thread of its own; 0: one, on the machine's loop */
 	uint64_t iops, bps; /* 0: no limit */
-	uint64_t iops_burst, bps_burst; /* 0: a tenth of a second's worth */
+	uint64_t iops_burst, bps_burst; /* 0: a quarter of a second's worth */
 	char *backing[BLOCK_MAX_CHAIN]; /* files that may lie beneath, from the top down */
 	unsigned num_backing;
 	bool follow_backing; /* beyond these, what images name */

@@ -56,6 +56,8 @@ struct control_verb {
 
 extern const struct control_verb control_verbs[]; /* ends without a name */
 
+void control_change_disk(struct control_call *call); /* control_disk.c */
+
 struct machine *control_machine(struct control_call *call);
 
 /* The request, borrowed while the call lasts. */

@@ -122,5 +122,6 @@ const struct control_verb control_verbs[] = {
 	{ "resume", verb_resume, .alone = true },
 	{ "stop", verb_stop },
 	{ "kill", verb_kill },
+	{ "change-disk", control_change_disk },
 	{ 0 },
 };

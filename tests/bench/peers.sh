@@ -5,6 +5,7 @@
 #
 #   guest    init   stock kernel and default initramfs, ends as soon as init runs
 #            shell  the same, goes on to a shell on the console
+#            job    the same, runs the script /job of its initramfs
 #            bare   ends itself with its first instructions, in the form the monitor starts best
 #   kernel   path of the kernel (bzImage or vmlinux)
 #   devices  words: disk, console, rng, user (a network by NAT in user space)
@@ -26,6 +27,7 @@ guest_words() {
 	case $guest in
 	init) echo "wisp.init-only" ;;
 	shell) echo "" ;;
+	job) echo "wisp.test=/job" ;;
 	esac
 }
 

@@ -5,7 +5,8 @@
  */
 #include "vmm/core/rate.h"
 
-#define DEFAULT_BURST_NS (NSEC_PER_SEC / 10)
+/* Long enough that a busy host loses nothing of the rate, short enough for 5% over 10 seconds. */
+#define DEFAULT_BURST_NS (NSEC_PER_SEC / 4)
 #define MAX_BURST_NS	 (1ull << 62) /* twice that, and a request of 4 GiB, still fit 64 bits */
 
 static void bucket_set(struct rate_bucket *b, const struct rate *rate, uint64_t now_ns)
@@ -72,6 +73,14 @@ void rate_limiter_set(struct rate_limiter *l, const struct rate_limits *limits, 
 	bucket_set(&l->ops, &limits->ops, now_ns);
 	bucket_set(&l->bytes, &limits->bytes, now_ns);
 	l->limited = limits->ops.per_second || limits->bytes.per_second;
+	l->limits = *limits;
+	pthread_mutex_unlock(&l->lock);
+}
+
+void rate_limiter_get(struct rate_limiter *l, struct rate_limits *ret_limits)
+{
+	pthread_mutex_lock(&l->lock);
+	*ret_limits = l->limits;
 	pthread_mutex_unlock(&l->lock);
 }
 

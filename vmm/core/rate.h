@@ -19,7 +19,7 @@
 
 struct rate {
 	uint64_t per_second; /* 0: no limit */
-	uint64_t burst;	     /* what may go at once after a pause; 0: a tenth of a second's worth */
+	uint64_t burst;	     /* what may go at once after a pause; 0: what a quarter second gives */
 	uint64_t once;	     /* beyond that, a single time: for what happens at boot */
 };
 
@@ -40,10 +40,14 @@ struct rate_limiter {
 	pthread_mutex_t lock;
 	_Atomic bool limited; /* any rate is set */
 	struct rate_bucket ops, bytes;
+	struct rate_limits limits; /* as they were set */
 };
 
 void rate_limiter_init(struct rate_limiter *l, const struct rate_limits *limits, uint64_t now_ns);
 void rate_limiter_done(struct rate_limiter *l);
+
+/* As they were set last. */
+void rate_limiter_get(struct rate_limiter *l, struct rate_limits *ret_limits);
 
 /* From now on. What was taken before is forgotten. */
 void rate_limiter_set(struct rate_limiter *l, const struct rate_limits *limits, uint64_t now_ns);

@@ -6,6 +6,8 @@
 #include "vmm/seccomp/rules.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/io_uring.h>
 #include <linux/kvm.h>
 #include <sched.h>
@@ -31,6 +33,12 @@ const struct seccomp_rule seccomp_queue[] = {
 	ALLOW(pwritev2, "write without waiting"),
 	ALLOW_ARG(clone, 0, FLAGS_OF_A_THREAD, "a worker"),
 	REFUSE(clone3, ENOSYS, "its flags cannot be looked at; the C library then calls clone"),
+
+	/* a disk that is resized */
+	ALLOW(ftruncate, "its file grows or shrinks"),
+	ALLOW(fstat, "is it a file"),
+	ALLOW_ARG(newfstatat, 3, AT_EMPTY_PATH, "fstat() of glibc 2.33 to 2.38"),
+	IOCTL(BLKGETSIZE64, "the size of a block device"),
 
 	/* interrupts that are no eventfds: INTx, a vector whose route is not there */
 	IOCTL(KVM_IRQ_LINE, "level-triggered lines"),

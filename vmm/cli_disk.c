@@ -1,0 +1,113 @@
+/* `wisp change`: another size and other limits for a disk of a running microVM. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "vmm/cli.h"
+#include "vmm/cli_control.h"
+#include "vmm/control_client.h"
+
+/* What was given, as text; NULL: stays as it is. */
+struct change_options {
+	struct control_options control;
+	char *size, *iops, *bps, *iops_burst, *bps_burst;
+};
+
+#define MEMBER(m) offsetof(struct change_options, m)
+
+const struct config_item change_options[] = {
+	{ "--run-dir", "DIR", "Where running microVMs have their directories (as for run)",
+	  CONFIG_STRING, MEMBER(control.run_dir) },
+	{ "--size", "SIZE", "Make the disk so large, and tell the guest; what is cut off is lost",
+	  CONFIG_STRING, MEMBER(size) },
+	{ "--iops", "N", "At most so many requests a second; 0: no limit", CONFIG_STRING,
+	  MEMBER(iops) },
+	{ "--bps", "SIZE", "At most so many bytes a second; 0: no limit", CONFIG_STRING,
+	  MEMBER(bps) },
+	{ "--iops-burst", "N", "Requests that may go at once after a pause; 0: a quarter of --iops",
+	  CONFIG_STRING, MEMBER(iops_burst) },
+	{ "--bps-burst", "SIZE", "Bytes that may go at once after a pause; 0: a quarter of --bps",
+	  CONFIG_STRING, MEMBER(bps_burst) },
+	{ 0 },
+};
+
+/* Add @text, a size, to @request under @name, if it was given. */
+static int add_size(json_t *request, const char *name, const char *option, const char *text,
+		    struct error *err)
+{
+	uint64_t n;
+
+	if (!text)
+		return 0;
+	if (config_parse_size(text, 1, &n) < 0 || n > INT64_MAX)
+		return error_usage(err, -EINVAL, "change: %s: '%s' is not a size", option, text);
+	return json_object_set_new(request, name, json_integer((json_int_t)n));
+}
+
+static int make_request(const struct change_options *o, const char *disk, json_t **ret_request,
+			struct error *err)
+{
+	json_t *request = json_pack("{s:s, s:s}", "do", "change-disk", "disk", disk);
+	int r = request ? 0 : error_set(err, -ENOMEM, "change: no memory");
+
+	if (!r)
+		r = add_size(request, "size", "--size", o->size, err);
+	if (!r)
+		r = add_size(request, "iops", "--iops", o->iops, err);
+	if (!r)
+		r = add_size(request, "bps", "--bps", o->bps, err);
+	if (!r)
+		r = add_size(request, "iops_burst", "--iops-burst", o->iops_burst, err);
+	if (!r)
+		r = add_size(request, "bps_burst", "--bps-burst", o->bps_burst, err);
+	if (!r && json_object_size(request) == 2)
+		r = error_usage(err, -EINVAL, "change: what? (see 'wisp help change')");
+	if (r < 0)
+		json_decref(request);
+	else
+		*ret_request = request;
+	return r;
+}
+
+static int change(struct change_options *o, int argc, char **argv, struct error *err)
+{
+	const char *args[2];
+	json_t *request;
+	int r = config_parse_verb("change", change_options, o, argc, argv, args, 2, err);
+	int sock;
+
+	if (r < 0)
+		return r;
+	if (r < 2)
+		return error_usage(err, -EINVAL, "change: which microVM and which disk of it?");
+	r = make_request(o, args[1], &request, err);
+	if (r < 0)
+		return r;
+	sock = control_connect_in(o->control.run_dir, args[0], err);
+	if (sock < 0) {
+		json_decref(request);
+		return sock;
+	}
+	r = control_ask(sock, request, NULL, 0, NULL, err);
+	close(sock);
+	return r;
+}
+
+int change_main(int argc, char **argv)
+{
+	struct change_options o = { 0 };
+	struct error err = { 0 };
+	int r = change(&o, argc, argv, &err);
+
+	control_options_done(&o.control);
+	free(o.size);
+	free(o.iops);
+	free(o.bps);
+	free(o.iops_burst);
+	free(o.bps_burst);
+	if (r >= 0)
+		return 0;
+	error_print(&err);
+	return error_status(&err);
+}
