@@ -70,6 +70,9 @@ $(BUILD)/wisp: $(BUILD)/vmm/main.o $(BUILD)/libwisp.a
 HELPER_LIBS_wisp-net := $(shell pkg-config --libs slirp 2>/dev/null || echo -lslirp)
 HELPER_CFLAGS_wisp-net := $(shell pkg-config --cflags slirp 2>/dev/null)
 
+HELPER_LIBS_wisp-api := -lmicrohttpd
+
+$(BUILD)/wisp-api: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c))
 $(BUILD)/wisp-net: $(BUILD)/helpers/user_net.o $(BUILD)/helpers/guest_filter.o
 $(BUILD)/helpers/user_net.o: CFLAGS += $(HELPER_CFLAGS_wisp-net)
 $(BUILD)/wisp-%: $(BUILD)/helpers/wisp-%.o $(BUILD)/libwisp.a

@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat pause resume stop kill console doctor switch help version"
+		_wisp_words "run ls stat pause resume stop kill change console api doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -119,6 +119,8 @@ _wisp()
 			return ;;
 		--run-dir)
 			return ;;
+		--ready-fd)
+			return ;;
 		--sandbox)
 			_wisp_words "off on strict"
 			return ;;
@@ -137,7 +139,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --wait-gdb --detach --run-dir --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --wait-gdb --detach --run-dir --ready-fd --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	ls)
@@ -190,6 +192,24 @@ _wisp()
 		case $cur in
 		-*) _wisp_words "--run-dir --help" ;;
 		esac ;;
+	change)
+		case $prev in
+		--run-dir)
+			return ;;
+		--size)
+			return ;;
+		--iops)
+			return ;;
+		--bps)
+			return ;;
+		--iops-burst)
+			return ;;
+		--bps-burst)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --size --iops --bps --iops-burst --bps-burst --help" ;;
+		esac ;;
 	console)
 		case $prev in
 		--run-dir)
@@ -197,6 +217,36 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --help" ;;
+		esac ;;
+	api)
+		case $prev in
+		--api-sock)
+			_wisp_files
+			return ;;
+		--config-file)
+			_wisp_files
+			return ;;
+		--id)
+			return ;;
+		--log-path)
+			_wisp_files
+			return ;;
+		--level)
+			_wisp_words "off error warn info debug trace"
+			return ;;
+		--metrics-path)
+			_wisp_files
+			return ;;
+		--metadata)
+			_wisp_files
+			return ;;
+		--http-api-max-payload-size)
+			return ;;
+		--mmds-size-limit)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--api-sock --config-file --no-api --id --log-path --level --show-level --metrics-path --metadata --http-api-max-payload-size --mmds-size-limit --enable-pci --no-seccomp --version --help" ;;
 		esac ;;
 	doctor)
 		case $prev in

@@ -45,6 +45,7 @@ int resume_main(int argc, char **argv);
 int stop_main(int argc, char **argv);
 int kill_main(int argc, char **argv);
 int console_main(int argc, char **argv);
+int api_main(int argc, char **argv);
 
 /* NULL when there is no such verb. */
 const struct cli_verb *cli_find_verb(const char *name);

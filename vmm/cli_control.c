@@ -149,8 +149,7 @@ static void await_parent(int pidfd)
 	poll(&p, 1, PATIENCE_SECONDS * 1000);
 }
 
-/* Ask for the end, and return after it. */
-static int end_machine(int sock, json_t *request, bool force, struct error *err)
+int control_end_machine(int sock, json_t *request, bool force, struct error *err)
 {
 	pid_t parent = peer_pid(sock);
 	int pidfd = parent > 0 ? (int)syscall(SYS_pidfd_open, parent, 0) : -1;
@@ -179,7 +178,7 @@ int stop_main(int argc, char **argv)
 	sock = r = control_open("stop", control_stop_options, &o, argc, argv, &id, &err);
 	if (sock >= 0) {
 		request = json_pack("{s:s, s:i}", "do", "stop", "timeout", o.timeout_seconds);
-		r = end_machine(sock, request, false, &err);
+		r = control_end_machine(sock, request, false, &err);
 		close(sock);
 	}
 	control_options_done(&o);
@@ -198,7 +197,7 @@ int kill_main(int argc, char **argv)
 	if (sock >= 0) {
 		setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 		setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-		r = end_machine(sock, json_pack("{s:s}", "do", "kill"), true, &err);
+		r = control_end_machine(sock, json_pack("{s:s}", "do", "kill"), true, &err);
 		close(sock);
 	}
 	control_options_done(&o);

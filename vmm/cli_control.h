@@ -6,6 +6,8 @@
 #ifndef WISP_VMM_CLI_CONTROL_H
 #define WISP_VMM_CLI_CONTROL_H
 
+#include <jansson.h>
+
 #include "vmm/config_parse.h"
 
 extern const struct config_item control_plain_options[];  /* --run-dir */
@@ -26,5 +28,11 @@ void control_options_done(struct control_options *o);
 /* Parse the arguments of @verb, which takes one microVM, and connect to it. A socket, or -errno. */
 int control_open(const char *verb, const struct config_item *options, struct control_options *o,
 		 int argc, char *const *argv, const char **ret_id, struct error *err);
+
+/*
+ * Ask for the end by @request ("stop", "kill") and return after it; with @force also that of a
+ * monitor that does not answer.
+ */
+int control_end_machine(int sock, json_t *request, bool force, struct error *err);
 
 #endif

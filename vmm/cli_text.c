@@ -10,6 +10,27 @@ static const struct config_item doctor_options[] = {
 	{ 0 },
 };
 
+static const struct config_item api_options[] = {
+	{ "--api-sock", "PATH", "Where to listen (/run/firecracker.socket)", CONFIG_STRING },
+	{ "--config-file", "FILE", "A machine in Firecracker's JSON; it starts at once",
+	  CONFIG_STRING },
+	{ "--no-api", NULL, "Only run what --config-file says", CONFIG_FLAG },
+	{ "--id", "ID", "The microVM's name (anonymous-instance)", CONFIG_STRING },
+	{ "--log-path", "FILE", "Append the log to FILE (standard output)", CONFIG_STRING },
+	{ "--level", "off|error|warn|info|debug|trace", "How much to log (info)", CONFIG_CHOICE },
+	{ "--show-level", NULL, "Name the level in each line of the log", CONFIG_FLAG },
+	{ "--metrics-path", "FILE", "Append metrics to FILE, a JSON object a line", CONFIG_STRING },
+	{ "--metadata", "FILE", "First contents of the metadata store", CONFIG_STRING },
+	{ "--http-api-max-payload-size", "BYTES", "Longest body of a request (51200)",
+	  CONFIG_NUMBER },
+	{ "--mmds-size-limit", "BYTES", "Most that the metadata store holds (the same)",
+	  CONFIG_NUMBER },
+	{ "--enable-pci", NULL, "Devices over virtio-pci (virtio-mmio)", CONFIG_FLAG },
+	{ "--no-seccomp", NULL, "As --sandbox off of wisp run", CONFIG_FLAG },
+	{ "--version", NULL, "Print the version of the API", CONFIG_FLAG },
+	{ 0 },
+};
+
 static const struct config_item help_options[] = {
 	{ "--man", NULL, "Print the manual page, in roff", CONFIG_FLAG },
 	{ "--bash", NULL, "Print completion for bash", CONFIG_FLAG },
@@ -51,6 +72,10 @@ const struct cli_verb cli_verbs[] = {
 	  "Ctrl-A d detaches again, Ctrl-A x ends the microVM, Ctrl-A twice sends one Ctrl-A. "
 	  "One terminal at a time is attached.",
 	  control_plain_options, .main = console_main },
+	{ "api", "[--api-sock PATH] [OPTION]...", "Serve Firecracker's REST API for one microVM",
+	  "Takes Firecracker's options, and is what wisp does under the name firecracker. "
+	  "docs/firecracker.md says what is answered as Firecracker answers it.",
+	  api_options, .main = api_main },
 	{ "doctor", "[--json]", "Say what this host can do, and how to mend what it cannot",
 	  "Prints a line for each thing that microVMs need or can make use of: ok, warn (works, "
 	  "but not as well as it could) or missing, with a line on how to mend it. The status is 0 "

@@ -145,6 +145,7 @@ struct machine_config {
 	bool dry_run;
 	bool json;
 	char *run_dir;
+	unsigned ready_fd; /* gets a byte when the guest runs; 0: none */
 	enum log_level log_level;
 	char *log_file;
 	char *metrics_file;

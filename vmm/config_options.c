@@ -145,6 +145,8 @@ const struct config_item config_run_options[] = {
 	  "Where running microVMs have their directories ($XDG_RUNTIME_DIR/wisp, else "
 	  "/run/user/UID/wisp, else /tmp/wisp-UID)",
 	  CONFIG_STRING, MEMBER(run_dir) },
+	{ "--ready-fd", "N", "Write one byte to this descriptor when the guest runs, and close it",
+	  CONFIG_NUMBER, MEMBER(ready_fd), 3, 1023 },
 	{ "--sandbox", "off|on|strict",
 	  "Lock the monitor in before the guest runs: namespaces, an empty root, Landlock, no "
 	  "privileges, few system calls (on). strict: refuse to run where the host lacks one",

@@ -69,8 +69,8 @@ const json_t *control_args(const struct control_call *call);
  */
 int control_arg_string(struct control_call *call, const char *name, const char *fallback,
 		       const char **ret);
-int control_arg_number(struct control_call *call, const char *name, uint64_t fallback,
-		       uint64_t max, uint64_t *ret);
+int control_arg_number(struct control_call *call, const char *name, uint64_t fallback, uint64_t max,
+		       uint64_t *ret);
 int control_arg_bool(struct control_call *call, const char *name, bool fallback, bool *ret);
 
 /* The @i-th descriptor that came along becomes the caller's; -EBADF when it is not there. */
@@ -84,7 +84,8 @@ void control_reply_fds(struct control_call *call, json_t *result, const int *fds
 void control_fail(struct control_call *call, int error, const char *fmt, ...) __printf(3, 4);
 /* What @err says; a negative code in it becomes errno. */
 void control_fail_error(struct control_call *call, const struct error *err);
-/* The machine is about to end, which will be the answer: {"ok":true,"end":"poweroff","status":0}. */
+/* The machine is about to end, which will be the answer: {"ok":true,"end":"poweroff","status":0}.
+ */
 void control_reply_at_end(struct control_call *call);
 
 /* @progress is taken over. Dropped when the client does not keep up. */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "virtio/virtio_devices.h"
 #include "vmm/control.h"
 #include "vmm/machine_internal.h"
 
@@ -108,6 +109,54 @@ static void verb_stop(struct control_call *call)
 		       clock_monotonic_ns(m->clock) + seconds * NSEC_PER_SEC);
 }
 
+/* {"do":"power-button"}: asks, and waits for nothing. */
+static void verb_power_button(struct control_call *call)
+{
+	machine_power_button(control_machine(call));
+	control_reply(call, NULL);
+}
+
+static struct virtio_device *find_disk(struct machine *m, const char *id)
+{
+	for (unsigned i = 0; i < m->num_virtio; i++) {
+		struct virtio_device *dev = m->virtio[i].dev;
+
+		if (!strcmp(dev->ops->name, "virtio-blk") && !strcmp(dev->id, id))
+			return dev;
+	}
+	return NULL;
+}
+
+/* More than anything can do in a second, and no more than a rate is computed with. */
+#define MAX_RATE (1ull << 40)
+
+/*
+ * {"do":"limit","id":"disk0","ops":N,"ops-burst":N,"ops-once":N,"bytes":N,...}: a disk's rates,
+ * from now on; what is left out has no limit.
+ */
+static void verb_limit(struct control_call *call)
+{
+	struct rate_limits limits = { 0 };
+	struct virtio_device *disk;
+	const char *id;
+
+	if (control_arg_string(call, "id", "", &id) < 0 ||
+	    control_arg_number(call, "ops", 0, MAX_RATE, &limits.ops.per_second) < 0 ||
+	    control_arg_number(call, "ops-burst", 0, MAX_RATE, &limits.ops.burst) < 0 ||
+	    control_arg_number(call, "ops-once", 0, MAX_RATE, &limits.ops.once) < 0 ||
+	    control_arg_number(call, "bytes", 0, MAX_RATE, &limits.bytes.per_second) < 0 ||
+	    control_arg_number(call, "bytes-burst", 0, MAX_RATE, &limits.bytes.burst) < 0 ||
+	    control_arg_number(call, "bytes-once", 0, MAX_RATE, &limits.bytes.once) < 0)
+		return;
+	disk = find_disk(control_machine(call), id);
+	if (!disk) {
+		control_fail(call, -ENODEV, "there is no disk '%.40s'", id);
+		return;
+	}
+	virtio_blk_limit(disk, &limits);
+	control_reply(call, NULL);
+}
+
 /* {"do":"kill"}: the end, without asking the guest. */
 static void verb_kill(struct control_call *call)
 {
@@ -120,6 +169,8 @@ const struct control_verb control_verbs[] = {
 	{ "stat", verb_stat },
 	{ "pause", verb_pause, .alone = true },
 	{ "resume", verb_resume, .alone = true },
+	{ "power-button", verb_power_button },
+	{ "limit", verb_limit },
 	{ "stop", verb_stop },
 	{ "kill", verb_kill },
 	{ "change-disk", control_change_disk },

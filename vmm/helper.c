@@ -41,6 +41,17 @@ static int find_helper(const char *name, char *path, size_t size, struct error *
 	return -ENOENT;
 }
 
+int helper_exec(const char *name, char *const *argv, struct error *err)
+{
+	char path[PATH_MAX + 64];
+	int r = find_helper(name, path, sizeof(path), err);
+
+	if (r < 0)
+		return r;
+	execv(path, argv);
+	return error_kind_set(err, ERROR_START, -errno, "helper '%s': %m", name);
+}
+
 /*
  * In the child of a helper that starts late: wait for the guest's first frame. No descriptor but
  * the helper's own stays open, or the monitor's end of the socket could never close.

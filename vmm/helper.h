@@ -23,6 +23,9 @@ struct helper {
 	bool no_sandbox; /* it does not lock itself in */
 };
 
+/* Become the helper @name, with the arguments @argv. Returns only when it cannot: -errno. */
+int helper_exec(const char *name, char *const *argv, struct error *err);
+
 /* Start user networking for @net; @ret_fd is the monitor's end (vmm: devices/net.h). */
 int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd,
 		     struct error *err);

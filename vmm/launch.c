@@ -369,6 +369,9 @@ int launch_run(struct machine_config *c)
 		status = detach(c, &dir, &params.started_fd);
 		if (status >= 0)
 			return status;
+	} else if (c->ready_fd) {
+		params.started_fd = (int)c->ready_fd;
+		fcntl(params.started_fd, F_SETFD, FD_CLOEXEC);
 	}
 	params.control_fd = dir.listen_fd;
 	status = run_lives(&params);

@@ -3,6 +3,7 @@
 #include <malloc.h>
 #include <poll.h>
 #include <signal.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "vmm/cli.h"
@@ -36,6 +37,9 @@ int main(int argc, char **argv)
 	/* Ignored by whoever started us, it would hide the end of our children. */
 	signal(SIGCHLD, SIG_DFL);
 
+	/* A link of that name, or a copy: started as Firecracker, we are one. */
+	if (argc && !strcmp(basename(argv[0]), "firecracker"))
+		return api_main(argc - 1, argv + 1);
 	if (argc < 2)
 		return cli_help(0, NULL);
 	/* "wisp VERB --help" is "wisp VERB" explained. */

@@ -1,0 +1,187 @@
+/*
+ * Firecracker's REST API, served over a UNIX socket by `wisp api`: what the files
+ * helpers/api_*.c share.
+ *
+ * One thread. What clients configure is kept as they sent it, JSON objects
+ * checked against the tables of api_schema.c, until InstanceStart makes a command line of `wisp
+ * run` of it: so the same parser and the same validation see it, and the monitor
+ * is as small as any other. From then on the server is a client of its control socket.
+ */
+#ifndef WISP_HELPERS_API_H
+#define WISP_HELPERS_API_H
+
+#include <jansson.h>
+#include <sys/types.h>
+
+#include "vmm/core/error.h"
+
+#define API_VERSION "1.17.0" /* of the interface, which clients compare with theirs */
+
+#define API_DEFAULT_PAYLOAD 51200 /* bytes of a request's body */
+
+struct api_options {
+	const char *api_sock; /* where to listen; NULL with --no-api */
+	const char *id;
+	const char *config_file;
+	const char *metadata; /* the file with MMDS's first contents */
+	const char *log_path, *level, *metrics_path;
+	bool show_level, show_origin;
+	bool no_api, enable_pci, no_sandbox;
+	size_t payload_limit, mmds_limit;
+};
+
+enum api_state { API_NOT_STARTED, API_RUNNING, API_PAUSED };
+
+struct api {
+	struct api_options options;
+	enum api_state state;
+	bool configured; /* something that a snapshot could not be loaded over */
+
+	/* Resources as sent, with defaults filled in; NULL: not given. */
+	json_t *machine, *boot, *balloon, *vsock, *entropy, *serial, *mmds_config;
+	json_t *drives, *nets; /* objects by id, in order */
+	json_t *mmds;	       /* the data store */
+
+	int log_fd, metrics_fd; /* -1: not asked for */
+	unsigned long requests, failures;
+
+	pid_t child;	 /* `wisp run` */
+	int child_fd;	 /* a pidfd of it */
+	int child_words; /* its standard error */
+	int control;	 /* its control socket */
+};
+
+/* The answer to one request: 200 with @body, 204 without, or the status of a failure. */
+struct api_answer {
+	int status;
+	json_t *body;
+	bool deprecated; /* the request used a field that will go away */
+};
+
+/* One thing that can be asked for. */
+struct api_endpoint {
+	const char *method, *path;    /* a path's last part may be "*": an id */
+	const struct api_field *body; /* what it takes; NULL: it takes none */
+	void (*handle)(struct api *api, const char *id, json_t *body, struct api_answer *answer);
+	unsigned when;	      /* API_PREBOOT, API_RUNTIME */
+	const char *id_field; /* which field repeats the id of the path */
+};
+
+#define API_PREBOOT 1u
+#define API_RUNTIME 2u
+#define API_ALWAYS  (API_PREBOOT | API_RUNTIME)
+
+extern const struct api_endpoint api_endpoints[]; /* ends without a method */
+
+/* ---- api_schema.c ---- */
+
+enum api_type {
+	API_STRING,
+	API_BOOL,
+	API_U8,
+	API_U16,
+	API_U32,
+	API_U64,
+	API_OBJECT, /* of @fields, or of anything when NULL */
+	API_STRINGS,
+	API_ARRAY, /* of objects of @fields */
+	API_ENUM,  /* one of the words in @words, "A|B" */
+};
+
+struct api_field {
+	const char *name;
+	enum api_type type;
+	bool required;
+	const char *words;
+	const struct api_field *fields;
+};
+
+extern const struct api_field api_boot_source[], api_machine_config[], api_machine_update[],
+	api_drive[], api_drive_update[], api_net[], api_net_update[], api_vsock[], api_entropy[],
+	api_serial[], api_logger[], api_metrics[], api_action[], api_vm[], api_balloon[],
+	api_balloon_update[], api_balloon_stats[], api_balloon_hinting[], api_pmem[],
+	api_pmem_update[], api_memory_hotplug[], api_memory_update[], api_mmds_config[],
+	api_snapshot_create[], api_snapshot_load[], api_cpu_config[], api_anything[];
+
+/* Does @body have the fields it should and no others? -EINVAL with the words of serde if not. */
+int api_check(const json_t *body, const struct api_field *fields, struct error *err);
+
+/* ---- api_answer.c ---- */
+
+void api_no_content(struct api_answer *answer);
+void api_ok(struct api_answer *answer, json_t *body);
+void api_fault(struct api_answer *answer, const char *fmt, ...) __printf(2, 3);
+
+/* Carry out one request; @text is NULL without a body. */
+void api_handle(struct api *api, const char *method, const char *path, const char *text, size_t len,
+		struct api_answer *answer);
+
+/* ---- api_resources.c: before the start ---- */
+
+int api_resources_init(struct api *api);
+void api_resources_done(struct api *api);
+/* Everything that is in a --config-file. */
+int api_load_config(struct api *api, const char *path, struct error *err);
+
+#define API_HANDLER(name) \
+	void api_##name(struct api *api, const char *id, json_t *body, struct api_answer *answer)
+
+API_HANDLER(get_instance);
+API_HANDLER(get_version);
+API_HANDLER(get_config);
+API_HANDLER(get_machine);
+API_HANDLER(put_machine);
+API_HANDLER(patch_machine);
+API_HANDLER(put_boot);
+API_HANDLER(put_drive);
+API_HANDLER(put_net);
+API_HANDLER(put_vsock);
+API_HANDLER(put_entropy);
+API_HANDLER(put_serial);
+API_HANDLER(put_logger);
+API_HANDLER(put_metrics);
+API_HANDLER(put_cpu_config);
+API_HANDLER(get_mmds);
+API_HANDLER(put_mmds);
+API_HANDLER(patch_mmds);
+
+/* ---- api_machine.c: the start, and after it ---- */
+
+API_HANDLER(put_action);
+API_HANDLER(patch_vm);
+API_HANDLER(patch_drive);
+
+/* Start the microVM; 0, or -errno with what `wisp run` said. */
+int api_start(struct api *api, struct error *err);
+/* `wisp run` has ended: its exit status. */
+int api_reap(struct api *api);
+void api_stop(struct api *api);
+/* Pass on what it said on its standard error. */
+void api_pass_words(struct api *api);
+
+/* ---- api_arguments.c ---- */
+
+/* A token bucket as a rate a second and a burst; false when it limits nothing. */
+bool api_bucket(const json_t *bucket, json_int_t *ret_rate, json_int_t *ret_burst);
+
+/* The command line of `wisp run` for what is configured: NULL-terminated, to be freed. */
+char **api_arguments(const struct api *api, struct error *err);
+void api_arguments_free(char **argv);
+
+/* ---- api_log.c ---- */
+
+void api_log(struct api *api, const char *level, const char *fmt, ...) __printf(3, 4);
+/* One line of metrics, if somebody wants them. */
+int api_flush_metrics(struct api *api);
+
+/* ---- api_http.c ---- */
+
+struct api_http;
+
+int api_http_create(struct api_http **ret_http, struct api *api, int listen_fd, struct error *err);
+int api_http_fd(const struct api_http *http); /* readable: there is something to do */
+int api_http_timeout_ms(const struct api_http *http);
+void api_http_run(struct api_http *http);
+void api_http_free(struct api_http *http);
+
+#endif

@@ -1,0 +1,299 @@
+/* From a request to whoever carries it out: Firecracker's paths, methods and states. */
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "helpers/api.h"
+
+void api_no_content(struct api_answer *answer)
+{
+	answer->status = 204;
+}
+
+void api_ok(struct api_answer *answer, json_t *body)
+{
+	answer->status = 200;
+	answer->body = body;
+}
+
+void api_fault(struct api_answer *answer, const char *fmt, ...)
+{
+	char text[600];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	json_decref(answer->body);
+	if (!answer->status)
+		answer->status = 400;
+	answer->body = json_pack("{s:s}", "fault_message", text);
+	/* It quotes what was no UTF-8. */
+	if (!answer->body)
+		answer->body = json_pack("{s:s}", "fault_message", "The request is not UTF-8.");
+}
+
+/* ---- what wisp does not do (docs/firecracker.md lists it) ---- */
+
+#define NOT_SUPPORTED "The requested operation is not supported: "
+
+static void no_balloon(struct api *api, const char *id, json_t *body, struct api_answer *answer)
+{
+	api_fault(answer, "Balloon config error: No balloon device found.");
+}
+
+static void refuse_balloon(struct api *api, const char *id, json_t *body, struct api_answer *answer)
+{
+	api_fault(answer, NOT_SUPPORTED "wisp has no balloon behind this API yet.");
+}
+
+static void refuse_pmem(struct api *api, const char *id, json_t *body, struct api_answer *answer)
+{
+	api_fault(answer, NOT_SUPPORTED "wisp has no persistent memory devices.");
+}
+
+static void refuse_memory(struct api *api, const char *id, json_t *body, struct api_answer *answer)
+{
+	api_fault(answer, NOT_SUPPORTED "wisp has no memory to plug in while the guest runs.");
+}
+
+static void refuse_snapshot(struct api *api, const char *id, json_t *body,
+			    struct api_answer *answer)
+{
+	api_fault(answer, NOT_SUPPORTED "wisp has no snapshots behind this API yet.");
+}
+
+static void refuse_mmds(struct api *api, const char *id, json_t *body, struct api_answer *answer)
+{
+	api_fault(answer, NOT_SUPPORTED "wisp serves no metadata on the guest's network yet.");
+}
+
+static void refuse_net_update(struct api *api, const char *id, json_t *body,
+			      struct api_answer *answer)
+{
+	if (!json_object_get(api->nets, id))
+		api_fault(answer, "Network config error: Unable to update the net device: Device "
+				  "not found.");
+	else
+		api_fault(answer, NOT_SUPPORTED "wisp limits no network's rate yet.");
+}
+
+static void refuse_unplug(struct api *api, const char *id, json_t *body, struct api_answer *answer)
+{
+	if (!api->options.enable_pci)
+		api_fault(answer, "PCI is not enabled");
+	else
+		api_fault(answer, NOT_SUPPORTED "wisp unplugs no device '%s' through this API yet.",
+			  id);
+}
+
+const struct api_endpoint api_endpoints[] = {
+	{ "GET", "", NULL, api_get_instance, API_ALWAYS },
+	{ "GET", "version", NULL, api_get_version, API_ALWAYS },
+	{ "GET", "vm/config", NULL, api_get_config, API_ALWAYS },
+	{ "GET", "machine-config", NULL, api_get_machine, API_ALWAYS },
+	{ "PUT", "machine-config", api_machine_config, api_put_machine, API_PREBOOT },
+	{ "PATCH", "machine-config", api_machine_update, api_patch_machine, API_PREBOOT },
+	{ "PUT", "boot-source", api_boot_source, api_put_boot, API_PREBOOT },
+	{ "PUT", "cpu-config", api_cpu_config, api_put_cpu_config, API_PREBOOT },
+	{ "PUT", "drives/*", api_drive, api_put_drive, API_ALWAYS, "drive_id" },
+	{ "PATCH", "drives/*", api_drive_update, api_patch_drive, API_RUNTIME, "drive_id" },
+	{ "DELETE", "drives/*", NULL, refuse_unplug, API_RUNTIME },
+	{ "PUT", "network-interfaces/*", api_net, api_put_net, API_ALWAYS, "iface_id" },
+	{ "PATCH", "network-interfaces/*", api_net_update, refuse_net_update, API_RUNTIME,
+	  "iface_id" },
+	{ "DELETE", "network-interfaces/*", NULL, refuse_unplug, API_RUNTIME },
+	{ "PUT", "vsock", api_vsock, api_put_vsock, API_PREBOOT },
+	{ "PUT", "entropy", api_entropy, api_put_entropy, API_PREBOOT },
+	{ "PUT", "serial", api_serial, api_put_serial, API_PREBOOT },
+	{ "PUT", "logger", api_logger, api_put_logger, API_PREBOOT },
+	{ "PUT", "metrics", api_metrics, api_put_metrics, API_PREBOOT },
+	{ "PUT", "actions", api_action, api_put_action, API_ALWAYS },
+	{ "PATCH", "vm", api_vm, api_patch_vm, API_RUNTIME },
+	{ "GET", "mmds", NULL, api_get_mmds, API_ALWAYS },
+	{ "PUT", "mmds", api_anything, api_put_mmds, API_ALWAYS },
+	{ "PATCH", "mmds", api_anything, api_patch_mmds, API_ALWAYS },
+	{ "PUT", "mmds/config", api_mmds_config, refuse_mmds, API_PREBOOT },
+	{ "GET", "balloon", NULL, no_balloon, API_ALWAYS },
+	{ "PUT", "balloon", api_balloon, refuse_balloon, API_PREBOOT },
+	{ "PATCH", "balloon", api_balloon_update, no_balloon, API_RUNTIME },
+	{ "GET", "balloon/statistics", NULL, no_balloon, API_RUNTIME },
+	{ "PATCH", "balloon/statistics", api_balloon_stats, no_balloon, API_RUNTIME },
+	{ "PATCH", "balloon/hinting/start", api_balloon_hinting, no_balloon, API_RUNTIME },
+	{ "GET", "balloon/hinting/status", NULL, no_balloon, API_RUNTIME },
+	{ "PATCH", "balloon/hinting/stop", NULL, no_balloon, API_RUNTIME },
+	{ "PUT", "pmem/*", api_pmem, refuse_pmem, API_ALWAYS, "id" },
+	{ "PATCH", "pmem/*", api_pmem_update, refuse_pmem, API_RUNTIME, "id" },
+	{ "DELETE", "pmem/*", NULL, refuse_unplug, API_RUNTIME },
+	{ "PUT", "hotplug/memory", api_memory_hotplug, refuse_memory, API_PREBOOT },
+	{ "PATCH", "hotplug/memory", api_memory_update, refuse_memory, API_RUNTIME },
+	{ "GET", "hotplug/memory", NULL, refuse_memory, API_RUNTIME },
+	{ "PUT", "snapshot/create", api_snapshot_create, refuse_snapshot, API_RUNTIME },
+	{ "PUT", "snapshot/load", api_snapshot_load, refuse_snapshot, API_PREBOOT },
+	{ 0 },
+};
+
+/* ---- routing ---- */
+
+/* Does @path (without its first slash) fit @pattern? @ret_id: where the part for "*" begins. */
+static bool path_fits(const char *pattern, const char *path, const char **ret_id)
+{
+	const char *star = strchr(pattern, '*');
+	size_t len = strlen(path);
+
+	/* A slash at the end changes nothing. */
+	while (len && path[len - 1] == '/')
+		len--;
+	*ret_id = NULL;
+	if (!star)
+		return strlen(pattern) == len && !strncmp(pattern, path, len);
+	/* "drives" alone is the request with an empty id. */
+	if (len + 1 == (size_t)(star - pattern) && !strncmp(pattern, path, len)) {
+		*ret_id = "";
+		return true;
+	}
+	if (strncmp(pattern, path, star - pattern) != 0)
+		return false;
+	*ret_id = path + (star - pattern);
+	return true;
+}
+
+static bool is_id(const char *id)
+{
+	for (; *id && *id != '/'; id++)
+		if (!isalnum((unsigned char)*id) && *id != '_')
+			return false;
+	return true;
+}
+
+/* In Firecracker's order: what the method says of a body comes before the path. */
+static bool body_fits(const char *method, const struct api_endpoint *e, bool has_body,
+		      struct api_answer *answer)
+{
+	if (!strcmp(method, "GET") && has_body)
+		api_fault(answer, "GET request cannot have a body.");
+	else if (!strcmp(method, "DELETE") && has_body)
+		api_fault(answer, "Empty Delete request.");
+	else if (!strcmp(method, "PUT") && !has_body)
+		api_fault(answer, "Empty PUT request.");
+	else if (!strcmp(method, "PATCH") && !has_body && (!e || strncmp(e->path, "balloon", 7)))
+		api_fault(answer, "Empty PATCH request.");
+	else
+		return true;
+	return false;
+}
+
+static const struct api_endpoint *find_endpoint(const char *method, const char *path,
+						const char **ret_id)
+{
+	for (const struct api_endpoint *e = api_endpoints; e->method; e++)
+		if (!strcmp(e->method, method) && path_fits(e->path, path, ret_id))
+			return e;
+	return NULL;
+}
+
+/* The body as checked JSON; NULL with the answer given. */
+static json_t *parse_body(const struct api_endpoint *e, const char *text, size_t len,
+			  struct api_answer *answer)
+{
+	static const char what[] =
+		"An error occurred when deserializing the json body of a request";
+	struct error err = { 0 };
+	json_error_t why;
+	json_t *body;
+
+	body = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
+	if (!body) {
+		api_fault(answer, "%s: %s at line %d column %d.", what, why.text, why.line,
+			  why.column);
+		return NULL;
+	}
+	if (api_check(body, e->body, &err) < 0) {
+		/* The position is where serde gives up: in the end for all but the last. */
+		api_fault(answer, "%s: %s at line 1 column %zu.", what, err.msg, len);
+		json_decref(body);
+		return NULL;
+	}
+	return body;
+}
+
+static void carry_out(struct api *api, const struct api_endpoint *e, const char *id, json_t *body,
+		      struct api_answer *answer)
+{
+	const char *repeated;
+
+	if (e->id_field && body) {
+		repeated = json_string_value(json_object_get(body, e->id_field));
+		if (repeated && strcmp(repeated, id) != 0) {
+			api_fault(answer,
+				  "The id from the path does not match the id from the body!");
+			return;
+		}
+	}
+	if (api->state == API_NOT_STARTED && !(e->when & API_PREBOOT))
+		api_fault(answer, "The requested operation is not supported before starting the "
+				  "microVM.");
+	else if (api->state != API_NOT_STARTED && !(e->when & API_RUNTIME))
+		api_fault(answer, "The requested operation is not supported after starting the "
+				  "microVM.");
+	else
+		e->handle(api, id, body, answer);
+}
+
+static void handle(struct api *api, const char *method, const char *path, const char *text,
+		   size_t len, struct api_answer *answer)
+{
+	const struct api_endpoint *e;
+	const char *id;
+	json_t *body = NULL;
+
+	path += strspn(path, "/");
+	e = find_endpoint(method, path, &id);
+	if (!body_fits(method, e, text != NULL, answer))
+		return;
+	if (!e) {
+		api_fault(answer, "Invalid request method and/or path: %s %.*s.", method,
+			  (int)strcspn(path, "/"), path);
+		return;
+	}
+	if (id && !*id) {
+		api_fault(answer, "The ID cannot be empty.");
+		return;
+	}
+	if (id && !is_id(id)) {
+		api_fault(answer, "API Resource IDs can only contain alphanumeric characters and "
+				  "underscores.");
+		return;
+	}
+	if (e->body && text) {
+		body = parse_body(e, text, len, answer);
+		if (!body)
+			return;
+	}
+	carry_out(api, e, id, body, answer);
+	json_decref(body);
+}
+
+void api_handle(struct api *api, const char *method, const char *path, const char *text, size_t len,
+		struct api_answer *answer)
+{
+	/* Metadata may be secret, and is anybody's guess in size. */
+	bool shown = text && strcmp(path, "/mmds") != 0;
+
+	api->requests++;
+	api_log(api, "Info", "The API server received a %s request on \"%s\"%s%.*s%s.", method,
+		path, shown ? " with body \"" : "", shown ? (int)MIN(len, (size_t)200) : 0,
+		shown ? text : "", shown ? "\"" : "");
+	handle(api, method, path, text, len, answer);
+	if (answer->status >= 400) {
+		api->failures++;
+		api_log(api, "Error", "Received Error. Status code: %d. Message: %s",
+			answer->status,
+			json_string_value(json_object_get(answer->body, "fault_message")));
+	} else {
+		api_log(api, "Info", "The request was executed successfully. Status code: %d.",
+			answer->status);
+	}
+}

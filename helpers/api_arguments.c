@@ -1,0 +1,248 @@
+/* What is configured, as arguments of `wisp run`. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "helpers/api.h"
+
+/* What Firecracker gives a kernel when nothing is said. */
+#define DEFAULT_ARGS                                                                       \
+	"reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd " \
+	"swiotlb=noforce"
+
+#define MAX_ARGUMENTS 256
+
+struct arguments {
+	char **argv;
+	unsigned num;
+	bool failed;
+};
+
+static const char *text_of(const json_t *o, const char *name)
+{
+	return json_string_value(json_object_get(o, name));
+}
+
+static bool is_set(const json_t *o, const char *name)
+{
+	return json_is_true(json_object_get(o, name));
+}
+
+static void add(struct arguments *a, const char *fmt, ...) __printf(2, 3);
+
+static void add(struct arguments *a, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (a->num + 1 >= MAX_ARGUMENTS) {
+		a->failed = true;
+		return;
+	}
+	va_start(ap, fmt);
+	if (vasprintf(&a->argv[a->num], fmt, ap) < 0) {
+		a->argv[a->num] = NULL;
+		a->failed = true;
+	} else {
+		a->num++;
+	}
+	va_end(ap);
+}
+
+/* A path in a device option: commas doubled. The caller frees it. */
+static char *quoted(const char *path)
+{
+	char *text = malloc(2 * strlen(path) + 1), *to = text;
+
+	if (!text)
+		return NULL;
+	for (; *path; path++) {
+		if (*path == ',')
+			*to++ = ',';
+		*to++ = *path;
+	}
+	*to = '\0';
+	return text;
+}
+
+/* What `wisp run` takes at most: more limits nothing. */
+#define MAX_RATE ((json_int_t)1 << 40)
+
+bool api_bucket(const json_t *bucket, json_int_t *ret_rate, json_int_t *ret_burst)
+{
+	json_int_t tokens = json_integer_value(json_object_get(bucket, "size"));
+	json_int_t ms = json_integer_value(json_object_get(bucket, "refill_time"));
+	double rate;
+
+	/* As in Firecracker a bucket of nothing, or one that is always full, limits nothing. */
+	if (tokens <= 0 || ms <= 0)
+		return false;
+	rate = (double)tokens * 1000 / (double)ms;
+	if (rate > (double)MAX_RATE)
+		return false;
+	*ret_rate = MAX((json_int_t)rate, 1);
+	*ret_burst = MIN(tokens, MAX_RATE);
+	return true;
+}
+
+/* A token bucket as keys of --disk: ",iops=N,iops-burst=N"; empty when it limits nothing. */
+static void format_limit(char *buf, size_t size, const char *key, const json_t *bucket)
+{
+	json_int_t rate, burst;
+
+	*buf = '\0';
+	if (api_bucket(bucket, &rate, &burst))
+		snprintf(buf, size, ",%s=%lld,%s-burst=%lld", key, (long long)rate, key,
+			 (long long)burst);
+}
+
+static void add_drive(struct arguments *a, const char *id, const json_t *d)
+{
+	const json_t *limiter = json_object_get(d, "rate_limiter");
+	char iops[100], bps[100];
+	char *path = quoted(text_of(d, "path_on_host"));
+
+	if (!path) {
+		a->failed = true;
+		return;
+	}
+	add(a, "--disk");
+	format_limit(iops, sizeof(iops), "iops", json_object_get(limiter, "ops"));
+	format_limit(bps, sizeof(bps), "bps", json_object_get(limiter, "bandwidth"));
+	add(a, "%s,format=raw,id=%s%s%s%s%s", path, id, is_set(d, "is_read_only") ? ",ro" : "",
+	    !strcmp(text_of(d, "cache_type"), "Unsafe") ? ",cache=unsafe" : "", iops, bps);
+	free(path);
+}
+
+/* The root device is the guest's first disk, in whatever order they came. */
+static const json_t *add_drives(struct arguments *a, const struct api *api)
+{
+	const json_t *root = NULL;
+	const char *id;
+	json_t *d;
+
+	json_object_foreach(api->drives, id, d)
+	{
+		if (!is_set(d, "is_root_device"))
+			continue;
+		add_drive(a, id, d);
+		root = d;
+	}
+	json_object_foreach(api->drives, id, d) if (!is_set(d, "is_root_device"))
+		add_drive(a, id, d);
+	return root;
+}
+
+static void add_cmdline(struct arguments *a, const struct api *api, const json_t *root)
+{
+	const char *args = text_of(api->boot, "boot_args");
+	const char *partuuid = root ? text_of(root, "partuuid") : NULL;
+	char where[200] = "";
+
+	if (partuuid)
+		snprintf(where, sizeof(where), " root=PARTUUID=%.100s %s", partuuid,
+			 is_set(root, "is_read_only") ? "ro" : "rw");
+	else if (root)
+		snprintf(where, sizeof(where), " root=/dev/vda %s",
+			 is_set(root, "is_read_only") ? "ro" : "rw");
+	add(a, "--cmdline-only");
+	add(a, "%s%s%s", args ? args : DEFAULT_ARGS, api->options.enable_pci ? "" : " pci=off",
+	    where);
+}
+
+static void add_nets(struct arguments *a, const struct api *api)
+{
+	const char *id, *mac;
+	char *name;
+	json_t *n;
+
+	if (json_object_size(api->nets) == 0) {
+		add(a, "--net");
+		add(a, "none");
+	}
+	json_object_foreach(api->nets, id, n)
+	{
+		mac = text_of(n, "guest_mac");
+		name = quoted(text_of(n, "host_dev_name"));
+		add(a, "--net");
+		add(a, "tap,name=%s,id=%s%s%s", name ? name : "", id, mac ? ",mac=" : "",
+		    mac ? mac : "");
+		if (json_is_integer(json_object_get(n, "mtu"))) {
+			free(a->argv[--a->num]);
+			add(a, "tap,name=%s,id=%s%s%s,mtu=%d", name ? name : "", id,
+			    mac ? ",mac=" : "", mac ? mac : "",
+			    (int)json_integer_value(json_object_get(n, "mtu")));
+		}
+		free(name);
+	}
+}
+
+/* "fc-" and our process id where the id would not do as a name, or is everybody's. */
+static void add_name(struct arguments *a, const struct api *api)
+{
+	add(a, "--name");
+	if (!strcmp(api->options.id, "anonymous-instance") || strlen(api->options.id) > 32 ||
+	    *api->options.id == '-')
+		add(a, "fc-%d", getpid());
+	else
+		add(a, "%s", api->options.id);
+}
+
+char **api_arguments(const struct api *api, struct error *err)
+{
+	struct arguments a = { .argv = calloc(MAX_ARGUMENTS, sizeof(char *)) };
+	const char *serial = text_of(api->serial, "serial_out_path");
+	const json_t *root;
+
+	if (!a.argv) {
+		error_set(err, -ENOMEM, "arguments: %m");
+		return NULL;
+	}
+	add(&a, "wisp");
+	add(&a, "run");
+	add_name(&a, api);
+	add(&a, "--kernel");
+	add(&a, "%s", text_of(api->boot, "kernel_image_path"));
+	if (text_of(api->boot, "initrd_path")) {
+		add(&a, "--initrd");
+		add(&a, "%s", text_of(api->boot, "initrd_path"));
+	}
+	add(&a, "--cpus=%d", (int)json_integer_value(json_object_get(api->machine, "vcpu_count")));
+	add(&a, "--memory=%lld",
+	    (long long)json_integer_value(json_object_get(api->machine, "mem_size_mib")));
+	if (!strcmp(text_of(api->machine, "huge_pages"), "2M"))
+		add(&a, "--hugepages");
+	add(&a, "--transport=%s", api->options.enable_pci ? "pci" : "mmio");
+	add(&a, "--rng=%s", api->entropy ? "on" : "off");
+	add(&a, "--console=none");
+	if (serial)
+		add(&a, "--serial=file=%s", serial);
+	else
+		add(&a, "--serial=stdio");
+	root = add_drives(&a, api);
+	add_cmdline(&a, api, root);
+	add_nets(&a, api);
+	if (api->vsock) {
+		char *path = quoted(text_of(api->vsock, "uds_path"));
+
+		add(&a, "--vsock");
+		add(&a, "path=%s,cid=%d", path ? path : "",
+		    (int)json_integer_value(json_object_get(api->vsock, "guest_cid")));
+		free(path);
+	}
+	if (api->options.no_sandbox)
+		add(&a, "--sandbox=off");
+	if (a.failed) {
+		api_arguments_free(a.argv);
+		error_set(err, -E2BIG, "more devices than a microVM can have");
+		return NULL;
+	}
+	return a.argv;
+}
+
+void api_arguments_free(char **argv)
+{
+	for (char **p = argv; p && *p; p++)
+		free(*p);
+	free(argv);
+}

@@ -1,0 +1,284 @@
+/* The microVM from InstanceStart on: a child `wisp run`, and its control socket. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "helpers/api.h"
+#include "vmm/control_client.h"
+#include "vmm/default_guest.h"
+
+/* Where `wisp` is, seen from this helper: beside it, or where `make install` puts both. */
+static const char *const places[] = { "%s/wisp", "%s/../../bin/wisp" };
+
+static int find_wisp(char *path, size_t size, struct error *err)
+{
+	char dir[PATH_MAX];
+	int r = executable_dir(dir, sizeof(dir));
+
+	for (unsigned i = 0; i < ARRAY_SIZE(places) && !r; i++) {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+		snprintf(path, size, places[i], dir);
+#pragma GCC diagnostic pop
+		if (access(path, X_OK) == 0)
+			return 0;
+	}
+	return error_set(err, -ENOENT, "'wisp' is not where its helper is");
+}
+
+/* In the child. @ready gets a byte when the guest runs; @words is its standard error. */
+static void exec_wisp(const char *path, char **argv, int ready, int words)
+{
+	char **with_ready;
+	sigset_t none;
+	char fd[16];
+	unsigned n = 0;
+
+	while (argv[n])
+		n++;
+	with_ready = calloc(n + 3, sizeof(char *));
+	if (!with_ready)
+		_exit(125);
+	memcpy(with_ready, argv, n * sizeof(char *));
+	snprintf(fd, sizeof(fd), "%d", ready);
+	with_ready[n] = "--ready-fd";
+	with_ready[n + 1] = fd;
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	fcntl(ready, F_SETFD, 0);
+	dup2(words, STDERR_FILENO);
+	execv(path, with_ready);
+	_exit(127);
+}
+
+/* What the child said before it failed, without our name in front. */
+static void read_words(int fd, char *text, size_t size)
+{
+	static const char prefix[] = "wisp: ";
+	ssize_t n = read(fd, text, size - 1);
+
+	text[n > 0 ? n : 0] = '\0';
+	text[strcspn(text, "\n")] = '\0';
+	if (!strncmp(text, prefix, strlen(prefix)))
+		memmove(text, text + strlen(prefix), strlen(text) - strlen(prefix) + 1);
+}
+
+static const char *name_of(char **argv)
+{
+	for (; *argv; argv++)
+		if (!strcmp(*argv, "--name"))
+			return argv[1];
+	return "";
+}
+
+static int await_ready(struct api *api, int ready, struct error *err)
+{
+	char text[300], byte;
+	ssize_t n;
+
+	do
+		n = read(ready, &byte, 1);
+	while (n < 0 && errno == EINTR);
+	if (n == 1)
+		return 0;
+	while (waitpid(api->child, NULL, 0) < 0 && errno == EINTR)
+		;
+	api->child = 0;
+	read_words(api->child_words, text, sizeof(text));
+	close(api->child_words);
+	api->child_words = -1;
+	return error_set(err, -ECHILD, "%s", *text ? text : "the microVM ended at once");
+}
+
+void api_pass_words(struct api *api)
+{
+	char buf[4096];
+	ssize_t n = read(api->child_words, buf, sizeof(buf));
+
+	if (n > 0 && write(STDERR_FILENO, buf, n) == n)
+		return;
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	close(api->child_words);
+	api->child_words = -1;
+}
+
+/* Returns 0 when the guest runs. */
+static int start_child(struct api *api, const char *path, char **argv, struct error *err)
+{
+	int ready[2], words[2], r;
+
+	if (pipe2(ready, O_CLOEXEC) < 0)
+		return error_set(err, -errno, "start: %m");
+	if (pipe2(words, O_CLOEXEC) < 0) {
+		r = error_set(err, -errno, "start: %m");
+		close(ready[0]);
+		close(ready[1]);
+		return r;
+	}
+	api->child = fork();
+	if (api->child == 0)
+		exec_wisp(path, argv, ready[1], words[1]);
+	r = api->child < 0 ? error_set(err, -errno, "cannot fork: %m") : 0;
+	close(ready[1]);
+	close(words[1]);
+	fcntl(words[0], F_SETFL, O_NONBLOCK);
+	api->child_words = words[0];
+	if (!r)
+		r = await_ready(api, ready[0], err);
+	close(ready[0]);
+	return r;
+}
+
+int api_start(struct api *api, struct error *err)
+{
+	char path[PATH_MAX + 64];
+	char **argv;
+	int r;
+
+	if (!api->boot)
+		return error_set(err, -EINVAL,
+				 "Cannot start microvm without kernel configuration.");
+	argv = api_arguments(api, err);
+	if (!argv)
+		return -ENOMEM;
+	r = find_wisp(path, sizeof(path), err);
+	if (!r)
+		r = start_child(api, path, argv, err);
+	if (!r) {
+		api->child_fd = (int)syscall(SYS_pidfd_open, api->child, 0);
+		api->control = r = control_connect(name_of(argv), err);
+	}
+	if (r >= 0)
+		api->state = API_RUNNING;
+	api_arguments_free(argv);
+	return r < 0 ? r : 0;
+}
+
+int api_reap(struct api *api)
+{
+	int status;
+
+	while (waitpid(api->child, &status, 0) < 0 && errno == EINTR)
+		;
+	api->child = 0;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+void api_stop(struct api *api)
+{
+	if (api->child <= 0)
+		return;
+	kill(api->child, SIGTERM);
+	api_reap(api);
+}
+
+/* ---- requests ---- */
+
+static int ask(struct api *api, const char *verb, struct error *err)
+{
+	return control_ask(api->control, json_pack("{s:s}", "do", verb), NULL, 0, NULL, err);
+}
+
+static void start(struct api *api, struct api_answer *answer)
+{
+	struct error err = { 0 };
+
+	if (api->state != API_NOT_STARTED)
+		api_fault(answer, "The requested operation is not supported after starting the "
+				  "microVM.");
+	else if (api_start(api, &err) < 0)
+		api_fault(answer, "Start microvm error: %s", err.msg);
+	else
+		api_no_content(answer);
+}
+
+API_HANDLER(put_action)
+{
+	const char *action = json_string_value(json_object_get(body, "action_type"));
+	struct error err = { 0 };
+
+	if (!strcmp(action, "InstanceStart")) {
+		start(api, answer);
+	} else if (api->state == API_NOT_STARTED) {
+		api_fault(answer, "The requested operation is not supported before starting the "
+				  "microVM.");
+	} else if (!strcmp(action, "FlushMetrics")) {
+		if (api_flush_metrics(api) < 0)
+			api_fault(answer, "Internal VMM error: Metrics error: cannot write");
+		else
+			api_no_content(answer);
+	} else if (ask(api, "power-button", &err) < 0) {
+		api_fault(answer, "Internal VMM error: %s", err.msg);
+	} else {
+		api_no_content(answer);
+	}
+}
+
+API_HANDLER(patch_vm)
+{
+	bool pause = !strcmp(json_string_value(json_object_get(body, "state")), "Paused");
+	struct error err = { 0 };
+
+	if (ask(api, pause ? "pause" : "resume", &err) < 0) {
+		api_fault(answer, "Internal VMM error: %s", err.msg);
+		return;
+	}
+	api->state = pause ? API_PAUSED : API_RUNNING;
+	api_no_content(answer);
+}
+
+/* Put one bucket of a rate limiter into a request for the monitor. */
+static void add_limit(json_t *request, const json_t *limiter, const char *bucket, const char *key)
+{
+	json_int_t rate, burst;
+	char name[20];
+
+	if (!api_bucket(json_object_get(limiter, bucket), &rate, &burst))
+		return;
+	json_object_set_new(request, key, json_integer(rate));
+	snprintf(name, sizeof(name), "%s-burst", key);
+	json_object_set_new(request, name, json_integer(burst));
+}
+
+API_HANDLER(patch_drive)
+{
+	json_t *update = json_object_get(body, "rate_limiter"), *drive, *limiter, *request;
+	static const char cannot[] = "Drive config error: Unable to patch the block device:";
+	static const char hint[] = "Please verify the request arguments.";
+	struct error err = { 0 };
+
+	drive = json_object_get(api->drives, id);
+	if (!drive) {
+		api_fault(answer, "%s Device not found. %s", cannot, hint);
+		return;
+	}
+	if (json_is_string(json_object_get(body, "path_on_host"))) {
+		api_fault(answer, "The requested operation is not supported: wisp puts no other "
+				  "file beneath a disk that is in use.");
+		return;
+	}
+	/* Buckets that are not named stay as they are. */
+	limiter = json_object_get(drive, "rate_limiter");
+	limiter = json_is_object(limiter) ? json_copy(limiter) : json_object();
+	json_object_update_existing(limiter, update);
+	json_object_update_missing(limiter, update);
+	request = json_pack("{s:s, s:s}", "do", "limit", "id", id);
+	add_limit(request, limiter, "ops", "ops");
+	add_limit(request, limiter, "bandwidth", "bytes");
+	if (control_ask(api->control, request, NULL, 0, NULL, &err) < 0) {
+		api_fault(answer, "%s %s %s", cannot, err.msg, hint);
+	} else {
+		json_object_set(drive, "rate_limiter", limiter);
+		api_no_content(answer);
+	}
+	json_decref(limiter);
+}

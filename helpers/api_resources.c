@@ -1,0 +1,655 @@
+/* What is configured before the start, and how it is shown again. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "helpers/api.h"
+
+#define MAX_VCPUS 32
+
+#define NOT_SUPPORTED "The requested operation is not supported: "
+
+static const char *text_of(const json_t *o, const char *name)
+{
+	return json_string_value(json_object_get(o, name));
+}
+
+static json_int_t number_of(const json_t *o, const char *name)
+{
+	return json_integer_value(json_object_get(o, name));
+}
+
+/* A field that was left out, or is null, becomes @value, which is taken over. */
+static void fill(json_t *o, const char *name, json_t *value)
+{
+	const json_t *v = json_object_get(o, name);
+
+	if (v && !json_is_null(v))
+		json_decref(value);
+	else
+		json_object_set_new(o, name, value);
+}
+
+static void replace(json_t **slot, json_t *value)
+{
+	json_decref(*slot);
+	*slot = json_incref(value);
+}
+
+/* "No such file or directory (os error 2)", as Rust says it. */
+static const char *os_error(char *buf, size_t size, int error)
+{
+	snprintf(buf, size, "%s (os error %d)", strerror(error), error);
+	return buf;
+}
+
+/* Can @path be opened? Errors are told when they are made, not at the start. */
+static int probe(const char *path, int flags)
+{
+	int fd = open(path, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	if (fd < 0)
+		return errno;
+	close(fd);
+	return 0;
+}
+
+/* ---- what is asked ---- */
+
+API_HANDLER(get_instance)
+{
+	static const char *const names[] = { "Not started", "Running", "Paused" };
+
+	api_ok(answer,
+	       json_pack("{s:s, s:s, s:s, s:s}", "id", api->options.id, "state", names[api->state],
+			 "vmm_version", API_VERSION, "app_name", "Firecracker"));
+}
+
+API_HANDLER(get_version)
+{
+	api_ok(answer, json_pack("{s:s}", "firecracker_version", API_VERSION));
+}
+
+API_HANDLER(get_machine)
+{
+	api_ok(answer, json_incref(api->machine));
+}
+
+static json_t *values_of(const json_t *object)
+{
+	json_t *list = json_array(), *v;
+	const char *id;
+
+	json_object_foreach((json_t *)object, id, v) json_array_append(list, v);
+	return list;
+}
+
+static json_t *or_null(json_t *o)
+{
+	return o ? json_incref(o) : json_null();
+}
+
+API_HANDLER(get_config)
+{
+	json_t *o = json_object();
+
+	json_object_set_new(o, "balloon", or_null(api->balloon));
+	json_object_set_new(o, "drives", values_of(api->drives));
+	json_object_set_new(o, "boot-source",
+			    api->boot ? json_incref(api->boot)
+				      : json_pack("{s:s, s:n, s:n}", "kernel_image_path", "",
+						  "initrd_path", "boot_args"));
+	json_object_set_new(o, "cpu-config", json_null());
+	json_object_set_new(o, "logger", json_null());
+	json_object_set(o, "machine-config", api->machine);
+	json_object_set_new(o, "metrics", json_null());
+	json_object_set_new(o, "mmds-config", or_null(api->mmds_config));
+	json_object_set_new(o, "network-interfaces", values_of(api->nets));
+	json_object_set_new(o, "vsock", or_null(api->vsock));
+	json_object_set_new(o, "entropy", or_null(api->entropy));
+	json_object_set_new(o, "pmem", json_array());
+	json_object_set_new(o, "memory-hotplug", json_null());
+	api_ok(answer, o);
+}
+
+/* ---- the machine ---- */
+
+/* Take @update over what is there, when the whole is right then. */
+static void update_machine(struct api *api, json_t *update, struct api_answer *answer)
+{
+	json_t *m = json_copy(api->machine), *v;
+	const char *name, *template;
+	json_int_t cpus, memory;
+
+	json_object_foreach(update, name, v) if (!json_is_null(v)) json_object_set(m, name, v);
+	cpus = number_of(m, "vcpu_count");
+	memory = number_of(m, "mem_size_mib");
+	template = text_of(m, "cpu_template");
+	if (template && !strcmp(template, "None"))
+		json_object_del(m, "cpu_template");
+	if (cpus < 1 || cpus > MAX_VCPUS ||
+	    (json_is_true(json_object_get(m, "smt")) && cpus > 1 && cpus % 2))
+		api_fault(answer, "Machine config error: The number of vCPUs must be greater than "
+				  "0, less than 32 and must be 1 or an even number if SMT is "
+				  "enabled.");
+	else if (memory == 0 || (!strcmp(text_of(m, "huge_pages"), "2M") && memory % 2))
+		api_fault(answer, "Machine config error: The memory size (MiB) is either 0, or not "
+				  "a multiple of the configured page size.");
+	else if (template && strcmp(template, "None") != 0)
+		api_fault(answer, NOT_SUPPORTED "wisp knows no CPU template '%s'.", template);
+	else
+		replace(&api->machine, m);
+	json_decref(m);
+	if (answer->status)
+		return;
+	api->configured = true;
+	answer->deprecated = json_is_string(json_object_get(update, "cpu_template"));
+	api_no_content(answer);
+}
+
+API_HANDLER(put_machine)
+{
+	fill(body, "smt", json_false());
+	fill(body, "track_dirty_pages", json_false());
+	fill(body, "huge_pages", json_string("None"));
+	update_machine(api, body, answer);
+}
+
+API_HANDLER(patch_machine)
+{
+	if (json_object_size(body) == 0)
+		api_fault(answer, "Empty PATCH request.");
+	else
+		update_machine(api, body, answer);
+}
+
+API_HANDLER(put_boot)
+{
+	const char *kernel = text_of(body, "kernel_image_path"), *initrd;
+	char why[120];
+	int error;
+
+	fill(body, "initrd_path", json_null());
+	fill(body, "boot_args", json_null());
+	initrd = text_of(body, "initrd_path");
+	error = probe(kernel, O_RDONLY);
+	if (error) {
+		api_fault(answer, "Boot source error: The kernel file cannot be opened: %s",
+			  os_error(why, sizeof(why), error));
+		return;
+	}
+	error = initrd ? probe(initrd, O_RDONLY) : 0;
+	if (error) {
+		api_fault(answer,
+			  "Boot source error: The initrd file cannot be opened due to invalid "
+			  "path or invalid permissions. %s",
+			  os_error(why, sizeof(why), error));
+		return;
+	}
+	replace(&api->boot, body);
+	api->configured = true;
+	api_no_content(answer);
+}
+
+API_HANDLER(put_cpu_config)
+{
+	if (json_object_size(body) == 0)
+		api_no_content(answer);
+	else
+		api_fault(answer, NOT_SUPPORTED "wisp takes no custom CPU templates.");
+}
+
+/* ---- devices ---- */
+
+static bool has_limit(const json_t *o, const char *name)
+{
+	return json_object_size(json_object_get(o, name)) > 0;
+}
+
+/* Is there a root device that is not @id? */
+static bool other_root(const struct api *api, const char *id)
+{
+	const char *other;
+	json_t *d;
+
+	json_object_foreach(api->drives, other,
+			    d) if (strcmp(other, id) != 0 &&
+				   json_is_true(json_object_get(d, "is_root_device"))) return true;
+	return false;
+}
+
+static bool drive_is_good(struct api *api, const char *id, const json_t *body,
+			  struct api_answer *answer)
+{
+	static const char cannot[] = "Drive config error: Unable to create the virtio block "
+				     "device: Virtio backend error:";
+	const char *path = text_of(body, "path_on_host");
+	const json_t *read_only = json_object_get(body, "is_read_only");
+	char why[120];
+	int error;
+
+	if (text_of(body, "socket")) {
+		api_fault(answer, NOT_SUPPORTED "wisp has no vhost-user block devices.");
+		return false;
+	}
+	if (!path || !json_is_boolean(read_only)) {
+		api_fault(answer, "Drive config error: Unable to create the virtio block device: "
+				  "Invalid configuration: path_on_host and is_read_only are "
+				  "required.");
+		return false;
+	}
+	if (json_is_true(json_object_get(body, "is_root_device")) && other_root(api, id)) {
+		api_fault(answer, "Drive config error: A root block device already exists!");
+		return false;
+	}
+	error = probe(path, json_is_true(read_only) ? O_RDONLY : O_RDWR);
+	if (error) {
+		api_fault(answer, "%s Error manipulating the backing file: %s %s", cannot,
+			  os_error(why, sizeof(why), error), path);
+		return false;
+	}
+	return true;
+}
+
+/* A machine that runs gets no new devices through this API yet. */
+static bool is_too_late(const struct api *api, struct api_answer *answer)
+{
+	if (api->state == API_NOT_STARTED)
+		return false;
+	if (api->options.enable_pci)
+		api_fault(answer, NOT_SUPPORTED "wisp plugs in no devices through this API yet.");
+	else
+		api_fault(answer, "PCI is not enabled");
+	return true;
+}
+
+API_HANDLER(put_drive)
+{
+	if (is_too_late(api, answer) || !drive_is_good(api, id, body, answer))
+		return;
+	fill(body, "partuuid", json_null());
+	fill(body, "cache_type", json_string("Unsafe"));
+	fill(body, "rate_limiter", json_null());
+	fill(body, "io_engine", json_string("Sync"));
+	fill(body, "socket", json_null());
+	json_object_set(api->drives, id, body);
+	api->configured = true;
+	api_no_content(answer);
+}
+
+static bool is_mac(const char *text)
+{
+	for (unsigned i = 0; i < 17; i++)
+		if (i % 3 == 2 ? text[i] != ':'
+			       : !strchr("0123456789abcdefABCDEF", text[i]) || !text[i])
+			return false;
+	return !text[17];
+}
+
+static bool net_is_good(struct api *api, const char *id, const json_t *body,
+			struct api_answer *answer)
+{
+	const char *mac = text_of(body, "guest_mac"), *other;
+	const json_t *mtu = json_object_get(body, "mtu");
+	json_t *n;
+
+	if (mac && !is_mac(mac)) {
+		api_fault(answer,
+			  "An error occurred when deserializing the json body of a request: "
+			  "invalid value: `%.40s`, expected a MAC address.",
+			  mac);
+		return false;
+	}
+	json_object_foreach(api->nets, other, n)
+	{
+		const char *taken = text_of(n, "guest_mac");
+
+		if (strcmp(other, id) != 0 && mac && taken && !strcasecmp(mac, taken)) {
+			api_fault(answer,
+				  "Network config error: The MAC address is already in use: %s",
+				  mac);
+			return false;
+		}
+		if (strcmp(other, id) != 0 &&
+		    !strcmp(text_of(n, "host_dev_name"), text_of(body, "host_dev_name"))) {
+			api_fault(
+				answer,
+				"Network config error: Could not create the network device: Open "
+				"tap device failed: Error while creating ifreq structure: Device "
+				"or resource busy (os error 16). Invalid TUN/TAP Backend provided "
+				"by %s. Check our documentation on setting up the network devices.",
+				text_of(body, "host_dev_name"));
+			return false;
+		}
+	}
+	if (json_is_integer(mtu) && json_integer_value(mtu) < 68) {
+		api_fault(answer, "Network config error: Could not create the network device: "
+				  "invalid MTU");
+		return false;
+	}
+	if (has_limit(body, "rx_rate_limiter") || has_limit(body, "tx_rate_limiter")) {
+		api_fault(answer, NOT_SUPPORTED "wisp has no rate limiters behind this API yet.");
+		return false;
+	}
+	return true;
+}
+
+API_HANDLER(put_net)
+{
+	if (is_too_late(api, answer) || !net_is_good(api, id, body, answer))
+		return;
+	fill(body, "guest_mac", json_null());
+	fill(body, "mtu", json_null());
+	fill(body, "rx_rate_limiter", json_null());
+	fill(body, "tx_rate_limiter", json_null());
+	json_object_set(api->nets, id, body);
+	api->configured = true;
+	api_no_content(answer);
+}
+
+API_HANDLER(put_vsock)
+{
+	if (number_of(body, "guest_cid") < 3) {
+		api_fault(answer, "Vsock config error: Cannot create vsock device: CIDs below 3 "
+				  "are reserved");
+		return;
+	}
+	answer->deprecated = text_of(body, "vsock_id") != NULL;
+	replace(&api->vsock, body);
+	api->configured = true;
+	api_no_content(answer);
+}
+
+API_HANDLER(put_entropy)
+{
+	if (has_limit(body, "rate_limiter")) {
+		api_fault(answer, NOT_SUPPORTED "wisp has no rate limiters behind this API yet.");
+		return;
+	}
+	fill(body, "rate_limiter", json_null());
+	replace(&api->entropy, body);
+	api->configured = true;
+	api_no_content(answer);
+}
+
+API_HANDLER(put_serial)
+{
+	if (has_limit(body, "rate_limiter")) {
+		api_fault(answer, NOT_SUPPORTED "wisp has no rate limiters behind this API yet.");
+		return;
+	}
+	replace(&api->serial, body);
+	api_no_content(answer);
+}
+
+/* ---- the log and the metrics ---- */
+
+/* A pipe nobody reads from must not hold the server up. */
+static int open_output(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0600);
+
+	/* Both directions: a named pipe then opens before its reader is there. */
+	if (fd < 0 && errno == ENXIO)
+		fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	return fd;
+}
+
+static bool is_level(const char *level)
+{
+	static const char *const known[] = { "off",  "error", "warn", "warning",
+					     "info", "debug", "trace" };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(known); i++)
+		if (!strcasecmp(level, known[i]))
+			return true;
+	return false;
+}
+
+API_HANDLER(put_logger)
+{
+	const char *path = text_of(body, "log_path"), *level = text_of(body, "level");
+	const json_t *show = json_object_get(body, "show_level");
+	static char kept[16];
+	char why[120];
+	int fd;
+
+	if (level && !is_level(level)) {
+		api_fault(answer,
+			  "An error occurred when deserializing the json body of a request: "
+			  "unknown variant `%.40s`, expected one of `Off`, `Trace`, `Debug`, "
+			  "`Info`, `Warn`, `Error`.",
+			  level);
+		return;
+	}
+	fd = path ? open_output(path) : -1;
+	if (path && fd < 0) {
+		api_fault(answer, "Logger error: Failed to open target file: %s",
+			  os_error(why, sizeof(why), errno));
+		return;
+	}
+	if (path) {
+		if (api->log_fd > STDERR_FILENO)
+			close(api->log_fd);
+		api->log_fd = fd;
+	}
+	if (level) {
+		snprintf(kept, sizeof(kept), "%s", level);
+		api->options.level = kept;
+	}
+	if (json_is_boolean(show))
+		api->options.show_level = json_is_true(show);
+	api_no_content(answer);
+}
+
+API_HANDLER(put_metrics)
+{
+	static const char bad[] =
+		"Metrics error: Cannot initialize the metrics system due to bad user input:";
+	char why[120];
+	int fd;
+
+	if (api->metrics_fd >= 0) {
+		api_fault(answer, "%s Reinitialization of metrics not allowed.", bad);
+		return;
+	}
+	fd = open_output(text_of(body, "metrics_path"));
+	if (fd < 0) {
+		api_fault(answer, "%s %s", bad, os_error(why, sizeof(why), errno));
+		return;
+	}
+	api->metrics_fd = fd;
+	api_no_content(answer);
+}
+
+/* ---- MMDS: the store; no guest reads it yet ---- */
+
+API_HANDLER(get_mmds)
+{
+	api_ok(answer, api->mmds ? json_incref(api->mmds) : json_object());
+}
+
+static bool mmds_fits(struct api *api, const json_t *value, struct api_answer *answer)
+{
+	if (json_dumpb(value, NULL, 0, JSON_COMPACT | JSON_ENCODE_ANY) <= api->options.mmds_limit)
+		return true;
+	answer->status = 413;
+	api_fault(answer, "MMDS limit exceeded error: The MMDS patch request doesn't fit.");
+	return false;
+}
+
+API_HANDLER(put_mmds)
+{
+	if (!json_is_object(body)) {
+		api_fault(answer, "MMDS error: Cannot use a value that is no object.");
+		return;
+	}
+	if (!mmds_fits(api, body, answer))
+		return;
+	replace(&api->mmds, body);
+	api_no_content(answer);
+}
+
+/* JSON Merge Patch (RFC 7386). The result is the caller's. */
+static json_t *merge(const json_t *target, const json_t *patch)
+{
+	json_t *result, *v;
+	const char *name;
+
+	if (!json_is_object(patch))
+		return json_deep_copy(patch);
+	result = json_is_object(target) ? json_copy((json_t *)target) : json_object();
+	json_object_foreach((json_t *)patch, name, v)
+	{
+		if (json_is_null(v))
+			json_object_del(result, name);
+		else
+			json_object_set_new(result, name, merge(json_object_get(result, name), v));
+	}
+	return result;
+}
+
+API_HANDLER(patch_mmds)
+{
+	json_t *merged;
+
+	if (!api->mmds) {
+		api_fault(answer, "MMDS error: The MMDS data store is not initialized.");
+		return;
+	}
+	merged = merge(api->mmds, body);
+	if (mmds_fits(api, merged, answer)) {
+		replace(&api->mmds, merged);
+		api_no_content(answer);
+	}
+	json_decref(merged);
+}
+
+/* ---- all of it ---- */
+
+int api_resources_init(struct api *api)
+{
+	api->machine = json_pack("{s:i, s:i, s:b, s:b, s:s}", "vcpu_count", 1, "mem_size_mib", 128,
+				 "smt", 0, "track_dirty_pages", 0, "huge_pages", "None");
+	api->drives = json_object();
+	api->nets = json_object();
+	return api->machine && api->drives && api->nets ? 0 : -ENOMEM;
+}
+
+void api_resources_done(struct api *api)
+{
+	json_decref(api->machine);
+	json_decref(api->boot);
+	json_decref(api->balloon);
+	json_decref(api->vsock);
+	json_decref(api->entropy);
+	json_decref(api->serial);
+	json_decref(api->mmds_config);
+	json_decref(api->drives);
+	json_decref(api->nets);
+	json_decref(api->mmds);
+}
+
+/* One part of a configuration file, as if it had been PUT. */
+static int put_part(struct api *api, const char *path, const json_t *body, struct error *err)
+{
+	struct api_answer answer = { 0 };
+	char *text = json_dumps(body, JSON_COMPACT);
+	int r = 0;
+
+	if (!text)
+		return error_set(err, -ENOMEM, "configuration: %m");
+	api_handle(api, "PUT", path, text, strlen(text), &answer);
+	if (answer.status >= 400)
+		r = error_usage(err, -EINVAL, "%s: %s", path,
+				text_of(answer.body, "fault_message"));
+	json_decref(answer.body);
+	free(text);
+	return r;
+}
+
+static int put_parts(struct api *api, const char *stem, const char *id_field, const json_t *list,
+		     struct error *err)
+{
+	char path[120];
+	json_t *o;
+	size_t i;
+	int r = 0;
+
+	if (!json_is_array(list))
+		return error_usage(err, -EINVAL, "%s: not a list", stem);
+	json_array_foreach(list, i, o)
+	{
+		const char *id = text_of(o, id_field);
+
+		snprintf(path, sizeof(path), "%s/%s", stem, id ? id : "");
+		if (!r)
+			r = put_part(api, path, o, err);
+	}
+	return r;
+}
+
+int api_load_config(struct api *api, const char *path, struct error *err)
+{
+	static const char *const order[] = {
+		"logger",
+		"metrics",
+		"machine-config",
+		"boot-source",
+		"cpu-config",
+		"drives",
+		"network-interfaces",
+		"vsock",
+		"entropy",
+		"balloon",
+		"pmem",
+		"memory-hotplug",
+		"mmds-config",
+	};
+	json_error_t why;
+	json_t *all = json_load_file(path, JSON_REJECT_DUPLICATES, &why), *v;
+	const char *name;
+	int r = 0;
+
+	if (!all)
+		return error_usage(err, -EINVAL, "--config-file '%s': line %d: %s", path, why.line,
+				   why.text);
+	json_object_foreach(all, name, v)
+	{
+		unsigned i = 0;
+
+		while (i < ARRAY_SIZE(order) && strcmp(order[i], name) != 0)
+			i++;
+		if (i == ARRAY_SIZE(order) && !r)
+			r = error_usage(err, -EINVAL, "--config-file '%s': unknown field '%s'",
+					path, name);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(order) && !r; i++) {
+		name = order[i];
+		v = json_object_get(all, name);
+		if (!v || json_is_null(v))
+			continue;
+		if (!strcmp(name, "drives"))
+			r = put_parts(api, "/drives", "drive_id", v, err);
+		else if (!strcmp(name, "network-interfaces"))
+			r = put_parts(api, "/network-interfaces", "iface_id", v, err);
+		else if (!strcmp(name, "pmem"))
+			r = put_parts(api, "/pmem", "id", v, err);
+		else if (!strcmp(name, "memory-hotplug"))
+			r = put_part(api, "/hotplug/memory", v, err);
+		else if (!strcmp(name, "mmds-config"))
+			r = put_part(api, "/mmds/config", v, err);
+		else {
+			char slash[40];
+
+			snprintf(slash, sizeof(slash), "/%s", name);
+			r = put_part(api, slash, v, err);
+		}
+	}
+	json_decref(all);
+	return r;
+}

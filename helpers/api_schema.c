@@ -1,0 +1,409 @@
+/* What each request's body may hold, and the check against it. */
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "helpers/api.h"
+
+#define END          \
+	{            \
+		NULL \
+	}
+#define REQUIRED(n, t)                                     \
+	{                                                  \
+		.name = (n), .type = (t), .required = true \
+	}
+#define OPTIONAL(n, t)                   \
+	{                                \
+		.name = (n), .type = (t) \
+	}
+#define CHOICE(n, w)                                        \
+	{                                                   \
+		.name = (n), .type = API_ENUM, .words = (w) \
+	}
+#define PART(n, f)                                             \
+	{                                                      \
+		.name = (n), .type = API_OBJECT, .fields = (f) \
+	}
+
+static const struct api_field token_bucket[] = {
+	REQUIRED("size", API_U64),
+	OPTIONAL("one_time_burst", API_U64),
+	REQUIRED("refill_time", API_U64),
+	END,
+};
+
+static const struct api_field rate_limiter[] = {
+	PART("bandwidth", token_bucket),
+	PART("ops", token_bucket),
+	END,
+};
+
+const struct api_field api_boot_source[] = {
+	REQUIRED("kernel_image_path", API_STRING),
+	OPTIONAL("initrd_path", API_STRING),
+	OPTIONAL("boot_args", API_STRING),
+	END,
+};
+
+#define CPU_TEMPLATES "C3|T2|T2S|T2CL|T2A|V1N1|None"
+#define MACHINE_OPTIONAL                                                  \
+	OPTIONAL("smt", API_BOOL), CHOICE("cpu_template", CPU_TEMPLATES), \
+		OPTIONAL("track_dirty_pages", API_BOOL),                  \
+		CHOICE("huge_pages", "None|Transparent|2M")
+
+const struct api_field api_machine_config[] = {
+	REQUIRED("vcpu_count", API_U8),
+	REQUIRED("mem_size_mib", API_U64),
+	MACHINE_OPTIONAL,
+	END,
+};
+
+const struct api_field api_machine_update[] = {
+	OPTIONAL("vcpu_count", API_U8),
+	OPTIONAL("mem_size_mib", API_U64),
+	MACHINE_OPTIONAL,
+	END,
+};
+
+const struct api_field api_drive[] = {
+	REQUIRED("drive_id", API_STRING),     OPTIONAL("partuuid", API_STRING),
+	REQUIRED("is_root_device", API_BOOL), CHOICE("cache_type", "Unsafe|Writeback"),
+	OPTIONAL("is_read_only", API_BOOL),   OPTIONAL("path_on_host", API_STRING),
+	PART("rate_limiter", rate_limiter),   CHOICE("io_engine", "Sync|Async"),
+	OPTIONAL("socket", API_STRING),	      END,
+};
+
+const struct api_field api_drive_update[] = {
+	REQUIRED("drive_id", API_STRING),
+	OPTIONAL("path_on_host", API_STRING),
+	PART("rate_limiter", rate_limiter),
+	END,
+};
+
+const struct api_field api_net[] = {
+	REQUIRED("iface_id", API_STRING),
+	REQUIRED("host_dev_name", API_STRING),
+	OPTIONAL("guest_mac", API_STRING),
+	OPTIONAL("mtu", API_U16),
+	PART("rx_rate_limiter", rate_limiter),
+	PART("tx_rate_limiter", rate_limiter),
+	END,
+};
+
+const struct api_field api_net_update[] = {
+	REQUIRED("iface_id", API_STRING),
+	PART("rx_rate_limiter", rate_limiter),
+	PART("tx_rate_limiter", rate_limiter),
+	END,
+};
+
+const struct api_field api_vsock[] = {
+	OPTIONAL("vsock_id", API_STRING),
+	REQUIRED("guest_cid", API_U32),
+	REQUIRED("uds_path", API_STRING),
+	END,
+};
+
+const struct api_field api_entropy[] = { PART("rate_limiter", rate_limiter), END };
+
+const struct api_field api_serial[] = {
+	OPTIONAL("serial_out_path", API_STRING),
+	PART("rate_limiter", token_bucket),
+	END,
+};
+
+const struct api_field api_logger[] = {
+	OPTIONAL("log_path", API_STRING), OPTIONAL("level", API_STRING),
+	OPTIONAL("show_level", API_BOOL), OPTIONAL("show_log_origin", API_BOOL),
+	OPTIONAL("module", API_STRING),	  END,
+};
+
+const struct api_field api_metrics[] = {
+	REQUIRED("metrics_path", API_STRING),
+	OPTIONAL("emit_id", API_BOOL),
+	OPTIONAL("properties", API_OBJECT),
+	END,
+};
+
+const struct api_field api_action[] = {
+	{ "action_type", API_ENUM, true, "FlushMetrics|InstanceStart|SendCtrlAltDel" },
+	END,
+};
+
+const struct api_field api_vm[] = { { "state", API_ENUM, true, "Paused|Resumed" }, END };
+
+const struct api_field api_balloon[] = {
+	REQUIRED("amount_mib", API_U32),
+	REQUIRED("deflate_on_oom", API_BOOL),
+	OPTIONAL("stats_polling_interval_s", API_U16),
+	OPTIONAL("free_page_hinting", API_BOOL),
+	OPTIONAL("free_page_reporting", API_BOOL),
+	END,
+};
+
+const struct api_field api_balloon_update[] = { REQUIRED("amount_mib", API_U32), END };
+const struct api_field api_balloon_stats[] = { REQUIRED("stats_polling_interval_s", API_U16), END };
+const struct api_field api_balloon_hinting[] = { OPTIONAL("acknowledge_on_stop", API_BOOL), END };
+
+const struct api_field api_pmem[] = {
+	REQUIRED("id", API_STRING),	    REQUIRED("path_on_host", API_STRING),
+	OPTIONAL("root_device", API_BOOL),  OPTIONAL("read_only", API_BOOL),
+	PART("rate_limiter", rate_limiter), END,
+};
+
+const struct api_field api_pmem_update[] = {
+	REQUIRED("id", API_STRING),
+	PART("rate_limiter", rate_limiter),
+	END,
+};
+
+const struct api_field api_memory_hotplug[] = {
+	REQUIRED("total_size_mib", API_U64),
+	OPTIONAL("slot_size_mib", API_U64),
+	OPTIONAL("block_size_mib", API_U64),
+	END,
+};
+
+const struct api_field api_memory_update[] = { REQUIRED("requested_size_mib", API_U64), END };
+
+const struct api_field api_mmds_config[] = {
+	CHOICE("version", "V1|V2"),
+	REQUIRED("network_interfaces", API_STRINGS),
+	OPTIONAL("ipv4_address", API_STRING),
+	OPTIONAL("imds_compat", API_BOOL),
+	END,
+};
+
+const struct api_field api_snapshot_create[] = {
+	CHOICE("snapshot_type", "Diff|Full"),
+	REQUIRED("snapshot_path", API_STRING),
+	REQUIRED("mem_file_path", API_STRING),
+	END,
+};
+
+static const struct api_field memory_backend[] = {
+	REQUIRED("backend_path", API_STRING),
+	{ "backend_type", API_ENUM, true, "File|Uffd" },
+	END,
+};
+
+static const struct api_field network_override[] = {
+	REQUIRED("iface_id", API_STRING),
+	REQUIRED("host_dev_name", API_STRING),
+	END,
+};
+
+static const struct api_field vsock_override[] = { REQUIRED("uds_path", API_STRING), END };
+
+const struct api_field api_snapshot_load[] = {
+	REQUIRED("snapshot_path", API_STRING),
+	OPTIONAL("mem_file_path", API_STRING),
+	PART("mem_backend", memory_backend),
+	OPTIONAL("enable_diff_snapshots", API_BOOL),
+	OPTIONAL("track_dirty_pages", API_BOOL),
+	OPTIONAL("resume_vm", API_BOOL),
+	{ "network_overrides", API_ARRAY, false, NULL, network_override },
+	PART("vsock_override", vsock_override),
+	OPTIONAL("clock_realtime", API_BOOL),
+	CHOICE("huge_pages", "Snapshot|None|Transparent|2M"),
+	END,
+};
+
+const struct api_field api_cpu_config[] = {
+	OPTIONAL("kvm_capabilities", API_STRINGS),
+	{ "cpuid_modifiers", API_ARRAY },
+	{ "msr_modifiers", API_ARRAY },
+	{ "reg_modifiers", API_ARRAY },
+	{ "vcpu_features", API_ARRAY },
+	END,
+};
+
+/* Any JSON at all: MMDS. */
+const struct api_field api_anything[] = { END };
+
+/* ---- the check ---- */
+
+/* What @v is, as serde says it: `string "x"`, `integer `7``. */
+static void describe(char *buf, size_t size, const json_t *v)
+{
+	switch (json_typeof(v)) {
+	case JSON_STRING:
+		snprintf(buf, size, "string \"%.60s\"", json_string_value(v));
+		break;
+	case JSON_INTEGER:
+		snprintf(buf, size, "integer `%lld`", (long long)json_integer_value(v));
+		break;
+	case JSON_REAL:
+		snprintf(buf, size, "floating point `%g`", json_real_value(v));
+		break;
+	case JSON_TRUE:
+	case JSON_FALSE:
+		snprintf(buf, size, "boolean `%s`", json_is_true(v) ? "true" : "false");
+		break;
+	case JSON_NULL:
+		snprintf(buf, size, "null");
+		break;
+	case JSON_OBJECT:
+		snprintf(buf, size, "map");
+		break;
+	case JSON_ARRAY:
+		snprintf(buf, size, "sequence");
+		break;
+	}
+}
+
+static int wrong_type(const json_t *v, const char *expected, struct error *err)
+{
+	char what[100];
+
+	describe(what, sizeof(what), v);
+	return error_set(err, -EINVAL, "invalid type: %s, expected %s", what, expected);
+}
+
+static int check_integer(const json_t *v, enum api_type type, struct error *err)
+{
+	static const struct {
+		const char *name;
+		json_int_t max;
+	} kind[] = {
+		[API_U8] = { "u8", UINT8_MAX },
+		[API_U16] = { "u16", UINT16_MAX },
+		[API_U32] = { "u32", UINT32_MAX },
+		[API_U64] = { "u64", INT64_MAX },
+	};
+	json_int_t n = json_integer_value(v);
+
+	if (!json_is_integer(v))
+		return wrong_type(v, kind[type].name, err);
+	if (n < 0 || n > kind[type].max)
+		return error_set(err, -EINVAL, "invalid value: integer `%lld`, expected %s",
+				 (long long)n, kind[type].name);
+	return 0;
+}
+
+/* "A|B|C" as "`A`, `B`, `C`", or for two "`A` or `B`". */
+static void list_words(char *buf, size_t size, const char *words)
+{
+	bool two = strchr(words, '|') && strchr(words, '|') == strrchr(words, '|');
+	size_t len = 0;
+
+	if (strchr(words, '|') && !two)
+		len = snprintf(buf, size, "one of ");
+	while (*words && len < size) {
+		size_t n = strcspn(words, "|");
+
+		len += snprintf(buf + len, size - len, "`%.*s`%s", (int)n, words,
+				!words[n] ? ""
+				: two	  ? " or "
+					  : ", ");
+		words += n + (words[n] != '\0');
+	}
+}
+
+static int check_word(const json_t *v, const char *words, struct error *err)
+{
+	const char *s = json_string_value(v);
+	char known[200];
+	size_t len;
+
+	if (!s)
+		return wrong_type(v, "string or map", err);
+	len = strlen(s);
+	for (const char *w = words; w; w = strchr(w, '|') ? strchr(w, '|') + 1 : NULL)
+		if (strcspn(w, "|") == len && !strncmp(w, s, len))
+			return 0;
+	list_words(known, sizeof(known), words);
+	return error_set(err, -EINVAL, "unknown variant `%.60s`, expected %s", s, known);
+}
+
+static int check_strings(const json_t *v, struct error *err)
+{
+	const json_t *s;
+	size_t i;
+
+	if (!json_is_array(v))
+		return wrong_type(v, "a sequence", err);
+	json_array_foreach(v, i, s) if (!json_is_string(s)) return wrong_type(s, "a string", err);
+	return 0;
+}
+
+static int check_array(const json_t *v, const struct api_field *fields, struct error *err)
+{
+	const json_t *o;
+	size_t i;
+	int r = 0;
+
+	if (!json_is_array(v))
+		return wrong_type(v, "a sequence", err);
+	json_array_foreach(v, i, o) if (!r && fields) r = api_check(o, fields, err);
+	return r;
+}
+
+static int check_value(const json_t *v, const struct api_field *f, struct error *err)
+{
+	/* What may be left out may be null. */
+	if (json_is_null(v) && !f->required)
+		return 0;
+	switch (f->type) {
+	case API_STRING:
+		/* Text with a NUL in it is no path and no name. */
+		if (json_is_string(v) && strlen(json_string_value(v)) != json_string_length(v))
+			return error_set(err, -EINVAL, "invalid value: `%s` holds a NUL", f->name);
+		return json_is_string(v) ? 0 : wrong_type(v, "a string", err);
+	case API_BOOL:
+		return json_is_boolean(v) ? 0 : wrong_type(v, "a boolean", err);
+	case API_U8:
+	case API_U16:
+	case API_U32:
+	case API_U64:
+		return check_integer(v, f->type, err);
+	case API_STRINGS:
+		return check_strings(v, err);
+	case API_ARRAY:
+		return check_array(v, f->fields, err);
+	case API_ENUM:
+		return check_word(v, f->words, err);
+	case API_OBJECT:
+		break;
+	}
+	if (!json_is_object(v))
+		return wrong_type(v, "a map", err);
+	return f->fields ? api_check(v, f->fields, err) : 0;
+}
+
+static int unknown_field(const char *name, const struct api_field *fields, struct error *err)
+{
+	char words[400] = "", known[400];
+	size_t len = 0;
+
+	for (const struct api_field *f = fields; f->name && len < sizeof(words); f++)
+		len += snprintf(words + len, sizeof(words) - len, "%s%s", len ? "|" : "", f->name);
+	list_words(known, sizeof(known), words);
+	return error_set(err, -EINVAL, "unknown field `%.40s`, expected %.250s", name, known);
+}
+
+int api_check(const json_t *body, const struct api_field *fields, struct error *err)
+{
+	const struct api_field *f;
+	const char *name;
+	const json_t *v;
+	int r;
+
+	if (fields == api_anything)
+		return 0;
+	if (!json_is_object(body))
+		return wrong_type(body, "a map", err);
+	json_object_foreach((json_t *)body, name, v)
+	{
+		for (f = fields; f->name && strcmp(f->name, name); f++)
+			;
+		r = f->name ? check_value(v, f, err) : unknown_field(name, fields, err);
+		if (r < 0)
+			return r;
+	}
+	for (f = fields; f->name; f++)
+		if (f->required && !json_object_get(body, f->name))
+			return error_set(err, -EINVAL, "missing field `%s`", f->name);
+	return 0;
+}

@@ -1,0 +1,362 @@
+/*
+ * wisp-api - Firecracker's REST API for one microVM. Run by `wisp api`, and by wisp under the name
+ * `firecracker`; takes Firecracker's arguments. See docs/firecracker.md.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "helpers/api.h"
+
+/* Firecracker's exit statuses. */
+#define STATUS_ERROR	  1
+#define STATUS_BAD_CONFIG 152
+#define STATUS_ARGUMENTS  153
+
+#define DEFAULT_SOCK "/run/firecracker.socket"
+
+enum {
+	API_SOCK = 256,
+	ID,
+	CONFIG_FILE,
+	METADATA,
+	NO_API,
+	LOG_PATH,
+	LEVEL,
+	MODULE,
+	SHOW_LEVEL,
+	SHOW_ORIGIN,
+	METRICS_PATH,
+	BOOT_TIMER,
+	NO_SECCOMP,
+	SECCOMP_FILTER,
+	START_TIME,
+	PAYLOAD,
+	MMDS_LIMIT,
+	ENABLE_PCI,
+	VERSION,
+	SNAPSHOT_VERSION,
+	DESCRIBE_SNAPSHOT,
+	HELP,
+};
+
+static const struct option options[] = {
+	{ "api-sock", required_argument, NULL, API_SOCK },
+	{ "id", required_argument, NULL, ID },
+	{ "config-file", required_argument, NULL, CONFIG_FILE },
+	{ "metadata", required_argument, NULL, METADATA },
+	{ "no-api", no_argument, NULL, NO_API },
+	{ "log-path", required_argument, NULL, LOG_PATH },
+	{ "level", required_argument, NULL, LEVEL },
+	{ "module", required_argument, NULL, MODULE },
+	{ "show-level", no_argument, NULL, SHOW_LEVEL },
+	{ "show-log-origin", no_argument, NULL, SHOW_ORIGIN },
+	{ "metrics-path", required_argument, NULL, METRICS_PATH },
+	{ "boot-timer", no_argument, NULL, BOOT_TIMER },
+	{ "no-seccomp", no_argument, NULL, NO_SECCOMP },
+	{ "seccomp-filter", required_argument, NULL, SECCOMP_FILTER },
+	{ "start-time-us", required_argument, NULL, START_TIME },
+	{ "start-time-cpu-us", required_argument, NULL, START_TIME },
+	{ "parent-cpu-time-us", required_argument, NULL, START_TIME },
+	{ "http-api-max-payload-size", required_argument, NULL, PAYLOAD },
+	{ "mmds-size-limit", required_argument, NULL, MMDS_LIMIT },
+	{ "enable-pci", no_argument, NULL, ENABLE_PCI },
+	{ "version", no_argument, NULL, VERSION },
+	{ "snapshot-version", no_argument, NULL, SNAPSHOT_VERSION },
+	{ "describe-snapshot", required_argument, NULL, DESCRIBE_SNAPSHOT },
+	{ "help", no_argument, NULL, HELP },
+	{ 0 },
+};
+
+static void print_help(void)
+{
+	printf("usage: wisp api [OPTION]...\n\noptions:\n");
+	for (const struct option *o = options; o->name; o++)
+		printf("  --%s%s\n", o->name, o->has_arg ? " VALUE" : "");
+}
+
+static bool parse_size(const char *text, size_t *ret)
+{
+	char *end;
+	unsigned long long n = strtoull(text, &end, 10);
+
+	if (*end || end == text || *text == '-' || n == 0)
+		return false;
+	*ret = n;
+	return true;
+}
+
+/* Firecracker's ids: up to 64 letters, digits and dashes. */
+static bool is_instance_id(const char *id)
+{
+	size_t len = strlen(id);
+
+	return len >= 1 && len <= 64 &&
+	       strspn(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-") == len;
+}
+
+static int bad_arguments(const char *what)
+{
+	fprintf(stderr, "wisp: api: %s\n", what);
+	return STATUS_ARGUMENTS;
+}
+
+/* Returns -1 to go on, or the exit status. */
+static int parse(struct api_options *o, int argc, char **argv)
+{
+	bool good = true;
+	int c;
+
+	while (good && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (c) {
+		case API_SOCK:
+			o->api_sock = optarg;
+			break;
+		case ID:
+			o->id = optarg;
+			good = is_instance_id(optarg);
+			break;
+		case CONFIG_FILE:
+			o->config_file = optarg;
+			break;
+		case METADATA:
+			o->metadata = optarg;
+			break;
+		case NO_API:
+			o->no_api = true;
+			break;
+		case LOG_PATH:
+			o->log_path = optarg;
+			break;
+		case LEVEL:
+			o->level = optarg;
+			break;
+		case SHOW_LEVEL:
+			o->show_level = true;
+			break;
+		case SHOW_ORIGIN:
+			o->show_origin = true;
+			break;
+		case METRICS_PATH:
+			o->metrics_path = optarg;
+			break;
+		case NO_SECCOMP:
+			o->no_sandbox = true;
+			break;
+		case PAYLOAD:
+			good = parse_size(optarg, &o->payload_limit);
+			break;
+		case MMDS_LIMIT:
+			good = parse_size(optarg, &o->mmds_limit);
+			break;
+		case ENABLE_PCI:
+			o->enable_pci = true;
+			break;
+		case VERSION:
+			printf("Firecracker v" API_VERSION "\n\n");
+			return 0;
+		case HELP:
+			print_help();
+			return 0;
+		case SECCOMP_FILTER:
+			return bad_arguments("--seccomp-filter: wisp has filters of its own");
+		case SNAPSHOT_VERSION:
+		case DESCRIBE_SNAPSHOT:
+			return bad_arguments("there are no snapshots behind this API yet");
+		case MODULE:
+		case BOOT_TIMER:
+		case START_TIME:
+			break; /* what they ask for is not measured; they change nothing else */
+		default:
+			return STATUS_ARGUMENTS;
+		}
+	}
+	if (!good)
+		return bad_arguments("an option's value is not allowed");
+	if (optind < argc)
+		return bad_arguments("takes options only");
+	if (o->no_api && !o->config_file)
+		return bad_arguments("--no-api needs --config-file");
+	if (!o->mmds_limit)
+		o->mmds_limit = o->payload_limit;
+	return -1;
+}
+
+static int open_socket(const char *path, struct error *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return error_usage(err, -ENAMETOOLONG, "--api-sock '%s': %m", path);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd >= 0 && bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 && listen(fd, 64) == 0)
+		return fd;
+	error_usage(err, -errno,
+		    "Failed to open the API socket at: %s. Check that it is not already used: %m",
+		    path);
+	if (fd >= 0)
+		close(fd);
+	return err->code;
+}
+
+/* What the options say that requests could say too. */
+static int apply_options(struct api *api, struct error *err)
+{
+	const struct api_options *o = &api->options;
+	struct api_answer answer = { 0 };
+	json_t *body;
+
+	if (o->log_path || o->level) {
+		body = json_pack("{s:s*, s:s*}", "log_path", o->log_path, "level", o->level);
+		api_put_logger(api, NULL, body, &answer);
+		json_decref(body);
+	}
+	if (o->metrics_path && answer.status < 400) {
+		body = json_pack("{s:s}", "metrics_path", o->metrics_path);
+		api_put_metrics(api, NULL, body, &answer);
+		json_decref(body);
+	}
+	if (answer.status >= 400) {
+		error_usage(err, -EINVAL, "%s",
+			    json_string_value(json_object_get(answer.body, "fault_message")));
+		json_decref(answer.body);
+		return -EINVAL;
+	}
+	if (o->metadata) {
+		api->mmds = json_load_file(o->metadata, 0, NULL);
+		if (!json_is_object(api->mmds))
+			return error_usage(err, -EINVAL, "--metadata '%s': no JSON object",
+					   o->metadata);
+	}
+	return 0;
+}
+
+static int open_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	return signalfd(-1, &set, SFD_CLOEXEC);
+}
+
+/* Until the microVM ends, or a signal comes. Returns the exit status. */
+static int serve(struct api *api, struct api_http *http, int signals)
+{
+	struct signalfd_siginfo info;
+	int status;
+
+	for (;;) {
+		struct pollfd p[] = {
+			{ .fd = http ? api_http_fd(http) : -1, .events = POLLIN },
+			{ .fd = signals, .events = POLLIN },
+			{ .fd = api->child_fd, .events = POLLIN },
+			{ .fd = api->child_words, .events = POLLIN },
+		};
+
+		if (poll(p, ARRAY_SIZE(p), http ? api_http_timeout_ms(http) : -1) < 0)
+			continue;
+		if (http)
+			api_http_run(http);
+		if (p[3].revents)
+			api_pass_words(api);
+		if (p[2].revents) {
+			status = api_reap(api);
+			api_flush_metrics(api);
+			api_log(api, status ? "Error" : "Info",
+				status ? "Firecracker exiting with error. exit_code=%d"
+				       : "Firecracker exiting successfully. exit_code=%d",
+				status);
+			return status;
+		}
+		if (p[1].revents && read(signals, &info, sizeof(info)) == sizeof(info)) {
+			api_stop(api);
+			return 128 + (int)info.ssi_signo;
+		}
+	}
+}
+
+static int run(struct api *api, struct error *err)
+{
+	const struct api_options *o = &api->options;
+	struct api_http *http = NULL;
+	int listen_fd = -1, signals, status, r;
+
+	r = api_resources_init(api);
+	if (!r)
+		r = apply_options(api, err);
+	if (r < 0)
+		return r;
+	api_log(api, "Info", "Running Firecracker v" API_VERSION);
+	if (o->config_file) {
+		r = api_load_config(api, o->config_file, err);
+		if (r < 0)
+			return r;
+	}
+	if (!o->no_api) {
+		listen_fd = open_socket(o->api_sock, err);
+		if (listen_fd < 0)
+			return listen_fd;
+		r = api_http_create(&http, api, listen_fd, err);
+	}
+	signals = open_signals();
+	if (!r && o->config_file)
+		r = api_start(api, err);
+	if (!r) {
+		if (http)
+			api_log(api, "Info", "API server started.");
+		status = serve(api, http, signals);
+	} else {
+		status = r;
+	}
+	api_http_free(http);
+	if (listen_fd >= 0)
+		unlink(o->api_sock);
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	struct api api = {
+		.options = {
+			.api_sock = DEFAULT_SOCK,
+			.id = "anonymous-instance",
+			.payload_limit = API_DEFAULT_PAYLOAD,
+		},
+		.log_fd = STDOUT_FILENO,
+		.metrics_fd = -1,
+		.child_fd = -1,
+		.child_words = -1,
+		.control = -1,
+	};
+	struct error err = { 0 };
+	int status;
+
+	signal(SIGPIPE, SIG_IGN);
+	status = parse(&api.options, argc, argv);
+	if (status >= 0)
+		return status;
+	status = run(&api, &err);
+	if (status < 0) {
+		error_print(&err);
+		api_log(&api, "Error", "%s", err.msg);
+		status = err.kind == ERROR_USAGE && api.options.config_file ? STATUS_BAD_CONFIG
+									    : STATUS_ERROR;
+	}
+	if (api.control >= 0)
+		close(api.control);
+	api_resources_done(&api);
+	return status;
+}
