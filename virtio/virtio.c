@@ -657,5 +657,7 @@ void virtio_free(struct virtio_device *dev)
 	if (!dev)
 		return;
 	reset_device(dev, false);
+	/* A pause may have drained what the message was to: it must not arrive any more. */
+	loop_unpost(dev->loop, &dev->reset_task);
 	dev->ops->free(dev);
 }

@@ -717,6 +717,21 @@ struct post {
 	sem_t ran;
 };
 
+static void what_is_taken_back_does_not_run(void **state)
+{
+	struct loop *loop = *state;
+	struct task t = { .task.run = task_run, .loop = loop };
+
+	loop_unpost(loop, &t.task);
+	loop_post(loop, &t.task);
+	loop_unpost(loop, &t.task);
+	assert_int_equal(loop_run_once(loop, 0), 0);
+	assert_int_equal(t.runs, 0);
+	loop_post(loop, &t.task);
+	assert_int_equal(loop_run_once(loop, 0), 1);
+	assert_int_equal(t.runs, 1);
+}
+
 static void post_ran(struct loop_task *task)
 {
 	struct post *p = container_of(task, struct post, task);
@@ -862,6 +877,7 @@ int main(void)
 		loop_test(signals_reach_eventfds),
 		cmocka_unit_test(timers_follow_a_virtual_clock),
 		loop_test(timers_end_a_wait),
+		loop_test(what_is_taken_back_does_not_run),
 		loop_test(deferred_tasks_run_once_before_the_next_wait),
 		loop_test(calls_from_other_threads_are_answered),
 		loop_test(posts_wake_a_sleeping_loop_every_time),

@@ -237,6 +237,26 @@ static void pci_driver_that_does_not_wait_is_made_to(void **state)
 	echo_end(&f);
 }
 
+/* Its message would come to a device that was freed. */
+static void reset_that_nobody_waited_for_leaves_no_message(void **state)
+{
+	struct echo_machine f;
+
+	echo_begin(&f, LOOP_AUTO,
+		   &(struct fake_driver_config){ .transport = FAKE_PCI, .no_driver_ok = true });
+	/* Running, but with no queue: none of its own waits runs the loop at the end. */
+	fake_set_status(&f.d, 0);
+	virtio_set_features(&f.e->dev, 1, 1u << (VIRTIO_F_VERSION_1 - 32));
+	virtio_set_status(&f.e->dev, VIRTIO_CONFIG_S_FEATURES_OK, false);
+	virtio_set_status(&f.e->dev, VIRTIO_CONFIG_S_DRIVER_OK, false);
+	virtio_set_status(&f.e->dev, 0, true);
+	loop_run_once(f.vm.loop, 0);
+	/* Drained, and the driver did not look: the end resets it once more. */
+	fake_driver_done(&f.d);
+	assert_int_equal(loop_run_once(f.vm.loop, 0), 0);
+	fake_vm_done(&f.vm);
+}
+
 static unsigned open_descriptors(void)
 {
 	DIR *dir = opendir("/proc/self/fd");
@@ -470,6 +490,7 @@ int main(void)
 		cmocka_unit_test(reset_waits_for_what_is_in_flight),
 		cmocka_unit_test(pci_status_reads_non_zero_until_drained),
 		cmocka_unit_test(pci_driver_that_does_not_wait_is_made_to),
+		cmocka_unit_test(reset_that_nobody_waited_for_leaves_no_message),
 		cmocka_unit_test(resets_leak_no_descriptor_and_no_doorbell),
 		cmocka_unit_test(doorbell_that_exits_kicks_too),
 		cmocka_unit_test(pause_drains_and_resume_loses_nothing),

@@ -365,6 +365,15 @@ void loop_post(struct loop *loop, struct loop_task *task)
 		wake(loop);
 }
 
+void loop_unpost(struct loop *loop, struct loop_task *task)
+{
+	pthread_mutex_lock(&loop->lock);
+	if (task->queued)
+		list_del(&task->link);
+	task->queued = false;
+	pthread_mutex_unlock(&loop->lock);
+}
+
 static bool has_tasks(struct loop *loop)
 {
 	bool any;

@@ -181,6 +181,9 @@ void loop_defer(struct loop *loop, struct loop_task *task);
 /* As loop_defer(), from any thread; wakes the loop. Queuing a queued task does nothing. */
 void loop_post(struct loop *loop, struct loop_task *task);
 
+/* Take @task back if it has not begun. On the loop's thread, or while nobody runs the loop. */
+void loop_unpost(struct loop *loop, struct loop_task *task);
+
 /*
  * Run fn(arg) on the loop's thread and return its result; waits for it. From
  * the loop's own thread (see loop_is_mine()) it is a plain call. The caller
