@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat pause resume stop kill change console api doctor switch help version"
+		_wisp_words "run ls stat pause resume stop kill change console api balloon doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -92,6 +92,12 @@ _wisp()
 				return ;;
 			esac
 			return ;;
+		--balloon)
+			case $cur in *,*)
+				_wisp_keys "deflate-on-oom= reporting="
+				return ;;
+			esac
+			return ;;
 		--transport)
 			_wisp_words "pci mmio"
 			return ;;
@@ -139,7 +145,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --wait-gdb --detach --run-dir --ready-fd --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --wait-gdb --detach --run-dir --ready-fd --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	ls)
@@ -247,6 +253,14 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--api-sock --config-file --no-api --id --log-path --level --show-level --metrics-path --metadata --http-api-max-payload-size --mmds-size-limit --enable-pci --no-seccomp --version --help" ;;
+		esac ;;
+	balloon)
+		case $prev in
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --json --help" ;;
 		esac ;;
 	doctor)
 		case $prev in

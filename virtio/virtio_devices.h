@@ -63,4 +63,11 @@ int virtio_rng_create(struct virtio_device **ret_dev, const struct virtio_params
 int virtio_vsock_create(struct virtio_device **ret_dev, const struct virtio_params *common,
 			uint64_t cid, int listen_fd, int broker_fd, struct error *err);
 
+/*
+ * Connect the stream socket @fd to @port of the guest, as if it had said CONNECT:
+ * its peer hears "OK PORT\n", or the end. Becomes the device's, also when that
+ * fails. -ENOTCONN: the guest has no driver now. On the device's loop.
+ */
+int virtio_vsock_connect(struct virtio_device *dev, int fd, uint32_t port);
+
 #endif

@@ -200,6 +200,23 @@ static void receive_packets(struct virtio_vsock *vs)
 	vsock_pump(vs);
 }
 
+int virtio_vsock_connect(struct virtio_device *dev, int fd, uint32_t port)
+{
+	struct virtio_vsock *vs = vsock_of(dev);
+	struct vsock_conn *c = NULL;
+
+	if (vsock_has_guest(vs))
+		c = vsock_conn_create(vs, VSOCK_REQUESTED, fd);
+	if (!c) {
+		close(fd);
+		return vsock_has_guest(vs) ? -EMFILE : -ENOTCONN;
+	}
+	vsock_host_request(c, port);
+	vsock_conn_wake(c);
+	vsock_pump(vs);
+	return 0;
+}
+
 /* ---- the device ---- */
 
 static void vsock_kick(struct virtio_device *dev, unsigned queue)

@@ -82,17 +82,9 @@ static bool parse_hello(const char *line, uint32_t *ret_port)
 	return true;
 }
 
-static void request(struct vsock_conn *c)
+void vsock_host_request(struct vsock_conn *c, uint32_t port)
 {
-	struct virtio_vsock *vs = c->vs;
-	uint32_t port;
-
-	/* Nobody there to be asked. A paused guest will be. */
-	if (!parse_hello(c->line, &port) || !(vs->dev.running || vs->dev.paused)) {
-		vsock_conn_close(c);
-		return;
-	}
-	vsock_conn_name(c, port, free_port(vs, port));
+	vsock_conn_name(c, port, free_port(c->vs, port));
 	c->state = VSOCK_REQUESTED;
 	c->to_send |= VSOCK_SEND_REQUEST;
 }
@@ -100,6 +92,7 @@ static void request(struct vsock_conn *c)
 void vsock_host_hello(struct vsock_conn *c)
 {
 	char text[sizeof(c->line)], *end;
+	uint32_t port;
 	size_t room = sizeof(c->line) - 1 - c->line_len, take;
 	ssize_t n = recv(c->fd, text, room, MSG_DONTWAIT | MSG_PEEK);
 
@@ -121,7 +114,10 @@ void vsock_host_hello(struct vsock_conn *c)
 	if (!end)
 		return;
 	c->line[c->line_len - 1] = '\0';
-	request(c);
+	if (parse_hello(c->line, &port) && vsock_has_guest(c->vs))
+		vsock_host_request(c, port);
+	else
+		vsock_conn_close(c);
 }
 
 void vsock_host_answer(struct vsock_conn *c)

@@ -122,6 +122,12 @@ static inline bool vsock_is_running(const struct virtio_vsock *vs)
 	return vs->dev.running && !vs->dev.stopping;
 }
 
+/* Is there a driver that could be asked? A paused one will be. */
+static inline bool vsock_has_guest(const struct virtio_vsock *vs)
+{
+	return vs->dev.running || (vs->dev.paused && vs->dev.status & VIRTIO_CONFIG_S_DRIVER_OK);
+}
+
 /* Fill the driver's receive buffers with what connections have for it. */
 void vsock_pump(struct virtio_vsock *vs);
 
@@ -167,6 +173,9 @@ void vsock_host_listen(struct virtio_vsock *vs);
 
 /* The hello may have come: read on, up to the end of its line and no further. */
 void vsock_host_hello(struct vsock_conn *c);
+
+/* Ask the guest for a connection to its @port. */
+void vsock_host_request(struct vsock_conn *c, uint32_t port);
 
 /* The guest has accepted: tell the host. */
 void vsock_host_answer(struct vsock_conn *c);

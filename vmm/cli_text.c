@@ -1,5 +1,6 @@
 /* The verbs, and what is said about them beside their options. */
 #include "vmm/cli.h"
+#include "vmm/cli_guest.h"
 
 #include "vmm/cli_control.h"
 #include "vmm/doctor.h"
@@ -76,6 +77,10 @@ const struct cli_verb cli_verbs[] = {
 	  "Takes Firecracker's options, and is what wisp does under the name firecracker. "
 	  "docs/firecracker.md says what is answered as Firecracker answers it.",
 	  api_options, .main = api_main },
+	{ "balloon", "[OPTION]... ID [SIZE]", "Show or set how much memory a guest gives up",
+	  "For microVMs with --balloon. With SIZE the guest is asked to give up so much, or to take "
+	  "back what is more; it does so as it can. Statistics are as the guest tells them.",
+	  balloon_options, .main = balloon_main },
 	{ "doctor", "[--json]", "Say what this host can do, and how to mend what it cannot",
 	  "Prints a line for each thing that microVMs need or can make use of: ok, warn (works, "
 	  "but not as well as it could) or missing, with a line on how to mend it. The status is 0 "

@@ -261,11 +261,7 @@ static int check_vsock(const struct machine_config *c, struct error *err)
 {
 	const size_t max = sizeof(((struct sockaddr_un *)NULL)->sun_path) - VSOCK_SUFFIX_BYTES - 1;
 
-	if (!c->vsock_present)
-		return 0;
-	if (!c->vsock.path)
-		return error_usage(err, -EINVAL, "--vsock: path=SOCKET is missing");
-	if (strlen(c->vsock.path) > max)
+	if (c->vsock.path && strlen(c->vsock.path) > max)
 		return error_usage(err, -ENAMETOOLONG,
 				   "--vsock: path '%s' is longer than %zu bytes", c->vsock.path,
 				   max);
@@ -304,6 +300,8 @@ int config_validate(struct machine_config *c, struct error *err)
 		r = check_vsock(c, err);
 	for (unsigned i = 0; i < c->num_shares && !r; i++)
 		r = check_share(c, i, err);
+	if (!r && c->balloon.bytes > c->memory_bytes)
+		r = error_usage(err, -ERANGE, "--balloon: more than --memory");
 	if (r < 0)
 		return r;
 	if ((c->uid || c->gid) && c->sandbox == SANDBOX_OFF)

@@ -98,6 +98,11 @@ struct config_vsock {
 	char *path;
 };
 
+struct config_balloon {
+	uint64_t bytes; /* to begin with */
+	bool deflate_on_oom, reporting;
+};
+
 struct machine_config {
 	char **args; /* what all this was made of, for a saved machine (vmm/config_state.h) */
 	unsigned num_args;
@@ -124,6 +129,8 @@ struct machine_config {
 	bool vsock_present;
 	struct config_share share[CONFIG_MAX_SHARES];
 	unsigned num_shares;
+	struct config_balloon balloon;
+	bool balloon_present;
 
 	struct config_char serial;  /* where the UART ends */
 	struct config_char console; /* virtio-console port 0; default: STDIO */

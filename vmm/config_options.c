@@ -94,9 +94,9 @@ const struct config_item config_run_options[] = {
 	  "A network interface: user is NAT without root, with DHCP and DNS; tap is an interface "
 	  "of the host; switch joins the guests of `wisp switch NAME` (user). May be repeated",
 	  CONFIG_CUSTOM, .repeat = true, .parse = config_parse_net, .keys = config_net_keys },
-	{ "--vsock", "path=SOCKET[,cid=N]",
-	  "Stream sockets between host and guest, by Firecracker's convention", CONFIG_CUSTOM,
-	  .parse = config_parse_vsock, .keys = config_vsock_keys },
+	{ "--vsock", "[KEY=VALUE,...]",
+	  "Stream sockets between host and guest", CONFIG_CUSTOM,
+	  .optional = true, .parse = config_parse_vsock, .keys = config_vsock_keys },
 	{ "--share", "DIR:TAG[,KEY=VALUE]...",
 	  "A directory of the host's, which the guest mounts by its tag: 'mount -t virtiofs TAG "
 	  "/mnt'. Files have the owners they have on the host. May be repeated",
@@ -105,6 +105,11 @@ const struct config_item config_run_options[] = {
 	  "A directory as the guest's root file system, over virtio-fs: for kernels that have its "
 	  "driver built in, or an initial RAM disk that loads it (tag: rootfs)",
 	  CONFIG_CUSTOM, .parse = config_parse_rootfs, .keys = config_share_keys },
+	{ "--balloon", "[SIZE][,KEY=VALUE]...",
+	  "A memory balloon, of SIZE to begin with (0); also, the guest tells of its free pages, "
+	  "which go back to the host",
+	  CONFIG_CUSTOM, .optional = true, .parse = config_parse_balloon,
+	  .keys = config_balloon_keys },
 	{ "--transport", "pci|mmio", "How the guest finds its virtio devices (pci)", CONFIG_CHOICE,
 	  MEMBER(transport) },
 	{ "--console", "stdio|none|file=PATH|socket=PATH",

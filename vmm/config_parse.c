@@ -230,6 +230,25 @@ static bool is_switch_word(const char *arg)
 	return arg && (!strcmp(arg, "on") || !strcmp(arg, "off"));
 }
 
+/* Is @text, as far as can be seen, KEY=VALUE with a key of @o's? */
+static bool begins_with_key(const struct config_item *o, const char *text)
+{
+	size_t len = strcspn(text, "=");
+
+	for (const struct config_item *k = o->keys; k && k->name; k++)
+		if (text[len] && strlen(k->name) == len && !strncmp(k->name, text, len))
+			return true;
+	return false;
+}
+
+/* Is the word @next, where there is one, the value of @o? */
+static bool takes_word(const struct config_item *o, const char *next)
+{
+	if (o->optional)
+		return next && (isdigit((unsigned char)*next) || begins_with_key(o, next));
+	return o->kind != CONFIG_FLAG || is_switch_word(next);
+}
+
 /* Parse the option argv[i]; returns how many arguments it took, or -errno. */
 static int parse_option(struct config_parse *p, char *const *argv, int argc)
 {
@@ -251,7 +270,7 @@ static int parse_option(struct config_parse *p, char *const *argv, int argc)
 
 	if (value && !o->value)
 		return config_fail(p, "takes no value");
-	if (!value && o->value && (o->kind != CONFIG_FLAG || is_switch_word(next))) {
+	if (!value && o->value && takes_word(o, next)) {
 		if (!next)
 			return config_fail(p, "needs a value: %s", o->value);
 		value = next;

@@ -40,7 +40,8 @@ struct config_item {
 	enum config_kind kind;
 	size_t offset; /* of the member in the struct that is filled */
 	uint64_t min, max;
-	bool repeat; /* may be given more than once */
+	bool repeat;   /* may be given more than once */
+	bool optional; /* the value may be left out; a word that is one has a digit or key first */
 	/* CUSTOM: @target is the struct; @value is NULL when nothing was given. */
 	int (*parse)(struct config_parse *p, const char *value, void *target);
 	/* The keys that the value may end in, up to one without a name. */
@@ -52,6 +53,7 @@ extern const struct config_item config_run_options[];
 extern const struct config_item config_disk_keys[];
 extern const struct config_item config_net_keys[];
 extern const struct config_item config_vsock_keys[];
+extern const struct config_item config_balloon_keys[];
 extern const struct config_item config_share_keys[];
 
 /*
@@ -90,6 +92,9 @@ int config_parse_serial(struct config_parse *p, const char *value, void *target)
 int config_parse_console(struct config_parse *p, const char *value, void *target);
 /* Make the disk that is last the first, keeping the order of the others. */
 void config_disk_to_front(struct machine_config *c);
+
+/* config_balloon.c */
+int config_parse_balloon(struct config_parse *p, const char *value, void *target);
 
 /* config_vsock.c */
 int config_parse_vsock(struct config_parse *p, const char *value, void *target);

@@ -6,6 +6,7 @@
 
 #include "virtio/virtio_devices.h"
 #include "vmm/control.h"
+#include "vmm/control_guest.h"
 #include "vmm/machine_internal.h"
 
 /* How long the guest may take to power off before it is made to, in seconds; and at most. */
@@ -174,5 +175,7 @@ const struct control_verb control_verbs[] = {
 	{ "stop", verb_stop },
 	{ "kill", verb_kill },
 	{ "change-disk", control_change_disk },
+	{ "balloon", control_balloon },
+	{ "connect", control_connect_guest },
 	{ 0 },
 };

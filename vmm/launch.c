@@ -84,7 +84,7 @@ static int open_vsock(const struct machine_config *c, struct machine_files *file
 {
 	int pair[2];
 
-	if (!c->vsock_present)
+	if (!c->vsock.path)
 		return 0;
 	files->vsock_listen = vsock_listen(c->vsock.path, err);
 	if (files->vsock_listen < 0)

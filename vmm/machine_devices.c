@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "virtio/virtio_balloon.h"
 #include "virtio/virtio_devices.h"
 #include "vmm/machine_internal.h"
 
@@ -265,14 +266,27 @@ static int add_console(struct machine *m, struct error *err)
 static int add_vsock(struct machine *m, struct machine_files *files, struct error *err)
 {
 	struct virtio_params params = common_params(m, "vsock0");
-	struct virtio_device *dev;
-	int r = virtio_vsock_create(&dev, &params, m->config->vsock.cid, files->vsock_listen,
+	int r = virtio_vsock_create(&m->vsock, &params, m->config->vsock.cid, files->vsock_listen,
 				    files->vsock_broker, err);
 
 	if (r < 0)
 		return r;
 	files->vsock_listen = files->vsock_broker = -1;
-	return add_virtio(m, dev, err);
+	return add_virtio(m, m->vsock, err);
+}
+
+static int add_balloon(struct machine *m, struct error *err)
+{
+	const struct config_balloon *c = &m->config->balloon;
+	struct virtio_params params = common_params(m, "balloon0");
+	struct virtio_balloon_params balloon = {
+		.target_bytes = c->bytes,
+		.deflate_on_oom = c->deflate_on_oom,
+		.reporting = c->reporting,
+	};
+	int r = virtio_balloon_create(&m->balloon, &params, &balloon, err);
+
+	return r < 0 ? r : add_virtio(m, m->balloon, err);
 }
 
 static int add_rng(struct machine *m, struct error *err)
@@ -348,6 +362,11 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 	}
 	if (c->vsock_present) {
 		r = add_vsock(m, files, err);
+		if (r < 0)
+			return r;
+	}
+	if (c->balloon_present) {
+		r = add_balloon(m, err);
 		if (r < 0)
 			return r;
 	}

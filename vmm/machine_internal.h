@@ -13,8 +13,8 @@
 #include "vmm/machine.h"
 #include "vmm/vcpu.h"
 
-/* Disks, networks, shared directories, and one each: console, sockets, random number generator. */
-#define MACHINE_MAX_VIRTIO (CONFIG_MAX_DISKS + CONFIG_MAX_NETS + CONFIG_MAX_SHARES + 3)
+/* Disks, networks, shared directories, and one each: console, sockets, balloon, random numbers. */
+#define MACHINE_MAX_VIRTIO (CONFIG_MAX_DISKS + CONFIG_MAX_NETS + CONFIG_MAX_SHARES + 4)
 
 /* One virtio device with the transport it is behind. */
 struct machine_virtio {
@@ -44,6 +44,7 @@ struct machine {
 	struct power *power;
 	struct machine_virtio virtio[MACHINE_MAX_VIRTIO];
 	unsigned num_virtio;
+	struct virtio_device *vsock, *balloon; /* one of these, or NULL */
 
 	struct x86_cpuid *cpuid; /* as the boot processor was told, or NULL */
 	struct fw_platform platform;

@@ -583,6 +583,27 @@ static void the_users_words_come_last_or_alone(void **state)
 	expect_cmdline("--cmdline-only a=1~b", "a=1 b");
 }
 
+static void balloon_may_have_a_size(void **state)
+{
+	struct made m;
+
+	take(&m, "--balloon --memory 512M root.img");
+	assert_true(m.config.balloon_present);
+	assert_int_equal(m.config.balloon.bytes, 0);
+	assert_true(m.config.balloon.deflate_on_oom && m.config.balloon.reporting);
+	assert_int_equal(m.config.num_disks, 1);
+	config_done(&m.config);
+	take(&m, "--memory 512M --balloon 128M,reporting=off");
+	assert_int_equal(m.config.balloon.bytes, 128 * MiB);
+	assert_false(m.config.balloon.reporting);
+	config_done(&m.config);
+	take(&m, "--balloon root.img");
+	assert_int_equal(m.config.num_disks, 1);
+	config_done(&m.config);
+	refuse("--balloon 1G", "--balloon: more than --memory");
+	refuse("--balloon=x", "--balloon: 'x' is not a size such as 512M or 2G");
+}
+
 static void vsock_takes_a_path_and_a_context_id(void **state)
 {
 	struct made m;
@@ -598,9 +619,13 @@ static void vsock_takes_a_path_and_a_context_id(void **state)
 	assert_int_equal(m.config.vsock.cid, 99);
 	config_done(&m.config);
 
-	refuse("--vsock cid=3", "--vsock: path=SOCKET is missing");
+	take(&m, "--vsock root.img");
+	assert_true(m.config.vsock_present);
+	assert_null(m.config.vsock.path);
+	assert_int_equal(m.config.num_disks, 1);
+	config_done(&m.config);
 	refuse("--vsock path=a,cid=2", "--vsock: cid: 2 is out of range (3 to 4294967294)");
-	refuse("--vsock a", "--vsock: unknown key 'a' (known: cid, path)");
+	refuse("--vsock=a", "--vsock: unknown key 'a' (known: cid, path)");
 	/* A port's number must still fit behind it. */
 	snprintf(line, sizeof(line), "--vsock path=%097d", 0);
 	make(&m, line);
@@ -643,6 +668,7 @@ int main(void)
 		cmocka_unit_test(cmdline_follows_the_machine),
 		cmocka_unit_test(the_last_console_is_the_one_on_the_terminal),
 		cmocka_unit_test(the_users_words_come_last_or_alone),
+		cmocka_unit_test(balloon_may_have_a_size),
 		cmocka_unit_test(vsock_takes_a_path_and_a_context_id),
 	};
 

@@ -443,6 +443,18 @@ int guest_mem_discard(struct guest_mem *mem, uint64_t gpa, uint64_t len)
 	return 0;
 }
 
+int guest_mem_discard_host(struct guest_mem *mem, void *host, uint64_t len)
+{
+	for (unsigned i = 0; i < mem->num_ranges; i++) {
+		struct guest_mem_range *r = &mem->range[i];
+
+		if (!r->read_only &&
+		    range_inside((uintptr_t)host, len, (uintptr_t)r->host, r->size))
+			return discard_in_range(mem, r, (uint8_t *)host - r->host, len);
+	}
+	return -EFAULT;
+}
+
 /* ---- extent ---- */
 
 uint64_t guest_mem_size(const struct guest_mem *mem)

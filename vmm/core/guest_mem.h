@@ -135,6 +135,9 @@ void guest_mem_mark_dirty_host(struct guest_mem *mem, const void *host, uint64_t
  */
 int guest_mem_discard(struct guest_mem *mem, uint64_t gpa, uint64_t len);
 
+/* As above by host address, for a segment of a chain. */
+int guest_mem_discard_host(struct guest_mem *mem, void *host, uint64_t len);
+
 /* What guest_mem_save() wrote. */
 struct guest_mem_saved {
 	uint64_t size;	/* of the file, most of it holes */

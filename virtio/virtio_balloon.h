@@ -1,0 +1,46 @@
+/*
+ * The memory balloon as the host handles it. All of it on the device's loop,
+ * but creation.
+ */
+#ifndef WISP_VIRTIO_BALLOON_H
+#define WISP_VIRTIO_BALLOON_H
+
+#include <linux/virtio_balloon.h>
+
+#include "virtio/virtio.h"
+
+struct virtio_balloon_params {
+	uint64_t target_bytes; /* what the guest is asked to give up at first */
+	bool deflate_on_oom;   /* the guest may take pages back when it has no others */
+	bool reporting;	       /* it tells of its free pages by itself */
+};
+
+/* virtio 1.2, 5.5. */
+int virtio_balloon_create(struct virtio_device **ret_dev, const struct virtio_params *common,
+			  const struct virtio_balloon_params *balloon, struct error *err);
+
+struct virtio_balloon_counters {
+	uint64_t inflated, deflated, reported; /* pages, since the device was made */
+};
+
+struct virtio_balloon_info {
+	uint64_t target_bytes, actual_bytes;
+	struct virtio_balloon_counters counters;
+	uint16_t known; /* which of @stat the guest has told: 1 << VIRTIO_BALLOON_S_* */
+	uint64_t stat[VIRTIO_BALLOON_S_NR];
+	uint64_t told; /* how many times it has */
+};
+
+/* Ask the guest for a balloon of @bytes. -ERANGE: more than there is. */
+int virtio_balloon_set_target(struct virtio_device *dev, uint64_t bytes);
+
+/* As of now, statistics as the guest last told them. */
+void virtio_balloon_info(const struct virtio_device *dev, struct virtio_balloon_info *ret_info);
+
+/*
+ * Have the guest tell its statistics anew: "told" grows when it has. -ENODATA:
+ * nobody there to ask, or being asked.
+ */
+int virtio_balloon_ask_stats(struct virtio_device *dev);
+
+#endif

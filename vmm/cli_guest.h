@@ -1,0 +1,11 @@
+/* The verbs that reach into a running guest, and their options, for vmm/cli_text.c. */
+#ifndef WISP_VMM_CLI_GUEST_H
+#define WISP_VMM_CLI_GUEST_H
+
+#include "vmm/config_parse.h"
+
+extern const struct config_item balloon_options[];
+
+int balloon_main(int argc, char **argv);
+
+#endif
