@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat pause resume stop kill change console api balloon doctor switch help version"
+		_wisp_words "run ls stat pause resume stop kill change console api exec cp balloon doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -253,6 +253,30 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--api-sock --config-file --no-api --id --log-path --level --show-level --metrics-path --metadata --http-api-max-payload-size --mmds-size-limit --enable-pci --no-seccomp --version --help" ;;
+		esac ;;
+	exec)
+		case $prev in
+		-e)
+			return ;;
+		-w)
+			return ;;
+		--wait)
+			return ;;
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "-t -e -w --wait --run-dir --help" ;;
+		esac ;;
+	cp)
+		case $prev in
+		--wait)
+			return ;;
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--wait --run-dir --help" ;;
 		esac ;;
 	balloon)
 		case $prev in

@@ -77,6 +77,16 @@ const struct cli_verb cli_verbs[] = {
 	  "Takes Firecracker's options, and is what wisp does under the name firecracker. "
 	  "docs/firecracker.md says what is answered as Firecracker answers it.",
 	  api_options, .main = api_main },
+	{ "exec", "[OPTION]... ID -- COMMAND [ARGUMENT]...", "Run a command in a running guest",
+	  "For microVMs with --vsock whose guest runs wisp-agent, as the default one does. Standard "
+	  "input, output and error are the command's, byte for byte, and so is the status: 128+N "
+	  "when signal N ended it, 127 when there is no such command. Signals are passed on.",
+	  exec_options, .main = exec_main },
+	{ "cp", "[OPTION]... SOURCE DESTINATION", "Copy into a running guest, or out of one",
+	  "One of both is in a guest, as ID:PATH. Files, directories with all that is in them, and "
+	  "symbolic links, with their modes; into DESTINATION when that is a directory. For "
+	  "microVMs as for exec.",
+	  cp_options, .main = cp_main },
 	{ "balloon", "[OPTION]... ID [SIZE]", "Show or set how much memory a guest gives up",
 	  "For microVMs with --balloon. With SIZE the guest is asked to give up so much, or to take "
 	  "back what is more; it does so as it can. Statistics are as the guest tells them.",

@@ -420,6 +420,34 @@ static void connection_limit_is_kept(void **state)
 	end(&f);
 }
 
+static void socket_may_be_handed_over_instead(void **state)
+{
+	struct virtio_vsock_hdr h;
+	char text[PAGE] = "";
+	struct fixture f;
+	int pair[2];
+
+	begin(&f);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+	assert_int_equal(virtio_vsock_connect(f.d.dev, pair[1], 1024), 0);
+	assert_int_equal(write(pair[0], "at once", 7), 7);
+	h = expect(&f, VIRTIO_VSOCK_OP_REQUEST);
+	assert_int_equal(h.dst_port, 1024);
+	send_op(&f, VIRTIO_VSOCK_OP_RESPONSE, 1024, h.src_port);
+	assert_true(receive(&f, &h, text));
+	assert_memory_equal(text, "at once", 7);
+	assert_true(read(pair[0], text, sizeof(text)) > 0);
+	assert_memory_equal(text, "OK ", 3);
+	close(pair[0]);
+	/* Nobody there to accept. */
+	fake_reset(&f.d);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+	assert_int_equal(virtio_vsock_connect(f.d.dev, pair[1], 1024), -ENOTCONN);
+	assert_true(at_end(pair[0]));
+	close(pair[0]);
+	end(&f);
+}
+
 /* ---- credit ---- */
 
 static void slow_guest_is_never_sent_more_than_it_has_room_for(void **state)
@@ -901,6 +929,7 @@ int main(void)
 		cmocka_unit_test(host_connects_and_bytes_go_both_ways),
 		cmocka_unit_test(guest_connects_to_the_socket_of_the_port),
 		cmocka_unit_test(many_open_at_once),
+		cmocka_unit_test(socket_may_be_handed_over_instead),
 		cmocka_unit_test(hello_is_read_piece_by_piece_and_no_further),
 		cmocka_unit_test(bad_hello_is_hung_up_on),
 		cmocka_unit_test(refusal_of_the_guest_ends_the_hosts_attempt),
