@@ -205,7 +205,8 @@ static void interrupt_thread(struct hv_vcpu *v)
 		sigaction(KICK_SIGNAL, &action, NULL);
 		v->has_timer = timer_create(CLOCK_MONOTONIC, &event, &v->timer) == 0;
 	}
-	if (!v->has_timer || timer_settime(v->timer, 0, &now, NULL) < 0)
+	/* EINVAL: there is no such thread any more, so it will not enter the guest either. */
+	if (!v->has_timer ? errno != EINVAL : timer_settime(v->timer, 0, &now, NULL) < 0)
 		log_error("vCPU %u: cannot be interrupted: %m", v->index);
 	pthread_mutex_unlock(&v->lock);
 }
