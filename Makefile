@@ -44,7 +44,7 @@ GUEST_TOOLS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/guest/*.c))
 UNIT_LIB := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/unit/test_*.c),$(wildcard tests/unit/*.c)))
 
 .PHONY: all
-all: $(BUILD)/wisp $(HELPERS) ## wisp and its helpers
+all: $(BUILD)/wisp $(HELPERS) $(BUILD)/wisp-init ## wisp and its helpers
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
@@ -78,6 +78,12 @@ $(BUILD)/helpers/user_net.o: CFLAGS += $(HELPER_CFLAGS_wisp-net)
 $(BUILD)/wisp-%: $(BUILD)/helpers/wisp-%.o $(BUILD)/libwisp.a
 	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -Wl,-z,relro,-z,now -o $@ $(filter %.o,$^) $(filter %.a,$^) \
 		$(HELPER_LIBS_wisp-$*) $(LDLIBS)
+
+# Process 1 of the guests of `wisp test`; it brings all it needs.
+$(BUILD)/wisp-init: $(wildcard guests/test/*.c guests/test/*.h)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CC) -std=gnu17 -Os $(WARN) -D_GNU_SOURCE -static -s -ffunction-sections -Wl,--gc-sections \
+		-o $@ $(filter %.c,$^)
 
 # ---- the guest shell, and tests with real guests ----
 
@@ -268,12 +274,13 @@ GUEST   := $(addprefix $(BUILD)/guests/default/,vmlinuz vmlinux initrd release)
 install: all ## to $(DESTDIR)$(PREFIX)
 	install -d $(BINDIR) $(LIBEXEC) $(SHARE)/man/man1 $(COMPLETION) $(SHARE)/doc/wisp
 	install -m 755 $(BUILD)/wisp $(BINDIR)/wisp
-	install -m 755 $(HELPERS) $(LIBEXEC)
+	install -m 755 $(HELPERS) $(BUILD)/wisp-init $(LIBEXEC)
 	install -m 644 docs/wisp.1 $(SHARE)/man/man1/wisp.1
 	install -m 644 docs/wisp.bash $(COMPLETION)/wisp
 	install -m 644 README.md ARCHITECTURE.md SECURITY.md CHANGELOG.md LICENSE $(SHARE)/doc/wisp
 	$(if $(wildcard $(GUEST)),install -d $(SHARE)/wisp/default && \
-		install -m 644 $(wildcard $(GUEST)) $(SHARE)/wisp/default)
+		install -m 644 $(wildcard $(GUEST)) $(SHARE)/wisp/default && \
+		cp -r $(wildcard $(BUILD)/guests/default/lib) $(SHARE)/wisp/default)
 
 .PHONY: uninstall
 uninstall: ## what install put there

@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat pause resume stop kill change console api exec cp balloon doctor switch help version"
+		_wisp_words "run ls stat pause resume stop kill change console api exec cp balloon test bisect doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -285,6 +285,74 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --json --help" ;;
+		esac ;;
+	test)
+		case $prev in
+		--kernel)
+			_wisp_files
+			return ;;
+		--root)
+			return ;;
+		--cwd)
+			return ;;
+		--env)
+			return ;;
+		--user)
+			return ;;
+		--dmesg)
+			_wisp_files
+			return ;;
+		--fail-on)
+			return ;;
+		--boot-timeout)
+			return ;;
+		--hang)
+			return ;;
+		--jobs)
+			return ;;
+		--junit)
+			_wisp_files
+			return ;;
+		--tap)
+			_wisp_files
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--kernel --root --rw --cwd --env --user --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
+		esac ;;
+	bisect)
+		case $prev in
+		--kernel)
+			_wisp_files
+			return ;;
+		--root)
+			return ;;
+		--cwd)
+			return ;;
+		--env)
+			return ;;
+		--user)
+			return ;;
+		--dmesg)
+			_wisp_files
+			return ;;
+		--fail-on)
+			return ;;
+		--boot-timeout)
+			return ;;
+		--hang)
+			return ;;
+		--jobs)
+			return ;;
+		--junit)
+			_wisp_files
+			return ;;
+		--tap)
+			_wisp_files
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--kernel --root --rw --cwd --env --user --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
 		esac ;;
 	doctor)
 		case $prev in

@@ -97,6 +97,20 @@ out:
 	virtio_notify(dev, queue);
 }
 
+bool virtio_console_flush(struct virtio_device *dev)
+{
+	struct virtio_console *c = to_console(dev);
+	bool waits = false;
+
+	if (!is_running(c))
+		return false;
+	for (unsigned i = 0; i < c->num_ports; i++) {
+		send_output(&c->port[i]);
+		waits |= c->port[i].tx_held;
+	}
+	return waits && !dev->needs_reset;
+}
+
 static void output_writable(void *arg)
 {
 	send_output(arg);

@@ -50,6 +50,12 @@ int virtio_console_create(struct virtio_device **ret_dev, const struct virtio_pa
 int virtio_fs_create(struct virtio_device **ret_dev, const struct virtio_params *common,
 		     struct fs_client *client, const char *tag, struct error *err);
 
+/*
+ * Pass on what the driver has queued. True: somebody on the host does not take it yet, and turning
+ * the loop will go on. On the loop, when no vCPU runs any more.
+ */
+bool virtio_console_flush(struct virtio_device *dev);
+
 /* virtio 1.2, 5.4: bytes of getrandom(2). */
 int virtio_rng_create(struct virtio_device **ret_dev, const struct virtio_params *common,
 		      struct error *err);

@@ -5,6 +5,7 @@
 #include "vmm/cli_control.h"
 #include "vmm/doctor.h"
 #include "vmm/switch.h"
+#include "vmm/test.h"
 
 static const struct config_item doctor_options[] = {
 	{ "--json", NULL, "Print one JSON object", CONFIG_FLAG },
@@ -91,6 +92,23 @@ const struct cli_verb cli_verbs[] = {
 	  "For microVMs with --balloon. With SIZE the guest is asked to give up so much, or to take "
 	  "back what is more; it does so as it can. Statistics are as the guest tells them.",
 	  balloon_options, .main = balloon_main },
+	{ "test", "[OPTION]... [--] COMMAND [ARGUMENT]...",
+	  "Boot a kernel over this system's files, run a command, say how it ended",
+	  "Runs COMMAND in a microVM whose root is a directory tree of the host (/), with changes "
+	  "thrown away at the end. Standard input, output and error, the working directory and the "
+	  "status are the command's. No image is built, no root is needed, no daemon is started. "
+	  "Takes the options of 'wisp run' as well; there is no network unless --net asks for one, "
+	  "and 1G of memory. Status: the command's own (128+N by signal); 249 hang or lockup, 250 "
+	  "panic, 251 oops or warning that --fail-on names, 252 triple fault, 253 --timeout, 254 "
+	  "the kernel did not come up, 125 the monitor failed. --json tells one of these from a "
+	  "command that ends with the same number.",
+	  test_options, .main = test_main },
+	{ "bisect", "[OPTION]... [--] COMMAND [ARGUMENT]...",
+	  "As test, with the statuses that 'git bisect run' wants",
+	  "0 when the command ended with 0, 125 (skip) when the kernel did not come up, 128 (stop) "
+	  "when the monitor failed, 1 for everything else. Build the kernel first: git bisect run "
+	  "sh -c 'make -j4 bzImage && wisp bisect --kernel . -- COMMAND'.",
+	  test_options, .main = bisect_main },
 	{ "doctor", "[--json]", "Say what this host can do, and how to mend what it cannot",
 	  "Prints a line for each thing that microVMs need or can make use of: ok, warn (works, "
 	  "but not as well as it could) or missing, with a line on how to mend it. The status is 0 "

@@ -151,6 +151,7 @@ struct machine_config {
 	unsigned uid, gid; /* whom the monitor becomes when root starts it; 0: nobody */
 	bool dry_run;
 	bool json;
+	bool silent; /* whoever started it reports how it ended */
 	char *run_dir;
 	unsigned ready_fd; /* gets a byte when the guest runs; 0: none */
 	enum log_level log_level;

@@ -249,24 +249,21 @@ static bool takes_word(const struct config_item *o, const char *next)
 	return o->kind != CONFIG_FLAG || is_switch_word(next);
 }
 
-/* Parse the option argv[i]; returns how many arguments it took, or -errno. */
-static int parse_option(struct config_parse *p, char *const *argv, int argc)
+int config_take_option(struct config_parse *p, const struct config_item *table, uint64_t *given,
+		       void *target, char *const *argv, int argc)
 {
 	const char *next = argc > 1 ? argv[1] : NULL;
 	size_t len;
 	const char *value = inline_value(argv[0], &len);
-	const struct config_item *o = find_option(p->options, argv[0], len);
+	const struct config_item *o = find_option(table, argv[0], len);
 	int used = 1, r;
 
-	if (!o) {
-		error_usage(p->err, -EINVAL, "unknown option '%.*s'", (int)len, argv[0]);
-		error_hint(p->err, "'wisp help %s' lists the options", p->verb);
-		return -EINVAL;
-	}
+	if (!o)
+		return 0;
 	p->option = o->name;
-	if (p->given & 1ull << (o - p->options) && !o->repeat)
+	if (*given & 1ull << (o - table) && !o->repeat)
 		return config_fail(p, "given twice");
-	p->given |= 1ull << (o - p->options);
+	*given |= 1ull << (o - table);
 
 	if (value && !o->value)
 		return config_fail(p, "takes no value");
@@ -276,8 +273,20 @@ static int parse_option(struct config_parse *p, char *const *argv, int argc)
 		value = next;
 		used = 2;
 	}
-	r = set_item(p, o, value, p->target);
+	r = set_item(p, o, value, target);
 	return r < 0 ? r : used;
+}
+
+/* Parse the option argv[0]; returns how many arguments it took, or -errno. */
+static int parse_option(struct config_parse *p, char *const *argv, int argc)
+{
+	int r = config_take_option(p, p->options, &p->given, p->target, argv, argc);
+
+	if (r)
+		return r;
+	error_usage(p->err, -EINVAL, "unknown option '%.*s'", (int)strcspn(argv[0], "="), argv[0]);
+	error_hint(p->err, "'wisp help %s' lists the options", p->verb);
+	return -EINVAL;
 }
 
 static int parse_image(struct config_parse *p, const char *arg, bool *seen)

@@ -64,6 +64,13 @@ extern const struct config_item config_share_keys[];
 int config_parse_verb(const char *verb, const struct config_item *options, void *target, int argc,
 		      char *const *argv, const char **args, unsigned max_args, struct error *err);
 
+/*
+ * Parse the option at argv[0] by @table, into @target; @given has a bit for each
+ * of its entries. Returns how many arguments it took, 0 when it is none of these, or -errno.
+ */
+int config_take_option(struct config_parse *p, const struct config_item *table, uint64_t *given,
+		       void *target, char *const *argv, int argc);
+
 /* ---- for parse functions; each returns 0 or -errno with the error filled in ---- */
 
 /* Fail with "--option: key: text". */

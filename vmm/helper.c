@@ -20,7 +20,7 @@
 /* Beside this executable, or where `make install` puts helpers. */
 static const char *const places[] = { "%s/%s", "%s/../libexec/wisp/%s" };
 
-static int find_helper(const char *name, char *path, size_t size, struct error *err)
+int helper_find(const char *name, char *path, size_t size, struct error *err)
 {
 	char dir[PATH_MAX];
 	int r = executable_dir(dir, sizeof(dir));
@@ -44,7 +44,7 @@ static int find_helper(const char *name, char *path, size_t size, struct error *
 int helper_exec(const char *name, char *const *argv, struct error *err)
 {
 	char path[PATH_MAX + 64];
-	int r = find_helper(name, path, sizeof(path), err);
+	int r = helper_find(name, path, sizeof(path), err);
 
 	if (r < 0)
 		return r;
@@ -97,7 +97,7 @@ static int spawn(struct helper *h, const char *name, char *const *argv, bool lat
 {
 	char path[PATH_MAX + 64];
 	int pair[2] = { -1, -1 }, status[2] = { -1, -1 };
-	int r = find_helper(name, path, sizeof(path), err);
+	int r = helper_find(name, path, sizeof(path), err);
 
 	if (r < 0)
 		return r;

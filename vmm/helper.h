@@ -25,6 +25,8 @@ struct helper {
 
 /* Become the helper @name, with the arguments @argv. Returns only when it cannot: -errno. */
 int helper_exec(const char *name, char *const *argv, struct error *err);
+/* Where the executable @name of ours is: beside this one, or where it was installed. */
+int helper_find(const char *name, char *path, size_t size, struct error *err);
 
 /* Start user networking for @net; @ret_fd is the monitor's end (vmm: devices/net.h). */
 int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd,

@@ -265,8 +265,22 @@ static int run_once(struct monitor_params *params)
 	return error_status(&err);
 }
 
+/* The initrd is read at the place where it stands: each life gets a descriptor of its own. */
+static int use_ends(struct machine_files *files, const struct launch_ends *ends, struct error *err)
+{
+	if (ends->initrd >= 0) {
+		files->initrd = fcntl(ends->initrd, F_DUPFD_CLOEXEC, 3);
+		if (files->initrd < 0)
+			return error_set(err, -errno, "initial RAM disk: %m");
+	}
+	files->serial_out = ends->serial_out;
+	files->num_ports = ends->num_ports;
+	memcpy(files->port, ends->port, sizeof(files->port));
+	return 0;
+}
+
 /* Open everything and run; once more for each reboot when the configuration says so. */
-static int run_lives(struct monitor_params *params)
+static int run_lives(struct monitor_params *params, const struct launch_ends *ends)
 {
 	const struct machine_config *c = params->config;
 	struct helper helpers[CONFIG_MAX_NETS] = { 0 };
@@ -287,6 +301,8 @@ static int run_lives(struct monitor_params *params)
 		r = start_helpers(c, params->files, helpers, shares, &err);
 		if (!r)
 			r = open_files(c, params->files, &err);
+		if (!r && ends)
+			r = use_ends(params->files, ends, &err);
 		if (!r)
 			r = open_vsock(c, params->files, &params->broker_fd, &err);
 		if (!r && c->gdb) {
@@ -310,8 +326,7 @@ static int run_lives(struct monitor_params *params)
 	return status;
 }
 
-/* Where the monitor says how it ended: a page that outlives it. */
-static struct machine_end *share_end(struct error *err)
+struct machine_end *launch_share_end(struct error *err)
 {
 	void *p = mmap(NULL, sizeof(struct machine_end), PROT_READ | PROT_WRITE,
 		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -341,7 +356,8 @@ static int create_run_dir(const struct machine_config *c, struct run_dir *dir, s
 	return 0;
 }
 
-int launch_run(struct machine_config *c)
+int launch_machine(struct machine_config *c, const struct launch_ends *ends,
+		   struct machine_end *end)
 {
 	struct run_dir dir = { .listen_fd = -1 };
 	struct machine_files files;
@@ -351,18 +367,19 @@ int launch_run(struct machine_config *c)
 		.host = &host,
 		.files = &files,
 		.started_fd = -1,
+		.end = end,
 	};
 	struct error err = { 0 };
 	int status, r = 0;
 
-	params.end = share_end(&err);
-	params.kvm_fd = params.end ? kvm_open(&err) : -1;
+	params.kvm_fd = kvm_open(&err);
 	if (params.kvm_fd >= 0)
 		r = kvm_host_query(params.kvm_fd, &host, &err);
 	if (params.kvm_fd >= 0 && !r)
 		r = create_run_dir(c, &dir, &err);
 	if (params.kvm_fd < 0 || r < 0) {
 		error_print(&err);
+		end->reason = MACHINE_END_START_FAILED;
 		return error_status(&err);
 	}
 	if (c->detach) {
@@ -374,10 +391,24 @@ int launch_run(struct machine_config *c)
 		fcntl(params.started_fd, F_SETFD, FD_CLOEXEC);
 	}
 	params.control_fd = dir.listen_fd;
-	status = run_lives(&params);
+	status = run_lives(&params, ends);
 	run_dir_remove(&dir);
+	return status;
+}
+
+int launch_run(struct machine_config *c)
+{
+	struct error err = { 0 };
+	struct machine_end *end = launch_share_end(&err);
+	int status;
+
+	if (!end) {
+		error_print(&err);
+		return error_status(&err);
+	}
+	status = launch_machine(c, NULL, end);
 	if (c->json)
-		printf("{\"reason\":\"%s\",\"status\":%d}\n", machine_end_name(params.end->reason),
+		printf("{\"reason\":\"%s\",\"status\":%d}\n", machine_end_name(end->reason),
 		       status);
 	return status;
 }

@@ -8,10 +8,25 @@
 #ifndef WISP_VMM_LAUNCH_H
 #define WISP_VMM_LAUNCH_H
 
-#include "vmm/config.h"
+#include "vmm/machine.h"
 
 /* Run @config to its end; the process's exit status. Prints its own errors. */
 int launch_run(struct machine_config *config);
+
+/* What a machine has beyond its configuration; all borrowed. */
+struct launch_ends {
+	int initrd; /* in place of the one that the configuration names; -1: none */
+	int serial_out; /* where the serial port ends; -1: as configured */
+	struct machine_port port[MACHINE_MAX_PORTS];
+	unsigned num_ports;
+};
+
+/* A page that outlives the processes that share it, for launch_machine(). NULL with @err filled. */
+struct machine_end *launch_share_end(struct error *err);
+
+/* As launch_run(), with @ends (NULL: none); how it ended is in @end too. */
+int launch_machine(struct machine_config *config, const struct launch_ends *ends,
+		   struct machine_end *end);
 
 /* Print the machine as it would be built. */
 int launch_dry_run(struct machine_config *config);

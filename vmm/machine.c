@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "virtio/virtio_devices.h"
 #include "vmm/gdb.h"
 #include "vmm/machine_internal.h"
 #include "vmm/machine_state.h"
@@ -22,6 +23,7 @@ const char *machine_end_name(enum machine_end_reason reason)
 		[MACHINE_END_ASKED] = "asked",
 		[MACHINE_END_SIGNAL] = "signal",
 		[MACHINE_END_START_FAILED] = "start-failed",
+		[MACHINE_END_HANG] = "hang",
 	};
 
 	/* The page it is read from is shared with a process that trusts its guest less. */
@@ -42,6 +44,8 @@ void machine_files_init(struct machine_files *files)
 	files->vsock_listen = files->vsock_broker = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_SHARES; i++)
 		files->share[i] = -1;
+	files->serial_out = -1;
+	files->num_ports = 0;
 }
 
 static void close_file(int *fd)
@@ -401,6 +405,27 @@ void machine_end(struct machine *m, enum machine_end_reason reason, int status, 
 	loop_stop(m->loop);
 }
 
+static void end_with_registers(void *arg)
+{
+	struct machine *m = arg;
+	size_t len = 0;
+
+	/* Whoever was quicker has written what there is to say. */
+	if (atomic_load(&m->ending))
+		return;
+	for (unsigned i = 0; i < m->vcpus.num && len + 1 < sizeof(m->end.evidence); i++) {
+		machine_dump_vcpu(m, &m->vcpus.vcpu[i], m->end.evidence + len,
+				  sizeof(m->end.evidence) - len);
+		len += strlen(m->end.evidence + len);
+	}
+	machine_end(m, MACHINE_END_HANG, MACHINE_STATUS_HANG, NULL);
+}
+
+void machine_end_hung(struct machine *m)
+{
+	machine_pause(m, end_with_registers, m);
+}
+
 static void timed_out(struct loop_timer *t)
 {
 	struct machine *m = container_of(t, struct machine, timeout);
@@ -438,6 +463,8 @@ static void set_flag(void *arg)
 
 /* How long the guest's last words may take to reach a slow reader. */
 #define LAST_OUTPUT_NS (2 * NSEC_PER_SEC)
+/* What programs wrote to ports waits as any program's would, for all practical purposes. */
+#define PORT_OUTPUT_NS (86400 * NSEC_PER_SEC)
 
 /*
  * vCPUs first, with the loop running: one may wait for the loop to acknowledge
@@ -453,6 +480,8 @@ static void wind_down(struct machine *m)
 		loop_run_once(m->loop, UINT64_MAX);
 	vcpu_set_join(&m->vcpus);
 
+	while (m->num_ports && !m->paused && virtio_console_flush(m->console))
+		loop_run_once(m->loop, UINT64_MAX);
 	if (!m->paused) {
 		m->paused_fn = set_flag;
 		m->paused_arg = &drained;
@@ -460,6 +489,8 @@ static void wind_down(struct machine *m)
 		while (!drained)
 			loop_run_once(m->loop, UINT64_MAX);
 	}
+	for (unsigned i = 0; i < m->num_ports; i++)
+		chardev_flush(m->port_char[i], PORT_OUTPUT_NS);
 	if (m->console_char)
 		chardev_flush(m->console_char, LAST_OUTPUT_NS);
 	if (m->serial_char)

@@ -31,6 +31,7 @@ enum machine_end_reason {
 	MACHINE_END_ASKED,	  /* Ctrl-A x */
 	MACHINE_END_SIGNAL,	  /* SIGTERM and the like; status is 128 + signal */
 	MACHINE_END_START_FAILED, /* it never ran; status is error_status() */
+	MACHINE_END_HANG,	  /* somebody said so; the registers are the evidence */
 };
 
 /* Exit statuses of `wisp run`. */
@@ -38,6 +39,7 @@ enum machine_end_reason {
 #define MACHINE_STATUS_TRIPLE_FAULT 4
 #define MACHINE_STATUS_INTERNAL	    5
 #define MACHINE_STATUS_TIMEOUT	    124
+#define MACHINE_STATUS_HANG	    131 /* as by SIGQUIT */
 #define MACHINE_STATUS_KILLED	    137 /* wisp kill: as by SIGKILL */
 #define MACHINE_STATUS_STOPPED	    143 /* wisp stop, when its patience was over: as by SIGTERM */
 
@@ -50,6 +52,14 @@ struct machine_end {
 
 const char *machine_end_name(enum machine_end_reason reason);
 
+#define MACHINE_MAX_PORTS 4
+
+/* A port of the virtio console, for programs: /dev/virtio-ports/NAME. -1: no such end. */
+struct machine_port {
+	const char *name;
+	int in, out; /* borrowed */
+};
+
 /* What a machine is made from beyond its configuration; descriptors become the machine's. */
 struct machine_files {
 	struct fw_kernel *kernel; /* checked, so that a bad one is refused early; NULL: none */
@@ -61,6 +71,9 @@ struct machine_files {
 	int vsock_broker; /* who opens sockets for the guest's connections; -1: nobody */
 	int share[CONFIG_MAX_SHARES]; /* sockets to the servers */
 	int gdb; /* a listening socket; -1: nobody debugs */
+	int serial_out; /* in place of where the configuration says; borrowed; -1: none */
+	struct machine_port port[MACHINE_MAX_PORTS];
+	unsigned num_ports;
 };
 
 void machine_files_init(struct machine_files *files);
@@ -97,6 +110,9 @@ void machine_run(struct machine *m, struct machine_end *ret_end);
 
 /* The first reason given wins. @v: whose registers are the evidence, or NULL. Any thread. */
 void machine_end(struct machine *m, enum machine_end_reason reason, int status, struct vcpu *v);
+
+/* End it as hung, with the registers of all vCPUs as evidence. On the loop. */
+void machine_end_hung(struct machine *m);
 
 /*
  * Pause: vCPUs out of the guest with pending I/O completed, then queues

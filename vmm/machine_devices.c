@@ -87,6 +87,16 @@ static int add_chardev(struct machine *m, const struct config_char *c, bool layo
 	return r;
 }
 
+static int add_serial_char(struct machine *m, const struct config_char *c, int out_fd,
+			   bool layout_only, struct error *err)
+{
+	struct chardev_config config = { .kind = CHARDEV_FDS, .in_fd = -1, .out_fd = out_fd };
+
+	if (out_fd < 0)
+		return add_chardev(m, c, layout_only, &m->serial_char, err);
+	return chardev_create(&m->serial_char, &config, m->loop, err);
+}
+
 static int add_pci(struct machine *m, struct error *err)
 {
 	uint64_t above = MAX(guest_mem_high_end(m->mem), FW_HOLE_END);
@@ -253,14 +263,41 @@ static int add_share(struct machine *m, const struct config_share *c, int *fd, s
 	return add_virtio(m, dev, err);
 }
 
-static int add_console(struct machine *m, struct error *err)
+/* The console on the terminal, if there is one, then the ports for programs. */
+static int add_console(struct machine *m, const struct machine_files *files, bool layout_only,
+		       struct error *err)
 {
-	struct virtio_console_port port = { .is_console = true, .chardev = m->console_char };
+	struct virtio_console_port port[1 + MACHINE_MAX_PORTS];
 	struct virtio_params params = common_params(m, "console0");
-	struct virtio_device *dev;
-	int r = virtio_console_create(&dev, &params, &port, 1, err);
+	unsigned n = 0;
+	int r = 0;
 
-	return r < 0 ? r : add_virtio(m, dev, err);
+	if (m->config->console_present) {
+		r = add_chardev(m, &m->config->console, layout_only, &m->console_char, err);
+		port[n++] = (struct virtio_console_port){
+			.is_console = true,
+			.chardev = m->console_char,
+		};
+	}
+	for (unsigned i = 0; i < files->num_ports && !r; i++) {
+		const struct machine_port *p = &files->port[i];
+		struct chardev_config config = {
+			.kind = CHARDEV_FDS,
+			.in_fd = p->in,
+			.out_fd = p->out,
+		};
+
+		r = chardev_create(&m->port_char[i], &config, m->loop, err);
+		if (!r)
+			m->num_ports++;
+		port[n++] = (struct virtio_console_port){
+			.name = p->name,
+			.chardev = m->port_char[i],
+		};
+	}
+	if (!r)
+		r = virtio_console_create(&m->console, &params, port, n, err);
+	return r < 0 ? r : add_virtio(m, m->console, err);
 }
 
 static int add_vsock(struct machine *m, struct machine_files *files, struct error *err)
@@ -326,7 +363,7 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 	if (r < 0)
 		return r;
 	if (c->serial_present) {
-		r = add_chardev(m, &c->serial, layout_only, &m->serial_char, err);
+		r = add_serial_char(m, &c->serial, files->serial_out, layout_only, err);
 		if (!r)
 			r = serial_create(&m->serial, m->pio, SERIAL_COM1_PORT, m->irqs,
 					  SERIAL_COM1_IRQ, m->serial_char, m->loop, err);
@@ -353,10 +390,8 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 		if (r < 0)
 			return r;
 	}
-	if (c->console_present) {
-		r = add_chardev(m, &c->console, layout_only, &m->console_char, err);
-		if (!r)
-			r = add_console(m, err);
+	if (c->console_present || files->num_ports) {
+		r = add_console(m, files, layout_only, err);
 		if (r < 0)
 			return r;
 	}
@@ -384,6 +419,9 @@ void machine_free_devices(struct machine *m)
 	serial_free(m->serial);
 	rtc_free(m->rtc);
 	power_free(m->power);
+	for (unsigned i = 0; i < m->num_ports; i++)
+		chardev_free(m->port_char[i]);
+	m->num_ports = 0;
 	chardev_free(m->console_char);
 	/* The loop runs on while the other one closes: a resize must not find this one. */
 	m->console_char = NULL;

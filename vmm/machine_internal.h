@@ -39,6 +39,9 @@ struct machine {
 
 	struct pci_bus *pci;
 	struct chardev *serial_char, *console_char;
+	struct chardev *port_char[MACHINE_MAX_PORTS];
+	unsigned num_ports;
+	struct virtio_device *console; /* NULL: there is none */
 	struct serial *serial;
 	struct rtc *rtc;
 	struct power *power;

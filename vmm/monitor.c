@@ -59,6 +59,8 @@ static void signals_ready(struct loop_op *op, int res)
 	while (read(s->fd, &info, sizeof(info)) == sizeof(info)) {
 		if (info.ssi_signo == SIGWINCH)
 			machine_window_changed(s->machine);
+		else if (info.ssi_signo == SIGQUIT)
+			machine_end_hung(s->machine);
 		else
 			end_asked(s, 128 + (int)info.ssi_signo);
 	}
@@ -93,6 +95,8 @@ static void write_metrics(struct machine *m, FILE *out, const char *path)
 /* Say what is not plain from the guest's own output. */
 static void report(const struct machine_config *c, const struct machine_end *end)
 {
+	if (c->silent)
+		return;
 	switch (end->reason) {
 	case MACHINE_END_PANIC:
 		log_error("the guest panicked");
@@ -102,6 +106,9 @@ static void report(const struct machine_config *c, const struct machine_end *end
 		break;
 	case MACHINE_END_INTERNAL:
 		log_error("the hypervisor could not go on");
+		break;
+	case MACHINE_END_HANG:
+		log_error("the guest was ended where it stood");
 		break;
 	case MACHINE_END_TIMEOUT:
 		log_error("--timeout: %u s are over", c->timeout_seconds);

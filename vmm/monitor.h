@@ -9,8 +9,11 @@
 #include "vmm/kvm.h"
 #include "vmm/machine.h"
 
-/* Signals that end a microVM in good order; the parent passes them on. */
-#define MONITOR_END_SIGNALS { SIGTERM, SIGINT, SIGHUP }
+/*
+ * Signals that end a microVM in good order; the parent passes them on. SIGQUIT also has the
+ * registers printed.
+ */
+#define MONITOR_END_SIGNALS { SIGTERM, SIGINT, SIGHUP, SIGQUIT }
 
 /* What the parent made before the fork; the monitor owns its copies. */
 struct monitor_params {

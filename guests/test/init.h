@@ -1,0 +1,38 @@
+/*
+ * Process 1 of the guest in which `wisp test` runs a command: init.c makes the
+ * root file system, run.c runs the command in it and reports.
+ *
+ * What to do is in /wisp.conf of the initramfs: strings that end in a zero byte, KEY=VALUE
+ * each, some of them repeated. What happened goes to the port "status", a line each:
+ *
+ *	ready		the command is about to start
+ *	beat		we are alive: once a second
+ *	exit N		the command ended with status N
+ *	signal N	or by a signal
+ */
+#ifndef WISP_GUESTS_TEST_INIT_H
+#define WISP_GUESTS_TEST_INIT_H
+
+#define MAX_STRINGS 4096
+
+struct plan {
+	const char *root;  /* "overlay", "rw" or "ro": how the shared tree becomes the root */
+	const char *cwd;
+	const char *init;  /* a program to become in place of running a command, or NULL */
+	unsigned uid, gid;
+	int tty;	   /* the command gets the console */
+	char *arg[MAX_STRINGS];
+	char *env[MAX_STRINGS];
+	const char *module[64];
+	unsigned num_args, num_env, num_modules;
+};
+
+enum { PORT_STDIN, PORT_STDOUT, PORT_STDERR, PORT_STATUS, NUM_PORTS };
+
+/* Say why we cannot go on, to the kernel's log, and power off. */
+void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+/* Run the command and report how it ended. @port: descriptors, -1 where there is none. */
+void run(const struct plan *plan, const int *port);
+
+#endif

@@ -1,0 +1,332 @@
+/* wisp test without a guest: its options, the initial file system, the log, the verdict. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "vmm/cpio.h"
+#include "vmm/modules.h"
+#include "vmm/test_internal.h"
+
+/* ---- options ---- */
+
+static int parse(struct test_config *t, struct error *err, char **argv)
+{
+	int argc = 0;
+
+	while (argv[argc])
+		argc++;
+	return test_config_parse(t, argc, argv, err);
+}
+
+static void options_are_sorted_into_ours_and_those_of_run(void **state)
+{
+	char *argv[] = { "--rw", "--cpus", "2", "--env", "A=b", "--kernel=/x", "--kernel",
+			 "/dev/null", "--timeout", "5", "--user", "7:8", "--", "echo", "--cpus",
+			 NULL };
+	struct test_config *t = calloc(1, sizeof(*t));
+	struct error err = { 0 };
+
+	assert_int_equal(parse(t, &err, argv), -ENOENT); /* no such kernel */
+	assert_non_null(strstr(err.msg, "'/x'"));
+	test_config_done(t);
+	argv[5] = "--kernel=/dev/null";
+	assert_int_equal(parse(t, &err, argv), 0);
+	assert_true(t->write_through);
+	assert_int_equal(t->num_kernels, 2);
+	assert_int_equal(t->uid, 7);
+	assert_int_equal(t->gid, 8);
+	assert_string_equal(t->command[0], "echo");
+	assert_string_equal(t->command[1], "--cpus");
+	assert_string_equal(t->root, "/");
+	/* Theirs, and what a test has by default. */
+	assert_int_equal(t->num_run_args, 8);
+	assert_string_equal(t->run_arg[0], "--cpus");
+	assert_string_equal(t->run_arg[4], "--net");
+	assert_string_equal(t->run_arg[7], "1G");
+	test_config_done(t);
+	free(t);
+}
+
+static void test_without_a_command_or_with_unknown_options_is_refused(void **state)
+{
+	struct test_config *t = calloc(1, sizeof(*t));
+	struct error err = { 0 };
+
+	assert_int_equal(parse(t, &err, (char *[]){ "--rw", NULL }), -EINVAL);
+	test_config_done(t);
+	assert_int_equal(parse(t, &err, (char *[]){ "--", NULL }), -EINVAL);
+	test_config_done(t);
+	assert_int_equal(parse(t, &err, (char *[]){ "--what", "--", "true", NULL }), -EINVAL);
+	assert_non_null(strstr(err.msg, "--what"));
+	test_config_done(t);
+	assert_int_equal(parse(t, &err, (char *[]){ "--fail-on", "oops,joy", "true", NULL }),
+			 -EINVAL);
+	assert_non_null(strstr(err.msg, "'joy'"));
+	test_config_done(t);
+	free(t);
+}
+
+/* ---- the initial file system ---- */
+
+static void archive_is_what_cpio_unpacks(void **state)
+{
+	char dir[] = "/tmp/wisp-test-cpio.XXXXXX", command[200], path[100];
+	struct cpio c;
+	struct stat st;
+	int fd;
+
+	if (system("command -v cpio >/dev/null"))
+		skip();
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(cpio_init(&c), 0);
+	cpio_add_dir(&c, "d");
+	cpio_add_file(&c, "d/five", 0640, "12345", 5);
+	cpio_add_file(&c, "empty", 0755, NULL, 0);
+	fd = memfd_create("x", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(fd, 100001), 0);
+	cpio_add_copy(&c, "d/copy", 0600, fd);
+	close(fd);
+	fd = cpio_end(&c);
+	assert_true(fd >= 0);
+	snprintf(command, sizeof(command), "cd %s && cpio -i --quiet </proc/%d/fd/%d", dir,
+		 getpid(), fd);
+	assert_int_equal(system(command), 0);
+	snprintf(path, sizeof(path), "%s/d/five", dir);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_size, 5);
+	assert_int_equal(st.st_mode, S_IFREG | 0640);
+	snprintf(path, sizeof(path), "%s/d/copy", dir);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_size, 100001);
+	snprintf(path, sizeof(path), "%s/empty", dir);
+	assert_int_equal(access(path, X_OK), 0);
+	snprintf(command, sizeof(command), "rm -r %s", dir);
+	assert_int_equal(system(command), 0);
+	close(fd);
+}
+
+struct order {
+	char text[200];
+};
+
+static int note(void *arg, const char *path)
+{
+	struct order *o = arg;
+	size_t len = strlen(o->text);
+
+	snprintf(o->text + len, sizeof(o->text) - len, "%s ", path);
+	return 0;
+}
+
+static void modules_come_after_what_they_need(void **state)
+{
+	static char dep[] = "k/virtio.ko: k/virtio_ring.ko\n"
+			    "k/virtio-pci.ko.xz: k/modern.ko k/virtio.ko k/virtio_ring.ko\n"
+			    "k/fuse.ko:\n"
+			    "k/virtiofs.ko: k/fuse.ko";
+	struct modules m = { .dep = dep, .dep_len = sizeof(dep) - 1 };
+	struct order o = { 0 };
+
+	assert_int_equal(modules_for(&m, "virtio_pci", note, &o), 0);
+	assert_string_equal(o.text, "k/virtio_ring.ko k/virtio.ko k/modern.ko k/virtio-pci.ko.xz ");
+	o.text[0] = '\0';
+	assert_int_equal(modules_for(&m, "virtiofs", note, &o), 0);
+	assert_string_equal(o.text, "k/fuse.ko k/virtiofs.ko ");
+	o.text[0] = '\0';
+	/* No prefix of a name is that name; what is not there is built in. */
+	assert_int_equal(modules_for(&m, "virt", note, &o), 0);
+	assert_int_equal(modules_for(&m, "virtio_pci_more", note, &o), 0);
+	m.dep = NULL;
+	assert_int_equal(modules_for(&m, "fuse", note, &o), 0);
+	assert_string_equal(o.text, "");
+}
+
+static void release_is_read_from_bzimage_and_elf(void **state)
+{
+	char path[] = "/tmp/wisp-test-kernel.XXXXXX", release[64], image[0x600] = { 0 };
+	struct error err = { 0 };
+	int fd = mkstemp(path);
+
+	memcpy(image + 0x202, "HdrS", 4);
+	put_le16(image + 0x20e, 0x200);
+	snprintf(image + 0x400, 100, "6.1.0-test (who@where) #1");
+	assert_int_equal(pwrite(fd, image, sizeof(image), 0), sizeof(image));
+	assert_int_equal(kernel_release(path, release, sizeof(release), &err), 0);
+	assert_string_equal(release, "6.1.0-test");
+	/* A place beyond the end. */
+	put_le16(image + 0x20e, 0xfff0);
+	assert_int_equal(pwrite(fd, image, sizeof(image), 0), sizeof(image));
+	assert_int_equal(kernel_release(path, release, sizeof(release), &err), -EINVAL);
+	memset(image, 0, sizeof(image));
+	snprintf(image + 0x20, 100, "Linux version %%s (%%s)");
+	snprintf(image + 0x100, 100, "Linux version 6.12.9+ (who@where)");
+	assert_int_equal(pwrite(fd, image, sizeof(image), 0), sizeof(image));
+	assert_int_equal(kernel_release(path, release, sizeof(release), &err), 0);
+	assert_string_equal(release, "6.12.9+");
+	close(fd);
+	unlink(path);
+}
+
+/* ---- the log ---- */
+
+static void feed(struct test_log *log, const char *text)
+{
+	test_log_feed(log, text, strlen(text));
+}
+
+static void log_shows_trouble_and_its_first_word(void **state)
+{
+	struct test_log *log = calloc(1, sizeof(*log));
+
+	feed(log, "[1.0] all is w");
+	feed(log, "ell\r\n[2.0] WARNING: CPU: 0 PID: 1 at x.c:3\n");
+	assert_int_equal(log->seen, TEST_LOG_WARN);
+	assert_string_equal(log->cause, "[2.0] WARNING: CPU: 0 PID: 1 at x.c:3");
+	feed(log, "[3.0] watchdog: BUG: soft lockup - CPU#0 stuck for 26s!\n");
+	assert_int_equal(log->seen, TEST_LOG_WARN | TEST_LOG_LOCKUP);
+	feed(log, "[4.0] BUG: kernel NULL pointer dereference, address: 0\n");
+	assert_true(log->seen & TEST_LOG_OOPS);
+	/* Of a panic, that is the word. */
+	feed(log, "[5.0] Kernel panic - not syncing: sysrq\n[5.1] end\n");
+	assert_string_equal(log->cause, "[5.0] Kernel panic - not syncing: sysrq");
+	assert_string_equal(log->last, "[5.1] end");
+	free(log);
+}
+
+static void log_without_end_keeps_its_tail(void **state)
+{
+	struct test_log *log = calloc(1, sizeof(*log));
+	char line[3000];
+
+	memset(line, 'x', sizeof(line));
+	for (unsigned i = 0; i < 100; i++)
+		test_log_feed(log, line, sizeof(line));
+	feed(log, "\nthe end\n");
+	assert_int_equal(log->len, TEST_LOG_TAIL);
+	assert_string_equal(log->tail + log->len - 8, "the end\n");
+	assert_string_equal(log->last, "the end");
+	free(log);
+}
+
+/* ---- the verdict ---- */
+
+static void every_end_has_its_outcome(void **state)
+{
+	static const struct {
+		enum machine_end_reason reason;
+		bool ready, reported, by_signal;
+		int command;
+		unsigned seen;
+		enum test_outcome outcome;
+		int status;
+	} ends[] = {
+		{ MACHINE_END_POWEROFF, true, true, false, 42, 0, TEST_EXIT, 42 },
+		{ MACHINE_END_POWEROFF, true, true, true, 9, 0, TEST_EXIT, 137 },
+		{ MACHINE_END_POWEROFF, true, true, false, 0, TEST_LOG_OOPS, TEST_OOPS, 251 },
+		{ MACHINE_END_POWEROFF, true, true, false, 0, TEST_LOG_WARN, TEST_EXIT, 0 },
+		{ MACHINE_END_POWEROFF, true, false, false, 0, 0, TEST_EXIT, 255 },
+		{ MACHINE_END_POWEROFF, false, false, false, 0, 0, TEST_BOOT_FAILURE, 254 },
+		{ MACHINE_END_PANIC, true, false, false, 0, 0, TEST_PANIC, 250 },
+		{ MACHINE_END_PANIC, true, true, false, 0, 0, TEST_PANIC, 250 },
+		{ MACHINE_END_PANIC, false, false, false, 0, 0, TEST_BOOT_FAILURE, 254 },
+		{ MACHINE_END_TRIPLE_FAULT, true, false, false, 0, 0, TEST_TRIPLE_FAULT, 252 },
+		{ MACHINE_END_TRIPLE_FAULT, false, false, false, 0, 0, TEST_BOOT_FAILURE, 254 },
+		{ MACHINE_END_TIMEOUT, true, false, false, 0, 0, TEST_TIMEOUT, 253 },
+		{ MACHINE_END_TIMEOUT, false, false, false, 0, 0, TEST_BOOT_FAILURE, 254 },
+		{ MACHINE_END_INTERNAL, true, false, false, 0, 0, TEST_MONITOR_FAILURE, 125 },
+		{ MACHINE_END_NONE, true, false, false, 0, 0, TEST_MONITOR_FAILURE, 125 },
+		{ MACHINE_END_SIGNAL, true, false, false, 0, 0, TEST_MONITOR_FAILURE, 125 },
+	};
+	struct test_config *t = calloc(1, sizeof(*t));
+
+	t->fail_on = TEST_LOG_OOPS;
+	for (unsigned i = 0; i < ARRAY_SIZE(ends); i++) {
+		struct machine_end end = { .reason = ends[i].reason };
+		struct test_job *j = calloc(1, sizeof(*j));
+
+		*j = (struct test_job){
+			.config = t,
+			.end = &end,
+			.ready = ends[i].ready,
+			.reported = ends[i].reported,
+			.by_signal = ends[i].by_signal,
+			.command_status = ends[i].command,
+			.log.seen = ends[i].seen,
+		};
+		test_decide(j, 0);
+		assert_int_equal(j->outcome, ends[i].outcome);
+		assert_int_equal(j->status, ends[i].status);
+		free(j);
+	}
+	free(t);
+}
+
+static void what_we_ended_has_the_reason_why(void **state)
+{
+	struct machine_end end = { .reason = MACHINE_END_HANG };
+	struct test_config *t = calloc(1, sizeof(*t));
+	struct test_job *j = calloc(1, sizeof(*j));
+
+	*j = (struct test_job){
+		.config = t, .end = &end, .ready = true, .asked = TEST_LOCKUP, .doomed_ns = 1,
+		.cause = "lockup",
+	};
+	test_decide(j, 0);
+	assert_int_equal(j->outcome, TEST_LOCKUP);
+	assert_int_equal(j->status, 249);
+	assert_string_equal(j->cause, "lockup");
+	free(j);
+	free(t);
+}
+
+static void json_holds_whatever_a_kernel_says(void **state)
+{
+	struct machine_end end = { 0 };
+	struct test_config *t = calloc(1, sizeof(*t));
+	struct test_job *j = calloc(1, sizeof(*j));
+	char *text = NULL, *log;
+	size_t len;
+	FILE *f = open_memstream(&text, &len);
+
+	*j = (struct test_job){ .config = t, .end = &end, .outcome = TEST_PANIC, .status = 250 };
+	feed(&j->log, "a \"quoted\" \\ word\x01\xff\n");
+	test_print_json(j, 1, f);
+	fclose(f);
+	log = strstr(text, "\"log\":");
+	assert_non_null(log);
+	assert_non_null(strstr(log, "a \\\"quoted\\\" \\\\ word\\u0001\\u00ff\\n"));
+	assert_non_null(strstr(text, "\"outcome\":\"panic\",\"status\":250"));
+	for (size_t i = 0; i + 1 < len; i++)
+		assert_true(text[i] >= 0x20 && text[i] < 0x7f);
+	free(text);
+	free(j);
+	free(t);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(options_are_sorted_into_ours_and_those_of_run),
+		cmocka_unit_test(test_without_a_command_or_with_unknown_options_is_refused),
+		cmocka_unit_test(archive_is_what_cpio_unpacks),
+		cmocka_unit_test(modules_come_after_what_they_need),
+		cmocka_unit_test(release_is_read_from_bzimage_and_elf),
+		cmocka_unit_test(log_shows_trouble_and_its_first_word),
+		cmocka_unit_test(log_without_end_keeps_its_tail),
+		cmocka_unit_test(every_end_has_its_outcome),
+		cmocka_unit_test(what_we_ended_has_the_reason_why),
+		cmocka_unit_test(json_holds_whatever_a_kernel_says),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

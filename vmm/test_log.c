@@ -1,0 +1,69 @@
+/* What a kernel's log says of trouble. */
+#include "vmm/test_internal.h"
+
+static const struct {
+	const char *text;
+	unsigned means;
+} signs[] = {
+	{ "Kernel panic - not syncing", TEST_LOG_PANIC },
+	{ "soft lockup - CPU#", TEST_LOG_LOCKUP },
+	{ "hard LOCKUP", TEST_LOG_LOCKUP },
+	{ "detected stalls on CPUs", TEST_LOG_LOCKUP },
+	{ "self-detected stall on CPU", TEST_LOG_LOCKUP },
+	{ "blocked for more than", TEST_LOG_LOCKUP },
+	{ "BUG: ", TEST_LOG_OOPS },
+	{ "Oops: ", TEST_LOG_OOPS },
+	{ "kernel BUG at", TEST_LOG_OOPS },
+	{ "general protection fault", TEST_LOG_OOPS },
+	{ "Unable to handle kernel", TEST_LOG_OOPS },
+	{ "WARNING: CPU:", TEST_LOG_WARN },
+	{ "WARNING: possible", TEST_LOG_WARN },
+	{ "refcount_t: ", TEST_LOG_WARN },
+};
+
+static void read_line(struct test_log *log)
+{
+	unsigned before = log->seen;
+
+	log->line[log->line_len] = '\0';
+	for (unsigned i = 0; i < ARRAY_SIZE(signs); i++) {
+		if (!strstr(log->line, signs[i].text))
+			continue;
+		log->seen |= signs[i].means;
+		break; /* the first that fits: a lockup also begins with BUG */
+	}
+	if (log->seen & ~before && (!log->cause[0] || log->seen & ~before & TEST_LOG_PANIC))
+		memcpy(log->cause, log->line, sizeof(log->cause));
+	if (log->line_len)
+		memcpy(log->last, log->line, sizeof(log->last));
+	log->line_len = 0;
+}
+
+static void keep(struct test_log *log, const char *p, size_t len)
+{
+	size_t drop;
+
+	if (len > TEST_LOG_TAIL) {
+		p += len - TEST_LOG_TAIL;
+		len = TEST_LOG_TAIL;
+	}
+	if (log->len + len > TEST_LOG_TAIL) {
+		drop = log->len + len - TEST_LOG_TAIL;
+		memmove(log->tail, log->tail + drop, log->len - drop);
+		log->len -= drop;
+	}
+	memcpy(log->tail + log->len, p, len);
+	log->len += len;
+	log->tail[log->len] = '\0';
+}
+
+void test_log_feed(struct test_log *log, const char *p, size_t len)
+{
+	keep(log, p, len);
+	for (size_t i = 0; i < len; i++) {
+		if (p[i] == '\n')
+			read_line(log);
+		else if (p[i] != '\r' && p[i] && log->line_len + 1 < sizeof(log->line))
+			log->line[log->line_len++] = p[i];
+	}
+}
