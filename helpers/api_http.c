@@ -184,9 +184,24 @@ int api_http_timeout_ms(const struct api_http *http)
 	return MHD_get_timeout(http->daemon, &ms) == MHD_YES ? (int)MIN(ms, 1000000ull) : -1;
 }
 
+static unsigned num_connections(const struct api_http *http)
+{
+	const union MHD_DaemonInfo *info =
+		MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+
+	return info ? info->num_connections : 0;
+}
+
 void api_http_run(struct api_http *http)
 {
-	MHD_run(http->daemon);
+	unsigned before;
+
+	/* A server that was full listens again only in the round after one in which somebody left.
+	 */
+	do {
+		before = num_connections(http);
+		MHD_run(http->daemon);
+	} while (num_connections(http) < before);
 }
 
 void api_http_free(struct api_http *http)
