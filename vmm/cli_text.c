@@ -109,6 +109,15 @@ const struct cli_verb cli_verbs[] = {
 	  "when the monitor failed, 1 for everything else. Build the kernel first: git bisect run "
 	  "sh -c 'make -j4 bzImage && wisp bisect --kernel . -- COMMAND'.",
 	  test_options, .main = bisect_main },
+	{ "core", "[OPTION]... ID FILE", "Write an ELF core of a running guest to FILE",
+	  "The guest stands still for a moment and goes on while its memory is written. gdb opens "
+	  "the file with the kernel's vmlinux, crash with that too; a Linux guest's VMCOREINFO is "
+	  "in it.",
+	  control_plain_options, .main = core_main },
+	{ "gdb", "[OPTION]... ID", "Let gdb debug a running guest",
+	  "Prints what to tell gdb. The guest stops when a debugger connects and goes on when it "
+	  "has gone.",
+	  cli_gdb_options, .main = gdb_main },
 	{ "doctor", "[--json]", "Say what this host can do, and how to mend what it cannot",
 	  "Prints a line for each thing that microVMs need or can make use of: ok, warn (works, "
 	  "but not as well as it could) or missing, with a line on how to mend it. The status is 0 "

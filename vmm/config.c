@@ -49,6 +49,7 @@ void config_done(struct machine_config *c)
 	free(c->console.path);
 	free(c->run_dir);
 	free(c->gdb);
+	free(c->core_file);
 	free(c->log_file);
 	free(c->metrics_file);
 	free(c->vsock.path);

@@ -143,6 +143,7 @@ struct machine_config {
 
 	enum loop_backend loop;	    /* --loop auto|io_uring|epoll */
 	bool virtio_packed;	    /* offer the packed ring (on) */
+	char *core_file;	    /* an ELF core of a guest that failed; NULL: none */
 	char *gdb;		    /* where the debugging stub listens, vmm/gdb.h; NULL: none */
 	bool wait_gdb;
 	unsigned timeout_seconds;   /* 0: none */

@@ -140,6 +140,10 @@ const struct config_item config_run_options[] = {
 	{ "--gdb", "tcp:PORT|unix:PATH",
 	  "Serve gdb's remote protocol there; tcp:ADDRESS:PORT listens elsewhere than on 127.0.0.1",
 	  CONFIG_STRING, MEMBER(gdb) },
+	{ "--core", "FILE",
+	  "Write an ELF core of the guest to FILE when it panics, ends in a triple fault or stops "
+	  "the hypervisor",
+	  CONFIG_STRING, MEMBER(core_file) },
 	{ "--wait-gdb", NULL, "Do not start the guest before a debugger lets it go on", CONFIG_FLAG,
 	  MEMBER(wait_gdb) },
 	{ "--detach", NULL,

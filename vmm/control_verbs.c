@@ -7,6 +7,7 @@
 #include "virtio/virtio_devices.h"
 #include "vmm/control.h"
 #include "vmm/control_guest.h"
+#include "vmm/control_debug.h"
 #include "vmm/machine_internal.h"
 
 /* How long the guest may take to power off before it is made to, in seconds; and at most. */
@@ -177,5 +178,7 @@ const struct control_verb control_verbs[] = {
 	{ "change-disk", control_change_disk },
 	{ "balloon", control_balloon },
 	{ "connect", control_connect_guest },
+	{ "core", control_verb_core, .alone = true },
+	{ "gdb", control_verb_gdb },
 	{ 0 },
 };

@@ -19,6 +19,7 @@
 #include "vmm/helper.h"
 #include "vmm/hv_null.h"
 #include "vmm/kvm.h"
+#include "vmm/late_file.h"
 #include "vmm/machine.h"
 #include "vmm/monitor.h"
 #include "vmm/share.h"
@@ -369,16 +370,20 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 		.started_fd = -1,
 		.end = end,
 	};
+	struct late_file core = { .fd = -1 };
 	struct error err = { 0 };
 	int status, r = 0;
 
 	params.kvm_fd = kvm_open(&err);
 	if (params.kvm_fd >= 0)
 		r = kvm_host_query(params.kvm_fd, &host, &err);
+	if (params.kvm_fd >= 0 && !r && c->core_file)
+		r = late_file_open(&core, "--core", c->core_file, &err);
 	if (params.kvm_fd >= 0 && !r)
 		r = create_run_dir(c, &dir, &err);
 	if (params.kvm_fd < 0 || r < 0) {
 		error_print(&err);
+		late_file_close(&core);
 		end->reason = MACHINE_END_START_FAILED;
 		return error_status(&err);
 	}
@@ -391,7 +396,11 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 		fcntl(params.started_fd, F_SETFD, FD_CLOEXEC);
 	}
 	params.control_fd = dir.listen_fd;
+	params.core_fd = core.fd;
 	status = run_lives(&params, ends);
+	if (end->core_written && late_file_keep(&core, &err) < 0)
+		error_print(&err);
+	late_file_close(&core);
 	run_dir_remove(&dir);
 	return status;
 }

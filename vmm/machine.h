@@ -47,6 +47,7 @@ enum machine_end_reason {
 struct machine_end {
 	enum machine_end_reason reason;
 	int status;
+	bool core_written;   /* the core file asked for is complete */
 	char evidence[2048]; /* registers, instruction bytes, page walk; or empty */
 };
 

@@ -9,6 +9,7 @@
 
 #include "devices/terminal.h"
 #include "vmm/control.h"
+#include "vmm/elf_core.h"
 #include "vmm/kvm.h"
 
 /* A second signal after this long means: do not wait for disks any more. */
@@ -120,6 +121,29 @@ static void report(const struct machine_config *c, const struct machine_end *end
 		fputs(end->evidence, stderr);
 }
 
+/* An ELF core of a guest that did not end as it should have. */
+static void write_core(struct machine *m, int fd, struct machine_end *end)
+{
+	struct elf_core *core = NULL;
+	struct error err = { 0 };
+	int r;
+
+	if (fd < 0 || (end->reason != MACHINE_END_PANIC &&
+		       end->reason != MACHINE_END_TRIPLE_FAULT &&
+		       end->reason != MACHINE_END_INTERNAL))
+		return;
+	r = elf_core_create(&core, m, &err);
+	if (!r) {
+		r = elf_core_write(core, fd);
+		if (r < 0)
+			error_set(&err, r, "--core: %m");
+	}
+	if (r < 0)
+		error_print(&err);
+	end->core_written = r == 0;
+	elf_core_free(core);
+}
+
 static int build(const struct monitor_params *p, struct sandbox *sandbox, struct machine **ret_m,
 		 struct error *err)
 {
@@ -209,6 +233,7 @@ int monitor_main(const struct monitor_params *p)
 	control_free(control, end);
 	terminal_restore();
 	report(config, end);
+	write_core(m, p->core_fd, end);
 	write_metrics(m, metrics, config->metrics_file);
 	machine_free(m);
 	return end->status;

@@ -25,6 +25,7 @@ struct monitor_params {
 	int control_fd;		 /* listening control socket; -1: none */
 	int started_fd;		 /* gets a byte when the guest runs; -1: nobody waits for it */
 	int signal_fd;		 /* signalfd of END_SIGNALS and SIGWINCH, which are blocked */
+	int core_fd;		 /* where a core of a guest that failed goes; -1: nowhere */
 	uint64_t deadline_ns;	 /* when --timeout is over, on the monotonic clock; 0: never */
 	struct machine_end *end; /* shared with the parent: how it ended */
 };

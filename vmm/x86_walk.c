@@ -98,23 +98,25 @@ struct collection {
 	uint64_t from;
 	struct x86_mapping *map;
 	size_t max, num;
+	struct x86_mapping last;
 	unsigned looked_at;
 };
 
 static void collect(struct collection *c, uint64_t linear, uint64_t gpa, uint64_t size)
 {
-	struct x86_mapping *last = c->num && c->num <= c->max ? &c->map[c->num - 1] : NULL;
+	struct x86_mapping *last = &c->last;
 
 	/* Devices have no place in a file of memory. */
 	if (!guest_mem_find(c->mem, gpa, size))
 		return;
-	if (last && last->linear + last->size == linear && last->gpa + last->size == gpa) {
+	if (c->num && last->linear + last->size == linear && last->gpa + last->size == gpa) {
 		last->size += size;
-		return;
+	} else {
+		c->num++;
+		*last = (struct x86_mapping){ linear, gpa, size };
 	}
-	if (c->num < c->max)
-		c->map[c->num] = (struct x86_mapping){ linear, gpa, size };
-	c->num++;
+	if (c->num <= c->max)
+		c->map[c->num - 1] = *last;
 }
 
 /* NOLINTNEXTLINE(misc-no-recursion): five levels at most */

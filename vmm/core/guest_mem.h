@@ -150,6 +150,10 @@ struct guest_mem_saved {
  */
 int guest_mem_save(struct guest_mem *mem, int fd, struct guest_mem_saved *ret_saved);
 
+/* The same, with RAM beginning at byte @base of the file, a page multiple. */
+int guest_mem_save_at(struct guest_mem *mem, int fd, uint64_t base,
+		      struct guest_mem_saved *ret_saved);
+
 /*
  * Fill RAM, which is fresh, from such a file: private memory maps it, so that this
  * takes no time and siblings share its pages; other kinds copy it. @fd is borrowed.

@@ -19,6 +19,7 @@
 struct writer {
 	struct guest_mem *mem;
 	int fd;	  /* of the file */
+	uint64_t base; /* where in it RAM begins */
 	bool all; /* every page may hold something */
 	struct guest_mem_saved *saved;
 };
@@ -129,7 +130,7 @@ static int write_window(struct writer *w, uint64_t offset, unsigned num)
 			continue;
 		}
 		r = write_all(w->fd, host + first * PAGE_SIZE, (i - first) * PAGE_SIZE,
-			      offset + first * PAGE_SIZE);
+			      w->base + offset + first * PAGE_SIZE);
 		if (r < 0)
 			return r;
 		w->saved->pages += i - first;
@@ -149,9 +150,21 @@ static int write_windows(struct writer *w)
 
 int guest_mem_save(struct guest_mem *mem, int fd, struct guest_mem_saved *ret_saved)
 {
-	struct guest_mem_saved saved = { .size = mem->map_size };
-	struct writer w = { .mem = mem, .fd = fd, .saved = &saved, .all = !nothing_swapped() };
-	int r = ftruncate(fd, mem->map_size) < 0 ? -errno : 0;
+	return guest_mem_save_at(mem, fd, 0, ret_saved);
+}
+
+int guest_mem_save_at(struct guest_mem *mem, int fd, uint64_t base,
+		      struct guest_mem_saved *ret_saved)
+{
+	struct guest_mem_saved saved = { .size = base + mem->map_size };
+	struct writer w = {
+		.mem = mem,
+		.fd = fd,
+		.base = base,
+		.saved = &saved,
+		.all = !nothing_swapped(),
+	};
+	int r = ftruncate(fd, saved.size) < 0 ? -errno : 0;
 
 	if (!r)
 		r = write_windows(&w);

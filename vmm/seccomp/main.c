@@ -94,6 +94,7 @@ const struct seccomp_rule seccomp_main[] = {
 	IOCTL(TUNSETQUEUE, "queues of a tap that the guest uses or not"),
 
 	ALLOW(mincore, "which guest memory there is to save"),
+	ALLOW(sysinfo, "is any of it out on swap"),
 
 	/* the terminal: not TIOCSTI, which would type for the user */
 	IOCTL(TCGETS, "is it one, and how was it set"),
