@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat pause resume stop kill change console api exec cp balloon test bisect doctor switch help version"
+		_wisp_words "run ls stat pause resume stop kill change console api exec cp balloon test bisect core gdb doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -123,6 +123,9 @@ _wisp()
 		--gdb)
 			_wisp_words "tcp: unix:"
 			return ;;
+		--core)
+			_wisp_files
+			return ;;
 		--run-dir)
 			return ;;
 		--ready-fd)
@@ -145,7 +148,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --wait-gdb --detach --run-dir --ready-fd --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	ls)
@@ -353,6 +356,25 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--kernel --root --rw --cwd --env --user --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
+		esac ;;
+	core)
+		case $prev in
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --help" ;;
+		esac ;;
+	gdb)
+		case $prev in
+		--run-dir)
+			return ;;
+		--listen)
+			_wisp_words "tcp: unix:"
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --listen --help" ;;
 		esac ;;
 	doctor)
 		case $prev in

@@ -23,7 +23,8 @@ struct gdb_options {
 
 const struct config_item cli_gdb_options[] = {
 	RUN_DIR_ITEM(gdb_options),
-	{ "--listen", "tcp:PORT|unix:PATH", "Where gdb is to connect (gdb.sock in the run directory)",
+	{ "--listen", "tcp:PORT|unix:PATH",
+	  "Where gdb is to connect (gdb.sock in the run directory)",
 	  CONFIG_STRING, offsetof(struct gdb_options, listen) },
 	{ 0 },
 };

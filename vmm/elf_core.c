@@ -165,7 +165,8 @@ static void put_load(struct elf_core *c, uint64_t linear, uint64_t gpa, uint64_t
 	put(c, &p, sizeof(p));
 }
 
-static void put_headers(struct elf_core *c, size_t num_loads, size_t notes_offset, size_t notes_size)
+static void put_headers(struct elf_core *c, size_t num_loads, size_t notes_offset,
+			size_t notes_size)
 {
 	const struct guest_mem *mem = c->mem;
 	Elf64_Ehdr e = {

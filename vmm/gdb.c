@@ -75,7 +75,8 @@ int gdb_check_where(const char *where, struct error *err)
 
 	if (parse_where(where, &a, &len) < 0)
 		return error_usage(err, -EINVAL,
-				   "--gdb '%s': not tcp:PORT, tcp:ADDRESS:PORT or unix:PATH", where);
+				   "--gdb '%s': not tcp:PORT, tcp:ADDRESS:PORT or unix:PATH",
+				   where);
 	return 0;
 }
 

@@ -2,8 +2,6 @@
 #ifndef WISP_VMM_GDB_INTERNAL_H
 #define WISP_VMM_GDB_INTERNAL_H
 
-#include <linux/kvm.h>
-
 #include "vmm/core/loop.h"
 #include "vmm/gdb.h"
 #include "vmm/machine_internal.h"
@@ -85,7 +83,7 @@ void gdb_packets(struct gdb *g);
 /* Carry out one packet, checked and unescaped, @len bytes and a NUL. The machine is stopped. */
 void gdb_packet(struct gdb *g, char *packet, size_t len);
 
-/* Bytes of hexadecimal digits at @text into @out, at most @max. Returns how many pairs were read. */
+/* Hexadecimal digits at @text into @out, at most @max bytes. Returns how many those are. */
 size_t gdb_from_hex(const char *text, uint8_t *out, size_t max);
 
 /* ---- gdb_regs.c ---- */
@@ -101,12 +99,12 @@ struct gdb_registers {
 int gdb_registers_get(struct gdb *g, unsigned vcpu, struct gdb_registers *r);
 int gdb_registers_set(struct gdb *g, unsigned vcpu, const struct gdb_registers *r);
 unsigned gdb_num_registers(void);
-/* Register @i as the target description numbers it, little-endian. Returns its bytes; 0: none such. */
+/* Register @i of the target description, little-endian. Returns its bytes; 0: none such. */
 size_t gdb_register_read(const struct gdb_registers *r, unsigned i, uint8_t *out);
 /* -EINVAL for one that there is not, -EPERM for one that is not to be set. */
 int gdb_register_write(struct gdb_registers *r, unsigned i, const uint8_t *in);
 size_t gdb_register_bytes(unsigned i);
-/* The target description: @offset bytes into it, at most @len. Returns how many, *@ret_more: not the end. */
+/* At most @len bytes of the target description from @offset on. Returns how many. */
 size_t gdb_describe(char *out, size_t offset, size_t len, bool *ret_more);
 
 /* ---- gdb_stop.c ---- */

@@ -56,8 +56,10 @@ static bool span(const char *p, char then, uint64_t *ret_addr, uint64_t *ret_len
 
 static int digit(char c)
 {
-	return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
-									      : -1;
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 0x20;
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
 size_t gdb_from_hex(const char *text, uint8_t *out, size_t max)
@@ -332,7 +334,8 @@ static bool go_on_simply(struct gdb *g, const char *packet)
 
 /* ---- "monitor": commands of our own ---- */
 
-static const char monitor_help[] = "monitor help | registers | translate ADDRESS | physical on|off\n";
+static const char monitor_help[] =
+	"monitor help | registers | translate ADDRESS | physical on|off\n";
 
 static void monitor_translate(struct gdb *g, const char *text, char *out, size_t size)
 {

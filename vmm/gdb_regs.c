@@ -44,14 +44,18 @@ static const struct reg regs[] = {
 	ST(0), ST(1), ST(2), ST(3), ST(4), ST(5), ST(6), ST(7),
 	X87("fctrl", AT(fpu.fcw)), X87("fstat", AT(fpu.fsw)),
 	X87("ftag", .fixed = true), /* see tags() */
-	X87("fiseg", .fixed = true), X87("fioff", .size = 4, .offset = offsetof(struct gdb_registers, fpu.last_ip)),
-	X87("foseg", .fixed = true), X87("fooff", .size = 4, .offset = offsetof(struct gdb_registers, fpu.last_dp)),
+	X87("fiseg", .fixed = true),
+	X87("fioff", .size = 4, .offset = offsetof(struct gdb_registers, fpu.last_ip)),
+	X87("foseg", .fixed = true),
+	X87("fooff", .size = 4, .offset = offsetof(struct gdb_registers, fpu.last_dp)),
 	X87("fop", AT(fpu.last_opcode)),
 	XMM(0), XMM(1), XMM(2), XMM(3), XMM(4), XMM(5), XMM(6), XMM(7), XMM(8), XMM(9), XMM(10),
 	XMM(11), XMM(12), XMM(13), XMM(14), XMM(15),
 	{ .name = "mxcsr", .type = "i386_mxcsr", .feature = SSE, .bytes = 4, AT(fpu.mxcsr) },
-	{ .name = "fs_base", .type = "int", .feature = SEGMENTS, .bytes = 8, AT(state.sregs.fs.base) },
-	{ .name = "gs_base", .type = "int", .feature = SEGMENTS, .bytes = 8, AT(state.sregs.gs.base) },
+	{ .name = "fs_base", .type = "int", .feature = SEGMENTS, .bytes = 8,
+	  AT(state.sregs.fs.base) },
+	{ .name = "gs_base", .type = "int", .feature = SEGMENTS, .bytes = 8,
+	  AT(state.sregs.gs.base) },
 	SYS("cr0", state.sregs.cr0), SYS("cr2", state.sregs.cr2), SYS("cr3", state.sregs.cr3),
 	SYS("cr4", state.sregs.cr4), SYS("cr8", state.sregs.cr8), SYS("efer", state.sregs.efer),
 };
@@ -88,7 +92,8 @@ static const char vector_types[] =
 	"<union id=\"vec128\"><field name=\"v4_float\" type=\"v4f\"/>"
 	"<field name=\"v2_double\" type=\"v2d\"/><field name=\"v16_int8\" type=\"v16i8\"/>"
 	"<field name=\"v8_int16\" type=\"v8i16\"/><field name=\"v4_int32\" type=\"v4i32\"/>"
-	"<field name=\"v2_int64\" type=\"v2i64\"/><field name=\"uint128\" type=\"uint128\"/></union>"
+	"<field name=\"v2_int64\" type=\"v2i64\"/>"
+	"<field name=\"uint128\" type=\"uint128\"/></union>"
 	"<flags id=\"i386_mxcsr\" size=\"4\"><field name=\"IE\" start=\"0\" end=\"0\"/>"
 	"<field name=\"DE\" start=\"1\" end=\"1\"/><field name=\"ZE\" start=\"2\" end=\"2\"/>"
 	"<field name=\"OE\" start=\"3\" end=\"3\"/><field name=\"UE\" start=\"4\" end=\"4\"/>"

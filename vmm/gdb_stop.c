@@ -255,7 +255,7 @@ void gdb_say_stop(struct gdb *g)
 	unsigned i, n = gdb_num_vcpus(g);
 
 	g->stop_reply_due = false;
-	/* Of several that stopped at once one is told of; the others meet their breakpoint again. */
+	/* Of several that stopped at once one is told of; the others stop again. */
 	for (i = 0; i < n && !stop; i++) {
 		unsigned at = (g->reported + i) % n;
 

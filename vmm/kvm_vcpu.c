@@ -305,7 +305,8 @@ int kvm_vcpu_debug(struct hv_vcpu *v, const struct hv_debug *debug)
 	}
 	if (debug->num_hw) {
 		d.control |= KVM_GUESTDBG_USE_HW_BP;
-		d.arch.debugreg[7] = 1 << 10 | 1 << 9; /* always one; exact, as old processors want */
+		/* Always one; exact, as old processors want. */
+		d.arch.debugreg[7] = 1 << 10 | 1 << 9;
 		for (unsigned i = 0; i < debug->num_hw; i++) {
 			d.arch.debugreg[i] = debug->hw[i].addr;
 			d.arch.debugreg[7] |= dr7_of(i, &debug->hw[i]);

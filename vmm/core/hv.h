@@ -80,7 +80,8 @@ struct hv_debug {
 	bool step;     /* one instruction, without interrupts where the host can hold them off */
 	unsigned num_hw;
 	struct hv_hw_breakpoint {
-		enum { HV_BREAK_EXEC = 0, HV_BREAK_WRITE = 1, HV_BREAK_ACCESS = 3 } kind; /* DR7's */
+		/* DR7's numbers. */
+		enum { HV_BREAK_EXEC = 0, HV_BREAK_WRITE = 1, HV_BREAK_ACCESS = 3 } kind;
 		uint64_t addr;
 		unsigned len; /* 1, 2, 4 or 8; execution: 1 */
 	} hw[HV_MAX_HW_BREAKPOINTS];
