@@ -162,12 +162,12 @@ int block_open(struct block **ret_block, const struct block_config *config, stru
 	if (!r)
 		r = set_flags(&f, false, err);
 	if (!r)
-		r = block_lock(&f, config->read_only, err);
+		r = block_file_lock(&f, config->read_only, err);
 	if (!r && config->format == BLOCK_FORMAT_AUTO)
 		r = is_qcow2(&f, &qcow2, err);
 	if (!r)
-		r = (qcow2 ? open_qcow2 : open_raw)(&b, &f, config, err);
-	if (r) {
+		r = qcow2 ? open_qcow2(&b, &f, config, err) : open_raw(&b, &f, config, err);
+	if (r || !b) {
 		close(f.fd);
 		return r;
 	}
@@ -235,6 +235,11 @@ int block_resize(struct block *b, uint64_t bytes)
 	if (!r)
 		__atomic_store_n(&b->size_bytes, bytes, __ATOMIC_RELAXED);
 	return r;
+}
+
+uint64_t block_hole(struct block *b, uint64_t pos)
+{
+	return b->ops->hole && pos < block_size(b) ? b->ops->hole(b, pos) : 0;
 }
 
 void block_close(struct block *b)

@@ -51,6 +51,8 @@ struct block_ops {
 	void (*attach)(struct block *b);
 	/* Another handle of the same image, for another loop. NULL: all must use this one. */
 	int (*share)(struct block *b, struct block **ret_handle);
+	/* See block_hole(). May be NULL. */
+	uint64_t (*hole)(struct block *b, uint64_t pos);
 	/* Grow or shrink to @bytes; 0 or -errno. May be NULL. */
 	int (*resize)(struct block *b, uint64_t bytes);
 	void (*free)(struct block *b);
@@ -109,6 +111,12 @@ bool block_can_share(const struct block *b);
  * is no handle by block_share(). -EOPNOTSUPP, -EROFS, -EINVAL (not whole sectors), or why not.
  */
 int block_resize(struct block *b, uint64_t bytes);
+
+/*
+ * How many bytes from @pos on are known to be zeroes, without reading them. It may ask the
+ * kernel, so it is for tools.
+ */
+uint64_t block_hole(struct block *b, uint64_t pos);
 
 /* ---- files beneath an image ---- */
 
@@ -170,6 +178,13 @@ struct block_file {
 	uint64_t size_bytes;
 	uint32_t logical_block, physical_block;
 };
+
+/*
+ * Lock an open image against users that it cannot be shared with: two readers
+ * agree, a writer agrees with nobody. Held until the descriptor's last copy is
+ * closed, or unlocked by a format. -EBUSY when another process is in the way.
+ */
+int block_file_lock(const struct block_file *f, bool read_only, struct error *err);
 
 /* A raw image. @file->fd is the block's own on success only. */
 int block_raw_create(struct block **ret_block, const struct block_file *file,

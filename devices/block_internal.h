@@ -16,13 +16,6 @@
 int block_qcow2_create(struct block **ret_block, struct block *container, int fd,
 		       const struct block_config *config, struct error *err);
 
-/*
- * Lock an open image against users that it cannot be shared with: two readers
- * agree, a writer agrees with nobody. Held until the descriptor's last copy is
- * closed, or block_unlock(). -EBUSY when another process is in the way.
- */
-int block_lock(const struct block_file *f, bool read_only, struct error *err);
-
 /* By hand: file systems with locks of their own (FUSE) may keep one past the close. */
 void block_unlock(int fd);
 

@@ -43,7 +43,7 @@ static int for_each(int fd, int command, short type, off_t base, unsigned rights
 	return r;
 }
 
-int block_lock(const struct block_file *f, bool read_only, struct error *err)
+int block_file_lock(const struct block_file *f, bool read_only, struct error *err)
 {
 	unsigned denied = RIGHT(WRITE) | RIGHT(RESIZE);
 	unsigned held = RIGHT(CONSISTENT_READ) | (read_only ? 0 : denied);

@@ -2,6 +2,7 @@
 #include "devices/block_qcow2.h"
 
 #include <errno.h>
+#include <semaphore.h>
 #include <stdlib.h>
 
 #include "devices/qcow2_image.h"
@@ -321,32 +322,72 @@ static void q2_attach(struct block *b)
 		block_attach(q->backing, b->loop);
 }
 
-struct closing {
+/* Leaving nothing dirty, and nothing counted that is free. */
+struct q2_closing {
+	struct qcow2 *q;
 	struct q2_wait wait;
-	bool ended;
+	struct loop_task begin;
+	bool committing, over;
+	sem_t told; /* for another thread */
 	int res;
 };
 
-static void closing_go(struct q2_wait *w, int res)
+/* On the loop, again and again until there is nothing left to do. */
+static void closing_step(struct q2_closing *c)
 {
-	struct closing *c = container_of(w, struct closing, wait);
+	struct qcow2 *q = c->q;
 
-	c->ended = true;
-	c->res = res;
+	if (q->freer || c->committing)
+		return;
+	if (!c->res &&
+	    (q2_is_dirty(q) || q->commit.running || !list_empty(&q->batches))) {
+		c->committing = true;
+		q2_commit(q, &c->wait);
+		return;
+	}
+	q->closing = NULL;
+	c->over = true;
+	sem_post(&c->told);
 }
 
-/* Leave nothing dirty, and nothing counted that is free. */
+static void closing_go(struct q2_wait *w, int res)
+{
+	struct q2_closing *c = container_of(w, struct q2_closing, wait);
+
+	c->committing = false;
+	c->res = res;
+	closing_step(c);
+}
+
+void q2_freer_idle(struct qcow2 *q)
+{
+	if (q->closing)
+		closing_step(q->closing);
+}
+
+static void closing_begin(struct loop_task *task)
+{
+	struct q2_closing *c = container_of(task, struct q2_closing, begin);
+
+	c->q->closing = c;
+	closing_step(c);
+}
+
 static void settle(struct qcow2 *q)
 {
-	struct closing c = { .wait.go = closing_go };
+	struct q2_closing c = { .q = q, .wait.go = closing_go, .begin.run = closing_begin };
 
-	while (!c.res && (q2_is_dirty(q) || q->commit.running || q->freer ||
-			  !list_empty(&q->batches))) {
-		c.ended = false;
-		q2_commit(q, &c.wait);
-		while (!c.ended || q->freer)
+	sem_init(&c.told, 0, 0);
+	if (loop_is_mine(q->b.loop)) {
+		closing_begin(&c.begin);
+		while (!c.over)
 			loop_run_once(q->b.loop, UINT64_MAX);
+	} else {
+		loop_post(q->b.loop, &c.begin);
+		while (sem_wait(&c.told) < 0 && errno == EINTR)
+			;
 	}
+	sem_destroy(&c.told);
 	if (c.res < 0)
 		log_error("disk '%s': cannot write its metadata: %s", q->b.path, strerror(-c.res));
 }
@@ -355,6 +396,7 @@ static void q2_free(struct block *b)
 {
 	struct qcow2 *q = q2_of(b);
 
+	/* The loop may be another thread's. */
 	if (b->loop && !b->read_only)
 		settle(q);
 	q2_cache_done(q);
@@ -370,7 +412,20 @@ static void q2_free(struct block *b)
 	free(q);
 }
 
+/* Where there is no L2 table there is nothing. */
+static uint64_t q2_hole(struct block *b, uint64_t pos)
+{
+	struct qcow2 *q = q2_of(b);
+	unsigned bits = q->cluster_bits + qcow2_l2_bits(&q->h);
+	uint64_t end = ((pos >> bits) + 1) << bits;
+
+	if (q->backing || q->l1.entry[pos >> bits] & QCOW2_OFFSET)
+		return 0;
+	return MIN(end, b->size_bytes) - pos;
+}
+
 static const struct block_ops q2_ops = {
+	.hole = q2_hole,
 	.submit = q2_submit,
 	.attach = q2_attach,
 	.free = q2_free,

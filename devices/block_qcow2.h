@@ -172,6 +172,7 @@ struct qcow2 {
 	struct q2_ranges frees; /* no reference in memory any more */
 	struct list batches;	/* nor in the file */
 	struct q2_freer *freer; /* works on the first batch, or NULL */
+	struct q2_closing *closing;
 
 	/* The cluster that was decompressed last. */
 	uint64_t inflated_host;
@@ -266,6 +267,9 @@ void q2_commit(struct qcow2 *q, struct q2_wait *w);
 bool q2_is_dirty(const struct qcow2 *q);
 
 /* ---- block_qcow2.c: for the parts of requests ---- */
+
+/* No clusters are being freed any more. */
+void q2_freer_idle(struct qcow2 *q);
 
 /*
  * A part of @job's request: @len guest bytes from @pos on, with room for

@@ -20,7 +20,7 @@ bool q2_ranges_add(struct q2_ranges *r, uint64_t cluster, uint64_t count)
 		last->count += count;
 		return true;
 	}
-	if (r->num == r->room) {
+	if (!r->at || r->num == r->room) {
 		at = realloc(r->at, (r->room * 2 + 8) * sizeof(*at));
 		if (!at)
 			return false;
@@ -66,6 +66,8 @@ static void freer_end(struct q2_freer *f)
 	free(f->batch);
 	free(f);
 	next_batch(q);
+	if (!q->freer)
+		q2_freer_idle(q);
 }
 
 static void freer_go(struct q2_wait *w, int res);

@@ -356,7 +356,17 @@ static int set_up_direct(struct block_raw *raw, struct error *err)
 	return 0;
 }
 
+static uint64_t raw_hole(struct block *b, uint64_t pos)
+{
+	off_t data = lseek(container_of(b, struct block_raw, b)->fd, (off_t)pos, SEEK_DATA);
+
+	if (data >= 0)
+		return align_down((uint64_t)data - pos, BLOCK_SECTOR);
+	return errno == ENXIO ? block_size(b) - pos : 0;
+}
+
 static const struct block_ops raw_ops = {
+	.hole = raw_hole,
 	.submit = raw_submit,
 	.share = raw_share,
 	.resize = raw_resize,

@@ -8,6 +8,7 @@
 #define EXT_END		   0u
 #define EXT_BACKING_FORMAT 0xe2792acau
 #define EXT_FEATURE_NAMES  0x6803f857u
+#define EXT_BITMAPS	   0x23852875u
 #define FEATURE_NAME	   48u /* type, bit, 46 bytes of name */
 
 #define KNOWN_INCOMPAT                                                                             \
@@ -105,6 +106,8 @@ static int parse_extensions(struct qcow2_header *h, const uint8_t *data, size_t 
 		} else if (type == EXT_FEATURE_NAMES) {
 			*ret_names = data + at;
 			*ret_names_len = len;
+		} else if (type == EXT_BITMAPS) {
+			h->bitmaps = true;
 		}
 		if (align_up(len, 8) > end - at)
 			return 0;

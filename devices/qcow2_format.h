@@ -53,6 +53,7 @@ struct qcow2_header {
 	uint32_t reftable_clusters;
 	uint64_t incompatible, compatible, autoclear;
 	enum qcow2_compression compression;
+	bool bitmaps; /* of what has changed; not understood, and no longer true once written */
 	char backing[QCOW2_MAX_NAME + 1]; /* as named in the file, or empty */
 	char backing_format[16];	  /* "raw", "qcow2"; empty when the file does not say */
 };

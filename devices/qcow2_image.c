@@ -169,3 +169,55 @@ int qcow2_image_create(int fd, const struct qcow2_create_params *p, struct error
 	free(buf);
 	return r;
 }
+
+/* ---- another size ---- */
+
+static int check_resizable(const struct qcow2_header *h, uint64_t bytes, struct error *err)
+{
+	uint64_t room = clusters_for(h, h->l1_entries * 8ull) << h->cluster_bits >> 3;
+	const char *why = NULL;
+
+	if (h->num_snapshots)
+		why = "has snapshots, whose size would not change";
+	else if (h->bitmaps)
+		why = "has bitmaps, which would not grow with it";
+	else if (h->incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT))
+		why = "needs a check first: wisp disk check --repair";
+	else if (bytes > QCOW2_MAX_SIZE || qcow2_l1_needed(h, bytes) > room)
+		why = "is too small a file for that: convert it into a new one of that size";
+	return why ? error_usage(err, -ENOTSUP, "%s", why) : 0;
+}
+
+int qcow2_image_resize(int fd, uint64_t bytes, struct error *err)
+{
+	struct qcow2_header h;
+	uint64_t file_bytes, entries;
+	uint8_t be[8], *zeroes;
+	int r = qcow2_image_header(fd, &h, &file_bytes, err);
+
+	if (!r)
+		r = check_resizable(&h, bytes, err);
+	if (r < 0)
+		return r;
+	entries = qcow2_l1_needed(&h, bytes);
+	if (entries > h.l1_entries) {
+		/* The rest of the table's last cluster, which nobody has promised to be zero. */
+		zeroes = calloc(entries - h.l1_entries, 8);
+		if (!zeroes)
+			return error_set(err, -ENOMEM, "%m");
+		r = write_all(fd, zeroes, (entries - h.l1_entries) * 8,
+			      h.l1_offset + h.l1_entries * 8ull, err);
+		free(zeroes);
+		put_be32(be, entries);
+		if (!r)
+			r = fdatasync(fd) < 0 ? error_usage(err, -errno, "cannot sync: %m") : 0;
+		if (!r)
+			r = write_all(fd, be, 4, QCOW2_AT_L1, err);
+	}
+	put_be64(be, bytes);
+	if (!r)
+		r = write_all(fd, be, 8, QCOW2_AT_SIZE, err);
+	if (!r && fdatasync(fd) < 0)
+		r = error_usage(err, -errno, "cannot sync: %m");
+	return r;
+}

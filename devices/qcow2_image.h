@@ -22,6 +22,12 @@ struct qcow2_create_params {
 /* Make an empty image of the file @fd, whose content is lost. Not synced. */
 int qcow2_image_create(int fd, const struct qcow2_create_params *params, struct error *err);
 
+/*
+ * Give the disk another size, a multiple of 512 bytes, durably. Smaller: what is cut off is
+ * freed. Refused for images with snapshots, which have a size too, and such as need a check.
+ */
+int qcow2_image_resize(int fd, uint64_t bytes, struct error *err);
+
 struct qcow2_check {
 	uint64_t clusters;   /* in the file */
 	uint64_t allocated;  /* data clusters of the disk as it is now */

@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat pause resume stop kill change console api exec cp balloon test bisect core gdb doctor switch help version"
+		_wisp_words "run ls stat pause resume stop kill change console api exec cp balloon test bisect core gdb disk doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -375,6 +375,27 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --listen --help" ;;
+		esac ;;
+	disk)
+		case $prev in
+		--format)
+			_wisp_words "auto raw qcow2"
+			return ;;
+		--source-format)
+			_wisp_words "auto raw qcow2"
+			return ;;
+		--backing)
+			_wisp_files
+			return ;;
+		--backing-format)
+			_wisp_words "auto raw qcow2"
+			return ;;
+		--cluster-size)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--format --source-format --backing --backing-format --follow-backing --cluster-size --force --repair --shrink --json --help" ;;
+		*) _wisp_files ;;
 		esac ;;
 	doctor)
 		case $prev in

@@ -3,6 +3,7 @@
 #include "vmm/cli_guest.h"
 
 #include "vmm/cli_control.h"
+#include "vmm/disk.h"
 #include "vmm/doctor.h"
 #include "vmm/switch.h"
 #include "vmm/test.h"
@@ -118,6 +119,13 @@ const struct cli_verb cli_verbs[] = {
 	  "Prints what to tell gdb. The guest stops when a debugger connects and goes on when it "
 	  "has gone.",
 	  cli_gdb_options, .main = gdb_main },
+	{ "disk", "ACTION [OPTION]... ARGUMENT...",
+	  "Make, show, check, convert or resize disk images, raw and qcow2",
+	  "create PATH SIZE (with --backing, SIZE may be left out); info PATH; check PATH: status 0 "
+	  "when it is sound, 3 when space is lost, 1 when there is worse; convert SOURCE DEST; "
+	  "resize PATH SIZE. What is made has its name only once it is complete. Images in use are "
+	  "refused, by QEMU's tools and by these alike.",
+	  disk_options, .takes_image = true, .main = disk_main },
 	{ "doctor", "[--json]", "Say what this host can do, and how to mend what it cannot",
 	  "Prints a line for each thing that microVMs need or can make use of: ok, warn (works, "
 	  "but not as well as it could) or missing, with a line on how to mend it. The status is 0 "

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
+#include <time.h>
 
 int images_setup(void **state, enum loop_backend backend)
 {
@@ -138,7 +139,7 @@ static int run_request(const struct images *im, struct block *b, struct request 
 	r->req.done = record;
 	block_submit(b, &r->req);
 	assert_false(r->over);
-	for (int i = 0; i < 60 && !r->over; i++)
+	for (time_t end = time(NULL) + 60; !r->over && time(NULL) < end;)
 		loop_run_once(im->loop, NSEC_PER_SEC);
 	assert_true(r->over);
 	return r->res;
