@@ -165,7 +165,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--run-dir --json --help" ;;
+		-*) _wisp_words "--run-dir --json --prometheus --help" ;;
 		esac ;;
 	pause)
 		case $prev in

@@ -320,6 +320,19 @@ static int balloon_load(struct virtio_device *dev, struct state_reader *r)
 	return r->failed;
 }
 
+static void balloon_counters(const struct virtio_device *dev,
+			     void (*show)(void *arg, const char *name, uint64_t value), void *arg)
+{
+	struct virtio_balloon_info info;
+
+	virtio_balloon_info(dev, &info);
+	show(arg, "target_bytes", info.target_bytes);
+	show(arg, "actual_bytes", info.actual_bytes);
+	show(arg, "inflated_pages", info.counters.inflated);
+	show(arg, "deflated_pages", info.counters.deflated);
+	show(arg, "reported_pages", info.counters.reported);
+}
+
 static void balloon_free(struct virtio_device *dev)
 {
 	virtio_done(dev);
@@ -339,6 +352,7 @@ static const struct virtio_ops balloon_ops = {
 	.config_write = balloon_config_write,
 	.save = balloon_save,
 	.load = balloon_load,
+	.counters = balloon_counters,
 	.free = balloon_free,
 };
 

@@ -164,8 +164,10 @@ int virtq_pop(struct virtq *q, struct virtq_chain *c)
 	c->num_out = c->num_in = 0;
 	c->out_bytes = c->in_bytes = 0;
 	r = q->packed ? virtq_packed_pop(q, c) : virtq_split_pop(q, c);
-	if (r > 0)
+	if (r > 0) {
 		counter_add(&q->stats.chains, 1);
+		counter_add(&q->stats.out_bytes, c->out_bytes);
+	}
 	return r;
 }
 
@@ -177,6 +179,7 @@ void virtq_unpop(struct virtq *q, const struct virtq_chain *c)
 		q->next_avail--;
 	q->inflight -= c->num_desc;
 	counter_add(&q->stats.chains, -1);
+	counter_add(&q->stats.out_bytes, -(uint64_t)c->out_bytes);
 }
 
 void virtq_push(struct virtq *q, const struct virtq_chain *c, uint32_t written)
@@ -198,6 +201,7 @@ void virtq_push_id(struct virtq *q, uint16_t id, uint16_t num_desc, uint32_t wri
 {
 	if (!q->started)
 		return;
+	counter_add(&q->stats.in_bytes, written);
 	if (q->packed)
 		virtq_packed_push(q, id, num_desc, written);
 	else

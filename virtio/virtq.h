@@ -35,6 +35,7 @@ struct virtq_chain {
 
 struct virtq_stats {
 	uint64_t kicks, chains, interrupts, suppressed, errors;
+	uint64_t out_bytes, in_bytes; /* in the chains: from the driver, and written for it */
 };
 
 struct virtq {

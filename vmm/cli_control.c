@@ -23,7 +23,14 @@
 
 const struct config_item control_plain_options[] = { RUN_DIR_ITEM, { 0 } };
 const struct config_item control_report_options[] = { RUN_DIR_ITEM, JSON_ITEM, { 0 } };
-const struct config_item control_ls_options[] = { RUN_DIR_ITEM, JSON_ITEM, { 0 } };
+const struct config_item control_stat_options[] = {
+	RUN_DIR_ITEM,
+	JSON_ITEM,
+	{ "--prometheus", NULL,
+	  "Print the text that Prometheus reads; without ID of all microVMs of this user",
+	  CONFIG_FLAG, MEMBER(prometheus) },
+	{ 0 },
+};
 const struct config_item control_stop_options[] = {
 	RUN_DIR_ITEM,
 	{ "--timeout", "SECONDS", "How long the guest may take to power off (30)", CONFIG_NUMBER,
@@ -82,29 +89,6 @@ int pause_main(int argc, char **argv)
 int resume_main(int argc, char **argv)
 {
 	return ask_plain("resume", argc, argv);
-}
-
-int stat_main(int argc, char **argv)
-{
-	struct control_options o = { 0 };
-	struct error err = { 0 };
-	json_t *reply = NULL;
-	const char *id;
-	int sock, r;
-
-	sock = r = control_open("stat", control_report_options, &o, argc, argv, &id, &err);
-	if (sock >= 0) {
-		r = control_ask(sock, json_pack("{s:s}", "do", "stat"), NULL, 0, &reply, &err);
-		close(sock);
-	}
-	if (!r) {
-		json_object_del(reply, "ok");
-		json_dumpf(reply, stdout, o.json ? JSON_COMPACT : JSON_INDENT(2));
-		putchar('\n');
-		json_decref(reply);
-	}
-	control_options_done(&o);
-	return r < 0 ? fail(&err) : 0;
 }
 
 /* ---- ends ---- */
@@ -200,102 +184,6 @@ int kill_main(int argc, char **argv)
 		r = control_end_machine(sock, json_pack("{s:s}", "do", "kill"), true, &err);
 		close(sock);
 	}
-	control_options_done(&o);
-	return r < 0 ? fail(&err) : 0;
-}
-
-/* ---- ls ---- */
-
-static void print_uptime(json_int_t ms)
-{
-	json_int_t s = ms / 1000;
-	char text[32];
-
-	if (s < 60)
-		snprintf(text, sizeof(text), "%ds", (int)s);
-	else if (s < 3600)
-		snprintf(text, sizeof(text), "%dm%02ds", (int)(s / 60), (int)(s % 60));
-	else if (s < 86400)
-		snprintf(text, sizeof(text), "%dh%02dm", (int)(s / 3600), (int)(s / 60 % 60));
-	else
-		snprintf(text, sizeof(text), "%dd%02dh", (int)(s / 86400), (int)(s / 3600 % 24));
-	printf("%10s", text);
-}
-
-static json_int_t number(const json_t *o, const char *name)
-{
-	return json_integer_value(json_object_get(o, name));
-}
-
-static const char *text_of(const json_t *o, const char *name)
-{
-	const char *s = json_string_value(json_object_get(o, name));
-
-	return s ? s : "";
-}
-
-static void print_machine(const json_t *m)
-{
-	char memory[24];
-
-	printf("%-20s %-12s", text_of(m, "id"), text_of(m, "state"));
-	if (json_object_get(m, "pid")) {
-		config_size_text(memory, sizeof(memory), number(m, "memory"));
-		printf(" %4d %8s ", (int)number(m, "cpus"), memory);
-		print_uptime(number(m, "uptime_ms"));
-		printf(" %8d", (int)number(m, "pid"));
-	}
-	putchar('\n');
-}
-
-/* One microVM for the list; what a dead one left is removed. */
-static int add_machine(void *arg, const char *id, const char *path)
-{
-	struct timeval patience = { .tv_sec = PATIENCE_SECONDS };
-	struct error err = { 0 };
-	json_t *machines = arg, *info = NULL;
-	int sock, r;
-
-	if (run_dir_remove_dead(path))
-		return 0;
-	sock = run_dir_connect(NULL, path, RUN_DIR_CONTROL, SOCK_SEQPACKET, &err);
-	if (sock < 0)
-		return 0; /* it has ended meanwhile, or is none */
-	setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-	r = control_ask(sock, json_pack("{s:s}", "do", "info"), NULL, 0, &info, &err);
-	close(sock);
-	if (r == -ECONNRESET)
-		return 0;
-	if (r < 0)
-		info = json_pack("{s:s, s:s}", "id", id, "state", "unresponsive");
-	json_object_del(info, "ok");
-	json_array_append_new(machines, info);
-	return 0;
-}
-
-int ls_main(int argc, char **argv)
-{
-	struct control_options o = { 0 };
-	json_t *machines = json_array(), *m, *all;
-	struct error err = { 0 };
-	size_t i;
-	int r;
-
-	r = config_parse_verb("ls", control_ls_options, &o, argc, argv, NULL, 0, &err);
-	if (!r)
-		r = run_dir_for_each(o.run_dir, add_machine, machines, &err);
-	if (!r && o.json) {
-		all = json_pack("{s:O}", "machines", machines);
-		json_dumpf(all, stdout, JSON_COMPACT);
-		putchar('\n');
-		json_decref(all);
-	} else if (!r) {
-		printf("%-20s %-12s %4s %8s %10s %8s\n", "ID", "STATE", "CPUS", "MEMORY", "UPTIME",
-		       "PID");
-		json_array_foreach(machines, i, m)
-			print_machine(m);
-	}
-	json_decref(machines);
 	control_options_done(&o);
 	return r < 0 ? fail(&err) : 0;
 }

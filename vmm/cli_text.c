@@ -48,12 +48,15 @@ const struct cli_verb cli_verbs[] = {
 	  "checked before anything is created.",
 	  config_run_options, .takes_image = true, .main = run_main },
 	{ "ls", "[OPTION]...", "List the running microVMs of this user",
-	  "One line each: name, state, processors, memory, how long it has been running, and the "
-	  "process id of its monitor. What microVMs left that were killed is removed.",
-	  control_ls_options, .main = ls_main },
+	  "One line each: name, state, processors, memory, how much of the host's memory its "
+	  "processes hold, how long it has been running, and the process id of its monitor. Below "
+	  "them what they are promised and use together, and what the host has. Memory that clones "
+	  "share counts for each of them. What microVMs left that were killed is removed.",
+	  control_report_options, .main = ls_main },
 	{ "stat", "[OPTION]... ID", "Show the counters of a running microVM",
-	  "Exits by reason, accesses by device, queue activity: what --metrics writes at the end.",
-	  control_report_options, .main = stat_main },
+	  "Exits by reason, accesses by device, queue activity, as --metrics writes them at the "
+	  "end; and the processor time and memory that its processes use.",
+	  control_stat_options, .main = stat_main },
 	{ "pause", "[OPTION]... ID", "Pause a microVM: its processors stop, its I/O is drained",
 	  NULL,
 	  control_plain_options, .main = pause_main },

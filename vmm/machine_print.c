@@ -114,10 +114,12 @@ static void print_queues(const struct machine_virtio *v, FILE *out)
 
 		fprintf(out,
 			"%s{\"kicks\":%" PRIu64 ",\"chains\":%" PRIu64 ",\"interrupts\":%" PRIu64
-			",\"suppressed\":%" PRIu64 ",\"errors\":%" PRIu64 "}",
+			",\"suppressed\":%" PRIu64 ",\"errors\":%" PRIu64
+			",\"out_bytes\":%" PRIu64 ",\"in_bytes\":%" PRIu64 "}",
 			i ? "," : "", counter_get(&s->kicks), counter_get(&s->chains),
 			counter_get(&s->interrupts), counter_get(&s->suppressed),
-			counter_get(&s->errors));
+			counter_get(&s->errors), counter_get(&s->out_bytes),
+			counter_get(&s->in_bytes));
 	}
 }
 
