@@ -1,5 +1,6 @@
 /* What is at the other end of a chardev: opened here, by kind, and closed. */
 #include "devices/chardev_internal.h"
+#include "devices/terminal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -67,14 +68,14 @@ static void open_stdio(struct chardev_ends *e)
 
 	e->in_fd = STDIN_FILENO;
 	e->out_fd = STDOUT_FILENO;
-	e->terminal = isatty(STDIN_FILENO);
+	e->terminal = terminal_is(STDIN_FILENO);
 	e->stands_for_terminal = !e->terminal;
 	/*
 	 * A write to a terminal may block, and O_NONBLOCK would be seen by everybody
 	 * who shares the descriptor; opened again, it is ours alone. When that is
 	 * not possible the loop has other, slower means.
 	 */
-	if (!isatty(STDOUT_FILENO))
+	if (!terminal_is(STDOUT_FILENO))
 		return;
 	fd = open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	if (fd < 0)

@@ -12,6 +12,17 @@
 static struct termios saved;
 static int terminal_fd = -1;
 static volatile sig_atomic_t is_raw;
+static enum { NOT_ASKED, IS_NONE, IS_ONE } known[STDERR_FILENO + 1];
+
+void terminal_learn(int fd)
+{
+	known[fd] = isatty(fd) ? IS_ONE : IS_NONE;
+}
+
+bool terminal_is(int fd)
+{
+	return known[fd] == NOT_ASKED ? isatty(fd) : known[fd] == IS_ONE;
+}
 
 bool terminal_is_background(int fd)
 {
@@ -23,7 +34,11 @@ bool terminal_is_background(int fd)
 
 void terminal_save(int fd)
 {
-	if (tcgetattr(fd, &saved) == 0 && !terminal_is_background(fd))
+	bool is = tcgetattr(fd, &saved) == 0;
+
+	if (fd <= STDERR_FILENO)
+		known[fd] = is ? IS_ONE : IS_NONE;
+	if (is && !terminal_is_background(fd))
 		terminal_fd = fd;
 }
 

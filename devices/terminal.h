@@ -9,6 +9,13 @@
 
 #include "vmm/core/error.h"
 
+/*
+ * Is the standard stream @fd (0 to 2) a terminal? Once learned it is not asked again: a child of
+ * this process knows what its parent found out. terminal_save() learns too.
+ */
+bool terminal_is(int fd);
+void terminal_learn(int fd);
+
 /* Remember the settings of @fd (a no-op when it is no terminal or we are in the background). */
 void terminal_save(int fd);
 

@@ -220,6 +220,7 @@ static int run_once(struct monitor_params *params)
 	sigset_t set;
 
 	terminal_save(STDIN_FILENO);
+	terminal_learn(STDOUT_FILENO);
 	params->signal_fd = block_signals(&set);
 	monitor = params->signal_fd < 0 ? -1 : fork();
 	if (monitor < 0) {

@@ -92,6 +92,8 @@ int machine_start_loops(struct machine *m, struct error *err)
 	pthread_attr_t attr;
 	int r = 0;
 
+	if (!m->loops)
+		return 0;
 	/* Signals are for the threads that ask for them. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &saved);
