@@ -83,9 +83,9 @@ const struct cli_verb cli_verbs[] = {
 	  "docs/firecracker.md says what is answered as Firecracker answers it.",
 	  api_options, .main = api_main },
 	{ "exec", "[OPTION]... ID -- COMMAND [ARGUMENT]...", "Run a command in a running guest",
-	  "For microVMs with --vsock whose guest runs wisp-agent, as the default one does. Standard "
-	  "input, output and error are the command's, byte for byte, and so is the status: 128+N "
-	  "when signal N ended it, 127 when there is no such command. Signals are passed on.",
+	  "For microVMs with --vsock whose guest runs wisp-agent, as the default one does. "
+	  "Standard input, output and error are the command's, byte for byte, and so is the "
+	  "status: 128+N when signal N ended it, 127 when there is no such command. Signals are passed on.",
 	  exec_options, .main = exec_main },
 	{ "cp", "[OPTION]... SOURCE DESTINATION", "Copy into a running guest, or out of one",
 	  "One of both is in a guest, as ID:PATH. Files, directories with all that is in them, and "
@@ -93,8 +93,8 @@ const struct cli_verb cli_verbs[] = {
 	  "microVMs as for exec.",
 	  cp_options, .main = cp_main },
 	{ "balloon", "[OPTION]... ID [SIZE]", "Show or set how much memory a guest gives up",
-	  "For microVMs with --balloon. With SIZE the guest is asked to give up so much, or to take "
-	  "back what is more; it does so as it can. Statistics are as the guest tells them.",
+	  "For microVMs with --balloon. With SIZE the guest is asked to give up so much, or to "
+	  "take back what is more; it does so as it can. Statistics are as the guest tells them.",
 	  balloon_options, .main = balloon_main },
 	{ "test", "[OPTION]... [--] COMMAND [ARGUMENT]...",
 	  "Boot a kernel over this system's files, run a command, say how it ended",
@@ -124,8 +124,8 @@ const struct cli_verb cli_verbs[] = {
 	  cli_gdb_options, .main = gdb_main },
 	{ "disk", "ACTION [OPTION]... ARGUMENT...",
 	  "Make, show, check, convert or resize disk images, raw and qcow2",
-	  "create PATH SIZE (with --backing, SIZE may be left out); info PATH; check PATH: status 0 "
-	  "when it is sound, 3 when space is lost, 1 when there is worse; convert SOURCE DEST; "
+	  "create PATH SIZE (with --backing, SIZE may be left out); info PATH; check PATH: status "
+	  "0 when it is sound, 3 when space is lost, 1 when there is worse; convert SOURCE DEST; "
 	  "resize PATH SIZE. What is made has its name only once it is complete. Images in use are "
 	  "refused, by QEMU's tools and by these alike.",
 	  disk_options, .takes_image = true, .main = disk_main },

@@ -95,7 +95,7 @@ const struct config_item config_run_options[] = {
 	  "of the host; switch joins the guests of `wisp switch NAME` (user). May be repeated",
 	  CONFIG_CUSTOM, .repeat = true, .parse = config_parse_net, .keys = config_net_keys },
 	{ "--vsock", "[KEY=VALUE,...]",
-	  "Stream sockets between host and guest; 'wisp exec' and 'wisp cp' use them", CONFIG_CUSTOM,
+	  "Stream sockets between host and guest; wisp exec and wisp cp use them", CONFIG_CUSTOM,
 	  .optional = true, .parse = config_parse_vsock, .keys = config_vsock_keys },
 	{ "--share", "DIR:TAG[,KEY=VALUE]...",
 	  "A directory of the host's, which the guest mounts by its tag: 'mount -t virtiofs TAG "
