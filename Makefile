@@ -187,7 +187,12 @@ $(BUILD)/fuzz/libwisp.a: $(LIB_SRC:%.c=$(BUILD)/fuzz/obj/%.o) $(FILTERS).o
 	$(call say,AR,$@)rm -f $@; $(AR) rcs $@ $^
 
 $(BUILD)/fuzz/fuzz_%: $(BUILD)/fuzz/obj/tests/fuzz/fuzz_%.o $(BUILD)/fuzz/libwisp.a
-	$(call say,LD,$@)$(FUZZ_CC) $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+	$(call say,LD,$@)$(FUZZ_CC) $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)
+
+# The guest of user networking needs what wisp-net has beside libwisp.
+$(BUILD)/fuzz/fuzz_user_net: $(addprefix $(BUILD)/fuzz/obj/helpers/,user_net.o guest_filter.o)
+$(BUILD)/fuzz/fuzz_user_net: LDLIBS += $(HELPER_LIBS_wisp-net)
+$(BUILD)/fuzz/obj/helpers/user_net.o: FUZZ_CFLAGS += $(HELPER_CFLAGS_wisp-net)
 
 $(BUILD)/fuzz/seeds_%: $(BUILD)/tests/fuzz/seeds_%.o $(UNIT_LIB) $(BUILD)/libwisp.a
 	@mkdir -p $(@D)

@@ -470,6 +470,7 @@ int user_net_create(struct user_net **ret_net, const struct user_net_config *con
 		.vhost = config->host,
 		.vnameserver = config->dns,
 		.vdhcp_start = config->dhcp_start,
+		.vdnssearch = config->search[0] ? (const char **)config->search : NULL,
 		.in6_enabled = config->ipv6,
 		.vprefix_len = 64,
 		.if_mtu = config->mtu,

@@ -14,6 +14,7 @@
 
 #define USER_NET_MAX_MTU 65520u /* what libslirp goes up to, in round numbers */
 #define USER_NET_MIN_MTU 1280u	/* IPv6's minimum */
+#define USER_NET_MAX_SEARCH 4u
 
 struct user_net_config {
 	int fd; /* the guest's side; borrowed */
@@ -21,6 +22,7 @@ struct user_net_config {
 	struct in_addr host; /* the router, and this host with @host_loopback */
 	struct in_addr dns;
 	struct in_addr dhcp_start; /* the guest's address */
+	const char *search[USER_NET_MAX_SEARCH + 1]; /* domains, up to NULL; borrowed */
 	bool ipv6;
 	bool restrict_out;  /* the guest reaches nothing by itself; forwards still work */
 	bool host_loopback; /* what the guest sends to @host goes to this host's 127.0.0.1 */

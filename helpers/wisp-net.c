@@ -28,6 +28,7 @@ struct options {
 	int status_fd;
 	const char *forward[MAX_FORWARDS];
 	unsigned num_forwards;
+	unsigned num_search;
 	bool no_sandbox;
 };
 
@@ -43,6 +44,7 @@ enum {
 	OPT_HOST,
 	OPT_DNS,
 	OPT_HOSTFWD,
+	OPT_SEARCH,
 	OPT_RESTRICT,
 	OPT_HOST_LOOPBACK,
 	OPT_MTU,
@@ -58,6 +60,7 @@ static const struct option long_options[] = {
 	{ "host", required_argument, NULL, OPT_HOST },
 	{ "dns", required_argument, NULL, OPT_DNS },
 	{ "hostfwd", required_argument, NULL, OPT_HOSTFWD },
+	{ "search", required_argument, NULL, OPT_SEARCH },
 	{ "restrict", no_argument, NULL, OPT_RESTRICT },
 	{ "host-loopback", no_argument, NULL, OPT_HOST_LOOPBACK },
 	{ "mtu", required_argument, NULL, OPT_MTU },
@@ -143,6 +146,12 @@ static int parse_option(struct options *o, int option, char *value, struct error
 		if (o->num_forwards == MAX_FORWARDS)
 			return error_usage(err, -E2BIG, "--hostfwd: more than %u", MAX_FORWARDS);
 		o->forward[o->num_forwards++] = value;
+		return 0;
+	case OPT_SEARCH:
+		if (o->num_search == USER_NET_MAX_SEARCH)
+			return error_usage(err, -E2BIG, "--search: more than %u",
+					   USER_NET_MAX_SEARCH);
+		o->net.search[o->num_search++] = value;
 		return 0;
 	case OPT_RESTRICT:
 		o->net.restrict_out = true;

@@ -35,6 +35,9 @@ uint64_t virtio_blk_size(const struct virtio_device *dev);
 int virtio_net_create(struct virtio_device **ret_dev, const struct virtio_params *common,
 		      struct net *const *pairs, unsigned num_pairs, struct error *err);
 
+/* From now on at most @limits, each way. On the device's loop. */
+void virtio_net_limit(struct virtio_device *dev, const struct rate_limits *limits);
+
 struct virtio_console_port {
 	const char *name;	 /* /dev/virtio-ports/NAME; NULL for a plain console */
 	bool is_console;	 /* hvcN */

@@ -134,6 +134,27 @@ static bool prepare(struct tx_request *req)
 	return true;
 }
 
+bool net_must_wait(struct net_pair *p, struct rate_limiter *l, struct loop_timer *t)
+{
+	struct loop *loop = p->vn->dev.loop;
+	uint64_t now_ns, wait_ns;
+
+	if (!rate_limited(l))
+		return false;
+	now_ns = clock_monotonic_ns(loop_clock(loop));
+	wait_ns = rate_limiter_wait_ns(l, now_ns);
+	if (wait_ns)
+		loop_timer_set(loop, t, now_ns + wait_ns);
+	return wait_ns;
+}
+
+void net_spend(struct net_pair *p, struct rate_limiter *l, uint64_t bytes)
+{
+	if (rate_limited(l))
+		rate_limiter_take(l, clock_monotonic_ns(loop_clock(p->vn->dev.loop)), 1,
+				  bytes - NET_VNET_HDR);
+}
+
 /* 1, 0 when there is none, or -errno after which the device has failed. */
 static int send_one(struct net_pair *p)
 {
@@ -153,6 +174,7 @@ static int send_one(struct net_pair *p)
 	}
 	req->tx.done = sent;
 	if (prepare(req)) {
+		net_spend(p, &p->vn->tx_limiter, chain.out_bytes);
 		p->net->ops->send(p->net, &req->tx);
 	} else {
 		p->net->tx_dropped++;
@@ -164,11 +186,13 @@ static int send_one(struct net_pair *p)
 static void send_all(struct net_pair *p)
 {
 	unsigned budget = p->txq->size;
-	int r;
+	int r = 1;
 
 	do {
 		virtq_kicks_off(p->txq);
-		while ((r = send_one(p)) > 0) {
+		/* Kicks stay off while the rate limit has us wait: we come back by ourselves. */
+		while (!net_must_wait(p, &p->vn->tx_limiter, &p->tx_limited) &&
+		       (r = send_one(p)) > 0) {
 			/* A driver that adds as fast as we take must not hold the loop for ever. */
 			if (!--budget) {
 				virtio_kick_again(&p->vn->dev, p->txq->index);
@@ -176,6 +200,19 @@ static void send_all(struct net_pair *p)
 			}
 		}
 	} while (r == 0 && virtq_kicks_on(p->txq));
+}
+
+static void may_send(struct loop_timer *t)
+{
+	struct net_pair *p = container_of(t, struct net_pair, tx_limited);
+
+	if (p->txq->started)
+		send_all(p);
+}
+
+static void may_receive(struct loop_timer *t)
+{
+	net_receive(container_of(t, struct net_pair, rx_limited));
 }
 
 static void notify(struct loop_task *task)
@@ -270,6 +307,8 @@ static void net_stop(struct virtio_device *dev)
 		p->net->ops->cancel_send(p->net);
 		if (p->receiving)
 			p->net->ops->cancel_recv(p->net, &p->rx);
+		loop_timer_cancel(dev->loop, &p->tx_limited);
+		loop_timer_cancel(dev->loop, &p->rx_limited);
 	}
 	net_check_stopped(vn);
 }
@@ -446,6 +485,8 @@ static void net_free(struct virtio_device *dev)
 
 	for (unsigned i = 0; i < vn->num_pairs; i++)
 		pair_done(&vn->pair[i]);
+	rate_limiter_done(&vn->rx_limiter);
+	rate_limiter_done(&vn->tx_limiter);
 	virtio_done(dev);
 	free(vn);
 }
@@ -501,6 +542,14 @@ static uint64_t features(const struct net *n, unsigned num_pairs)
 	return f;
 }
 
+void virtio_net_limit(struct virtio_device *dev, const struct rate_limits *limits)
+{
+	uint64_t now_ns = clock_monotonic_ns(loop_clock(dev->loop));
+
+	rate_limiter_set(&net_of(dev)->rx_limiter, limits, now_ns);
+	rate_limiter_set(&net_of(dev)->tx_limiter, limits, now_ns);
+}
+
 static int pair_init(struct net_pair *p, struct virtio_net *vn, unsigned index)
 {
 	p->spill = malloc(NET_MAX_FRAME);
@@ -510,6 +559,8 @@ static int pair_init(struct net_pair *p, struct virtio_net *vn, unsigned index)
 	p->rxq = &vn->dev.queue[2 * index];
 	p->txq = &vn->dev.queue[2 * index + 1];
 	p->notify.run = notify;
+	p->rx_limited.expired = may_receive;
+	p->tx_limited.expired = may_send;
 	list_init(&p->kept);
 	return 0;
 }
@@ -536,6 +587,8 @@ int virtio_net_create(struct virtio_device **ret_dev, const struct virtio_params
 		free(vn);
 		return r;
 	}
+	rate_limiter_init(&vn->rx_limiter, &(struct rate_limits){ 0 }, 0);
+	rate_limiter_init(&vn->tx_limiter, &(struct rate_limits){ 0 }, 0);
 	for (unsigned i = 0; i < num_pairs && !r; i++)
 		r = pair_init(&vn->pair[i], vn, i);
 	if (r < 0) {

@@ -9,6 +9,7 @@
 
 #include "devices/net.h"
 #include "virtio/virtio.h"
+#include "vmm/core/rate.h"
 
 /* Buffers held for a frame: 64 KiB in the smallest that Linux gives (1.5 KiB), with some to spare.
  */
@@ -42,8 +43,11 @@ struct net_pair {
 	uint64_t spilled_frame; /* bytes of that frame with its header; 0: none waits */
 	uint64_t spilled_from;	/* so many of them are in the buffers */
 
+	struct loop_timer rx_limited; /* goes on when the rate limit allows */
+
 	/* Sending. */
 	unsigned sending;
+	struct loop_timer tx_limited;
 	struct loop_task notify; /* once for all that was sent in a round */
 	struct list kept;	 /* requests for reuse */
 	unsigned num_kept;
@@ -55,9 +59,10 @@ struct virtio_net {
 	struct net *net;      /* the first pair's: link, address and offloads are told by it */
 	_Atomic uint64_t mac; /* six bytes; also read by vCPUs */
 	_Atomic uint16_t status;
-	struct net_offloads accepted; /* on receive */
-	bool offloads_chosen;	      /* by command, among those negotiated */
-	unsigned active;	      /* pairs in use */
+	struct net_offloads accepted;		    /* on receive */
+	bool offloads_chosen;			    /* by command, among those negotiated */
+	struct rate_limiter rx_limiter, tx_limiter; /* of all pairs together */
+	unsigned active;			    /* pairs in use */
 	unsigned num_pairs;
 	struct net_pair pair[];
 };
@@ -81,6 +86,13 @@ struct net_offloads net_negotiated_offloads(const struct virtio_net *vn);
 
 /* Receive on the first @num pairs alone. */
 void net_set_active(struct virtio_net *vn, unsigned num);
+
+/*
+ * True when the rate limit @l has @p wait: @t goes on then. What goes, of @bytes with its
+ * header, is spent.
+ */
+bool net_must_wait(struct net_pair *p, struct rate_limiter *l, struct loop_timer *t);
+void net_spend(struct net_pair *p, struct rate_limiter *l, uint64_t bytes);
 
 /* Tell the core when it waits for us to stop and nothing is in flight. */
 void net_check_stopped(struct virtio_net *vn);

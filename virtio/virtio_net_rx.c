@@ -221,6 +221,7 @@ static void take(struct net_pair *p, int res)
 {
 	if (res < 0)
 		return;
+	net_spend(p, &p->vn->rx_limiter, MAX(res, (int)NET_VNET_HDR));
 	if (res < (int)(NET_VNET_HDR + NET_ETH_HDR) || !header_ok(p->vn, &p->rx_hdr)) {
 		p->net->rx_dropped++;
 	} else if ((uint64_t)res <= p->held_bytes) {
@@ -275,7 +276,9 @@ static void received(struct net_rx *rx, int res)
 		net_check_stopped(p->vn);
 		return;
 	}
-	for (unsigned i = 0; i < BUDGET && res != -EAGAIN && n->link_up && prepare(p); i++) {
+	for (unsigned i = 0; i < BUDGET && res != -EAGAIN && n->link_up; i++) {
+		if (net_must_wait(p, &p->vn->rx_limiter, &p->rx_limited) || !prepare(p))
+			break;
 		res = n->ops->recv_now(n, &p->rx);
 		take(p, res);
 	}
@@ -293,7 +296,7 @@ void net_receive(struct net_pair *p)
 	if (!dev->running || dev->stopping || p->receiving || !p->net->link_up ||
 	    !p->rxq->started || p >= p->vn->pair + p->vn->active)
 		return;
-	ready = prepare(p);
+	ready = !net_must_wait(p, &p->vn->rx_limiter, &p->rx_limited) && prepare(p);
 	publish(p);
 	if (!ready)
 		return;

@@ -71,6 +71,10 @@ void config_done(struct machine_config *c)
 		free(n->id);
 		free(n->tap_name);
 		free(n->switch_name);
+		free(n->subnet);
+		free(n->dns);
+		for (unsigned k = 0; k < n->num_search; k++)
+			free(n->search[k]);
 		for (unsigned k = 0; k < n->num_forwards; k++)
 			free(n->forward[k].host_addr);
 	}

@@ -25,6 +25,7 @@
 #define CONFIG_MAX_DISKS   24
 #define CONFIG_MAX_NETS	   8
 #define CONFIG_MAX_FORWARDS 16
+#define CONFIG_MAX_SEARCH  4
 #define CONFIG_MAX_SHARES  8
 #define CONFIG_SHARE_TAG   36 /* bytes (virtio 1.2, 5.11.4) */
 #define CONFIG_MAX_QUEUES  16 /* of one disk or network interface */
@@ -68,7 +69,12 @@ struct config_net {
 	int tap_fd;
 	char *switch_name;
 	unsigned vlan;
+	uint64_t pps, bps;	       /* each way; 0: no limit */
+	uint64_t pps_burst, bps_burst; /* 0: a quarter of a second's worth */
 	unsigned queues;
+	char *subnet, *dns; /* numeric; NULL: wisp-net's own */
+	char *search[CONFIG_MAX_SEARCH];
+	unsigned num_search;
 	bool restrict_out;
 	bool host_loopback;
 	struct config_forward forward[CONFIG_MAX_FORWARDS];

@@ -14,6 +14,8 @@
 #define MIN_MTU 1280 /* IPv6 needs it */
 #define MAX_MTU 65520
 
+#define MAX_RATE TiB /* a second: what is more is a mistake */
+
 #define NET(m) offsetof(struct config_net, m)
 
 /* A port number from the start of @text to @end. */
@@ -129,6 +131,51 @@ static int parse_mtu(struct config_parse *p, const char *value, void *target)
 /* What kinds of network a key belongs to. */
 enum { USER = 1 << CONFIG_NET_USER, TAP = 1 << CONFIG_NET_TAP, SWITCH = 1 << CONFIG_NET_SWITCH };
 
+/* ADDRESS/PREFIX: the router, the name server and the guest have addresses in it. */
+static int parse_subnet(struct config_parse *p, const char *value, void *target)
+{
+	const char *slash = strchr(value, '/');
+	char addr[INET_ADDRSTRLEN] = "";
+	struct config_net *n = target;
+	struct in_addr binary;
+	unsigned prefix;
+
+	if (slash && (size_t)(slash - value) < sizeof(addr))
+		memcpy(addr, value, slash - value);
+	if (inet_pton(AF_INET, addr, &binary) != 1)
+		return config_fail(p, "'%s' is not ADDRESS/PREFIX such as 10.0.2.0/24", value);
+	if (config_set_number(p, slash + 1, 8, 27, &prefix) < 0)
+		return -EINVAL;
+	return config_set_string(p, value, &n->subnet);
+}
+
+static int parse_dns(struct config_parse *p, const char *value, void *target)
+{
+	struct config_net *n = target;
+	struct in_addr binary;
+
+	if (inet_pton(AF_INET, value, &binary) != 1)
+		return config_fail(p, "'%s' is not an IPv4 address", value);
+	return config_set_string(p, value, &n->dns);
+}
+
+static int parse_search(struct config_parse *p, const char *value, void *target)
+{
+	struct config_net *n = target;
+	int r;
+
+	if (n->num_search == CONFIG_MAX_SEARCH)
+		return config_fail(p, "more than %d domains", CONFIG_MAX_SEARCH);
+	if (!isalnum((unsigned char)*value) || strlen(value) > 253 ||
+	    strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-") !=
+		    strlen(value))
+		return config_fail(p, "'%s' is not a domain", value);
+	r = config_set_string(p, value, &n->search[n->num_search]);
+	if (!r)
+		n->num_search++;
+	return r;
+}
+
 static int set_tap_name(struct config_parse *p, const char *value, void *target)
 {
 	struct config_net *n = target;
@@ -149,6 +196,25 @@ static int parse_fd(struct config_parse *p, const char *value, void *target)
 	return r;
 }
 
+/* A count of frames, or of bytes with a unit. */
+static int parse_rate(struct config_parse *p, const char *value, void *target)
+{
+	struct config_net *n = target;
+	bool is_size = p->key[0] == 'b', burst = strstr(p->key, "-burst");
+	bool digits = value && strspn(value, "0123456789") == strlen(value);
+	uint64_t *rate = is_size ? &n->bps : &n->pps, v;
+	int r = value && (digits || is_size) ? config_parse_size(value, 1, &v) : -EINVAL;
+
+	if (burst)
+		rate = is_size ? &n->bps_burst : &n->pps_burst;
+	if (r == -EINVAL)
+		return config_fail(p, "'%s' is not a number", value ? value : "");
+	if (r < 0 || !v || v > MAX_RATE)
+		return config_fail(p, "%s is out of range (1 to 1T)", value);
+	*rate = v;
+	return 0;
+}
+
 const struct config_item config_net_keys[] = {
 	{ "hostfwd", "tcp|udp:[ADDRESS]:PORT-:PORT",
 	  "user: Pass connections to a port of the host on to a port of the guest; IPv6 addresses "
@@ -159,6 +225,16 @@ const struct config_item config_net_keys[] = {
 	{ "host-loopback", "on|off",
 	  "user: Let the guest reach the host's own 127.0.0.1 through its gateway (off)",
 	  CONFIG_FLAG, NET(host_loopback) },
+	{ "subnet", "ADDRESS/PREFIX",
+	  "user: The guest's network; host, name server and guest are 2, 3 and 15 in it "
+	  "(10.0.2.0/24)",
+	  CONFIG_CUSTOM, .parse = parse_subnet },
+	{ "dns", "ADDRESS",
+	  "user: The name server that the guest is told of (one in its network, which asks the "
+	  "host's)",
+	  CONFIG_CUSTOM, .parse = parse_dns },
+	{ "search", "DOMAIN", "user: A domain in which names are looked up. May be repeated",
+	  CONFIG_CUSTOM, .repeat = true, .parse = parse_search },
 	{ "name", "INTERFACE",
 	  "tap: An interface that exists and is ours: ip tuntap add dev tap0 mode tap user $USER",
 	  CONFIG_CUSTOM, .parse = set_tap_name },
@@ -169,6 +245,14 @@ const struct config_item config_net_keys[] = {
 	  CONFIG_NUMBER, NET(queues), 1, NET_MAX_PAIRS },
 	{ "vlan", "N", "switch: Which of its networks, 1 to 4094 (1)", CONFIG_NUMBER, NET(vlan), 1,
 	  NET_SWITCH_MAX_VLAN },
+	{ "pps", "N", "At most so many frames a second, each way (no limit)", CONFIG_CUSTOM,
+	  .parse = parse_rate },
+	{ "bps", "SIZE", "At most so many bytes a second, each way (no limit)", CONFIG_CUSTOM,
+	  .parse = parse_rate },
+	{ "pps-burst", "N", "Frames that may go at once after a pause (a quarter of pps)",
+	  CONFIG_CUSTOM, .parse = parse_rate },
+	{ "bps-burst", "SIZE", "Bytes that may go at once after a pause (a quarter of bps)",
+	  CONFIG_CUSTOM, .parse = parse_rate },
 	{ "mac", "ADDRESS",
 	  "The guest's hardware address (user: 02:77:69:73:70:00, ...:01, ...; else a random one)",
 	  CONFIG_CUSTOM, .parse = parse_mac },
@@ -208,6 +292,9 @@ static int check_keys(struct config_parse *p, const struct config_net *n)
 		{ "hostfwd", n->num_forwards, USER },
 		{ "restrict", n->restrict_out, USER },
 		{ "host-loopback", n->host_loopback, USER },
+		{ "subnet", n->subnet, USER },
+		{ "dns", n->dns, USER },
+		{ "search", n->num_search, USER },
 		{ "name", n->tap_name, TAP },
 		{ "fd", n->tap_fd_given, TAP },
 		{ "queues", n->queues != 1, TAP },

@@ -53,6 +53,10 @@ static int make_paths_absolute(struct machine_config *c, const char *dir)
 	}
 	for (unsigned i = 0; i < c->num_shares && !r; i++)
 		r = make_absolute(&c->share[i].path, dir);
+	for (unsigned i = 0; i < c->num_nets && !r; i++)
+		/* A name without a slash is looked up in the run directory. */
+		if (c->net[i].switch_name && strchr(c->net[i].switch_name, '/'))
+			r = make_absolute(&c->net[i].switch_name, dir);
 	return r;
 }
 

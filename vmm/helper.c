@@ -15,7 +15,7 @@
 #include "vmm/default_guest.h"
 
 /* Options per network beyond the forwards, each with its value, and NULL. */
-#define MAX_ARGS (16 + 2 * CONFIG_MAX_FORWARDS)
+#define MAX_ARGS (24 + 2 * CONFIG_MAX_FORWARDS + 2 * CONFIG_MAX_SEARCH)
 
 /* Beside this executable, or where `make install` puts helpers. */
 static const char *const places[] = { "%s/%s", "%s/../libexec/wisp/%s" };
@@ -157,6 +157,18 @@ int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd
 			 f->host_port, f->guest_port);
 		argv[n++] = "--hostfwd";
 		argv[n++] = forward[i];
+	}
+	if (net->subnet) {
+		argv[n++] = "--net";
+		argv[n++] = net->subnet;
+	}
+	if (net->dns) {
+		argv[n++] = "--dns";
+		argv[n++] = net->dns;
+	}
+	for (unsigned i = 0; i < net->num_search; i++) {
+		argv[n++] = "--search";
+		argv[n++] = net->search[i];
 	}
 	if (net->restrict_out)
 		argv[n++] = "--restrict";

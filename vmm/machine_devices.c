@@ -226,6 +226,10 @@ static int add_disk(struct machine *m, const struct config_disk *c, int *fd,
 static int add_net(struct machine *m, const struct config_net *c, struct net_ends *ends,
 		   struct error *err)
 {
+	const struct rate_limits limits = {
+		.ops = { .per_second = c->pps, .burst = c->pps_burst },
+		.bytes = { .per_second = c->bps, .burst = c->bps_burst },
+	};
 	struct virtio_params params = common_params(m, c->id);
 	struct net *pairs[NET_MAX_PAIRS];
 	struct virtio_device *dev;
@@ -241,6 +245,7 @@ static int add_net(struct machine *m, const struct config_net *c, struct net_end
 			net_close(pairs[--num]);
 		return r;
 	}
+	virtio_net_limit(dev, &limits);
 	return add_virtio(m, dev, err);
 }
 

@@ -264,7 +264,8 @@ static void unknown_words_name_the_known_ones(void **state)
 	refuse("--transport=", "--transport: unknown value '' (known: pci, mmio)");
 	refuse("--net frob", "--net: unknown value 'frob' (known: user, tap, switch=NAME, none)");
 	refuse("--net user,frob=1", "--net: unknown key 'frob' (known: hostfwd, restrict, "
-				    "host-loopback, name, fd, queues, vlan, mac, mtu, id)");
+				    "host-loopback, subnet, dns, search, name, fd, queues, vlan, pps, "
+				    "bps, pps-burst, bps-burst, mac, mtu, id)");
 	refuse("--serial tty",
 	       "--serial: unknown value 'tty' (known: stdio, none, file=PATH, socket=PATH)");
 	refuse("--sandbox maybe", "--sandbox: unknown value 'maybe' (known: off, on, strict)");
@@ -506,6 +507,23 @@ static void no_network_means_none(void **state)
 	config_done(&m.config);
 	refuse("--net switch",
 	       "--net: unknown value 'switch' (known: user, tap, switch=NAME, none)");
+	take(&m, "--net user,bps=10M,pps=1000,bps-burst=1M");
+	assert_int_equal(m.config.net[0].bps, 10 * MiB);
+	assert_int_equal(m.config.net[0].pps, 1000);
+	assert_int_equal(m.config.net[0].bps_burst, MiB);
+	config_done(&m.config);
+	take(&m, "--net user,subnet=192.168.7.0/24,dns=192.168.7.9,search=a.test,search=b.test");
+	assert_string_equal(m.config.net[0].subnet, "192.168.7.0/24");
+	assert_string_equal(m.config.net[0].dns, "192.168.7.9");
+	assert_int_equal(m.config.net[0].num_search, 2);
+	config_done(&m.config);
+	refuse("--net user,subnet=10.0.0.0",
+	       "--net: subnet: '10.0.0.0' is not ADDRESS/PREFIX such as 10.0.2.0/24");
+	refuse("--net user,subnet=10.0.0.0/30", "--net: subnet: 30 is out of range (8 to 27)");
+	refuse("--net user,dns=::1", "--net: dns: '::1' is not an IPv4 address");
+	refuse("--net tap,name=t,search=x", "--net: 'search' is no key of 'tap'");
+	refuse("--net user,pps=1M", "--net: pps: '1M' is not a number");
+	refuse("--net user,bps=0", "--net: bps: 0 is out of range (1 to 1T)");
 	refuse("--net switch=lan,vlan=4095", "--net: vlan: 4095 is out of range (1 to 4094)");
 	refuse("--net tap,name=t,vlan=2", "--net: 'vlan' is no key of 'tap'");
 	refuse("--net tap,name=", "--net: name: is empty");

@@ -709,6 +709,49 @@ static void each_pair_has_its_own_end(void **state)
 	end(f);
 }
 
+/* Over ten seconds, both ways, by frames and by bytes. */
+static void rate_limits_hold(void **state)
+{
+	const struct rate_limits limits = { .ops = { .per_second = 100 },
+					    .bytes = { .per_second = 5000 } };
+	static const unsigned len[] = { 20, 400 }; /* frames limit the one, bytes the other */
+	struct virtio_net_hdr_v1 h = { 0 };
+	uint8_t frame[400] = { 0 }, got[500];
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct fixture *f = begin(&plain, ALL_FEATURES, 0);
+		unsigned out = 0, in = 0, waiting = 0, most = i ? 125 : 1000;
+		struct fake_used used;
+		uint64_t gpa[64];
+		int id[64];
+
+		virtio_net_limit(f->dev, &limits);
+		post(f, 64, 1600, id, gpa);
+		for (unsigned ms = 0; ms < 10000; ms += 20) {
+			for (unsigned k = 0; k < 4; k++) {
+				uint8_t m[NET_VNET_HDR + 400] = { 0 };
+
+				send(f->peer, m, NET_VNET_HDR + len[i], MSG_DONTWAIT);
+			}
+			for (; waiting < 10; waiting++)
+				transmit(f, &h, frame, len[i]);
+			while (peer_gets(f, &h, got, sizeof(got)) >= 0)
+				out++;
+			while (fake_take_used(&f->d, TX, &used))
+				waiting--;
+			while (fake_take_used(&f->d, RX, &used)) {
+				in++;
+				post(f, 1, 1600, id, gpa);
+			}
+			clock_advance(&f->vm.clock, 20 * NSEC_PER_MSEC);
+		}
+		/* And the burst at the start: a tenth of a second's worth, and a frame too long. */
+		assert_in_range(out, most * 95 / 100, most * 105 / 100);
+		assert_in_range(in, most * 95 / 100, most * 105 / 100);
+		end(f);
+	}
+}
+
 static void a_moved_guest_announces_itself(void **state)
 {
 	struct fixture *f = begin(&plain, ALL_FEATURES, 0);
@@ -857,6 +900,7 @@ int main(void)
 		cmocka_unit_test(control_commands_are_answered),
 		cmocka_unit_test(the_peer_knows_what_the_driver_takes),
 		cmocka_unit_test(each_pair_has_its_own_end),
+		cmocka_unit_test(rate_limits_hold),
 		cmocka_unit_test(a_moved_guest_announces_itself),
 		cmocka_unit_test(config_space_describes_the_interface),
 		cmocka_unit_test(features_that_build_on_others_need_them),
