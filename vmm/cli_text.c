@@ -85,7 +85,8 @@ const struct cli_verb cli_verbs[] = {
 	{ "exec", "[OPTION]... ID -- COMMAND [ARGUMENT]...", "Run a command in a running guest",
 	  "For microVMs with --vsock whose guest runs wisp-agent, as the default one does. "
 	  "Standard input, output and error are the command's, byte for byte, and so is the "
-	  "status: 128+N when signal N ended it, 127 when there is no such command. Signals are passed on.",
+	  "status: 128+N when signal N ended it, 127 when there is no such command. Signals are "
+	  "passed on.",
 	  exec_options, .main = exec_main },
 	{ "cp", "[OPTION]... SOURCE DESTINATION", "Copy into a running guest, or out of one",
 	  "One of both is in a guest, as ID:PATH. Files, directories with all that is in them, and "
