@@ -101,7 +101,7 @@ test: ## every test that this machine can run
 	@scripts/test $(BUILD)
 
 .PHONY: test-programs
-test-programs: $(UNIT) $(HELPERS) $(GUEST_TOOLS) hostile
+test-programs: $(UNIT) $(HELPERS) $(GUEST_TOOLS) hostile $(BUILD)/tests/sim/sim
 
 # Programs that guest tests take into their guests.
 $(BUILD)/tests/guest/%: tests/guest/%.c
@@ -130,6 +130,19 @@ $(BUILD)/tests/unit/test_guest_filter: $(BUILD)/helpers/guest_filter.o
 .PHONY: unit
 unit: $(UNIT) $(HELPERS) ## unit tests: no KVM needed
 	$(Q)scripts/run-unit $(UNIT)
+
+# ---- simulation: the order in which things happen is drawn from a seed (tests/sim/world.h) ----
+
+SEEDS    ?= 10000
+SIM_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/sim/*.c))
+
+# loop_sim.o has the epoll back end's name: the library's stays where it is.
+$(BUILD)/tests/sim/sim: $(SIM_OBJ) $(UNIT_LIB) $(BUILD)/libwisp.a
+	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $^ -lcmocka $(LDLIBS)
+
+.PHONY: sim
+sim: $(BUILD)/tests/sim/sim ## simulated machines, one for each seed (SEEDS=10000)
+	$(Q)$< --seeds $(SEEDS)
 
 # ---- a monitor in a guest's hands: what each thread can still do (tests/guest/hostile) ----
 
@@ -214,7 +227,7 @@ CLANG_TIDY ?= clang-tidy-14
 # Its -Wformat-nonliteral also means functions that pass a checked format on.
 CLANG_WARN := $(WARN) -Wno-gnu-variable-sized-type-not-at-end -Wno-format-nonliteral -Werror
 CHECK_SRC  := $(LIB_SRC) $(wildcard vmm/main.c vmm/seccomp/*.c helpers/*.c)
-CHECK_TEST := $(wildcard tests/unit/*.c tests/fuzz/*.c tests/hostile/*.c)
+CHECK_TEST := $(wildcard tests/unit/*.c tests/fuzz/*.c tests/hostile/*.c tests/sim/*.c)
 CHECK_FLAGS = -std=gnu17 $(CPPFLAGS) $(HELPER_CFLAGS_wisp-net)
 
 # One stamp a source: only what has changed is looked at again.

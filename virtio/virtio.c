@@ -348,8 +348,7 @@ static void forget_driver(struct virtio_device *dev)
 	atomic_fetch_add(&dev->stats.resets, 1);
 }
 
-/* End a reset that the loop has drained; without one, nothing. */
-static void settle(struct virtio_device *dev)
+void virtio_settle(struct virtio_device *dev)
 {
 	if (atomic_load(&dev->drain) != VIRTIO_DRAIN_DONE)
 		return;
@@ -412,7 +411,7 @@ static void reset_device(struct virtio_device *dev, bool nowait)
 	if (nowait)
 		return;
 	wait_drained(dev);
-	settle(dev);
+	virtio_settle(dev);
 }
 
 static bool features_ok(const struct virtio_device *dev)
@@ -428,7 +427,7 @@ uint8_t virtio_get_status(struct virtio_device *dev)
 {
 	uint8_t status;
 
-	settle(dev);
+	virtio_settle(dev);
 	pthread_mutex_lock(&dev->lock);
 	status = dev->status;
 	if (dev->needs_reset)
@@ -448,7 +447,7 @@ void virtio_set_status(struct virtio_device *dev, uint8_t status, bool nowait)
 	}
 	/* A driver that did not wait for its reset to be over waits now. */
 	wait_drained(dev);
-	settle(dev);
+	virtio_settle(dev);
 
 	pthread_mutex_lock(&dev->lock);
 	if (dev->busy) {
@@ -568,7 +567,6 @@ void virtio_save(struct virtio_device *dev, struct state_writer *w)
 {
 	unsigned i;
 
-	settle(dev);
 	state_put_u64(w, dev->features);
 	state_put_u8(w, dev->status);
 	state_put_u8(w, dev->needs_reset);

@@ -269,8 +269,14 @@ void virtio_pause(struct virtio_device *dev, void (*done)(struct virtio_device *
 void virtio_resume(struct virtio_device *dev);
 
 /*
+ * End a reset that the loop has drained; without one, nothing. For a transport about to save:
+ * it changes the transport as well. No lock held.
+ */
+void virtio_settle(struct virtio_device *dev);
+
+/*
  * Fields of the section that is open (the transport's): the core's, then the
- * device's. Paused, or loaded before it ever ran; virtio_resume() then starts it.
+ * device's. Settled, and paused, or loaded before it ever ran; virtio_resume() then starts it.
  */
 void virtio_save(struct virtio_device *dev, struct state_writer *w);
 int virtio_load(struct virtio_device *dev, struct state_reader *r);

@@ -328,6 +328,7 @@ void virtio_mmio_free(struct virtio_mmio *t)
 
 void virtio_mmio_save(struct virtio_mmio *t, struct state_writer *w)
 {
+	virtio_settle(t->dev);
 	state_begin(w, t->dev->id, 0, STATE_VERSION);
 	state_put_u32(w, t->features_sel);
 	state_put_u32(w, t->driver_features_sel);

@@ -609,6 +609,7 @@ void virtio_pci_save(struct virtio_pci *t, struct state_writer *w)
 {
 	unsigned i;
 
+	virtio_settle(t->dev);
 	state_begin(w, t->dev->id, 0, STATE_VERSION);
 	pci_device_save(&t->pci, w);
 	state_put_u32(w, t->device_feature_select);

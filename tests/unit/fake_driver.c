@@ -408,6 +408,24 @@ void fake_driver_ok(struct fake_driver *d)
 	fake_set_status(d, fake_status(d) | VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
+/* Put the device behind a transport, where the machine has room for it. */
+static void plug(struct fake_driver *d)
+{
+	struct fake_vm *vm = d->vm;
+
+	d->mmio = NULL;
+	d->pci = NULL;
+	if (d->config.transport == FAKE_MMIO) {
+		assert_int_equal(virtio_mmio_create(&d->mmio, d->dev, vm->mmio, FAKE_MMIO_BASE,
+						    vm->irqs, FAKE_MMIO_GSI, NULL),
+				 0);
+	} else {
+		d->slot = pci_bus_free_slot(vm->pci);
+		assert_int_equal(virtio_pci_create(&d->pci, d->dev, vm->pci, d->slot, NULL), 0);
+		assert_int_equal(pci_bus_plug(virtio_pci_function(d->pci), NULL), 0);
+	}
+}
+
 void fake_driver_init(struct fake_driver *d, struct fake_vm *vm, struct virtio_device *dev,
 		      const struct fake_driver_config *config)
 {
@@ -415,17 +433,21 @@ void fake_driver_init(struct fake_driver *d, struct fake_vm *vm, struct virtio_d
 	d->vm = vm;
 	d->dev = dev;
 	d->config = *config;
-	if (config->transport == FAKE_MMIO) {
-		assert_int_equal(virtio_mmio_create(&d->mmio, dev, vm->mmio, FAKE_MMIO_BASE,
-						    vm->irqs, FAKE_MMIO_GSI, NULL),
-				 0);
-	} else {
-		d->slot = pci_bus_free_slot(vm->pci);
-		assert_int_equal(virtio_pci_create(&d->pci, dev, vm->pci, d->slot, NULL), 0);
-		assert_int_equal(pci_bus_plug(virtio_pci_function(d->pci), NULL), 0);
+	plug(d);
+	if (d->pci)
 		find_areas(d);
-	}
 	fake_driver_probe(d);
+}
+
+void fake_driver_move(struct fake_driver *d, const struct fake_driver *from, struct fake_vm *vm,
+		      struct virtio_device *dev)
+{
+	*d = *from;
+	d->vm = vm;
+	d->dev = dev;
+	memset(d->seen, 0, sizeof(d->seen));
+	plug(d);
+	assert_int_equal(d->slot, from->slot);
 }
 
 void fake_driver_done(struct fake_driver *d)
@@ -721,6 +743,24 @@ static unsigned status_count(struct fake_driver *d, uint32_t bit)
 	n = since(&d->seen[0], fake_hv_interrupts(d->vm->hv, FAKE_MMIO_GSI));
 	mmio_set(d, VIRTIO_MMIO_INTERRUPT_ACK, bit);
 	return n;
+}
+
+bool fake_take_interrupt(struct fake_driver *d, unsigned queue)
+{
+	uint32_t status;
+
+	if (d->pci && !d->config.intx)
+		return vector_count(d, queue + 1);
+	if (d->pci) {
+		/* Reading takes it down. */
+		return fake_hv_level(d->vm->hv, virtio_pci_function(d->pci)->intx_gsi) &&
+		       (fake_read(d->vm, d->isr, 1) & VIRTIO_MMIO_INT_VRING);
+	}
+	if (!since(&d->seen[0], fake_hv_interrupts(d->vm->hv, FAKE_MMIO_GSI)))
+		return false;
+	status = mmio_get(d, VIRTIO_MMIO_INTERRUPT_STATUS);
+	mmio_set(d, VIRTIO_MMIO_INTERRUPT_ACK, status);
+	return status & VIRTIO_MMIO_INT_VRING;
 }
 
 unsigned fake_interrupts(struct fake_driver *d, unsigned queue)

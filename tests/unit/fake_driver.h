@@ -120,6 +120,15 @@ struct fake_driver {
 void fake_driver_init(struct fake_driver *d, struct fake_vm *vm, struct virtio_device *dev,
 		      const struct fake_driver_config *config);
 void fake_driver_ok(struct fake_driver *d);
+
+/*
+ * The driver @from goes on with @dev in @vm, which will have its device's state and memory: @dev
+ * is put behind a transport of the same kind in the same place, and not touched. @from keeps its
+ * own device.
+ */
+void fake_driver_move(struct fake_driver *d, const struct fake_driver *from, struct fake_vm *vm,
+		      struct virtio_device *dev);
+
 /* Free transport and device. */
 void fake_driver_done(struct fake_driver *d);
 
@@ -170,6 +179,12 @@ bool fake_wait_used(struct fake_driver *d, unsigned queue, struct fake_used *use
  */
 unsigned fake_interrupts(struct fake_driver *d, unsigned queue);
 unsigned fake_config_interrupts(struct fake_driver *d);
+
+/*
+ * Has @queue's interrupt come, as its handler would find and acknowledge it? Does not turn the
+ * loop. With mmio and INTx it is the interrupt of all queues.
+ */
+bool fake_take_interrupt(struct fake_driver *d, unsigned queue);
 
 /* Do not interrupt for used buffers (a hint), or do again. With event_idx: at the next one. */
 void fake_interrupts_off(struct fake_driver *d, unsigned queue);

@@ -252,6 +252,26 @@ static void bus_without_msi_has_no_msix(void **state)
 	end(&f);
 }
 
+/* The driver has not looked yet whether its reset is over; what is saved has it behind. */
+static void saved_during_a_reset_it_has_been_reset(void **state)
+{
+	struct state_writer first, second;
+	struct fixture f;
+
+	begin(&f, &(struct fake_driver_config){ 0 });
+	fake_set_status(&f.d, 0);
+	fake_run(&f.vm);
+	state_writer_init(&first);
+	state_writer_init(&second);
+	virtio_pci_save(f.d.pci, &first);
+	virtio_pci_save(f.d.pci, &second);
+	assert_int_equal(first.len, second.len);
+	assert_memory_equal(first.buf, second.buf, first.len);
+	state_writer_done(&first);
+	state_writer_done(&second);
+	end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -264,6 +284,7 @@ int main(void)
 		cmocka_unit_test(doorbells_follow_the_bar),
 		cmocka_unit_test(window_reaches_the_areas),
 		cmocka_unit_test(bus_without_msi_has_no_msix),
+		cmocka_unit_test(saved_during_a_reset_it_has_been_reset),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
