@@ -17,6 +17,8 @@
 #define PVPANIC_PANICKED     (1u << 0)
 #define PVPANIC_CRASH_LOADED (1u << 1)
 
+#define PORT_B	      0x61
+#define PORT_B_ERRORS 0xc0
 #define TEST_DEVICE_BYTES 4 /* test kernels write a long word */
 
 /* Offsets in the hot-plug registers. */
@@ -156,6 +158,16 @@ static const struct bus_ops hotplug_ops = { .read = hotplug_read, .write = hotpl
 static const struct bus_ops cf9_ops = { .read = read_zero, .write = cf9_write };
 static const struct bus_ops i8042_ops = { .read = read_zero, .write = i8042_write };
 static const struct bus_ops pvpanic_ops = { .read = pvpanic_read, .write = pvpanic_write };
+/*
+ * Port B of the PC, where a guest looks when it gets an NMI: neither a parity error nor a
+ * device's. The rest as where nobody answers: calibrations by the timer that is not there end.
+ */
+static void port_b_read(void *opaque, uint64_t offset, void *data, unsigned len)
+{
+	memset(data, 0xff & ~PORT_B_ERRORS, len);
+}
+
+static const struct bus_ops port_b_ops = { .read = port_b_read, .write = ignore_write };
 static const struct bus_ops exit_ops = { .read = read_zero, .write = exit_write };
 static const struct bus_ops test_device_ops = { .read = read_zero, .write = test_device_write };
 
@@ -167,6 +179,7 @@ int power_create(struct power **ret_p, struct bus *pio, struct irq_table *irqs,
 		{ POWER_GED_PORT, 4, &ged_ops, NULL, "ged" },
 		{ POWER_PCI_HOTPLUG_PORT, POWER_PCI_HOTPLUG_BYTES, &hotplug_ops, NULL, "hotplug" },
 		{ CF9_PORT, 1, &cf9_ops, NULL, "reset" },
+		{ PORT_B, 1, &port_b_ops, NULL, "port-b" },
 		{ I8042_STATUS, 1, &i8042_ops, NULL, "i8042" },
 		{ POWER_PVPANIC_PORT, 1, &pvpanic_ops, NULL, "pvpanic" },
 		{ POWER_EXIT_PORT, 1, &exit_ops, NULL, "exit" },

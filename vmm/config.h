@@ -158,6 +158,7 @@ struct machine_config {
 	unsigned uid, gid; /* whom the monitor becomes when root starts it; 0: nobody */
 	bool dry_run;
 	bool json;
+	unsigned last_words_seconds; /* of a kernel that hangs, to an NMI; 0: it is not asked */
 	bool silent; /* whoever started it reports how it ended */
 	char *run_dir;
 	unsigned ready_fd; /* gets a byte when the guest runs; 0: none */

@@ -141,8 +141,8 @@ const struct config_item config_run_options[] = {
 	  "Serve gdb's remote protocol there; tcp:ADDRESS:PORT listens elsewhere than on 127.0.0.1",
 	  CONFIG_STRING, MEMBER(gdb) },
 	{ "--core", "FILE",
-	  "Write an ELF core of the guest to FILE when it panics, ends in a triple fault or stops "
-	  "the hypervisor",
+	  "Write an ELF core of the guest to FILE when it panics, ends in a triple fault, hangs "
+	  "(SIGQUIT says so) or stops the hypervisor",
 	  CONFIG_STRING, MEMBER(core_file) },
 	{ "--wait-gdb", NULL, "Do not start the guest before a debugger lets it go on", CONFIG_FLAG,
 	  MEMBER(wait_gdb) },

@@ -179,6 +179,7 @@ static const struct hv_ops kvm_ops = {
 	.vm_load = kvm_vm_load,
 	.tsc_set_khz = kvm_tsc_set_khz,
 	.vcpu_stood_still = kvm_vcpu_stood_still,
+	.vcpu_nmi = kvm_vcpu_nmi,
 	.vcpu_debug = kvm_vcpu_debug,
 	.vcpu_get_fpu = kvm_vcpu_get_fpu,
 	.vcpu_set_fpu = kvm_vcpu_set_fpu,

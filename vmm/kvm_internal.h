@@ -49,6 +49,7 @@ uint64_t kvm_tsc_khz(struct hv_vcpu *vcpu);
 int kvm_vcpu_get(struct hv_vcpu *vcpu, struct x86_vcpu_state *state);
 int kvm_vcpu_set(struct hv_vcpu *vcpu, const struct x86_vcpu_state *state);
 int kvm_vcpu_debug(struct hv_vcpu *vcpu, const struct hv_debug *debug);
+int kvm_vcpu_nmi(struct hv_vcpu *vcpu);
 int kvm_vcpu_get_fpu(struct hv_vcpu *vcpu, struct kvm_fpu *fpu);
 int kvm_vcpu_set_fpu(struct hv_vcpu *vcpu, const struct kvm_fpu *fpu);
 

@@ -238,6 +238,11 @@ int kvm_vcpu_set(struct hv_vcpu *v, const struct x86_vcpu_state *state)
 	return r ? r : kvm_vcpu_ioctl(v, KVM_SET_REGS, (void *)&state->regs);
 }
 
+int kvm_vcpu_nmi(struct hv_vcpu *v)
+{
+	return kvm_vcpu_ioctl(v, KVM_NMI, NULL);
+}
+
 int kvm_vcpu_setup(struct hv_vcpu *v, const struct x86_cpuid *cpuid, struct error *err)
 {
 	struct {

@@ -224,8 +224,7 @@ static void worker_begins(void *sandbox)
 		log_warn("worker: cannot load its system call filter: %s", strerror(-r));
 }
 
-int machine_create(struct machine **ret_m, const struct machine_params *params,
-		   struct error *err)
+int machine_create(struct machine **ret_m, const struct machine_params *params, struct error *err)
 {
 	const struct machine_config *c = params->config;
 	struct loop_params loop = { .backend = c->loop, .clock = params->clock, .name = "main" };
@@ -394,36 +393,19 @@ bool machine_is_paused(const struct machine *m)
 
 void machine_end(struct machine *m, enum machine_end_reason reason, int status, struct vcpu *v)
 {
+	/* A kernel that an NMI made panic tells of it before it prints what was to be known. */
+	if (m->hung && reason == MACHINE_END_PANIC)
+		return;
 	if (atomic_exchange(&m->ending, true))
 		return;
-	m->end.reason = reason;
-	m->end.status = status;
-	if (v)
+	/* Whatever it does after it was found to hang, it was ended for that. */
+	m->end.reason = m->hung ? MACHINE_END_HANG : reason;
+	m->end.status = m->hung ? MACHINE_STATUS_HANG : status;
+	if (v && !m->hung)
 		machine_dump_vcpu(m, v, m->end.evidence, sizeof(m->end.evidence));
 	/* Release: whoever sees @ended may read @end. */
 	atomic_store_explicit(&m->ended, true, memory_order_release);
 	loop_stop(m->loop);
-}
-
-static void end_with_registers(void *arg)
-{
-	struct machine *m = arg;
-	size_t len = 0;
-
-	/* Whoever was quicker has written what there is to say. */
-	if (atomic_load(&m->ending))
-		return;
-	for (unsigned i = 0; i < m->vcpus.num && len + 1 < sizeof(m->end.evidence); i++) {
-		machine_dump_vcpu(m, &m->vcpus.vcpu[i], m->end.evidence + len,
-				  sizeof(m->end.evidence) - len);
-		len += strlen(m->end.evidence + len);
-	}
-	machine_end(m, MACHINE_END_HANG, MACHINE_STATUS_HANG, NULL);
-}
-
-void machine_end_hung(struct machine *m)
-{
-	machine_pause(m, end_with_registers, m);
 }
 
 static void timed_out(struct loop_timer *t)

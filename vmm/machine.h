@@ -47,8 +47,8 @@ enum machine_end_reason {
 struct machine_end {
 	enum machine_end_reason reason;
 	int status;
-	bool core_written;   /* the core file asked for is complete */
-	char evidence[2048]; /* registers, instruction bytes, page walk; or empty */
+	bool core_written;    /* the core file asked for is complete */
+	char evidence[16384]; /* registers, instruction bytes, page walk; or empty */
 };
 
 const char *machine_end_name(enum machine_end_reason reason);
@@ -112,7 +112,11 @@ void machine_run(struct machine *m, struct machine_end *ret_end);
 /* The first reason given wins. @v: whose registers are the evidence, or NULL. Any thread. */
 void machine_end(struct machine *m, enum machine_end_reason reason, int status, struct vcpu *v);
 
-/* End it as hung, with the registers of all vCPUs as evidence. On the loop. */
+/*
+ * End it as hung, with the registers of all vCPUs as evidence; where the configuration gives it time
+ * for that, after its kernel has answered an NMI (Linux with unknown_nmi_panic: by a trace of what
+ * it was doing). On the loop; a second time: at once.
+ */
 void machine_end_hung(struct machine *m);
 
 /*

@@ -60,6 +60,7 @@ struct machine {
 	bool debug_stopped;
 
 	struct loop_timer timeout;
+	_Atomic bool hung; /* somebody said so, and @end.evidence is written */
 	struct loop_timer stop; /* when a guest that was asked to power off is made to */
 	unsigned undrained; /* devices that a pause or the end still waits for */
 	bool pausing, paused;

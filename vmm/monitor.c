@@ -130,7 +130,8 @@ static void write_core(struct machine *m, int fd, struct machine_end *end)
 
 	if (fd < 0 || (end->reason != MACHINE_END_PANIC &&
 		       end->reason != MACHINE_END_TRIPLE_FAULT &&
-		       end->reason != MACHINE_END_INTERNAL))
+		       end->reason != MACHINE_END_INTERNAL &&
+		       end->reason != MACHINE_END_HANG))
 		return;
 	r = elf_core_create(&core, m, &err);
 	if (!r) {

@@ -147,6 +147,9 @@ struct hv_ops {
 	/* The guest stood still: its watchdogs need not bark. May be NULL. */
 	void (*vcpu_stood_still)(struct hv_vcpu *vcpu);
 
+	/* Send an NMI to @vcpu, which is out of the guest. May be NULL. */
+	int (*vcpu_nmi)(struct hv_vcpu *vcpu);
+
 	/* For the debugger, while @vcpu is out of the guest. May be NULL. */
 	int (*vcpu_debug)(struct hv_vcpu *vcpu, const struct hv_debug *debug);
 	int (*vcpu_get_fpu)(struct hv_vcpu *vcpu, struct kvm_fpu *fpu);

@@ -22,6 +22,7 @@ const struct seccomp_rule seccomp_main_kvm[] = {
 	IOCTL(KVM_CREATE_VCPU, "a clone's"),
 	IOCTL(KVM_CHECK_EXTENSION, "what this KVM can"),
 	IOCTL(KVM_GET_VCPU_MMAP_SIZE, "how much a vCPU shares with us"),
+	IOCTL(KVM_NMI, "last words of a guest that hangs"),
 	IOCTL(KVM_ENABLE_CAP, "unknown MSRs, dirty log"),
 	IOCTL(KVM_SET_TSS_ADDR, "VMX wants it"),
 	IOCTL(KVM_SET_IDENTITY_MAP_ADDR, "VMX wants it"),
