@@ -113,9 +113,9 @@ void machine_run(struct machine *m, struct machine_end *ret_end);
 void machine_end(struct machine *m, enum machine_end_reason reason, int status, struct vcpu *v);
 
 /*
- * End it as hung, with the registers of all vCPUs as evidence; where the configuration gives it time
- * for that, after its kernel has answered an NMI (Linux with unknown_nmi_panic: by a trace of what
- * it was doing). On the loop; a second time: at once.
+ * End it as hung, with the registers of all vCPUs as evidence; where the configuration gives it
+ * time for that, after its kernel has answered an NMI (Linux with unknown_nmi_panic: by a trace of
+ * what it was doing). On the loop; a second time: at once.
  */
 void machine_end_hung(struct machine *m);
 

@@ -10,7 +10,7 @@
 #include "vmm/modules.h"
 #include "vmm/test_internal.h"
 
-#define ROOT_TAG "rootfs"
+#define ROOT_TAG  "rootfs"
 #define MAX_FILES 64
 
 /* Devices of every such guest, whatever else it has. */
@@ -39,6 +39,11 @@ static int add_root_share(const struct test_config *t, struct machine_config *c,
 	return s->path && s->tag && s->id ? 0 : error_set(err, -ENOMEM, "test: %m");
 }
 
+static bool is_log_read(const struct test_config *t)
+{
+	return t->verbose || t->dmesg;
+}
+
 /* The log goes to the serial port, which every kernel can write to from early on. */
 static int make_cmdline(const struct test_config *t, bool tty, struct machine_config *c,
 			struct error *err)
@@ -47,10 +52,13 @@ static int make_cmdline(const struct test_config *t, bool tty, struct machine_co
 
 	if (c->cmdline_only)
 		return error_usage(err, -EINVAL, "--cmdline-only: not for a test");
-	/* Warnings and worse; all of it only when somebody reads it: each byte is an exit. */
-	if (asprintf(&words, "loglevel=%d earlyprintk=ttyS0 rdinit=/init%s%s",
-		     t->verbose || t->dmesg ? 8 : 5, c->cmdline ? " " : "",
-		     c->cmdline ? c->cmdline : "") < 0)
+	/*
+	 * Of the boot, errors; all of it only when somebody reads it: each byte is an exit. To an
+	 * NMI it answers with a trace of where it hangs, on all processors.
+	 */
+	if (asprintf(&words, "loglevel=%d earlyprintk=ttyS0 unknown_nmi_panic%s rdinit=/init%s%s",
+		     is_log_read(t) ? 8 : 4, c->cpus > 1 ? " panic_print=64" : "",
+		     c->cmdline ? " " : "", c->cmdline ? c->cmdline : "") < 0)
 		return error_set(err, -ENOMEM, "command line: %m");
 	free(c->cmdline);
 	c->cmdline = words;
@@ -81,6 +89,21 @@ static int set_name(struct machine_config *c, unsigned index, struct error *err)
 	return 0;
 }
 
+/* Nor must its core file. */
+static int set_core(const struct test_config *t, struct machine_config *c, unsigned index,
+		    struct error *err)
+{
+	char *path;
+
+	if (!c->core_file || t->num_kernels < 2)
+		return 0;
+	if (asprintf(&path, "%s.%u", c->core_file, index + 1) < 0)
+		return error_set(err, -ENOMEM, "--core: %m");
+	free(c->core_file);
+	c->core_file = path;
+	return 0;
+}
+
 int test_guest_config(const struct test_config *t, const char *kernel, unsigned index, bool tty,
 		      struct machine_config *c, struct error *err)
 {
@@ -95,6 +118,8 @@ int test_guest_config(const struct test_config *t, const char *kernel, unsigned 
 	if (!r)
 		r = set_name(c, index, err);
 	if (!r)
+		r = set_core(t, c, index, err);
+	if (!r)
 		r = add_root_share(t, c, err);
 	if (!r)
 		r = config_validate(c, err);
@@ -106,6 +131,7 @@ int test_guest_config(const struct test_config *t, const char *kernel, unsigned 
 	free(c->initrd);
 	c->initrd = NULL;
 	c->silent = true;
+	c->last_words_seconds = TEST_LAST_WORDS;
 	return r;
 }
 
@@ -159,8 +185,8 @@ static int add_modules(struct making *m, const struct machine_config *c, struct 
 	for (unsigned i = 0; i < ARRAY_SIZE(drivers) && !r; i++)
 		r = modules_for(m->modules, drivers[i], add_module, m);
 	return r < 0 ? error_set(err, r, "modules of %s in '%s': %m", m->modules->release,
-				 m->modules->dir) :
-		       0;
+				 m->modules->dir)
+		     : 0;
 }
 
 static void put_env(FILE *conf, const char *name, const char *fallback)
@@ -174,8 +200,10 @@ static void put_env(FILE *conf, const char *name, const char *fallback)
 /* What init is to do: strings that end in a zero byte. */
 static void put_plan(FILE *conf, const struct test_config *t, bool tty)
 {
-	fprintf(conf, "root=%s%ccwd=%s%cuid=%u%cgid=%u%ctty=%d%c",
-		t->write_through ? "rw" : "overlay", 0, t->cwd, 0, t->uid, 0, t->gid, 0, tty, 0);
+	/* Warnings, from the command's time on. */
+	fprintf(conf, "root=%s%ccwd=%s%cuid=%u%cgid=%u%ctty=%d%cloglevel=%d%c",
+		t->write_through ? "rw" : "overlay", 0, t->cwd, 0, t->uid, 0, t->gid, 0, tty, 0,
+		is_log_read(t) ? 8 : 5, 0);
 	for (unsigned i = 0; t->command[i]; i++)
 		fprintf(conf, "arg=%s%c", t->command[i], 0);
 	put_env(conf, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");

@@ -15,6 +15,9 @@
 #define TEST_MAX_KERNELS 64
 #define TEST_MAX_STRINGS 1024
 
+/* How long a kernel that hangs may take for its traces: emulated ones take their time. */
+#define TEST_LAST_WORDS 12
+
 /* What the user asked for. Strings that are not in @machine are borrowed from argv. */
 struct test_config {
 	const char *kernel[TEST_MAX_KERNELS];
@@ -55,10 +58,13 @@ struct test_log {
 	char line[256]; /* the one that is growing */
 	size_t line_len;
 	char last[256]; /* the last that is complete */
-	char cause[256]; /* the first that says what went wrong */
-	unsigned seen; /* TEST_LOG_* */
+	char cause[256]; /* the one that says most of what went wrong */
+	unsigned worst; /* TEST_LOG_*: what it means */
+	unsigned seen; /* TEST_LOG_*, of the boot or then of the command's time */
 };
 
+/* What the kernel complained of until now is not the command's doing. */
+void test_log_command_starts(struct test_log *log);
 /* Bytes as they come. */
 void test_log_feed(struct test_log *log, const char *p, size_t len);
 

@@ -21,19 +21,36 @@ static const struct {
 	{ "refcount_t: ", TEST_LOG_WARN },
 };
 
+/* A panic often only says that what came before it was too much. */
+static unsigned weight(unsigned sign)
+{
+	switch (sign) {
+	case TEST_LOG_OOPS:
+	case TEST_LOG_LOCKUP:
+		return 3;
+	case TEST_LOG_PANIC:
+		return 2;
+	default:
+		return sign ? 1 : 0;
+	}
+}
+
 static void read_line(struct test_log *log)
 {
-	unsigned before = log->seen;
+	unsigned found = 0;
 
 	log->line[log->line_len] = '\0';
 	for (unsigned i = 0; i < ARRAY_SIZE(signs); i++) {
 		if (!strstr(log->line, signs[i].text))
 			continue;
-		log->seen |= signs[i].means;
+		found = signs[i].means;
 		break; /* the first that fits: a lockup also begins with BUG */
 	}
-	if (log->seen & ~before && (!log->cause[0] || log->seen & ~before & TEST_LOG_PANIC))
+	if (weight(found) > weight(log->worst)) {
+		log->worst = found;
 		memcpy(log->cause, log->line, sizeof(log->cause));
+	}
+	log->seen |= found;
 	if (log->line_len)
 		memcpy(log->last, log->line, sizeof(log->last));
 	log->line_len = 0;
@@ -55,6 +72,12 @@ static void keep(struct test_log *log, const char *p, size_t len)
 	memcpy(log->tail + log->len, p, len);
 	log->len += len;
 	log->tail[log->len] = '\0';
+}
+
+void test_log_command_starts(struct test_log *log)
+{
+	log->seen = log->worst = 0;
+	log->cause[0] = '\0';
 }
 
 void test_log_feed(struct test_log *log, const char *p, size_t len)

@@ -28,10 +28,14 @@ static double seconds(const struct test_job *j)
 	return (double)(j->ended_ns - j->started_ns) / (double)NSEC_PER_SEC;
 }
 
-/* The line of the log that says most: the first sign of trouble, else the last one there is. */
+/* The line of the log that says most of how it ended, or "". */
 static const char *word(const struct test_job *j)
 {
-	return j->log.cause[0] ? j->log.cause : j->log.last;
+	bool is_cause = j->log.worst & ~TEST_LOG_WARN || j->outcome == TEST_OOPS;
+
+	if (is_cause || j->outcome == TEST_EXIT)
+		return j->log.cause;
+	return j->log.last;
 }
 
 static const char *tail(const struct test_job *j, size_t bytes)
@@ -84,6 +88,22 @@ static void put_member(FILE *out, const char *name, const char *value)
 		fputs("null", out);
 }
 
+/* What the log says of trouble, also when the command went on. */
+static void put_signs(FILE *out, unsigned seen)
+{
+	static const char *const name[] = { "panic", "oops", "warn", "lockup" };
+	const char *comma = "";
+
+	fputs(",\"seen\":[", out);
+	for (unsigned i = 0; i < ARRAY_SIZE(name); i++) {
+		if (!(seen & 1u << i))
+			continue;
+		fprintf(out, "%s\"%s\"", comma, name[i]);
+		comma = ",";
+	}
+	fputc(']', out);
+}
+
 static void put_job(FILE *out, const struct test_job *j)
 {
 	fprintf(out, "{\"outcome\":\"%s\",\"status\":%d,\"seconds\":%.3f",
@@ -95,8 +115,10 @@ static void put_job(FILE *out, const struct test_job *j)
 	put_member(out, "kernel", j->machine.kernel);
 	put_member(out, "release", j->release);
 	put_member(out, "message", word(j));
+	put_signs(out, j->log.seen);
 	put_member(out, "log", tail(j, TEST_LOG_TAIL));
 	put_member(out, "registers", j->end ? j->end->evidence : NULL);
+	put_member(out, "core", j->end && j->end->core_written ? j->machine.core_file : NULL);
 	fputc('}', out);
 }
 
@@ -144,8 +166,7 @@ void test_print_table(const struct test_job *jobs, unsigned num, FILE *out)
 		const struct test_job *j = &jobs[i];
 
 		fprintf(out, "%-32s %-16s %6d %9.1f  %s\n", j->release,
-			test_outcome_name(j->outcome), j->status, seconds(j),
-			j->outcome == TEST_EXIT ? "" : word(j));
+			test_outcome_name(j->outcome), j->status, seconds(j), word(j));
 	}
 }
 
@@ -187,8 +208,10 @@ int test_write_junit(const struct test_job *jobs, unsigned num, const char *path
 		return -errno;
 	for (unsigned i = 0; i < num; i++)
 		failures += !passed(&jobs[i]);
-	fprintf(out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
-		     "<testsuite name=\"wisp\" tests=\"%u\" failures=\"%u\">\n", num, failures);
+	fprintf(out,
+		"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
+		"<testsuite name=\"wisp\" tests=\"%u\" failures=\"%u\">\n",
+		num, failures);
 	for (unsigned i = 0; i < num; i++) {
 		const struct test_job *j = &jobs[i];
 

@@ -16,8 +16,8 @@
 /* How long a kernel may go on telling what is wrong before we end it. */
 #define LAST_WORDS_NS (3 * NSEC_PER_SEC)
 /* And how long a monitor that was asked to end. */
-#define END_NS	      (20 * NSEC_PER_SEC)
-#define ROUND_MS      500
+#define END_NS	 ((TEST_LAST_WORDS + 20) * NSEC_PER_SEC)
+#define ROUND_MS 500
 
 /* ---- starting ---- */
 
@@ -65,8 +65,8 @@ static int start(struct test_job *j, bool alone, struct error *err)
 	r = test_guest_config(j->config, j->kernel, j->index, tty, &j->machine, err);
 	if (r < 0)
 		return r;
-	initrd = test_guest_initrd(j->config, &j->machine, tty, j->release, sizeof(j->release),
-				   err);
+	initrd =
+		test_guest_initrd(j->config, &j->machine, tty, j->release, sizeof(j->release), err);
 	if (initrd < 0)
 		return initrd;
 	r = open_dmesg(j, err);
@@ -127,18 +127,32 @@ static void read_log(struct test_job *j)
 		fwrite(buf, 1, n, j->dmesg);
 }
 
+/* What it said before the line of the status that is being read. */
+static void read_log_so_far(struct test_job *j)
+{
+	struct pollfd p = { .fd = j->log_fd, .events = POLLIN };
+
+	while (j->log_fd >= 0 && poll(&p, 1, 0) > 0)
+		read_log(j);
+}
+
 static void read_status_line(struct test_job *j)
 {
 	const char *line = j->status_line;
 	int n;
 
 	j->beat_ns = clock_monotonic_ns(NULL);
-	if (!strcmp(line, "ready"))
+	if (!strcmp(line, "ready")) {
+		read_log_so_far(j);
+		test_log_command_starts(&j->log);
 		j->ready = true;
-	else if (sscanf(line, "exit %d", &n) == 1)
-		j->reported = true, j->command_status = n & 0xff;
-	else if (sscanf(line, "signal %d", &n) == 1)
-		j->reported = j->by_signal = true, j->command_status = n & 0x7f;
+	} else if (sscanf(line, "exit %d", &n) == 1) {
+		j->reported = true;
+		j->command_status = n & 0xff;
+	} else if (sscanf(line, "signal %d", &n) == 1) {
+		j->reported = j->by_signal = true;
+		j->command_status = n & 0x7f;
+	}
 }
 
 static void read_status(struct test_job *j)
@@ -174,6 +188,11 @@ static void doom(struct test_job *j, enum test_outcome why, const char *cause, u
 	j->doomed_ns = at_ns;
 }
 
+static const char *oops_cause(const struct test_job *j)
+{
+	return j->log.seen & j->config->fail_on & TEST_LOG_OOPS ? "oops" : "warning";
+}
+
 static void look(struct test_job *j)
 {
 	const struct test_config *t = j->config;
@@ -185,6 +204,8 @@ static void look(struct test_job *j)
 		doom(j, TEST_HANG, "no sign of life", now);
 	else if (j->log.seen & TEST_LOG_LOCKUP && !j->reported)
 		doom(j, TEST_LOCKUP, "lockup", now + LAST_WORDS_NS);
+	else if (j->ready && j->machine.core_file && j->log.seen & t->fail_on)
+		doom(j, TEST_OOPS, oops_cause(j), now + LAST_WORDS_NS); /* the core is to show it */
 	if (!j->doomed_ns || now < j->doomed_ns)
 		return;
 	/* With registers first; then without mercy. */
@@ -279,10 +300,8 @@ static void set(struct test_job *j, enum test_outcome outcome, int status, const
 
 static void decide_exit(struct test_job *j)
 {
-	unsigned bad = j->log.seen & j->config->fail_on;
-
-	if (bad)
-		set(j, TEST_OOPS, 251, bad & TEST_LOG_OOPS ? "oops" : "warning");
+	if (j->log.seen & j->config->fail_on)
+		set(j, TEST_OOPS, 251, oops_cause(j));
 	else
 		set(j, TEST_EXIT, j->by_signal ? 128 + j->command_status : j->command_status,
 		    j->by_signal ? "signal" : NULL);
@@ -295,6 +314,7 @@ void test_decide(struct test_job *j, int launcher_status)
 
 	if (reason == MACHINE_END_HANG && j->doomed_ns) {
 		static const int status[] = {
+			[TEST_OOPS] = 251,
 			[TEST_HANG] = 249,
 			[TEST_LOCKUP] = 249,
 			[TEST_BOOT_FAILURE] = 254,
@@ -309,9 +329,9 @@ void test_decide(struct test_job *j, int launcher_status)
 		set(j, up ? TEST_TIMEOUT : TEST_BOOT_FAILURE, up ? 253 : 254, "timeout");
 	} else if (reason == MACHINE_END_SIGNAL || reason == MACHINE_END_ASKED) {
 		set(j, TEST_MONITOR_FAILURE,
-		    WIFEXITED(launcher_status) && WEXITSTATUS(launcher_status) ?
-			    WEXITSTATUS(launcher_status) :
-			    125,
+		    WIFEXITED(launcher_status) && WEXITSTATUS(launcher_status)
+			    ? WEXITSTATUS(launcher_status)
+			    : 125,
 		    "interrupted");
 	} else if (j->reported) {
 		decide_exit(j);
@@ -321,9 +341,9 @@ void test_decide(struct test_job *j, int launcher_status)
 		    machine_end_name(reason));
 	} else {
 		set(j, TEST_MONITOR_FAILURE,
-		    reason == MACHINE_END_START_FAILED && WIFEXITED(launcher_status) ?
-			    WEXITSTATUS(launcher_status) :
-			    125,
+		    reason == MACHINE_END_START_FAILED && WIFEXITED(launcher_status)
+			    ? WEXITSTATUS(launcher_status)
+			    : 125,
 		    machine_end_name(reason));
 	}
 }

@@ -89,6 +89,8 @@ static void parse_line(struct plan *p, char *line)
 		p->uid = strtoul(value, NULL, 10);
 	else if (!strcmp(line, "gid"))
 		p->gid = strtoul(value, NULL, 10);
+	else if (!strcmp(line, "loglevel"))
+		p->loglevel = (int)strtol(value, NULL, 10);
 	else if (!strcmp(line, "tty"))
 		p->tty = *value == '1';
 }
@@ -154,9 +156,8 @@ static int open_port(const char *name, int flags)
 
 static void open_ports(const struct plan *p, int *port)
 {
-	static const char *const names[NUM_PORTS] = {
-		"wisp.stdin", "wisp.stdout", "wisp.stderr", "wisp.status"
-	};
+	static const char *const names[NUM_PORTS] = { "wisp.stdin", "wisp.stdout", "wisp.stderr",
+						      "wisp.status" };
 	int tries = 0;
 
 	for (int i = NUM_PORTS - 1; i >= 0; i--) {

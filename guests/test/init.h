@@ -16,11 +16,12 @@
 #define MAX_STRINGS 4096
 
 struct plan {
-	const char *root;  /* "overlay", "rw" or "ro": how the shared tree becomes the root */
+	const char *root; /* "overlay", "rw" or "ro": how the shared tree becomes the root */
 	const char *cwd;
-	const char *init;  /* a program to become in place of running a command, or NULL */
+	const char *init; /* a program to become in place of running a command, or NULL */
 	unsigned uid, gid;
-	int tty;	   /* the command gets the console */
+	int loglevel; /* of the console, from when the command starts; 0: as it is */
+	int tty;      /* the command gets the console */
 	char *arg[MAX_STRINGS];
 	char *env[MAX_STRINGS];
 	const char *module[64];

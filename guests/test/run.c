@@ -14,16 +14,18 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/klog.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
-#define BEAT_MS	     1000
-#define CHUNK	     32768 /* what a port takes at once */
-#define NOT_FOUND    127
-#define NOT_EXECUTED 126
+#define SYSLOG_CONSOLE_LEVEL 8 /* syslog(2) */
+#define BEAT_MS		     1000
+#define CHUNK		     32768 /* what a port takes at once */
+#define NOT_FOUND	     127
+#define NOT_EXECUTED	     126
 
 /* ---- the child ---- */
 
@@ -226,6 +228,8 @@ void run(const struct plan *plan, const int *port)
 		ours[i] = ends[i == 0 ? 1 : 0];
 		fcntl(ours[i], F_SETFL, O_NONBLOCK);
 	}
+	if (plan->loglevel)
+		klogctl(SYSLOG_CONSOLE_LEVEL, NULL, plan->loglevel);
 	write_all(port[PORT_STATUS], "ready\n", 6);
 	pid = fork();
 	if (pid < 0)

@@ -196,10 +196,19 @@ static void log_shows_trouble_and_its_first_word(void **state)
 	assert_int_equal(log->seen, TEST_LOG_WARN | TEST_LOG_LOCKUP);
 	feed(log, "[4.0] BUG: kernel NULL pointer dereference, address: 0\n");
 	assert_true(log->seen & TEST_LOG_OOPS);
-	/* Of a panic, that is the word. */
-	feed(log, "[5.0] Kernel panic - not syncing: sysrq\n[5.1] end\n");
-	assert_string_equal(log->cause, "[5.0] Kernel panic - not syncing: sysrq");
+	/* What led to a panic says more than the panic. */
+	feed(log, "[5.0] Kernel panic - not syncing: Fatal exception\n[5.1] end\n");
+	assert_true(log->seen & TEST_LOG_PANIC);
+	assert_string_equal(log->cause, "[3.0] watchdog: BUG: soft lockup - CPU#0 stuck for 26s!");
 	assert_string_equal(log->last, "[5.1] end");
+
+	/* The command is not to blame for what was before it. */
+	test_log_command_starts(log);
+	assert_int_equal(log->seen, 0);
+	feed(log, "[6.0] WARNING: CPU: 0 PID: 9 at y.c:1\n");
+	feed(log, "[7.0] Kernel panic - not syncing: sysrq\n");
+	assert_int_equal(log->seen, TEST_LOG_WARN | TEST_LOG_PANIC);
+	assert_string_equal(log->cause, "[7.0] Kernel panic - not syncing: sysrq");
 	free(log);
 }
 
