@@ -72,7 +72,7 @@ HELPER_CFLAGS_wisp-net := $(shell pkg-config --cflags slirp 2>/dev/null)
 
 HELPER_LIBS_wisp-api := -lmicrohttpd
 
-$(BUILD)/wisp-api: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c))
+$(BUILD)/wisp-api: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
 $(BUILD)/wisp-net: $(BUILD)/helpers/user_net.o $(BUILD)/helpers/guest_filter.o
 $(BUILD)/helpers/user_net.o: CFLAGS += $(HELPER_CFLAGS_wisp-net)
 $(BUILD)/wisp-%: $(BUILD)/helpers/wisp-%.o $(BUILD)/libwisp.a
@@ -126,6 +126,7 @@ $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(UNIT_LIB) $(BUILD)/li
 	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $^ -lcmocka $(LDLIBS)
 
 $(BUILD)/tests/unit/test_guest_filter: $(BUILD)/helpers/guest_filter.o
+$(BUILD)/tests/unit/test_mmds: $(BUILD)/helpers/mmds_tcp.o $(BUILD)/helpers/mmds_answer.o
 
 .PHONY: unit
 unit: $(UNIT) $(HELPERS) ## unit tests: no KVM needed

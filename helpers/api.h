@@ -13,6 +13,7 @@
 #include <jansson.h>
 #include <sys/types.h>
 
+#include "helpers/mmds.h"
 #include "vmm/core/error.h"
 
 #define API_VERSION "1.17.0" /* of the interface, which clients compare with theirs */
@@ -40,10 +41,13 @@ struct api {
 	/* Resources as sent, with defaults filled in; NULL: not given. */
 	json_t *machine, *boot, *balloon, *vsock, *entropy, *serial, *mmds_config;
 	json_t *drives, *nets; /* objects by id, in order */
-	json_t *mmds;	       /* the data store */
+	json_t *mmds;	       /* the data store; NULL: nothing was put yet */
+	struct mmds mmds_server;
 
 	int log_fd, metrics_fd; /* -1: not asked for */
-	unsigned long requests, failures;
+	bool metrics_id;	/* a line of metrics has our id */
+	json_t *metrics_properties;
+	json_t *counts, *counts_told; /* by group and key, all in all, and in the last line */
 
 	pid_t child;	 /* `wisp run` */
 	int child_fd;	 /* a pidfd of it */
@@ -65,6 +69,7 @@ struct api_endpoint {
 	void (*handle)(struct api *api, const char *id, json_t *body, struct api_answer *answer);
 	unsigned when;	      /* API_PREBOOT, API_RUNTIME */
 	const char *id_field; /* which field repeats the id of the path */
+	const char *metric;   /* what metrics call it; NULL: they do not count it */
 };
 
 #define API_PREBOOT 1u
@@ -141,9 +146,20 @@ API_HANDLER(put_serial);
 API_HANDLER(put_logger);
 API_HANDLER(put_metrics);
 API_HANDLER(put_cpu_config);
+
+/* ---- api_mmds.c ---- */
+
 API_HANDLER(get_mmds);
 API_HANDLER(put_mmds);
 API_HANDLER(patch_mmds);
+API_HANDLER(put_mmds_config);
+
+/* Is the network @id one that metadata is served on? */
+bool api_mmds_is_on(const struct api *api, const char *id);
+/* Where it is then. */
+const char *api_mmds_address(const struct api *api);
+/* Serve on the microVM's networks, once it has a control socket. Nothing to do without a config. */
+int api_mmds_start(struct api *api, struct error *err);
 
 /* ---- api_machine.c: the start, and after it ---- */
 
@@ -159,6 +175,15 @@ void api_stop(struct api *api);
 /* Pass on what it said on its standard error. */
 void api_pass_words(struct api *api);
 
+/* ---- api_balloon.c ---- */
+
+API_HANDLER(get_balloon);
+API_HANDLER(put_balloon);
+API_HANDLER(patch_balloon);
+API_HANDLER(get_balloon_stats);
+API_HANDLER(patch_balloon_stats);
+API_HANDLER(balloon_hint);
+
 /* ---- api_arguments.c ---- */
 
 /* A token bucket as a rate a second and a burst; false when it limits nothing. */
@@ -171,6 +196,13 @@ void api_arguments_free(char **argv);
 /* ---- api_log.c ---- */
 
 void api_log(struct api *api, const char *level, const char *fmt, ...) __printf(3, 4);
+
+/* ---- api_metrics.c ---- */
+
+/* @n more of what Firecracker's metrics call @group.@key. */
+void api_count(struct api *api, const char *group, const char *key, json_int_t n);
+/* The last of latencies_us.@key. */
+void api_measure(struct api *api, const char *key, json_int_t us);
 /* One line of metrics, if somebody wants them. */
 int api_flush_metrics(struct api *api);
 

@@ -39,16 +39,6 @@ void api_fault(struct api_answer *answer, const char *fmt, ...)
 
 #define NOT_SUPPORTED "The requested operation is not supported: "
 
-static void no_balloon(struct api *api, const char *id, json_t *body, struct api_answer *answer)
-{
-	api_fault(answer, "Balloon config error: No balloon device found.");
-}
-
-static void refuse_balloon(struct api *api, const char *id, json_t *body, struct api_answer *answer)
-{
-	api_fault(answer, NOT_SUPPORTED "wisp has no balloon behind this API yet.");
-}
-
 static void refuse_pmem(struct api *api, const char *id, json_t *body, struct api_answer *answer)
 {
 	api_fault(answer, NOT_SUPPORTED "wisp has no persistent memory devices.");
@@ -63,11 +53,6 @@ static void refuse_snapshot(struct api *api, const char *id, json_t *body,
 			    struct api_answer *answer)
 {
 	api_fault(answer, NOT_SUPPORTED "wisp has no snapshots behind this API yet.");
-}
-
-static void refuse_mmds(struct api *api, const char *id, json_t *body, struct api_answer *answer)
-{
-	api_fault(answer, NOT_SUPPORTED "wisp serves no metadata on the guest's network yet.");
 }
 
 static void refuse_net_update(struct api *api, const char *id, json_t *body,
@@ -90,46 +75,56 @@ static void refuse_unplug(struct api *api, const char *id, json_t *body, struct 
 }
 
 const struct api_endpoint api_endpoints[] = {
-	{ "GET", "", NULL, api_get_instance, API_ALWAYS },
-	{ "GET", "version", NULL, api_get_version, API_ALWAYS },
+	{ "GET", "", NULL, api_get_instance, API_ALWAYS, .metric = "instance_info" },
+	{ "GET", "version", NULL, api_get_version, API_ALWAYS, .metric = "vmm_version" },
 	{ "GET", "vm/config", NULL, api_get_config, API_ALWAYS },
-	{ "GET", "machine-config", NULL, api_get_machine, API_ALWAYS },
-	{ "PUT", "machine-config", api_machine_config, api_put_machine, API_PREBOOT },
-	{ "PATCH", "machine-config", api_machine_update, api_patch_machine, API_PREBOOT },
-	{ "PUT", "boot-source", api_boot_source, api_put_boot, API_PREBOOT },
-	{ "PUT", "cpu-config", api_cpu_config, api_put_cpu_config, API_PREBOOT },
-	{ "PUT", "drives/*", api_drive, api_put_drive, API_ALWAYS, "drive_id" },
-	{ "PATCH", "drives/*", api_drive_update, api_patch_drive, API_RUNTIME, "drive_id" },
+	{ "GET", "machine-config", NULL, api_get_machine, API_ALWAYS, .metric = "machine_cfg" },
+	{ "PUT", "machine-config", api_machine_config, api_put_machine, API_PREBOOT,
+	  .metric = "machine_cfg" },
+	{ "PATCH", "machine-config", api_machine_update, api_patch_machine, API_PREBOOT,
+	  .metric = "machine_cfg" },
+	{ "PUT", "boot-source", api_boot_source, api_put_boot, API_PREBOOT,
+	  .metric = "boot_source" },
+	{ "PUT", "cpu-config", api_cpu_config, api_put_cpu_config, API_PREBOOT,
+	  .metric = "cpu_cfg" },
+	{ "PUT", "drives/*", api_drive, api_put_drive, API_ALWAYS, "drive_id", .metric = "drive" },
+	{ "PATCH", "drives/*", api_drive_update, api_patch_drive, API_RUNTIME, "drive_id",
+	  .metric = "drive" },
 	{ "DELETE", "drives/*", NULL, refuse_unplug, API_RUNTIME },
-	{ "PUT", "network-interfaces/*", api_net, api_put_net, API_ALWAYS, "iface_id" },
+	{ "PUT", "network-interfaces/*", api_net, api_put_net, API_ALWAYS, "iface_id",
+	  .metric = "network" },
 	{ "PATCH", "network-interfaces/*", api_net_update, refuse_net_update, API_RUNTIME,
-	  "iface_id" },
+	  "iface_id", .metric = "network" },
 	{ "DELETE", "network-interfaces/*", NULL, refuse_unplug, API_RUNTIME },
-	{ "PUT", "vsock", api_vsock, api_put_vsock, API_PREBOOT },
+	{ "PUT", "vsock", api_vsock, api_put_vsock, API_PREBOOT, .metric = "vsock" },
 	{ "PUT", "entropy", api_entropy, api_put_entropy, API_PREBOOT },
-	{ "PUT", "serial", api_serial, api_put_serial, API_PREBOOT },
-	{ "PUT", "logger", api_logger, api_put_logger, API_PREBOOT },
-	{ "PUT", "metrics", api_metrics, api_put_metrics, API_PREBOOT },
-	{ "PUT", "actions", api_action, api_put_action, API_ALWAYS },
+	{ "PUT", "serial", api_serial, api_put_serial, API_PREBOOT, .metric = "serial" },
+	{ "PUT", "logger", api_logger, api_put_logger, API_PREBOOT, .metric = "logger" },
+	{ "PUT", "metrics", api_metrics, api_put_metrics, API_PREBOOT, .metric = "metrics" },
+	{ "PUT", "actions", api_action, api_put_action, API_ALWAYS, .metric = "actions" },
 	{ "PATCH", "vm", api_vm, api_patch_vm, API_RUNTIME },
-	{ "GET", "mmds", NULL, api_get_mmds, API_ALWAYS },
-	{ "PUT", "mmds", api_anything, api_put_mmds, API_ALWAYS },
-	{ "PATCH", "mmds", api_anything, api_patch_mmds, API_ALWAYS },
-	{ "PUT", "mmds/config", api_mmds_config, refuse_mmds, API_PREBOOT },
-	{ "GET", "balloon", NULL, no_balloon, API_ALWAYS },
-	{ "PUT", "balloon", api_balloon, refuse_balloon, API_PREBOOT },
-	{ "PATCH", "balloon", api_balloon_update, no_balloon, API_RUNTIME },
-	{ "GET", "balloon/statistics", NULL, no_balloon, API_RUNTIME },
-	{ "PATCH", "balloon/statistics", api_balloon_stats, no_balloon, API_RUNTIME },
-	{ "PATCH", "balloon/hinting/start", api_balloon_hinting, no_balloon, API_RUNTIME },
-	{ "GET", "balloon/hinting/status", NULL, no_balloon, API_RUNTIME },
-	{ "PATCH", "balloon/hinting/stop", NULL, no_balloon, API_RUNTIME },
-	{ "PUT", "pmem/*", api_pmem, refuse_pmem, API_ALWAYS, "id" },
-	{ "PATCH", "pmem/*", api_pmem_update, refuse_pmem, API_RUNTIME, "id" },
+	{ "GET", "mmds", NULL, api_get_mmds, API_ALWAYS, .metric = "mmds" },
+	{ "PUT", "mmds", api_anything, api_put_mmds, API_ALWAYS, .metric = "mmds" },
+	{ "PATCH", "mmds", api_anything, api_patch_mmds, API_ALWAYS, .metric = "mmds" },
+	{ "PUT", "mmds/config", api_mmds_config, api_put_mmds_config, API_PREBOOT,
+	  .metric = "mmds" },
+	{ "GET", "balloon", NULL, api_get_balloon, API_ALWAYS },
+	{ "PUT", "balloon", api_balloon, api_put_balloon, API_PREBOOT },
+	{ "PATCH", "balloon", api_balloon_update, api_patch_balloon, API_RUNTIME },
+	{ "GET", "balloon/statistics", NULL, api_get_balloon_stats, API_RUNTIME },
+	{ "PATCH", "balloon/statistics", api_balloon_stats, api_patch_balloon_stats, API_RUNTIME },
+	{ "PATCH", "balloon/hinting/start", api_balloon_hinting, api_balloon_hint, API_RUNTIME },
+	{ "GET", "balloon/hinting/status", NULL, api_balloon_hint, API_RUNTIME },
+	{ "PATCH", "balloon/hinting/stop", NULL, api_balloon_hint, API_RUNTIME },
+	{ "PUT", "pmem/*", api_pmem, refuse_pmem, API_ALWAYS, "id", .metric = "pmem" },
+	{ "PATCH", "pmem/*", api_pmem_update, refuse_pmem, API_RUNTIME, "id", .metric = "pmem" },
 	{ "DELETE", "pmem/*", NULL, refuse_unplug, API_RUNTIME },
-	{ "PUT", "hotplug/memory", api_memory_hotplug, refuse_memory, API_PREBOOT },
-	{ "PATCH", "hotplug/memory", api_memory_update, refuse_memory, API_RUNTIME },
-	{ "GET", "hotplug/memory", NULL, refuse_memory, API_RUNTIME },
+	{ "PUT", "hotplug/memory", api_memory_hotplug, refuse_memory, API_PREBOOT,
+	  .metric = "hotplug_memory" },
+	{ "PATCH", "hotplug/memory", api_memory_update, refuse_memory, API_RUNTIME,
+	  .metric = "hotplug_memory" },
+	{ "GET", "hotplug/memory", NULL, refuse_memory, API_RUNTIME,
+	  .metric = "hotplug_memory" },
 	{ "PUT", "snapshot/create", api_snapshot_create, refuse_snapshot, API_RUNTIME },
 	{ "PUT", "snapshot/load", api_snapshot_load, refuse_snapshot, API_PREBOOT },
 	{ 0 },
@@ -276,22 +271,44 @@ static void handle(struct api *api, const char *method, const char *path, const 
 	json_decref(body);
 }
 
+static void count(struct api *api, const char *method, const char *path,
+		  const struct api_answer *answer)
+{
+	const struct api_endpoint *e;
+	char group[40], key[60];
+	const char *id;
+
+	if (answer->deprecated)
+		api_count(api, "deprecated_api", "deprecated_http_api_calls", 1);
+	e = find_endpoint(method, path + strspn(path, "/"), &id);
+	if (!e || !e->metric)
+		return;
+	snprintf(group, sizeof(group), "%s_api_requests",
+		 !strcmp(method, "GET")	  ? "get"
+		 : !strcmp(method, "PUT") ? "put"
+					  : "patch");
+	snprintf(key, sizeof(key), "%s_count", e->metric);
+	api_count(api, group, key, 1);
+	snprintf(key, sizeof(key), "%s_fails", e->metric);
+	if (answer->status >= 400)
+		api_count(api, group, key, 1);
+}
+
 void api_handle(struct api *api, const char *method, const char *path, const char *text, size_t len,
 		struct api_answer *answer)
 {
 	/* Metadata may be secret, and is anybody's guess in size. */
 	bool shown = text && strcmp(path, "/mmds") != 0;
 
-	api->requests++;
 	api_log(api, "Info", "The API server received a %s request on \"%s\"%s%.*s%s.", method,
 		path, shown ? " with body \"" : "", shown ? (int)MIN(len, (size_t)200) : 0,
 		shown ? text : "", shown ? "\"" : "");
 	handle(api, method, path, text, len, answer);
+	count(api, method, path, answer);
 	if (answer->status >= 400) {
-		api->failures++;
 		api_log(api, "Error", "Received Error. Status code: %d. Message: %s",
 			answer->status,
-			json_string_value(json_object_get(answer->body, "fault_message")));
+			json_string_value(json_object_get(answer->body, "fault_message")) ?: "");
 	} else {
 		api_log(api, "Info", "The request was executed successfully. Status code: %d.",
 			answer->status);

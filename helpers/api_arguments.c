@@ -152,8 +152,7 @@ static void add_cmdline(struct arguments *a, const struct api *api, const json_t
 
 static void add_nets(struct arguments *a, const struct api *api)
 {
-	const char *id, *mac;
-	char *name;
+	const char *id;
 	json_t *n;
 
 	if (json_object_size(api->nets) == 0) {
@@ -162,17 +161,18 @@ static void add_nets(struct arguments *a, const struct api *api)
 	}
 	json_object_foreach(api->nets, id, n)
 	{
-		mac = text_of(n, "guest_mac");
-		name = quoted(text_of(n, "host_dev_name"));
+		char mac[40] = "", mtu[20] = "", service[40] = "";
+		char *name = quoted(text_of(n, "host_dev_name"));
+
+		if (text_of(n, "guest_mac"))
+			snprintf(mac, sizeof(mac), ",mac=%s", text_of(n, "guest_mac"));
+		if (json_is_integer(json_object_get(n, "mtu")))
+			snprintf(mtu, sizeof(mtu), ",mtu=%d",
+				 (int)json_integer_value(json_object_get(n, "mtu")));
+		if (api_mmds_is_on(api, id))
+			snprintf(service, sizeof(service), ",service=%s", api_mmds_address(api));
 		add(a, "--net");
-		add(a, "tap,name=%s,id=%s%s%s", name ? name : "", id, mac ? ",mac=" : "",
-		    mac ? mac : "");
-		if (json_is_integer(json_object_get(n, "mtu"))) {
-			free(a->argv[--a->num]);
-			add(a, "tap,name=%s,id=%s%s%s,mtu=%d", name ? name : "", id,
-			    mac ? ",mac=" : "", mac ? mac : "",
-			    (int)json_integer_value(json_object_get(n, "mtu")));
-		}
+		add(a, "tap,name=%s,id=%s%s%s%s", name ? name : "", id, mac, mtu, service);
 		free(name);
 	}
 }
@@ -222,6 +222,12 @@ char **api_arguments(const struct api *api, struct error *err)
 	root = add_drives(&a, api);
 	add_cmdline(&a, api, root);
 	add_nets(&a, api);
+	if (api->balloon) {
+		add(&a, "--balloon=%lldM,deflate-on-oom=%s,reporting=%s",
+		    (long long)json_integer_value(json_object_get(api->balloon, "amount_mib")),
+		    is_set(api->balloon, "deflate_on_oom") ? "on" : "off",
+		    is_set(api->balloon, "free_page_reporting") ? "on" : "off");
+	}
 	if (api->vsock) {
 		char *path = quoted(text_of(api->vsock, "uds_path"));
 

@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "helpers/api.h"
@@ -158,7 +159,11 @@ int api_start(struct api *api, struct error *err)
 		api->control = r = control_connect(name_of(argv), err);
 	}
 	if (r >= 0)
+		r = api_mmds_start(api, err);
+	if (r >= 0) {
 		api->state = API_RUNNING;
+		api_flush_metrics(api);
+	}
 	api_arguments_free(argv);
 	return r < 0 ? r : 0;
 }
@@ -182,6 +187,14 @@ void api_stop(struct api *api)
 }
 
 /* ---- requests ---- */
+
+static uint64_t now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
 
 static int ask(struct api *api, const char *verb, struct error *err)
 {
@@ -226,12 +239,15 @@ API_HANDLER(put_action)
 API_HANDLER(patch_vm)
 {
 	bool pause = !strcmp(json_string_value(json_object_get(body, "state")), "Paused");
+	uint64_t begun = now_us();
 	struct error err = { 0 };
 
 	if (ask(api, pause ? "pause" : "resume", &err) < 0) {
 		api_fault(answer, "Internal VMM error: %s", err.msg);
 		return;
 	}
+	api_measure(api, pause ? "pause_vm" : "resume_vm", (json_int_t)(now_us() - begun));
+	api_measure(api, pause ? "vmm_pause_vm" : "vmm_resume_vm", (json_int_t)(now_us() - begun));
 	api->state = pause ? API_PAUSED : API_RUNNING;
 	api_no_content(answer);
 }

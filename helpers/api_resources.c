@@ -139,6 +139,9 @@ static void update_machine(struct api *api, json_t *update, struct api_answer *a
 	else if (memory == 0 || (!strcmp(text_of(m, "huge_pages"), "2M") && memory % 2))
 		api_fault(answer, "Machine config error: The memory size (MiB) is either 0, or not "
 				  "a multiple of the configured page size.");
+	else if (number_of(api->balloon, "amount_mib") > memory)
+		api_fault(answer, "Machine config error: The memory size (MiB) is smaller than the "
+				  "previously set balloon device target size.");
 	else if (template && strcmp(template, "None") != 0)
 		api_fault(answer, NOT_SUPPORTED "wisp knows no CPU template '%s'.", template);
 	else
@@ -463,70 +466,10 @@ API_HANDLER(put_metrics)
 		return;
 	}
 	api->metrics_fd = fd;
+	api->metrics_id = json_is_true(json_object_get(body, "emit_id"));
+	if (json_is_object(json_object_get(body, "properties")))
+		api->metrics_properties = json_incref(json_object_get(body, "properties"));
 	api_no_content(answer);
-}
-
-/* ---- MMDS: the store; no guest reads it yet ---- */
-
-API_HANDLER(get_mmds)
-{
-	api_ok(answer, api->mmds ? json_incref(api->mmds) : json_object());
-}
-
-static bool mmds_fits(struct api *api, const json_t *value, struct api_answer *answer)
-{
-	if (json_dumpb(value, NULL, 0, JSON_COMPACT | JSON_ENCODE_ANY) <= api->options.mmds_limit)
-		return true;
-	answer->status = 413;
-	api_fault(answer, "MMDS limit exceeded error: The MMDS patch request doesn't fit.");
-	return false;
-}
-
-API_HANDLER(put_mmds)
-{
-	if (!json_is_object(body)) {
-		api_fault(answer, "MMDS error: Cannot use a value that is no object.");
-		return;
-	}
-	if (!mmds_fits(api, body, answer))
-		return;
-	replace(&api->mmds, body);
-	api_no_content(answer);
-}
-
-/* JSON Merge Patch (RFC 7386). The result is the caller's. */
-static json_t *merge(const json_t *target, const json_t *patch)
-{
-	json_t *result, *v;
-	const char *name;
-
-	if (!json_is_object(patch))
-		return json_deep_copy(patch);
-	result = json_is_object(target) ? json_copy((json_t *)target) : json_object();
-	json_object_foreach((json_t *)patch, name, v)
-	{
-		if (json_is_null(v))
-			json_object_del(result, name);
-		else
-			json_object_set_new(result, name, merge(json_object_get(result, name), v));
-	}
-	return result;
-}
-
-API_HANDLER(patch_mmds)
-{
-	json_t *merged;
-
-	if (!api->mmds) {
-		api_fault(answer, "MMDS error: The MMDS data store is not initialized.");
-		return;
-	}
-	merged = merge(api->mmds, body);
-	if (mmds_fits(api, merged, answer)) {
-		replace(&api->mmds, merged);
-		api_no_content(answer);
-	}
-	json_decref(merged);
 }
 
 /* ---- all of it ---- */
@@ -552,6 +495,9 @@ void api_resources_done(struct api *api)
 	json_decref(api->drives);
 	json_decref(api->nets);
 	json_decref(api->mmds);
+	json_decref(api->metrics_properties);
+	json_decref(api->counts);
+	json_decref(api->counts_told);
 }
 
 /* One part of a configuration file, as if it had been PUT. */

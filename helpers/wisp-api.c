@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -19,6 +20,8 @@
 #define STATUS_ERROR	  1
 #define STATUS_BAD_CONFIG 152
 #define STATUS_ARGUMENTS  153
+
+#define METRICS_SECONDS 60
 
 #define DEFAULT_SOCK "/run/firecracker.socket"
 
@@ -252,10 +255,22 @@ static int open_signals(void)
 	return signalfd(-1, &set, SFD_CLOEXEC);
 }
 
+/* When metrics are due. -1 comes to no metrics but on demand. */
+static int open_timer(void)
+{
+	struct itimerspec every = { { METRICS_SECONDS, 0 }, { METRICS_SECONDS, 0 } };
+	int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+
+	if (fd >= 0)
+		timerfd_settime(fd, 0, &every, NULL);
+	return fd;
+}
+
 /* Until the microVM ends, or a signal comes. Returns the exit status. */
-static int serve(struct api *api, struct api_http *http, int signals)
+static int serve(struct api *api, struct api_http *http, int signals, int timer)
 {
 	struct signalfd_siginfo info;
+	uint64_t ticks;
 	int status;
 
 	for (;;) {
@@ -264,6 +279,7 @@ static int serve(struct api *api, struct api_http *http, int signals)
 			{ .fd = signals, .events = POLLIN },
 			{ .fd = api->child_fd, .events = POLLIN },
 			{ .fd = api->child_words, .events = POLLIN },
+			{ .fd = timer, .events = POLLIN },
 		};
 
 		if (poll(p, ARRAY_SIZE(p), http ? api_http_timeout_ms(http) : -1) < 0)
@@ -272,6 +288,9 @@ static int serve(struct api *api, struct api_http *http, int signals)
 			api_http_run(http);
 		if (p[3].revents)
 			api_pass_words(api);
+		if (p[4].revents && read(timer, &ticks, sizeof(ticks)) == sizeof(ticks) &&
+		    api->state != API_NOT_STARTED)
+			api_flush_metrics(api);
 		if (p[2].revents) {
 			status = api_reap(api);
 			api_flush_metrics(api);
@@ -317,7 +336,7 @@ static int run(struct api *api, struct error *err)
 	if (!r) {
 		if (http)
 			api_log(api, "Info", "API server started.");
-		status = serve(api, http, signals);
+		status = serve(api, http, signals, open_timer());
 	} else {
 		status = r;
 	}
@@ -357,6 +376,7 @@ int main(int argc, char **argv)
 	}
 	if (api.control >= 0)
 		close(api.control);
+	mmds_stop(&api.mmds_server);
 	api_resources_done(&api);
 	return status;
 }

@@ -38,6 +38,9 @@ int virtio_net_create(struct virtio_device **ret_dev, const struct virtio_params
 /* From now on at most @limits, each way. On the device's loop. */
 void virtio_net_limit(struct virtio_device *dev, const struct rate_limits *limits);
 
+/* The first of them, for those who know its kind. On the device's loop. */
+struct net *virtio_net_end(struct virtio_device *dev);
+
 struct virtio_console_port {
 	const char *name;	 /* /dev/virtio-ports/NAME; NULL for a plain console */
 	bool is_console;	 /* hvcN */

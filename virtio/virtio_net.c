@@ -550,6 +550,11 @@ void virtio_net_limit(struct virtio_device *dev, const struct rate_limits *limit
 	rate_limiter_set(&net_of(dev)->tx_limiter, limits, now_ns);
 }
 
+struct net *virtio_net_end(struct virtio_device *dev)
+{
+	return net_of(dev)->net;
+}
+
 static int pair_init(struct net_pair *p, struct virtio_net *vn, unsigned index)
 {
 	p->spill = malloc(NET_MAX_FRAME);

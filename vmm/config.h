@@ -9,6 +9,8 @@
 #ifndef WISP_VMM_CONFIG_H
 #define WISP_VMM_CONFIG_H
 
+#include <netinet/in.h>
+
 #include "devices/block.h"
 #include "devices/chardev.h"
 #include "devices/fs.h"
@@ -75,6 +77,7 @@ struct config_net {
 	char *subnet, *dns; /* numeric; NULL: wisp-net's own */
 	char *search[CONFIG_MAX_SEARCH];
 	unsigned num_search;
+	struct in_addr service; /* an address that a service of the host has; 0: none */
 	bool restrict_out;
 	bool host_loopback;
 	struct config_forward forward[CONFIG_MAX_FORWARDS];

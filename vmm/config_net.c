@@ -215,6 +215,15 @@ static int parse_rate(struct config_parse *p, const char *value, void *target)
 	return 0;
 }
 
+static int parse_service(struct config_parse *p, const char *value, void *target)
+{
+	struct config_net *n = target;
+
+	if (inet_pton(AF_INET, value, &n->service) != 1 || !n->service.s_addr)
+		return config_fail(p, "'%s' is not an IPv4 address", value);
+	return 0;
+}
+
 const struct config_item config_net_keys[] = {
 	{ "hostfwd", "tcp|udp:[ADDRESS]:PORT-:PORT",
 	  "user: Pass connections to a port of the host on to a port of the guest; IPv6 addresses "
@@ -258,6 +267,10 @@ const struct config_item config_net_keys[] = {
 	  CONFIG_CUSTOM, .parse = parse_mac },
 	{ "mtu", "N", "Largest packet, 1280 to 65520 (1500, or what the tap has)", CONFIG_CUSTOM,
 	  .parse = parse_mtu },
+	{ "service", "ADDRESS",
+	  "Leave what goes to this IPv4 address to a service of the host's, as 'wisp api' has one "
+	  "for instance metadata",
+	  CONFIG_CUSTOM, .parse = parse_service },
 	{ "id", "ID", "Name of the device (net0, net1, ...)", CONFIG_STRING, NET(id) },
 	{ 0 },
 };
@@ -309,6 +322,8 @@ static int check_keys(struct config_parse *p, const struct config_net *n)
 		return config_fail(p, "tap needs either name=INTERFACE or fd=N");
 	if (n->tap_fd_given && n->queues != 1)
 		return config_fail(p, "queues: a tap by descriptor has one");
+	if (n->service.s_addr && n->queues != 1)
+		return config_fail(p, "queues: with a service there is one");
 	return 0;
 }
 

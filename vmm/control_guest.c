@@ -1,7 +1,9 @@
 #include "vmm/control_guest.h"
 
 #include <errno.h>
+#include <unistd.h>
 
+#include "devices/net_divert.h"
 #include "virtio/virtio_balloon.h"
 #include "virtio/virtio_devices.h"
 #include "vmm/machine_internal.h"
@@ -75,6 +77,46 @@ void control_connect_guest(struct control_call *call)
 		control_fail(call, r, "the guest has no driver for --vsock now");
 	else if (r < 0)
 		control_fail(call, r, "connect: %s", strerror(-r));
+	else
+		control_reply(call, NULL);
+}
+
+static struct virtio_device *find_net(struct machine *m, const char *id)
+{
+	for (unsigned i = 0; i < m->num_virtio; i++) {
+		struct virtio_device *dev = m->virtio[i].dev;
+
+		if (dev->ops->id == VIRTIO_ID_NET && !strcmp(dev->id, id))
+			return dev;
+	}
+	return NULL;
+}
+
+void control_serve_net(struct control_call *call)
+{
+	struct virtio_device *dev;
+	const char *id;
+	int fd, r;
+
+	if (control_arg_string(call, "id", "", &id) < 0)
+		return;
+	dev = find_net(control_machine(call), id);
+	if (!dev) {
+		control_fail(call, -ENODEV, "there is no network '%.40s'", id);
+		return;
+	}
+	fd = control_take_fd(call, 0);
+	if (fd < 0) {
+		control_fail(call, fd, "serve: no socket came along");
+		return;
+	}
+	r = net_divert_attach(virtio_net_end(dev), fd);
+	if (r < 0)
+		close(fd);
+	if (r == -EOPNOTSUPP)
+		control_fail(call, r, "network '%s' was started without service=ADDRESS", id);
+	else if (r < 0)
+		control_fail(call, r, "network '%s' has a service already", id);
 	else
 		control_reply(call, NULL);
 }

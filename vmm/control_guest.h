@@ -17,4 +17,10 @@ void control_balloon(struct control_call *call);
  */
 void control_connect_guest(struct control_call *call);
 
+/*
+ * {"do":"serve","id":NET} and a SEQPACKET socket: the service at its other end has the address
+ * that --net NET,service=ADDRESS set aside.
+ */
+void control_serve_net(struct control_call *call);
+
 #endif

@@ -180,5 +180,6 @@ const struct control_verb control_verbs[] = {
 	{ "connect", control_connect_guest },
 	{ "core", control_verb_core, .alone = true },
 	{ "gdb", control_verb_gdb },
+	{ "serve", control_serve_net },
 	{ 0 },
 };

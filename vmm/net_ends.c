@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "devices/net_divert.h"
 #include "devices/net_switch.h"
 #include "vmm/switch.h"
 
@@ -83,15 +84,17 @@ int net_ends_take(struct net_ends *e, const struct config_net *net, struct loop 
 			num++;
 	}
 	net_ends_close(e);
-	if (r < 0) {
-		while (num > 0)
-			net_close(ret_pairs[--num]);
-		return r;
-	}
 	for (unsigned i = 0; i < num; i++) {
 		net_attach(ret_pairs[i], loop);
 		if (net->mtu)
 			ret_pairs[i]->mtu = net->mtu;
+	}
+	if (!r && net->service.s_addr)
+		r = net_divert_create(&ret_pairs[0], ret_pairs[0], net->service, err);
+	if (r < 0) {
+		while (num > 0)
+			net_close(ret_pairs[--num]);
+		return r;
 	}
 	*ret_num = num;
 	return 0;

@@ -263,9 +263,10 @@ static void unknown_words_name_the_known_ones(void **state)
 	refuse("--transport pc", "--transport: unknown value 'pc' (known: pci, mmio)");
 	refuse("--transport=", "--transport: unknown value '' (known: pci, mmio)");
 	refuse("--net frob", "--net: unknown value 'frob' (known: user, tap, switch=NAME, none)");
-	refuse("--net user,frob=1", "--net: unknown key 'frob' (known: hostfwd, restrict, "
-				    "host-loopback, subnet, dns, search, name, fd, queues, vlan, pps, "
-				    "bps, pps-burst, bps-burst, mac, mtu, id)");
+	refuse("--net user,frob=1",
+	       "--net: unknown key 'frob' (known: hostfwd, restrict, host-loopback, subnet, dns, "
+	       "search, name, fd, queues, vlan, pps, bps, pps-burst, bps-burst, mac, mtu, service, "
+	       "id)");
 	refuse("--serial tty",
 	       "--serial: unknown value 'tty' (known: stdio, none, file=PATH, socket=PATH)");
 	refuse("--sandbox maybe", "--sandbox: unknown value 'maybe' (known: off, on, strict)");
