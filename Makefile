@@ -101,7 +101,7 @@ test: ## every test that this machine can run
 	@scripts/test $(BUILD)
 
 .PHONY: test-programs
-test-programs: $(UNIT) $(HELPERS) $(GUEST_TOOLS) hostile $(BUILD)/tests/sim/sim
+test-programs: $(UNIT) $(HELPERS) $(GUEST_TOOLS) hostile $(BUILD)/tests/sim/sim $(BUILD)/wisp-faults
 
 # Programs that guest tests take into their guests.
 $(BUILD)/tests/guest/%: tests/guest/%.c
@@ -154,6 +154,20 @@ $(BUILD)/wisp-hostile: $(BUILD)/vmm/main.o $(BUILD)/tests/hostile/hostile.o $(BU
 
 .PHONY: hostile
 hostile: $(BUILD)/wisp-hostile
+
+# ---- faults: one call of a run fails (tests/fault/faults.c) ----
+
+# Every __wrap_NAME there is takes the place of NAME.
+$(BUILD)/tests/fault/wrapped: $(BUILD)/tests/fault/faults.o
+	$(Q)nm $< | sed -n 's/.* T __wrap_/--wrap=/p' >$@
+
+$(BUILD)/wisp-faults: $(BUILD)/vmm/main.o $(BUILD)/tests/fault/faults.o $(BUILD)/libwisp.a \
+		| $(BUILD)/tests/fault/wrapped
+	$(call say,LD,$@)$(CC) $(CFLAGS) $(LINK) -Wl,@$(BUILD)/tests/fault/wrapped -o $@ $^ $(LDLIBS)
+
+.PHONY: faults
+faults: all $(BUILD)/wisp-faults ## every allocation, system call and completion of a run fails once
+	$(Q)BUILD=$(BUILD) tests/fault/run
 
 # ---- measurements, against every peer installed ----
 

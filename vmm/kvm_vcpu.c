@@ -206,8 +206,11 @@ static void interrupt_thread(struct hv_vcpu *v)
 		v->has_timer = timer_create(CLOCK_MONOTONIC, &event, &v->timer) == 0;
 	}
 	/* EINVAL: there is no such thread any more, so it will not enter the guest either. */
-	if (!v->has_timer ? errno != EINVAL : timer_settime(v->timer, 0, &now, NULL) < 0)
+	if (!v->has_timer ? errno != EINVAL : timer_settime(v->timer, 0, &now, NULL) < 0) {
+		/* Whoever waits for it to pause or to end would wait for ever. */
 		log_error("vCPU %u: cannot be interrupted: %m", v->index);
+		_exit(1);
+	}
 	pthread_mutex_unlock(&v->lock);
 }
 

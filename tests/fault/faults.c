@@ -1,0 +1,176 @@
+/*
+ * Faults: wisp with this linked in by --wrap (build/wisp-faults alone, make faults) fails one
+ * call, the n-th of a kind from its start to its end, counted over all its processes and threads.
+ *
+ * Which one stands in the file at descriptor 99: "KIND ERRNO N", where KIND is a function below,
+ * "memory" for any allocation, or "ring" for a completion of an io_uring. Its byte 64 becomes an
+ * 'I' when that call was made. C library functions call one another through these names too, as the
+ * monitor is static.
+ */
+#include <errno.h>
+#include <liburing.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define ORDERS_FD 99
+
+/* The file, in memory: seen by every process that is forked. */
+struct orders {
+	char text[64];
+	char injected;
+	_Atomic unsigned calls;
+};
+
+static struct orders *orders; /* NULL: nothing fails */
+static char kind[32];
+static int error;
+static unsigned which;
+
+void *__real_mmap(void *p, size_t n, int prot, int flags, int fd, off_t offset);
+
+static __attribute__((constructor)) void read_orders(void)
+{
+	struct orders *o = __real_mmap(NULL, sizeof(*o), PROT_READ | PROT_WRITE, MAP_SHARED,
+				       ORDERS_FD, 0);
+
+	if (o != MAP_FAILED && sscanf(o->text, "%31s %d %u", kind, &error, &which) == 3)
+		orders = o;
+}
+
+static bool fails(const char *name)
+{
+	if (!orders || strcmp(name, kind) || ++orders->calls != which)
+		return false;
+	orders->injected = 'I';
+	errno = error;
+	return true;
+}
+
+/* ---- memory ---- */
+
+#define MEMORY(name, params, args)               \
+	void *__real_##name params;              \
+	void *__wrap_##name params;              \
+	void *__wrap_##name params               \
+	{                                        \
+		if (fails("memory"))             \
+			return NULL;             \
+		return __real_##name args;       \
+	}
+
+MEMORY(malloc, (size_t n), (n))
+MEMORY(calloc, (size_t n, size_t size), (n, size))
+MEMORY(realloc, (void *p, size_t n), (p, n))
+MEMORY(aligned_alloc, (size_t align, size_t n), (align, n))
+
+void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t offset);
+void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t offset)
+{
+	return fails("mmap") ? MAP_FAILED : __real_mmap(p, n, prot, flags, fd, offset);
+}
+
+/* ---- system calls. Optional arguments are passed on whether they are there or not ---- */
+
+#define CALL(type, name, params, args)                               \
+	type __real_##name params;                                   \
+	type __wrap_##name params;                                   \
+	type __wrap_##name params                                    \
+	{                                                            \
+		return fails(#name) ? (type)-1 : __real_##name args; \
+	}
+
+CALL(int, open, (const char *path, int flags, long mode), (path, flags, mode))
+CALL(int, openat, (int dir, const char *path, int flags, long mode), (dir, path, flags, mode))
+CALL(ssize_t, read, (int fd, void *p, size_t n), (fd, p, n))
+CALL(ssize_t, write, (int fd, const void *p, size_t n), (fd, p, n))
+CALL(ssize_t, pread, (int fd, void *p, size_t n, off_t at), (fd, p, n, at))
+CALL(ssize_t, preadv2, (int fd, const void *v, int n, off_t at, int f), (fd, v, n, at, f))
+CALL(int, ioctl, (int fd, unsigned long request, void *p), (fd, request, p))
+CALL(int, fcntl, (int fd, int command, void *p), (fd, command, p))
+CALL(int, fstat, (int fd, struct stat *s), (fd, s))
+CALL(int, stat, (const char *path, struct stat *s), (path, s))
+CALL(int, mkdir, (const char *path, mode_t mode), (path, mode))
+CALL(int, rename, (const char *from, const char *to), (from, to))
+CALL(int, unlink, (const char *path), (path))
+CALL(int, ftruncate, (int fd, off_t n), (fd, n))
+CALL(int, mprotect, (void *p, size_t n, int prot), (p, n, prot))
+CALL(int, madvise, (void *p, size_t n, int advice), (p, n, advice))
+CALL(int, eventfd, (unsigned n, int flags), (n, flags))
+CALL(int, signalfd, (int fd, const sigset_t *s, int flags), (fd, s, flags))
+CALL(int, socketpair, (int a, int b, int c, int *fds), (a, b, c, fds))
+CALL(int, socket, (int a, int b, int c), (a, b, c))
+CALL(int, bind, (int fd, const void *a, socklen_t n), (fd, a, n))
+CALL(int, listen, (int fd, int n), (fd, n))
+CALL(int, pipe2, (int *fds, int flags), (fds, flags))
+CALL(pid_t, fork, (void), ())
+CALL(int, unshare, (int flags), (flags))
+CALL(int, mount, (const char *a, const char *b, const char *c, unsigned long f, const void *d),
+     (a, b, c, f, d))
+CALL(int, umount2, (const char *path, int flags), (path, flags))
+CALL(int, prctl, (int what, long a, long b, long c, long d), (what, a, b, c, d))
+CALL(int, setrlimit, (int what, const void *limit), (what, limit))
+CALL(long, syscall, (long nr, long a, long b, long c, long d, long e, long f),
+     (nr, a, b, c, d, e, f))
+CALL(int, epoll_create1, (int flags), (flags))
+CALL(int, epoll_ctl, (int fd, int what, int of, struct epoll_event *e), (fd, what, of, e))
+CALL(int, getrandom, (void *p, size_t n, unsigned flags), (p, n, flags))
+CALL(int, timer_create, (int clock, void *event, void *timer), (clock, event, timer))
+
+int __real_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *), void *arg);
+int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *), void *arg);
+int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *), void *arg)
+{
+	return fails("pthread_create") ? error : __real_pthread_create(t, a, fn, arg);
+}
+
+/* ---- the ring: set-up, and completions before anybody sees them ---- */
+
+#define RING(name, params, args)                                  \
+	int __real_##name params;                                 \
+	int __wrap_##name params;                                 \
+	int __wrap_##name params                                  \
+	{                                                         \
+		return fails(#name) ? -error : __real_##name args; \
+	}
+
+RING(io_uring_queue_init_params, (unsigned n, struct io_uring *r, struct io_uring_params *p),
+     (n, r, p))
+RING(io_uring_register_restrictions,
+     (struct io_uring *r, struct io_uring_restriction *res, unsigned n), (r, res, n))
+
+/* All that are there are new: the loop takes them after each of these calls. */
+static int spoil(struct io_uring *ring, int r)
+{
+	struct io_uring_cqe *cqe;
+	unsigned head;
+
+	io_uring_for_each_cqe (ring, head, cqe) {
+		if (cqe->user_data && fails("ring"))
+			cqe->res = -error;
+	}
+	return r;
+}
+
+#define WAIT(name, params, args)                          \
+	int __real_##name params;                         \
+	int __wrap_##name params;                         \
+	int __wrap_##name params                          \
+	{                                                 \
+		return spoil(ring, __real_##name args);   \
+	}
+
+WAIT(io_uring_submit_and_wait, (struct io_uring *ring, unsigned n), (ring, n))
+WAIT(io_uring_submit_and_get_events, (struct io_uring *ring), (ring))
+WAIT(io_uring_submit_and_wait_timeout,
+     (struct io_uring *ring, struct io_uring_cqe **cqe, unsigned n, struct __kernel_timespec *ts,
+      sigset_t *mask),
+     (ring, cqe, n, ts, mask))
