@@ -71,8 +71,11 @@ HELPER_LIBS_wisp-net := $(shell pkg-config --libs slirp 2>/dev/null || echo -lsl
 HELPER_CFLAGS_wisp-net := $(shell pkg-config --cflags slirp 2>/dev/null)
 
 HELPER_LIBS_wisp-api := -lmicrohttpd
+# Not the wide one: names of microVMs are ASCII.
+HELPER_LIBS_wisp-top := -lncurses -ltinfo
 
 $(BUILD)/wisp-api: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
+$(BUILD)/wisp-top: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/top_*.c))
 $(BUILD)/wisp-net: $(BUILD)/helpers/user_net.o $(BUILD)/helpers/guest_filter.o
 $(BUILD)/helpers/user_net.o: CFLAGS += $(HELPER_CFLAGS_wisp-net)
 $(BUILD)/wisp-%: $(BUILD)/helpers/wisp-%.o $(BUILD)/libwisp.a
@@ -123,10 +126,11 @@ guest: ## the default guest: a Debian kernel and a small initramfs
 # ---- unit tests: cmocka, no KVM ----
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(UNIT_LIB) $(BUILD)/libwisp.a
-	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $^ -lcmocka $(LDLIBS)
+	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LDLIBS)
 
 $(BUILD)/tests/unit/test_guest_filter: $(BUILD)/helpers/guest_filter.o
 $(BUILD)/tests/unit/test_mmds: $(BUILD)/helpers/mmds_tcp.o $(BUILD)/helpers/mmds_answer.o
+$(BUILD)/tests/unit/test_top: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/top_*.c))
 
 .PHONY: unit
 unit: $(UNIT) $(HELPERS) ## unit tests: no KVM needed
@@ -224,7 +228,7 @@ $(BUILD)/fuzz/obj/helpers/user_net.o: FUZZ_CFLAGS += $(HELPER_CFLAGS_wisp-net)
 
 $(BUILD)/fuzz/seeds_%: $(BUILD)/tests/fuzz/seeds_%.o $(UNIT_LIB) $(BUILD)/libwisp.a
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $^ -lcmocka $(LDLIBS)
+	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LDLIBS)
 
 # What a run learned stays in its corpus for the next one.
 .PHONY: fuzz

@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat pause resume stop kill change console api exec cp balloon test bisect core gdb disk doctor switch help version"
+		_wisp_words "run ls stat top pause resume stop kill change console api exec cp balloon test bisect core gdb disk doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -166,6 +166,16 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --json --prometheus --help" ;;
+		esac ;;
+	top)
+		case $prev in
+		--run-dir)
+			return ;;
+		--delay)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --delay --once --help" ;;
 		esac ;;
 	pause)
 		case $prev in

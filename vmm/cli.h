@@ -39,6 +39,7 @@ extern const char cli_values_text[];	  /* how values are written */
 int run_main(int argc, char **argv);
 int ls_main(int argc, char **argv);
 int stat_main(int argc, char **argv);
+int top_main(int argc, char **argv);
 int pause_main(int argc, char **argv);
 int change_main(int argc, char **argv);
 int resume_main(int argc, char **argv);

@@ -31,6 +31,14 @@ const struct config_item control_stat_options[] = {
 	  CONFIG_FLAG, MEMBER(prometheus) },
 	{ 0 },
 };
+const struct config_item control_top_options[] = {
+	RUN_DIR_ITEM,
+	{ "--delay", "SECONDS", "How often the figures change (2)", CONFIG_NUMBER,
+	  MEMBER(delay_seconds), 1, 3600 },
+	{ "--once", NULL, "Print one screen as text, of the figures of one --delay, and end",
+	  CONFIG_FLAG, MEMBER(once) },
+	{ 0 },
+};
 const struct config_item control_stop_options[] = {
 	RUN_DIR_ITEM,
 	{ "--timeout", "SECONDS", "How long the guest may take to power off (30)", CONFIG_NUMBER,

@@ -14,13 +14,15 @@ extern const struct config_item control_plain_options[];  /* --run-dir */
 extern const struct config_item control_report_options[]; /* and --json */
 extern const struct config_item control_stat_options[]; /* and --prometheus */
 extern const struct config_item control_stop_options[];
+extern const struct config_item control_top_options[]; /* of helpers/wisp-top.c */
 extern const struct config_item change_options[]; /* cli_disk.c */
 
 /* What those options fill. */
 struct control_options {
 	char *run_dir;
 	bool json, prometheus;
-	unsigned timeout_seconds;
+	unsigned timeout_seconds, delay_seconds;
+	bool once;
 };
 
 void control_options_done(struct control_options *o);

@@ -1,4 +1,4 @@
-/* wisp ls, wisp stat: running microVMs in lists and figures. */
+/* wisp ls, wisp stat, wisp top: running microVMs in lists and figures. */
 #include "vmm/cli_control.h"
 
 #include <errno.h>
@@ -9,6 +9,7 @@
 #include "vmm/cli.h"
 #include "vmm/control_client.h"
 #include "vmm/fleet.h"
+#include "vmm/helper.h"
 #include "vmm/prometheus.h"
 
 static int fail(const struct error *err)
@@ -165,4 +166,15 @@ int stat_main(int argc, char **argv)
 	json_decref(machines);
 	control_options_done(&o);
 	return r < 0 ? fail(&err) : 0;
+}
+
+/* ---- top: a helper, which carries ncurses ---- */
+
+int top_main(int argc, char **argv)
+{
+	struct error err = { 0 };
+
+	/* The word in front of the arguments stands for the helper's name. */
+	helper_exec("wisp-top", argv - 1, &err);
+	return fail(&err);
 }

@@ -57,6 +57,11 @@ const struct cli_verb cli_verbs[] = {
 	  "Exits by reason, accesses by device, queue activity, as --metrics writes them at the "
 	  "end; and the processor time and memory that its processes use.",
 	  control_stat_options, .main = stat_main },
+	{ "top", "[OPTION]...", "Show what all running microVMs do, live",
+	  "A screen with bars: processor time, memory, disks, networks and exits of each microVM "
+	  "and of all. The arrows select one; p pauses it or lets it go on, s stops it as wisp "
+	  "stop does, k kills it; o changes the order, q ends the screen and nothing else.",
+	  control_top_options, .main = top_main },
 	{ "pause", "[OPTION]... ID", "Pause a microVM: its processors stop, its I/O is drained",
 	  NULL,
 	  control_plain_options, .main = pause_main },
