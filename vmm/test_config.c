@@ -19,9 +19,9 @@ static int add_kernel(struct config_parse *p, const char *value, void *target)
 {
 	struct test_config *t = target;
 
-	if (t->num_kernels == TEST_MAX_KERNELS)
+	if (t->num_kernel_args == TEST_MAX_KERNELS)
 		return config_fail(p, "more than %d", TEST_MAX_KERNELS);
-	t->kernel[t->num_kernels++] = value;
+	t->kernel_arg[t->num_kernel_args++] = value;
 	return 0;
 }
 
@@ -79,8 +79,8 @@ static int parse_fail_on(struct config_parse *p, const char *value, void *target
 
 const struct config_item test_options[] = {
 	{ "--kernel", "PATH",
-	  "Kernel to boot (the default guest's): a bzImage or vmlinux, or the tree that one was "
-	  "built in. Repeated: each of them, and a table of outcomes",
+	  "Kernel to boot (the default guest's): a bzImage or vmlinux, the tree that one was built "
+	  "in, or a directory of them. Of several: each, and a table of outcomes",
 	  CONFIG_CUSTOM, .repeat = true, .parse = add_kernel },
 	{ "--root", "DIR", "The tree that becomes the guest's root (/)", CONFIG_STRING,
 	  MEMBER(root) },
@@ -156,25 +156,6 @@ static int take_run_option(struct test_config *t, char *const *argv, int argc, s
 	return r < 0 ? r : used;
 }
 
-/* A kernel's build tree stands for the image in it. */
-static int find_image(const char **path, struct error *err)
-{
-	char image[PATH_MAX];
-	struct stat st;
-
-	if (stat(*path, &st) < 0)
-		return error_usage(err, -errno, "--kernel '%s': cannot open: %m", *path);
-	if (!S_ISDIR(st.st_mode))
-		return 0;
-	snprintf(image, sizeof(image), "%s/arch/x86/boot/bzImage", *path);
-	if (access(image, R_OK) < 0)
-		return error_usage(err, -errno,
-				   "--kernel '%s': a directory without arch/x86/boot/bzImage: %m",
-				   *path);
-	*path = strdup(image);
-	return *path ? 0 : error_set(err, -ENOMEM, "--kernel: %m");
-}
-
 static int complete(struct test_config *t, struct error *err)
 {
 	static char *const no_net[] = { "--net", "none" };
@@ -198,8 +179,8 @@ static int complete(struct test_config *t, struct error *err)
 		r = add_run_args(t, no_net, ARRAY_SIZE(no_net), err);
 	if (!r && !is_given(t, "--memory"))
 		r = add_run_args(t, memory, ARRAY_SIZE(memory), err);
-	for (unsigned i = 0; i < t->num_kernels && !r; i++)
-		r = find_image(&t->kernel[i], err);
+	for (unsigned i = 0; i < t->num_kernel_args && !r; i++)
+		r = test_find_kernels(t, t->kernel_arg[i], err);
 	return r;
 }
 
@@ -235,6 +216,8 @@ int test_config_parse(struct test_config *t, int argc, char **argv, struct error
 
 void test_config_done(struct test_config *t)
 {
+	for (unsigned i = 0; i < t->num_kernels; i++)
+		free(t->kernel[i]);
 	free(t->root);
 	free(t->cwd);
 	free(t->dmesg);

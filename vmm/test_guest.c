@@ -1,4 +1,5 @@
 /* The guest of `wisp test`: its machine, and the initial file system that is made for it. */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -218,6 +219,42 @@ static void put_plan(FILE *conf, const struct test_config *t, bool tty)
 	}
 }
 
+/* A shared directory is in the guest where it is on the host. */
+static void put_shares(FILE *conf, const struct machine_config *c)
+{
+	for (unsigned i = 0; i < c->num_shares; i++) {
+		const struct config_share *s = &c->share[i];
+		char *path = strcmp(s->tag, ROOT_TAG) ? realpath(s->path, NULL) : NULL;
+
+		if (path)
+			fprintf(conf, "share=%s:%s:%s%c", s->tag, s->read_only ? "ro" : "rw", path,
+				0);
+		free(path);
+	}
+}
+
+/* Of its own network, the guest knows what DHCP would say (helpers/wisp-net.c), and asks nobody. */
+static void put_nets(FILE *conf, const struct machine_config *c)
+{
+	for (unsigned i = 0; i < c->num_nets; i++) {
+		const struct config_net *n = &c->net[i];
+		char network[INET_ADDRSTRLEN] = "10.0.2.0";
+		unsigned prefix = 24;
+		struct in_addr addr;
+		uint32_t base;
+
+		if (n->subnet && sscanf(n->subnet, "%15[0-9.]/%u", network, &prefix) != 2)
+			continue;
+		if (n->kind != CONFIG_NET_USER || inet_pton(AF_INET, network, &addr) != 1) {
+			fprintf(conf, "net=%u%c", i, 0);
+			continue;
+		}
+		base = ntohl(addr.s_addr) & ~0u << (32 - prefix);
+		fprintf(conf, "net=%u %u %u %u %u%c", i, base + 15, ~0u << (32 - prefix), base + 2,
+			base + 3, 0);
+	}
+}
+
 static int add_init(struct cpio *c, struct error *err)
 {
 	char path[PATH_MAX + 64];
@@ -256,8 +293,11 @@ int test_guest_initrd(const struct test_config *t, const struct machine_config *
 	r = m.conf ? add_init(&m.cpio, err) : error_set(err, -ENOMEM, "test: %m");
 	if (!r)
 		r = add_modules(&m, c, err);
-	if (!r)
+	if (!r) {
 		put_plan(m.conf, t, tty);
+		put_shares(m.conf, c);
+		put_nets(m.conf, c);
+	}
 	if (m.conf && fclose(m.conf) && !r)
 		r = error_set(err, -ENOMEM, "test: %m");
 	if (!r)

@@ -20,7 +20,9 @@
 
 /* What the user asked for. Strings that are not in @machine are borrowed from argv. */
 struct test_config {
-	const char *kernel[TEST_MAX_KERNELS];
+	const char *kernel_arg[TEST_MAX_KERNELS];
+	unsigned num_kernel_args;
+	char *kernel[TEST_MAX_KERNELS]; /* what they stand for */
 	unsigned num_kernels;
 	char *root;
 	bool write_through;
@@ -44,6 +46,9 @@ struct test_config {
 int test_config_parse(struct test_config *t, int argc, char **argv, struct error *err);
 void test_config_done(struct test_config *t);
 
+/* test_kernels.c: add what @path stands for to the kernels. */
+int test_find_kernels(struct test_config *t, const char *path, struct error *err);
+
 /* ---- the kernel's log ---- */
 
 #define TEST_LOG_PANIC	1u
@@ -59,6 +64,7 @@ struct test_log {
 	size_t line_len;
 	char last[256]; /* the last that is complete */
 	char cause[256]; /* the one that says most of what went wrong */
+	char place[256]; /* the last place in itself that it named */
 	unsigned worst; /* TEST_LOG_*: what it means */
 	unsigned seen; /* TEST_LOG_*, of the boot or then of the command's time */
 };

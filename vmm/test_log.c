@@ -51,6 +51,8 @@ static void read_line(struct test_log *log)
 		memcpy(log->cause, log->line, sizeof(log->cause));
 	}
 	log->seen |= found;
+	if (strstr(log->line, "RIP: 0010:"))
+		memcpy(log->place, log->line, sizeof(log->place));
 	if (log->line_len)
 		memcpy(log->last, log->line, sizeof(log->last));
 	log->line_len = 0;

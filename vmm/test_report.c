@@ -33,6 +33,8 @@ static const char *word(const struct test_job *j)
 {
 	bool is_cause = j->log.worst & ~TEST_LOG_WARN || j->outcome == TEST_OOPS;
 
+	if (j->outcome == TEST_HANG && j->log.place[0])
+		return j->log.place;
 	if (is_cause || j->outcome == TEST_EXIT)
 		return j->log.cause;
 	return j->log.last;

@@ -5,13 +5,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <net/if.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -37,6 +35,18 @@ void die(const char *fmt, ...)
 	reboot(RB_POWER_OFF);
 	for (;;)
 		pause();
+}
+
+static void make_path(char *path)
+{
+	for (char *p = path + 1; *p; p++) {
+		if (*p != '/')
+			continue;
+		*p = '\0';
+		mkdir(path, 0755);
+		*p = '/';
+	}
+	mkdir(path, 0755);
 }
 
 static void mount_one(const char *what, const char *where, const char *type, unsigned long flags,
@@ -79,6 +89,10 @@ static void parse_line(struct plan *p, char *line)
 		p->env[p->num_env++] = value;
 	else if (!strcmp(line, "module") && p->num_modules < 64)
 		p->module[p->num_modules++] = value;
+	else if (!strcmp(line, "share") && p->num_shares < MAX_SHARES)
+		p->share[p->num_shares++] = value;
+	else if (!strcmp(line, "net") && p->num_nets < MAX_NETS)
+		p->net[p->num_nets++] = value;
 	else if (!strcmp(line, "root"))
 		p->root = value;
 	else if (!strcmp(line, "cwd"))
@@ -220,15 +234,21 @@ static void mount_in_root(void)
 		die("cannot make the tree the root: %s", strerror(errno));
 }
 
-static void loopback_up(void)
+/* Each at the place that it has on the host. */
+static void mount_shares(const struct plan *p)
 {
-	struct ifreq r = { .ifr_name = "lo", .ifr_flags = IFF_UP };
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	for (unsigned i = 0; i < p->num_shares; i++) {
+		char *tag = p->share[i], *mode = strchr(tag, ':');
+		char *path = mode ? strchr(mode + 1, ':') : NULL;
 
-	if (fd < 0)
-		return;
-	ioctl(fd, SIOCSIFFLAGS, &r);
-	close(fd);
+		if (!path)
+			continue;
+		*mode++ = '\0';
+		*path++ = '\0';
+		make_path(path);
+		if (mount(tag, path, "virtiofs", !strcmp(mode, "rw") ? 0 : MS_RDONLY, NULL) < 0)
+			die("cannot mount the share '%s' on %s: %s", tag, path, strerror(errno));
+	}
 }
 
 int main(void)
@@ -247,7 +267,8 @@ int main(void)
 		open_ports(&plan, port);
 	make_root(&plan);
 	mount_in_root();
-	loopback_up();
+	mount_shares(&plan);
+	networks_up(&plan);
 	umask(022);
 	if (plan.init) {
 		execl(plan.init, plan.init, NULL);

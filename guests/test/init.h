@@ -14,6 +14,8 @@
 #define WISP_GUESTS_TEST_INIT_H
 
 #define MAX_STRINGS 4096
+#define MAX_SHARES  64
+#define MAX_NETS    64
 
 struct plan {
 	const char *root; /* "overlay", "rw" or "ro": how the shared tree becomes the root */
@@ -25,13 +27,19 @@ struct plan {
 	char *arg[MAX_STRINGS];
 	char *env[MAX_STRINGS];
 	const char *module[64];
-	unsigned num_args, num_env, num_modules;
+	char *share[MAX_SHARES]; /* TAG:ro|rw:PATH */
+	char *net[MAX_NETS];	 /* INDEX, and for one of wisp's own: ADDRESS MASK ROUTER DNS */
+	unsigned num_args, num_env, num_modules, num_shares, num_nets;
 };
 
 enum { PORT_STDIN, PORT_STDOUT, PORT_STDERR, PORT_STATUS, NUM_PORTS };
 
 /* Say why we cannot go on, to the kernel's log, and power off. */
 void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+/* Bring up the loopback device and the networks, with name servers (net.c); the root is in place.
+ */
+void networks_up(const struct plan *plan);
 
 /* Run the command and report how it ended. @port: descriptors, -1 where there is none. */
 void run(const struct plan *plan, const int *port);

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -30,9 +31,9 @@ static int parse(struct test_config *t, struct error *err, char **argv)
 
 static void options_are_sorted_into_ours_and_those_of_run(void **state)
 {
-	char *argv[] = { "--rw", "--cpus", "2", "--env", "A=b", "--kernel=/x", "--kernel",
-			 "/dev/null", "--timeout", "5", "--user", "7:8", "--", "echo", "--cpus",
-			 NULL };
+	char *argv[] = { "--rw",     "--cpus",	  "2",	       "--env", "A=b",	  "--kernel=/x",
+			 "--kernel", "/dev/null", "--timeout", "5",	"--user", "7:8",
+			 "--",	     "echo",	  "--cpus",    NULL };
 	struct test_config *t = calloc(1, sizeof(*t));
 	struct error err = { 0 };
 
@@ -177,6 +178,51 @@ static void release_is_read_from_bzimage_and_elf(void **state)
 	unlink(path);
 }
 
+static void make_file(const char *dir, const char *name)
+{
+	char path[256];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	close(open(path, O_WRONLY | O_CREAT, 0600));
+}
+
+static void kernels_are_images_build_trees_and_directories(void **state)
+{
+	char dir[] = "/tmp/wisp-test-XXXXXX", path[256], command[300];
+	struct test_config *t = calloc(1, sizeof(*t));
+	struct error err = { 0 };
+
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(test_find_kernels(t, dir, &err), -ENOENT);
+	make_file(dir, "vmlinux-6.1");
+	assert_int_equal(test_find_kernels(t, dir, &err), 0);
+	assert_int_equal(t->num_kernels, 1);
+
+	/* Of the same kernel twice, the one that is always there; in the order of versions. */
+	make_file(dir, "vmlinuz-6.12");
+	make_file(dir, "vmlinuz-6.1");
+	make_file(dir, "config-6.1");
+	assert_int_equal(test_find_kernels(t, dir, &err), 0);
+	assert_int_equal(t->num_kernels, 3);
+	snprintf(path, sizeof(path), "%s/vmlinuz-6.1", dir);
+	assert_string_equal(t->kernel[1], path);
+	assert_int_equal(test_find_kernels(t, path, &err), 0);
+	assert_string_equal(t->kernel[3], path);
+
+	snprintf(command, sizeof(command), "mkdir -p %s/arch/x86/boot", dir);
+	assert_int_equal(system(command), 0);
+	make_file(dir, "arch/x86/boot/bzImage");
+	assert_int_equal(test_find_kernels(t, dir, &err), 0);
+	assert_int_equal(t->num_kernels, 5);
+	assert_non_null(strstr(t->kernel[4], "/arch/x86/boot/bzImage"));
+	assert_int_equal(test_find_kernels(t, "/nonexistent", &err), -ENOENT);
+
+	snprintf(command, sizeof(command), "rm -r %s", dir);
+	assert_int_equal(system(command), 0);
+	test_config_done(t);
+	free(t);
+}
+
 /* ---- the log ---- */
 
 static void feed(struct test_log *log, const char *text)
@@ -206,7 +252,9 @@ static void log_shows_trouble_and_its_first_word(void **state)
 	test_log_command_starts(log);
 	assert_int_equal(log->seen, 0);
 	feed(log, "[6.0] WARNING: CPU: 0 PID: 9 at y.c:1\n");
+	feed(log, "[6.5] RIP: 0010:here+0x1/0x2\n[6.6] RIP: 0033:0x7f\n");
 	feed(log, "[7.0] Kernel panic - not syncing: sysrq\n");
+	assert_string_equal(log->place, "[6.5] RIP: 0010:here+0x1/0x2");
 	assert_int_equal(log->seen, TEST_LOG_WARN | TEST_LOG_PANIC);
 	assert_string_equal(log->cause, "[7.0] Kernel panic - not syncing: sysrq");
 	free(log);
@@ -287,7 +335,11 @@ static void what_we_ended_has_the_reason_why(void **state)
 	struct test_job *j = calloc(1, sizeof(*j));
 
 	*j = (struct test_job){
-		.config = t, .end = &end, .ready = true, .asked = TEST_LOCKUP, .doomed_ns = 1,
+		.config = t,
+		.end = &end,
+		.ready = true,
+		.asked = TEST_LOCKUP,
+		.doomed_ns = 1,
 		.cause = "lockup",
 	};
 	test_decide(j, 0);
@@ -330,6 +382,7 @@ int main(void)
 		cmocka_unit_test(archive_is_what_cpio_unpacks),
 		cmocka_unit_test(modules_come_after_what_they_need),
 		cmocka_unit_test(release_is_read_from_bzimage_and_elf),
+		cmocka_unit_test(kernels_are_images_build_trees_and_directories),
 		cmocka_unit_test(log_shows_trouble_and_its_first_word),
 		cmocka_unit_test(log_without_end_keeps_its_tail),
 		cmocka_unit_test(every_end_has_its_outcome),
