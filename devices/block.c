@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "devices/block_internal.h"
+#include "devices/nbd.h"
 #include "vmm/core/log.h"
 
 #define PROBE_BYTES 4096u /* aligned and long enough for direct I/O on any device */
@@ -24,6 +25,8 @@ static int open_fd(const struct block_config *config, struct error *err)
 	int flags = (config->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 	int fd = config->fd;
 
+	if (fd < 0 && nbd_is_uri(config->path))
+		return nbd_connect(config->path, err);
 	if (fd < 0)
 		fd = open(config->path, flags);
 	if (fd < 0)
@@ -157,6 +160,12 @@ int block_open(struct block **ret_block, const struct block_config *config, stru
 
 	if (f.fd < 0)
 		return f.fd;
+	if (nbd_is_uri(config->path)) {
+		r = block_nbd_create(ret_block, f.fd, config, err);
+		if (r < 0)
+			close(f.fd);
+		return r;
+	}
 	r = measure(&f, err);
 	/* Formats read their tables at once, which need not be aligned. */
 	if (!r)

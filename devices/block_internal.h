@@ -16,6 +16,10 @@
 int block_qcow2_create(struct block **ret_block, struct block *container, int fd,
 		       const struct block_config *config, struct error *err);
 
+/* A disk behind the NBD server at the socket @fd, which the block owns on success only. */
+int block_nbd_create(struct block **ret_block, int fd, const struct block_config *config,
+		     struct error *err);
+
 /* By hand: file systems with locks of their own (FUSE) may keep one past the close. */
 void block_unlock(int fd);
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/un.h>
 
+#include "devices/nbd.h"
 #include "devices/vsock_broker.h"
 
 #include "vmm/gdb.h"
@@ -183,6 +184,20 @@ static int check_id(const char *option, const char *id, struct error *err)
 			   id, ID_BYTES);
 }
 
+/* A server has a format, a page cache and backing files of its own. */
+static int check_remote_disk(const struct config_disk *d, struct error *err)
+{
+	const char *key = d->direct			     ? "direct" :
+			  d->num_backing		     ? "backing" :
+			  d->follow_backing		     ? "follow-backing" :
+			  d->format == BLOCK_FORMAT_QCOW2 ? "format=qcow2" :
+							       NULL;
+
+	if (key)
+		return error_usage(err, -EINVAL, "--disk '%s': %s is for files", d->path, key);
+	return nbd_check_uri(d->path, err);
+}
+
 static int check_disk(const struct machine_config *c, unsigned i, struct error *err)
 {
 	const struct config_disk *d = &c->disk[i];
@@ -193,6 +208,11 @@ static int check_disk(const struct machine_config *c, unsigned i, struct error *
 	if (d->serial && strlen(d->serial) > CONFIG_DISK_SERIAL)
 		return error_usage(err, -EINVAL, "--disk: serial '%s' is longer than %d bytes",
 				   d->serial, CONFIG_DISK_SERIAL);
+	if (nbd_is_uri(d->path)) {
+		r = check_remote_disk(d, err);
+		if (r < 0)
+			return r;
+	}
 	for (unsigned k = 0; k < i; k++) {
 		const struct config_disk *other = &c->disk[k];
 

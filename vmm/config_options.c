@@ -87,8 +87,10 @@ const struct config_item config_run_options[] = {
 	  "RAM private to the monitor, with transparent huge pages, or shareable with other "
 	  "processes (anon)",
 	  CONFIG_CHOICE, MEMBER(memory_backing) },
-	{ "--disk", "PATH[,KEY=VALUE]...",
-	  "A disk; the first is the guest's /dev/vda. May be repeated", CONFIG_CUSTOM,
+	{ "--disk", "PATH|URI[,KEY=VALUE]...",
+	  "A disk; the first is the guest's /dev/vda. nbd://ADDRESS[:PORT]/EXPORT and "
+	  "nbd+unix:///EXPORT?socket=PATH are disks of an NBD server. May be repeated",
+	  CONFIG_CUSTOM,
 	  .repeat = true, .parse = config_parse_disk, .keys = config_disk_keys },
 	{ "--net", "user|tap|switch=NAME[,KEY=VALUE]...|none",
 	  "A network interface: user is NAT without root, with DHCP and DNS; tap is an interface "

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "devices/nbd.h"
+
 #define SECTION "machine/config"
 #define VERSION 1
 
@@ -47,7 +49,8 @@ static int make_paths_absolute(struct machine_config *c, const char *dir)
 	for (unsigned i = 0; i < ARRAY_SIZE(paths) && !r; i++)
 		r = make_absolute(paths[i], dir);
 	for (unsigned i = 0; i < c->num_disks && !r; i++) {
-		r = make_absolute(&c->disk[i].path, dir);
+		if (!nbd_is_uri(c->disk[i].path))
+			r = make_absolute(&c->disk[i].path, dir);
 		for (unsigned k = 0; k < c->disk[i].num_backing && !r; k++)
 			r = make_absolute(&c->disk[i].backing[k], dir);
 	}

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "devices/nbd.h"
 #include "devices/terminal.h"
 #include "devices/vsock_broker.h"
 #include "vmm/gdb.h"
@@ -46,6 +47,10 @@ static int open_disk(const struct config_disk *d, int *ret_fd, struct block_chai
 		.follow = d->follow_backing,
 	};
 
+	if (nbd_is_uri(d->path)) {
+		*ret_fd = nbd_connect(d->path, err);
+		return MIN(*ret_fd, 0);
+	}
 	*ret_fd = chain.fd = open_named("--disk", d->path, flags, err);
 	return chain.fd < 0 ? chain.fd : block_chain_open(beneath, &chain, err);
 }

@@ -130,7 +130,8 @@ int main(int argc, char **argv)
 	put_dhcp(&s, 1);
 	put_dhcp(&s, 3);
 	r = write_seed(argv[1], "up", &s);
-	memcpy(put_udp(&s, 0x0a000203, 4000, 53, 29), "\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04wisp\x04test",
+	memcpy(put_udp(&s, 0x0a000203, 4000, 53, 29),
+	       "\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04wisp\x04test",
 	       22);
 	memcpy(put_udp(&s, 0x0a000202, 4001, 69, 20), "\0\x01/etc/passwd\0octet", 19);
 	r |= write_seed(argv[1], "udp", &s);

@@ -251,6 +251,9 @@ static void unknown_words_name_the_known_ones(void **state)
 	refuse("--frobnicate", "unknown option '--frobnicate'");
 	refuse("--frobnicate=3", "unknown option '--frobnicate'");
 	refuse("-c", "unknown option '-c'");
+	refuse("--disk nbd://127.0.0.1/,direct",
+	       "--disk 'nbd://127.0.0.1/': direct is for files");
+	refuse("--disk nbd://here/", "disk 'nbd://here/': 'here' is not an IP address");
 	refuse("--disk a,foo=1",
 	       "--disk: unknown key 'foo' (known: ro, format, backing, follow-backing, direct, "
 	       "cache, queues, iops, bps, iops-burst, bps-burst, id, serial)");

@@ -1,0 +1,51 @@
+/*
+ * Disks of other machines, by the NBD protocol: finding the server, agreeing with it
+ * on an export, and the block that speaks to it from then on (block_nbd.c).
+ *
+ * The client is our own and not libnbd: it is a few hundred lines, goes from the socket
+ * straight into guest pages, and the monitor that holds it cannot open anything. There is
+ * no TLS in it; a local proxy (nbdkit, stunnel) has that.
+ *
+ * Waits for the server, at most NBD_TIMEOUT_S; meant for the time before the guest runs.
+ */
+#ifndef WISP_DEVICES_NBD_H
+#define WISP_DEVICES_NBD_H
+
+#include "devices/block.h"
+
+#define NBD_TIMEOUT_S 10
+#define NBD_MAX_NAME  4096u /* bytes of an export's name, by the protocol */
+
+/* Is @path the URI of an export rather than the name of a file? */
+bool nbd_is_uri(const char *path);
+
+/* Is it one that we can follow? 0, or kind USAGE with the reason. */
+int nbd_check_uri(const char *uri, struct error *err);
+
+/*
+ * Connect to the server of @uri: nbd://ADDRESS[:PORT]/EXPORT or
+ * nbd+unix:///EXPORT?socket=PATH. Returns the socket.
+ */
+int nbd_connect(const char *uri, struct error *err);
+
+/* Bits of nbd_export.flags. */
+#define NBD_READ_ONLY	 (1u << 1)
+#define NBD_FLUSH	 (1u << 2)
+#define NBD_FUA		 (1u << 3)
+#define NBD_TRIM	 (1u << 5)
+#define NBD_WRITE_ZEROES (1u << 6)
+
+/* What the server has said about an export. */
+struct nbd_export {
+	uint64_t size_bytes;
+	uint16_t flags;
+	uint32_t min_block, preferred_block, max_block;
+};
+
+/* Agree on the export that @uri names, over the socket @fd. Errors are for a person. */
+int nbd_negotiate(int fd, const char *uri, struct nbd_export *ret_export, struct error *err);
+
+/* The export's name, for the caller to free; NULL without memory, or when it is malformed. */
+char *nbd_export_name(const char *uri);
+
+#endif

@@ -1,0 +1,192 @@
+/* Where an export is: URIs as the NBD project writes them, and the way there. */
+#include "devices/nbd.h"
+
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define DEFAULT_PORT 10809
+
+#define TCP  "nbd://"
+#define UNIX "nbd+unix://"
+
+struct place {
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+		struct sockaddr_un un;
+	};
+	socklen_t len;
+};
+
+static bool begins(const char *text, const char *with)
+{
+	return strncmp(text, with, strlen(with)) == 0;
+}
+
+bool nbd_is_uri(const char *path)
+{
+	return begins(path, TCP) || begins(path, UNIX) || begins(path, "nbds://") ||
+	       begins(path, "nbds+unix://");
+}
+
+/* @len bytes at @text with %XX decoded, into @buf; -EINVAL when malformed or too long. */
+static int decode(const char *text, size_t len, char *buf, size_t size)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < len; i++) {
+		char hex[3] = "", c = text[i];
+
+		if (c == '%') {
+			if (i + 2 >= len || !isxdigit((unsigned char)text[i + 1]) ||
+			    !isxdigit((unsigned char)text[i + 2]))
+				return -EINVAL;
+			memcpy(hex, text + i + 1, 2);
+			c = (char)strtoul(hex, NULL, 16);
+			i += 2;
+		}
+		if (!c || n + 1 >= size)
+			return -EINVAL;
+		buf[n++] = c;
+	}
+	buf[n] = '\0';
+	return 0;
+}
+
+/* Behind the scheme. */
+static const char *authority(const char *uri)
+{
+	return strstr(uri, "://") + 3;
+}
+
+char *nbd_export_name(const char *uri)
+{
+	const char *at = authority(uri);
+	const char *slash = at + strcspn(at, "/?");
+	char *name = malloc(NBD_MAX_NAME + 1);
+
+	if (!name || !*slash || *slash == '?') {
+		if (name)
+			*name = '\0';
+		return name;
+	}
+	if (decode(slash + 1, strcspn(slash + 1, "?#"), name, NBD_MAX_NAME + 1) < 0) {
+		free(name);
+		return NULL;
+	}
+	return name;
+}
+
+static int find_unix(const char *uri, struct place *p, struct error *err)
+{
+	const char *query = strchr(uri, '?');
+
+	if (*authority(uri) != '/' || !query || !begins(query, "?socket="))
+		return error_usage(err, -EINVAL,
+				   "disk '%s': is not nbd+unix:///EXPORT?socket=PATH", uri);
+	query += strlen("?socket=");
+	p->un = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	p->len = sizeof(p->un);
+	if (!*query || decode(query, strlen(query), p->un.sun_path, sizeof(p->un.sun_path)) < 0)
+		return error_usage(err, -EINVAL, "disk '%s': the path of its socket is %s", uri,
+				   *query ? "malformed or too long" : "empty");
+	return 0;
+}
+
+/* ADDRESS, [ADDRESS] or localhost: names take a resolver, which is not in this process. */
+static int find_tcp(const char *uri, struct place *p, struct error *err)
+{
+	const char *at = authority(uri), *end = at + strcspn(at, "/?#"), *colon;
+	char host[INET6_ADDRSTRLEN + 1] = "", *rest = "";
+	unsigned long port = DEFAULT_PORT;
+	bool v6 = *at == '[';
+	int r;
+
+	if (v6)
+		at++;
+	colon = at + strcspn(at, v6 ? "]" : ":/?#");
+	if (colon > end || (size_t)(colon - at) >= sizeof(host) || (v6 && *colon != ']'))
+		goto malformed;
+	memcpy(host, at, colon - at);
+	colon += v6;
+	if (*colon == ':') {
+		port = strtoul(colon + 1, &rest, 10);
+		if (!isdigit((unsigned char)colon[1]) || rest != end || !port || port > UINT16_MAX)
+			goto malformed;
+	} else if (colon != end) {
+		goto malformed;
+	}
+	if (v6) {
+		p->v6 = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = htons(port) };
+		p->len = sizeof(p->v6);
+		if (inet_pton(AF_INET6, host, &p->v6.sin6_addr) == 1)
+			return 0;
+	} else {
+		p->v4 = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons(port) };
+		p->len = sizeof(p->v4);
+		if (inet_pton(AF_INET, strcmp(host, "localhost") ? host : "127.0.0.1",
+			      &p->v4.sin_addr) == 1)
+			return 0;
+	}
+	r = error_usage(err, -EINVAL, "disk '%s': '%s' is not an IP address", uri, host);
+	error_hint(err, "names are not looked up; give the address that they stand for");
+	return r;
+malformed:
+	return error_usage(err, -EINVAL, "disk '%s': is not nbd://ADDRESS[:PORT]/EXPORT", uri);
+}
+
+static int find(const char *uri, struct place *p, struct error *err)
+{
+	char *name;
+	int r;
+
+	if (begins(uri, "nbds")) {
+		r = error_usage(err, -EOPNOTSUPP, "disk '%s': TLS is not supported", uri);
+		error_hint(err, "a local nbdkit can: nbdkit -U PATH nbd tls=require hostname=...");
+		return r;
+	}
+	name = nbd_export_name(uri);
+	if (!name)
+		return error_usage(err, -EINVAL, "disk '%s': the name of the export is malformed",
+				   uri);
+	free(name);
+	return begins(uri, UNIX) ? find_unix(uri, p, err) : find_tcp(uri, p, err);
+}
+
+int nbd_check_uri(const char *uri, struct error *err)
+{
+	struct place p;
+
+	return find(uri, &p, err);
+}
+
+int nbd_connect(const char *uri, struct error *err)
+{
+	const struct timeval limit = { .tv_sec = NBD_TIMEOUT_S };
+	const int yes = 1;
+	struct place p = { 0 };
+	int fd, r = find(uri, &p, err);
+
+	if (r < 0)
+		return r;
+	fd = socket(p.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return error_set(err, -errno, "disk '%s': socket: %m", uri);
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	/* A request is one message already, and nobody gains by waiting for a second. */
+	if (p.any.sa_family != AF_UNIX)
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
+	if (connect(fd, &p.any, p.len) == 0)
+		return fd;
+	r = errno == EINPROGRESS || errno == EAGAIN ? -ETIMEDOUT : -errno;
+	close(fd);
+	return error_usage(err, r, "disk '%s': cannot connect: %s", uri, strerror(-r));
+}
