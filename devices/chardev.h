@@ -23,6 +23,7 @@ struct chardev_config {
 	enum chardev_kind kind;
 	const char *path; /* FILE: truncated; SOCKET: a UNIX socket we listen on */
 	int in_fd, out_fd; /* FDS; borrowed. STDIO: 0 and 1 */
+	int listen_fd; /* SOCKET without a path: one that listens already, owned on success */
 };
 
 /* What the port above provides; all on the loop. */

@@ -99,6 +99,10 @@ static int open_kind(struct chardev_ends *e, const struct chardev_config *config
 		return open_file(e, config->path, err);
 	case CHARDEV_SOCKET:
 		e->name = "socket";
+		if (!config->path) {
+			e->listen_fd = config->listen_fd;
+			return 0;
+		}
 		return open_socket(e, config->path, err);
 	case CHARDEV_FDS:
 		e->name = "descriptors";

@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat top pause resume stop kill change console api exec cp balloon test bisect core gdb disk doctor switch help version"
+		_wisp_words "run ls stat top pause resume stop kill change console api exec cp balloon test bisect core gdb disk snapshot restore clone doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -406,6 +406,67 @@ _wisp()
 		case $cur in
 		-*) _wisp_words "--format --source-format --backing --backing-format --follow-backing --cluster-size --force --repair --shrink --json --help" ;;
 		*) _wisp_files ;;
+		esac ;;
+	snapshot)
+		case $prev in
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--stop --json --run-dir --help" ;;
+		esac ;;
+	restore)
+		case $prev in
+		--disk)
+			return ;;
+		--clock)
+			_wisp_words "continue realtime"
+			return ;;
+		--console)
+			_wisp_words "stdio none file= socket="
+			return ;;
+		--serial)
+			_wisp_words "stdio none file= socket="
+			return ;;
+		--vsock)
+			_wisp_files
+			return ;;
+		--name)
+			return ;;
+		--run-dir)
+			return ;;
+		--loop)
+			_wisp_words "auto io_uring epoll"
+			return ;;
+		--sandbox)
+			_wisp_words "off on strict"
+			return ;;
+		--timeout)
+			return ;;
+		--metrics)
+			_wisp_files
+			return ;;
+		--log-level)
+			_wisp_words "error warn info debug trace"
+			return ;;
+		--log-file)
+			_wisp_files
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--disk --changed-disks --clock --console --serial --vsock --name --detach --run-dir --loop --sandbox --timeout --json --metrics --log-level --log-file --help" ;;
+		esac ;;
+	clone)
+		case $prev in
+		-n)
+			return ;;
+		--name)
+			return ;;
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "-n --name --json --run-dir --help" ;;
 		esac ;;
 	doctor)
 		case $prev in

@@ -3,6 +3,7 @@
 #include "vmm/cli_guest.h"
 
 #include "vmm/cli_control.h"
+#include "vmm/cli_snapshot.h"
 #include "vmm/disk.h"
 #include "vmm/doctor.h"
 #include "vmm/switch.h"
@@ -135,6 +136,24 @@ const struct cli_verb cli_verbs[] = {
 	  "resize PATH SIZE. What is made has its name only once it is complete. Images in use are "
 	  "refused, by QEMU's tools and by these alike.",
 	  disk_options, .takes_image = true, .main = disk_main },
+	{ "snapshot", "[OPTION]... ID DIR", "Save a running microVM into a directory",
+	  "The guest stands still for a moment and goes on; what it had in memory then is written "
+	  "out behind its back. Disks that it may write are kept as they were at that moment, by "
+	  "reflink where the file system can. DIR appears when all of it is safe on disk; an "
+	  "earlier snapshot of that name is replaced.",
+	  snapshot_options, .main = snapshot_main },
+	{ "restore", "[OPTION]... DIR", "Let a saved microVM go on",
+	  "In the foreground, as 'wisp run'. Memory is read from the snapshot as the guest touches "
+	  "it. Guests that have a driver for the VM generation ID make themselves new random "
+	  "numbers; connections through user networking are reset.",
+	  restore_options, .main = restore_main },
+	{ "clone", "[OPTION]... ID", "Fork a running microVM into copies that share its memory",
+	  "The original stands still for some milliseconds and goes on; the copies run from that "
+	  "instant, in the background, as microVMs of their own: a name, a control socket, a "
+	  "console ('wisp console'), private copies of the disks, user networking without the "
+	  "original's forwards. Memory is shared until one of them writes it. A network interface "
+	  "on a tap or a switch is there without a cable.",
+	  clone_options, .main = clone_main },
 	{ "doctor", "[--json]", "Say what this host can do, and how to mend what it cannot",
 	  "Prints a line for each thing that microVMs need or can make use of: ok, warn (works, "
 	  "but not as well as it could) or missing, with a line on how to mend it. The status is 0 "

@@ -23,6 +23,10 @@ void config_save(const struct machine_config *c, struct state_writer *w)
 	state_put_u32(w, c->num_args);
 	for (unsigned i = 0; i < c->num_args; i++)
 		state_put_string(w, c->args[i]);
+	/* Where disks are by now: a restored machine may have been told other places. */
+	state_put_u32(w, c->num_disks);
+	for (unsigned i = 0; i < c->num_disks; i++)
+		state_put_string(w, c->disk[i].path);
 	state_end(w);
 }
 
@@ -82,49 +86,108 @@ static int forget_run(struct machine_config *c)
 	return asprintf(&c->name, "vm%d", getpid()) < 0 ? -ENOMEM : 0;
 }
 
-static int read_args(struct state_reader *r, char *cwd, size_t size, char **args, unsigned *ret_num)
-{
-	char arg[MAX_ARG_BYTES];
-	uint32_t num;
+/* What the section holds, on its way into a configuration. */
+struct saved_config {
+	char dir[PATH_MAX];
+	char *args[MAX_ARGS];
+	unsigned num_args;
+	char *disk[CONFIG_MAX_DISKS]; /* paths */
+	unsigned num_disks;
+};
 
-	state_get_string(r, cwd, size);
+static int read_string(struct state_reader *r, char **ret)
+{
+	char text[MAX_ARG_BYTES];
+
+	state_get_string(r, text, sizeof(text));
+	if (r->failed)
+		return 0;
+	*ret = strdup(text);
+	return *ret ? 0 : -ENOMEM;
+}
+
+static int read_saved(struct state_reader *r, struct saved_config *s)
+{
+	uint32_t num;
+	int ret = 0;
+
+	state_get_string(r, s->dir, sizeof(s->dir));
+	if (!r->failed && *s->dir != '/')
+		state_reader_fail(r, "directory '%s'", s->dir);
 	num = state_get_u32(r);
-	if (!r->failed && *cwd != '/')
-		state_reader_fail(r, "directory '%s'", cwd);
 	if (num > MAX_ARGS)
 		state_reader_fail(r, "%u arguments", num);
-	for (unsigned i = 0; i < num && !r->failed; i++) {
-		state_get_string(r, arg, sizeof(arg));
-		args[i] = strdup(arg);
-		if (!args[i])
-			return -ENOMEM;
-		(*ret_num)++;
+	for (unsigned i = 0; i < num && !r->failed && !ret; i++, s->num_args++)
+		ret = read_string(r, &s->args[i]);
+	num = state_get_u32(r);
+	if (num > CONFIG_MAX_DISKS)
+		state_reader_fail(r, "%u disks", num);
+	for (unsigned i = 0; i < num && !r->failed && !ret; i++, s->num_disks++)
+		ret = read_string(r, &s->disk[i]);
+	return ret;
+}
+
+static int use_disk_paths(struct machine_config *c, struct saved_config *s, struct error *err)
+{
+	if (s->num_disks != c->num_disks)
+		return error_set(err, -EBADMSG,
+				 "saved state: section '" SECTION "': %u disks instead of %u",
+				 s->num_disks, c->num_disks);
+	for (unsigned i = 0; i < c->num_disks; i++) {
+		free(c->disk[i].path);
+		c->disk[i].path = s->disk[i];
+		s->disk[i] = NULL;
 	}
+	return 0;
+}
+
+static void free_saved(struct saved_config *s)
+{
+	for (unsigned i = 0; s && i < MAX_ARGS; i++)
+		free(s->args[i]);
+	for (unsigned i = 0; s && i < CONFIG_MAX_DISKS; i++)
+		free(s->disk[i]);
+	free(s);
+}
+
+static int no_memory(struct error *err)
+{
+	return error_set(err, -ENOMEM, "configuration: %m");
+}
+
+int config_load_args(struct machine_config *c, unsigned num, char *const *args, const char *dir,
+		     struct error *err)
+{
+	int r = config_parse_run(c, num, args, err);
+
+	if (r < 0)
+		return r;
+	free(c->args_dir);
+	c->args_dir = strdup(dir);
+	if (!c->args_dir || make_paths_absolute(c, dir) < 0 || forget_run(c) < 0)
+		return no_memory(err);
 	return 0;
 }
 
 int config_load(struct machine_config *c, struct state_set *state, struct error *err)
 {
-	char **args = calloc(MAX_ARGS, sizeof(*args));
-	char cwd[PATH_MAX];
+	struct saved_config *s = calloc(1, sizeof(*s));
 	struct state_reader r;
-	unsigned num = 0;
-	int ret = state_set_take(state, SECTION, 0, VERSION, &r, err);
+	int ret;
 
-	if (ret < 0)
-		goto out;
-	if (!args || read_args(&r, cwd, sizeof(cwd), args, &num) < 0) {
-		ret = error_set(err, -ENOMEM, "configuration: %m");
-		goto out;
-	}
-	ret = state_reader_end(&r, err);
+	if (!s)
+		return no_memory(err);
+	ret = state_set_take(state, SECTION, 0, VERSION, &r, err);
+	if (!ret && read_saved(&r, s) < 0)
+		ret = no_memory(err);
 	if (!ret)
-		ret = config_parse_run(c, num, args, err);
-	if (!ret && (forget_run(c) < 0 || make_paths_absolute(c, cwd) < 0))
-		ret = error_set(err, -ENOMEM, "configuration: %m");
-out:
-	for (unsigned i = 0; i < num; i++)
-		free(args[i]);
-	free(args);
+		ret = state_reader_end(&r, err);
+	if (!ret)
+		ret = config_load_args(c, s->num_args, s->args, s->dir, err);
+	if (!ret)
+		ret = use_disk_paths(c, s, err);
+	if (!ret && make_paths_absolute(c, s->dir) < 0)
+		ret = no_memory(err);
+	free_saved(s);
 	return ret;
 }

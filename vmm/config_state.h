@@ -18,4 +18,8 @@ void config_save(const struct machine_config *c, struct state_writer *w);
  */
 int config_load(struct machine_config *c, struct state_set *state, struct error *err);
 
+/* As above from the arguments themselves, which were given in the directory @dir. */
+int config_load_args(struct machine_config *c, unsigned num, char *const *args, const char *dir,
+		     struct error *err);
+
 #endif

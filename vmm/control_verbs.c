@@ -6,8 +6,9 @@
 
 #include "virtio/virtio_devices.h"
 #include "vmm/control.h"
-#include "vmm/control_guest.h"
 #include "vmm/control_debug.h"
+#include "vmm/control_guest.h"
+#include "vmm/control_snapshot.h"
 #include "vmm/machine_internal.h"
 
 /* How long the guest may take to power off before it is made to, in seconds; and at most. */
@@ -181,5 +182,9 @@ const struct control_verb control_verbs[] = {
 	{ "core", control_verb_core, .alone = true },
 	{ "gdb", control_verb_gdb },
 	{ "serve", control_serve_net },
+	{ "end", control_verb_end },
+	{ "disks", control_verb_disks },
+	{ "snapshot", control_verb_snapshot, .alone = true },
+	{ "clone", control_verb_clone, .alone = true },
 	{ 0 },
 };

@@ -35,7 +35,8 @@ static int open_named(const char *option, const char *path, int flags, struct er
 	return fd;
 }
 
-static int open_disk(const struct config_disk *d, int *ret_fd, struct block_chain *beneath,
+/* A disk that is open already stays so. */
+static int open_disk(const struct config_disk *d, int *fd, struct block_chain *beneath,
 		     struct error *err)
 {
 	int flags = (d->read_only ? O_RDONLY : O_RDWR) | (d->direct ? O_DIRECT : 0);
@@ -47,16 +48,18 @@ static int open_disk(const struct config_disk *d, int *ret_fd, struct block_chai
 		.follow = d->follow_backing,
 	};
 
-	if (nbd_is_uri(d->path)) {
-		*ret_fd = nbd_connect(d->path, err);
-		return MIN(*ret_fd, 0);
+	if (*fd < 0 && nbd_is_uri(d->path)) {
+		*fd = nbd_connect(d->path, err);
+		return MIN(*fd, 0);
 	}
-	*ret_fd = chain.fd = open_named("--disk", d->path, flags, err);
+	if (*fd < 0)
+		*fd = open_named("--disk", d->path, flags, err);
+	chain.fd = *fd;
 	return chain.fd < 0 ? chain.fd : block_chain_open(beneath, &chain, err);
 }
 
-static int open_files(const struct machine_config *c, struct machine_files *files,
-		      struct error *err)
+static int open_kernel(const struct machine_config *c, struct machine_files *files,
+		       struct error *err)
 {
 	int fd, r;
 
@@ -73,8 +76,15 @@ static int open_files(const struct machine_config *c, struct machine_files *file
 		if (files->initrd < 0)
 			return files->initrd;
 	}
+	return 0;
+}
+
+static int open_files(const struct machine_config *c, struct machine_files *files,
+		      struct error *err)
+{
 	for (unsigned i = 0; i < c->num_disks; i++) {
-		r = open_disk(&c->disk[i], &files->disk[i], &files->beneath[i], err);
+		int r = open_disk(&c->disk[i], &files->disk[i], &files->beneath[i], err);
+
 		if (r < 0)
 			return r;
 	}
@@ -272,17 +282,25 @@ static int run_once(struct monitor_params *params)
 	return error_status(&err);
 }
 
-/* The initrd is read at the place where it stands: each life gets a descriptor of its own. */
+/* Descriptors that each life gets copies of: an initrd is read at the place where it stands. */
+static int copy_fd(int from, int *ret_fd, const char *what, struct error *err)
+{
+	if (from < 0)
+		return 0;
+	*ret_fd = fcntl(from, F_DUPFD_CLOEXEC, 3);
+	return *ret_fd < 0 ? error_set(err, -errno, "%s: %m", what) : 0;
+}
+
 static int use_ends(struct machine_files *files, const struct launch_ends *ends, struct error *err)
 {
-	if (ends->initrd >= 0) {
-		files->initrd = fcntl(ends->initrd, F_DUPFD_CLOEXEC, 3);
-		if (files->initrd < 0)
-			return error_set(err, -errno, "initial RAM disk: %m");
-	}
+	int r = copy_fd(ends->initrd, &files->initrd, "initial RAM disk", err);
+
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS && ends->disk_fds && !r; i++)
+		r = copy_fd(ends->disk_fds[i], &files->disk[i], "disk", err);
 	files->serial_out = ends->serial_out;
 	files->num_ports = ends->num_ports;
 	memcpy(files->port, ends->port, sizeof(files->port));
+	return r;
 	return 0;
 }
 
@@ -306,10 +324,13 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 		params->broker_fd = -1;
 		listening = false;
 		r = start_helpers(c, params->files, helpers, shares, &err);
-		if (!r)
-			r = open_files(c, params->files, &err);
 		if (!r && ends)
 			r = use_ends(params->files, ends, &err);
+		/* A saved machine has no use for a kernel. */
+		if (!r && !params->image)
+			r = open_kernel(c, params->files, &err);
+		if (!r)
+			r = open_files(c, params->files, &err);
 		if (!r)
 			r = open_vsock(c, params->files, &params->broker_fd, &err);
 		if (!r && c->gdb) {
@@ -329,6 +350,8 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 			gdb_unlisten(c->gdb);
 		machine_files_close(params->files);
 		stop_helpers(c, helpers, shares);
+		/* Once it has gone on from where it stood; when it reboots, it boots. */
+		params->image = NULL;
 	} while (params->end->reason == MACHINE_END_REBOOT && c->reboot_resets);
 	return status;
 }
@@ -373,6 +396,7 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 		.config = c,
 		.host = &host,
 		.files = &files,
+		.image = ends ? ends->image : NULL,
 		.started_fd = -1,
 		.end = end,
 	};
@@ -413,6 +437,11 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 
 int launch_run(struct machine_config *c)
 {
+	return launch_run_with(c, NULL);
+}
+
+int launch_run_with(struct machine_config *c, const struct launch_ends *ends)
+{
 	struct error err = { 0 };
 	struct machine_end *end = launch_share_end(&err);
 	int status;
@@ -421,7 +450,7 @@ int launch_run(struct machine_config *c)
 		error_print(&err);
 		return error_status(&err);
 	}
-	status = launch_machine(c, NULL, end);
+	status = launch_machine(c, ends, end);
 	if (c->json)
 		printf("{\"reason\":\"%s\",\"status\":%d}\n", machine_end_name(end->reason),
 		       status);
@@ -440,6 +469,18 @@ static int open_lone_socket(int *ret_fd, struct error *err)
 	return 0;
 }
 
+int launch_open_log(const struct machine_config *c, struct error *err)
+{
+	int fd = STDERR_FILENO;
+
+	if (c->log_file)
+		fd = open(c->log_file, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return error_usage(err, -errno, "--log-file '%s': cannot open: %m", c->log_file);
+	log_setup(fd, c->log_level);
+	return 0;
+}
+
 int launch_dry_run(struct machine_config *c)
 {
 	struct machine_params params = { .config = c, .layout_only = true };
@@ -451,7 +492,9 @@ int launch_dry_run(struct machine_config *c)
 
 	machine_files_init(&files);
 	params.files = &files;
-	r = open_files(c, &files, &err);
+	r = open_kernel(c, &files, &err);
+	if (!r)
+		r = open_files(c, &files, &err);
 	/* A network's peer is not started: a socket without one stands for it. */
 	for (unsigned i = 0; i < c->num_nets && !r; i++)
 		r = net_ends_open_nothing(&files.net[i], &err);

@@ -10,6 +10,8 @@
 
 #include "vmm/machine.h"
 
+struct machine_image;
+
 /* Run @config to its end; the process's exit status. Prints its own errors. */
 int launch_run(struct machine_config *config);
 
@@ -19,6 +21,8 @@ struct launch_ends {
 	int serial_out; /* where the serial port ends; -1: as configured */
 	struct machine_port port[MACHINE_MAX_PORTS];
 	unsigned num_ports;
+	const struct machine_image *image; /* a saved machine to begin with, or NULL */
+	const int *disk_fds; /* of each disk: open already, or -1; NULL: none is */
 };
 
 /* A page that outlives the processes that share it, for launch_machine(). NULL with @err filled. */
@@ -27,6 +31,12 @@ struct machine_end *launch_share_end(struct error *err);
 /* As launch_run(), with @ends (NULL: none); how it ended is in @end too. */
 int launch_machine(struct machine_config *config, const struct launch_ends *ends,
 		   struct machine_end *end);
+
+/* launch_run() with @ends. */
+int launch_run_with(struct machine_config *config, const struct launch_ends *ends);
+
+/* Let the log go where --log-file says, for the life of the process. */
+int launch_open_log(const struct machine_config *config, struct error *err);
 
 /* Print the machine as it would be built. */
 int launch_dry_run(struct machine_config *config);

@@ -33,7 +33,7 @@ const char *machine_end_name(enum machine_end_reason reason)
 void machine_files_init(struct machine_files *files)
 {
 	files->kernel = NULL;
-	files->initrd = -1;
+	files->initrd = files->serial = files->console = -1;
 	files->gdb = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
 		files->disk[i] = -1;
@@ -61,6 +61,8 @@ void machine_files_close(struct machine_files *files)
 	files->kernel = NULL;
 	close_file(&files->initrd);
 	close_file(&files->gdb);
+	close_file(&files->serial);
+	close_file(&files->console);
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
 		close_file(&files->disk[i]);
 		block_chain_close(&files->beneath[i]);
@@ -501,6 +503,11 @@ void machine_window_changed(struct machine *m)
 		chardev_window_changed(m->console_char);
 	if (m->serial_char)
 		chardev_window_changed(m->serial_char);
+}
+
+void machine_set_monitor(struct machine *m, const struct monitor_params *params)
+{
+	m->monitor = params;
 }
 
 struct loop *machine_loop(struct machine *m)

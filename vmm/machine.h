@@ -16,6 +16,7 @@
 
 struct machine;
 struct machine_image;
+struct monitor_params;
 struct sandbox;
 struct vcpu;
 
@@ -67,6 +68,7 @@ struct machine_files {
 	int initrd;		  /* -1: none */
 	int disk[CONFIG_MAX_DISKS];
 	struct block_chain beneath[CONFIG_MAX_DISKS]; /* backing files */
+	int serial, console; /* of kind SOCKET: listening already; -1: bound by their paths */
 	struct net_ends net[CONFIG_MAX_NETS];
 	int vsock_listen; /* where programs on the host connect, and */
 	int vsock_broker; /* who opens sockets for the guest's connections; -1: nobody */
@@ -140,6 +142,9 @@ void machine_power_button(struct machine *m);
 
 /* The terminal changed its size. On the loop. */
 void machine_window_changed(struct machine *m);
+
+/* Who runs it: what a clone of this process starts from. @params lives as long as the machine. */
+void machine_set_monitor(struct machine *m, const struct monitor_params *params);
 
 struct loop *machine_loop(struct machine *m);
 struct guest_mem *machine_memory(struct machine *m);

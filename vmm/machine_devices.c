@@ -73,27 +73,34 @@ static void escape_key(void *arg, char key)
 		machine_end(m, MACHINE_END_ASKED, 0, NULL);
 }
 
-static int add_chardev(struct machine *m, const struct config_char *c, bool layout_only,
-		       struct chardev **ret_c, struct error *err)
+static int add_chardev(struct machine *m, const struct config_char *c, int *listen_fd,
+		       bool layout_only, struct chardev **ret_c, struct error *err)
 {
 	struct chardev_config config = {
 		.kind = layout_only ? CHARDEV_NULL : c->kind,
 		.path = c->path,
+		.listen_fd = *listen_fd,
 	};
 	int r = chardev_create(ret_c, &config, m->loop, err);
 
+	*listen_fd = -1;
 	if (!r && config.kind == CHARDEV_STDIO)
 		chardev_on_escape(*ret_c, escape_key, m);
 	return r;
 }
 
-static int add_serial_char(struct machine *m, const struct config_char *c, int out_fd,
-			   bool layout_only, struct error *err)
+static int add_serial_char(struct machine *m, struct machine_files *files, bool layout_only,
+			   struct error *err)
 {
-	struct chardev_config config = { .kind = CHARDEV_FDS, .in_fd = -1, .out_fd = out_fd };
+	struct chardev_config config = {
+		.kind = CHARDEV_FDS,
+		.in_fd = -1,
+		.out_fd = files->serial_out,
+	};
 
-	if (out_fd < 0)
-		return add_chardev(m, c, layout_only, &m->serial_char, err);
+	if (files->serial_out < 0)
+		return add_chardev(m, &m->config->serial, &files->serial, layout_only,
+				   &m->serial_char, err);
 	return chardev_create(&m->serial_char, &config, m->loop, err);
 }
 
@@ -269,7 +276,7 @@ static int add_share(struct machine *m, const struct config_share *c, int *fd, s
 }
 
 /* The console on the terminal, if there is one, then the ports for programs. */
-static int add_console(struct machine *m, const struct machine_files *files, bool layout_only,
+static int add_console(struct machine *m, struct machine_files *files, bool layout_only,
 		       struct error *err)
 {
 	struct virtio_console_port port[1 + MACHINE_MAX_PORTS];
@@ -278,7 +285,8 @@ static int add_console(struct machine *m, const struct machine_files *files, boo
 	int r = 0;
 
 	if (m->config->console_present) {
-		r = add_chardev(m, &m->config->console, layout_only, &m->console_char, err);
+		r = add_chardev(m, &m->config->console, &files->console, layout_only,
+				&m->console_char, err);
 		port[n++] = (struct virtio_console_port){
 			.is_console = true,
 			.chardev = m->console_char,
@@ -368,7 +376,7 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 	if (r < 0)
 		return r;
 	if (c->serial_present) {
-		r = add_serial_char(m, &c->serial, files->serial_out, layout_only, err);
+		r = add_serial_char(m, files, layout_only, err);
 		if (!r)
 			r = serial_create(&m->serial, m->pio, SERIAL_COM1_PORT, m->irqs,
 					  SERIAL_COM1_IRQ, m->serial_char, m->loop, err);
@@ -381,6 +389,7 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 			return r;
 	}
 	for (unsigned i = 0; i < c->num_disks; i++) {
+		m->disk_fd[i] = files->disk[i];
 		r = add_disk(m, &c->disk[i], &files->disk[i], &files->beneath[i], err);
 		if (r < 0)
 			return r;

@@ -49,7 +49,9 @@ struct machine {
 	unsigned num_virtio;
 	struct virtio_device *vsock, *balloon; /* one of these, or NULL */
 
+	int disk_fd[CONFIG_MAX_DISKS]; /* borrowed from the blocks, for copies of disks */
 	struct x86_cpuid *cpuid; /* as the boot processor was told, or NULL */
+	const struct monitor_params *monitor; /* NULL in tests */
 	struct fw_platform platform;
 	struct fw_mmio_device mmio_device[MACHINE_MAX_VIRTIO];
 	struct vcpu_set vcpus;
@@ -92,6 +94,8 @@ int machine_add_loop(struct machine *m, const char *device, unsigned queue,
 		     struct loop **ret_loop, struct error *err);
 int machine_start_loops(struct machine *m, struct error *err);
 void machine_free_loops(struct machine *m);
+/* In the child of a fork: let go of all loops, the main one too, see loop_abandon(). */
+void machine_abandon_loops(struct machine *m);
 
 /* machine_dump.c: registers, instruction bytes and a page walk of RIP, as text. */
 void machine_dump_vcpu(struct machine *m, struct vcpu *v, char *text, size_t size);

@@ -123,3 +123,10 @@ void machine_free_loops(struct machine *m)
 		free(l);
 	}
 }
+
+void machine_abandon_loops(struct machine *m)
+{
+	for (struct machine_loop *l = m->loops; l; l = l->next)
+		loop_abandon(l->loop);
+	loop_abandon(m->loop);
+}

@@ -320,8 +320,12 @@ int machine_load(struct machine *m, const struct machine_image *image, const str
 		r = state_set_finish(image->state, err);
 	if (!r && !image->same_identity)
 		r = change_identity(m, err);
-	if (r < 0)
+	if (r < 0) {
+		/* The file that was named is at fault, not this host. */
+		if (r == -EBADMSG && err && err->kind == ERROR_OTHER)
+			err->kind = ERROR_USAGE;
 		return r;
+	}
 	m->paused = true;
 	return 0;
 }

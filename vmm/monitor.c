@@ -152,6 +152,7 @@ static int build(const struct monitor_params *p, struct sandbox *sandbox, struct
 		.config = p->config,
 		.host_cpuid = &p->host->cpuid,
 		.files = p->files,
+		.image = p->image,
 		.sandbox = sandbox,
 	};
 	int r = kvm_create(&machine.hv, p->kvm_fd, p->host, err);
@@ -174,7 +175,7 @@ static void tell_started(int fd)
 	close(fd);
 }
 
-int monitor_main(const struct monitor_params *p)
+int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 {
 	struct signals signals = {
 		.ready.done = signals_ready,
@@ -182,22 +183,14 @@ int monitor_main(const struct monitor_params *p)
 		.fd = p->signal_fd,
 	};
 	const struct machine_config *config = p->config;
-	struct sandbox_params lock = {
-		.mode = config->sandbox,
-		.uid = config->uid,
-		.gid = config->gid,
-	};
 	struct machine_end *end = p->end;
 	struct control *control = NULL;
-	struct sandbox sandbox = { 0 };
 	FILE *metrics = NULL;
 	struct machine *m = NULL;
 	struct error err = { 0 };
 	int r;
 
-	r = sandbox_enter(&sandbox, &lock, &err);
-	if (!r)
-		r = build(p, &sandbox, &m, &err);
+	r = build(p, sandbox, &m, &err);
 	if (!r && uses_terminal(config)) {
 		r = terminal_raw();
 		if (r < 0)
@@ -205,6 +198,7 @@ int monitor_main(const struct monitor_params *p)
 	}
 	if (!r) {
 		signals.machine = m;
+		machine_set_monitor(m, p);
 		watch_signals(&signals);
 		if (p->deadline_ns)
 			machine_set_deadline(m, p->deadline_ns);
@@ -212,10 +206,9 @@ int monitor_main(const struct monitor_params *p)
 		if (p->control_fd >= 0)
 			r = control_create(&control, m, p->control_fd, &err);
 	}
-	if (!r) {
-		/* From here on no path leads anywhere: what follows has its descriptors. */
-		r = sandbox_lock(&sandbox, &err);
-	}
+	/* From here on no path leads anywhere: what follows has its descriptors. */
+	if (!r && !p->locked_in)
+		r = sandbox_lock(sandbox, &err);
 	if (!r)
 		r = machine_start(m, &err);
 	if (r < 0) {
@@ -238,4 +231,23 @@ int monitor_main(const struct monitor_params *p)
 	write_metrics(m, metrics, config->metrics_file);
 	machine_free(m);
 	return end->status;
+}
+
+int monitor_main(const struct monitor_params *p)
+{
+	struct sandbox_params lock = {
+		.mode = p->config->sandbox,
+		.uid = p->config->uid,
+		.gid = p->config->gid,
+	};
+	struct sandbox sandbox = { 0 };
+	struct error err = { 0 };
+
+	if (sandbox_enter(&sandbox, &lock, &err) < 0) {
+		error_print(&err);
+		p->end->reason = MACHINE_END_START_FAILED;
+		p->end->status = error_status(&err);
+		return p->end->status;
+	}
+	return monitor_serve(p, &sandbox);
 }

@@ -20,6 +20,7 @@ struct monitor_params {
 	const struct machine_config *config;
 	const struct kvm_host *host;
 	struct machine_files *files;
+	const struct machine_image *image; /* a saved machine to go on with, or NULL */
 	int kvm_fd;
 	int broker_fd;		 /* the parent's end of files->vsock_broker, or -1 */
 	int control_fd;		 /* listening control socket; -1: none */
@@ -27,10 +28,14 @@ struct monitor_params {
 	int signal_fd;		 /* signalfd of END_SIGNALS and SIGWINCH, which are blocked */
 	int core_fd;		 /* where a core of a guest that failed goes; -1: nowhere */
 	uint64_t deadline_ns;	 /* when --timeout is over, on the monotonic clock; 0: never */
+	bool locked_in;		 /* born in a sandbox that is locked already (vmm/clone.h) */
 	struct machine_end *end; /* shared with the parent: how it ended */
 };
 
-/* Create the machine, run it, report. Returns the exit status. */
+/* In a fresh process: into a sandbox, then monitor_serve(). */
 int monitor_main(const struct monitor_params *params);
+
+/* Create the machine, lock @sandbox, run, report. Returns the exit status. */
+int monitor_serve(const struct monitor_params *params, struct sandbox *sandbox);
 
 #endif

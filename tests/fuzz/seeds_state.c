@@ -51,7 +51,7 @@ static void save_machine(enum config_transport transport, struct state_writer *w
 	must(ftruncate(files.disk[0], MiB) == 0 &&
 		     socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0,
 	     &err);
-	files.net[0] = pair[0];
+	files.net[0].socket = pair[0];
 	params = (struct machine_params){
 		.config = &config,
 		.hv = fake_hv_create(&hv),

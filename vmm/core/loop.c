@@ -70,6 +70,12 @@ fail:
 	return r;
 }
 
+void loop_abandon(struct loop *loop)
+{
+	if (loop->ops->abandon)
+		loop->ops->abandon(loop);
+}
+
 void loop_free(struct loop *loop)
 {
 	if (!loop)

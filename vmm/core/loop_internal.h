@@ -45,6 +45,8 @@ struct loop_backend_ops {
 	int (*create)(struct loop *loop, const struct loop_params *params, struct error *err);
 	/* Drop whatever is outstanding: no done() any more, no buffer touched afterwards. */
 	void (*free)(struct loop *loop);
+	/* After a fork, in the child: unmap what is shared with the parent. May be NULL. */
+	void (*abandon)(struct loop *loop);
 	/* @op is filled in and in no list. Never completes it within the call. */
 	void (*submit)(struct loop *loop, struct loop_op *op);
 	void (*cancel)(struct loop *loop, struct loop_op *op);

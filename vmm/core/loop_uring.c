@@ -364,10 +364,19 @@ static void uring_free(struct loop *loop)
 	loop->backend = NULL;
 }
 
+/* The mappings would keep the parent's ring, with all that is in flight on it. */
+static void uring_abandon(struct loop *loop)
+{
+	struct uring *u = loop->backend;
+
+	io_uring_queue_exit(&u->ring);
+}
+
 const struct loop_backend_ops loop_uring_ops = {
 	.backend = LOOP_URING,
 	.create = uring_create,
 	.free = uring_free,
+	.abandon = uring_abandon,
 	.submit = uring_submit,
 	.cancel = uring_cancel,
 	.signal = uring_signal,

@@ -69,6 +69,7 @@ const struct seccomp_rule seccomp_main[] = {
 	ALLOW(fstat, "what was handed over"),
 	ALLOW_ARG(newfstatat, 3, AT_EMPTY_PATH, "fstat() of glibc 2.33 to 2.38"),
 	ALLOW(copy_file_range, "copies of disks"),
+	ALLOW(close_range, "a clone leaves its parent's descriptors"),
 	ALLOW(dup, "a descriptor for a second user of it"),
 	ALLOW(dup3, "a descriptor for a second user of it"),
 	ALLOW(pipe2, "streams of commands in the guest"),
@@ -118,6 +119,7 @@ const struct seccomp_rule seccomp_main[] = {
 	ALLOW_ARG(seccomp, 0, SECCOMP_SET_MODE_FILTER, "a thread's own, tighter filter"),
 	ALLOW(wait4, "snapshot writers that have ended"),
 	ALLOW(getpid, "logs"),
+	ALLOW(geteuid, "whom a clone's control socket listens to"),
 	ALLOW(getppid, "is whom a clone belongs to still there"),
 
 	/* interrupting vCPUs: timers reach threads of this process only, unlike tgkill */

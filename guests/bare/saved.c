@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A guest to be saved in the middle of it: rounds=N (100) of random numbers and disk writes that
+ * are read back, through rings that are never reset, with interrupts; time that may not run
+ * backwards; memory and registers that must keep what they were given. Says each round.
+ * ring=packed chooses the layout, ticks=N how much of the TSC lies between two rounds.
+ */
+#include "virtio.h"
+
+#define SECTORS 8
+#define PAGES	64
+
+static struct vdev devs[MAX_VDEVS];
+static struct vq rng_queue, blk_queue;
+static u64 kept[PAGES][512] __attribute__((aligned(4096)));
+static u8 sector[512];
+
+static u64 stamp(u64 page, u64 round)
+{
+	return page * 0x9e3779b97f4a7c15ul ^ round;
+}
+
+static bool start(struct vdev *d, struct vq *q, u64 features)
+{
+	if (!virtio_begin(d, features) || !virtio_queue(d, q, 0, 8))
+		return false;
+	virtio_ready(d);
+	return true;
+}
+
+static bool random_bytes(void)
+{
+	static u64 bytes[4];
+	struct buffer b = { bytes, sizeof(bytes), true };
+	u32 len = 0;
+
+	bytes[0] = 0;
+	vq_send(&rng_queue, &b, 1);
+	return vq_wait(&rng_queue, &len) && len && *(volatile u64 *)bytes;
+}
+
+static bool disk(u32 type, u64 at)
+{
+	static struct {
+		u32 type, reserved;
+		u64 sector;
+	} request;
+	static u8 status;
+	struct buffer b[3] = { { &request, 16, false }, { sector, 512, type == 0 },
+			       { &status, 1, true } };
+
+	request.type = type;
+	request.sector = at;
+	status = 255;
+	vq_send(&blk_queue, b, 3);
+	return vq_wait(&blk_queue, NULL) && *(volatile u8 *)&status == 0;
+}
+
+static bool disk_keeps(u64 round)
+{
+	u64 *words = (u64 *)sector;
+	u64 at = round % SECTORS, before = (round + SECTORS - 1) % SECTORS;
+
+	memset(sector, (u8)round, sizeof(sector));
+	words[0] = round;
+	if (!disk(1, at))
+		return false;
+	if (!round)
+		return true;
+	memset(sector, 0, sizeof(sector));
+	return disk(0, before) && words[0] == round - 1 && sector[511] == (u8)(round - 1);
+}
+
+static bool memory_keeps(u64 round)
+{
+	for (u64 i = 0; i < PAGES; i++) {
+		if (round && kept[i][i] != stamp(i, round - 1))
+			return false;
+		kept[i][i] = stamp(i, round);
+	}
+	return true;
+}
+
+static struct vdev *find(u32 n, u32 id)
+{
+	for (u32 i = 0; i < n; i++)
+		if (devs[i].id == id)
+			return &devs[i];
+	return NULL;
+}
+
+void payload(void)
+{
+	const char *ring = argument("ring");
+	u64 features = ring && starts_with(ring, "packed") ? F_PACKED | F_EVENT_IDX : F_EVENT_IDX;
+	u64 rounds = argument_number("rounds", 100), ticks = argument_number("ticks", 20000000);
+	u32 n = virtio_find(devs, MAX_VDEVS), irqs = 0;
+	struct vdev *rng = find(n, VIRTIO_RNG), *blk = find(n, VIRTIO_BLK);
+	u64 before = rdtsc(), round;
+	bool good = true;
+
+	if (!check(rng && blk && start(rng, &rng_queue, features) &&
+			   start(blk, &blk_queue, features),
+		   "an entropy source and a disk are ready"))
+		return;
+	for (round = 0; round < rounds && good; round++) {
+		u64 now;
+
+		good = random_bytes();
+		if (!good)
+			note("round %lu: no random bytes", round);
+		else if (!(good = disk_keeps(round)))
+			note("round %lu: the disk lost what was written", round);
+		else if (!(good = memory_keeps(round)))
+			note("round %lu: memory lost what was written", round);
+		now = rdtsc();
+		if (good && now < before) {
+			note("round %lu: time ran back from %lu to %lu", round, before, now);
+			good = false;
+		}
+		before = now;
+		note("round %lu", round);
+		while (rdtsc() - before < ticks)
+			pause();
+		before = rdtsc();
+	}
+	irqs = irq_count[blk_queue.vector];
+	check(good && round == rounds, "%lu rounds", rounds);
+	check(irqs > 0 || (blk->pci && !blk->msix), "interrupts came (%u)", irqs);
+}
