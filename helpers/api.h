@@ -166,6 +166,7 @@ int api_mmds_start(struct api *api, struct error *err);
 API_HANDLER(put_action);
 API_HANDLER(patch_vm);
 API_HANDLER(patch_drive);
+API_HANDLER(patch_net);
 
 /* Start the microVM; 0, or -errno with what `wisp run` said. */
 int api_start(struct api *api, struct error *err);

@@ -55,16 +55,6 @@ static void refuse_snapshot(struct api *api, const char *id, json_t *body,
 	api_fault(answer, NOT_SUPPORTED "wisp has no snapshots behind this API yet.");
 }
 
-static void refuse_net_update(struct api *api, const char *id, json_t *body,
-			      struct api_answer *answer)
-{
-	if (!json_object_get(api->nets, id))
-		api_fault(answer, "Network config error: Unable to update the net device: Device "
-				  "not found.");
-	else
-		api_fault(answer, NOT_SUPPORTED "wisp limits no network's rate yet.");
-}
-
 static void refuse_unplug(struct api *api, const char *id, json_t *body, struct api_answer *answer)
 {
 	if (!api->options.enable_pci)
@@ -93,7 +83,7 @@ const struct api_endpoint api_endpoints[] = {
 	{ "DELETE", "drives/*", NULL, refuse_unplug, API_RUNTIME },
 	{ "PUT", "network-interfaces/*", api_net, api_put_net, API_ALWAYS, "iface_id",
 	  .metric = "network" },
-	{ "PATCH", "network-interfaces/*", api_net_update, refuse_net_update, API_RUNTIME,
+	{ "PATCH", "network-interfaces/*", api_net_update, api_patch_net, API_RUNTIME,
 	  "iface_id", .metric = "network" },
 	{ "DELETE", "network-interfaces/*", NULL, refuse_unplug, API_RUNTIME },
 	{ "PUT", "vsock", api_vsock, api_put_vsock, API_PREBOOT, .metric = "vsock" },

@@ -139,6 +139,91 @@ static int start_child(struct api *api, const char *path, char **argv, struct er
 	return r;
 }
 
+/* ---- rate limits ---- */
+
+/* Put one bucket of a rate limiter into a request for the monitor. */
+static void add_limit(json_t *request, const json_t *limiter, const char *bucket, const char *key)
+{
+	const json_t *b = json_object_get(limiter, bucket);
+	json_int_t rate, burst;
+	char name[20];
+
+	if (!api_bucket(b, &rate, &burst))
+		return;
+	json_object_set_new(request, key, json_integer(rate));
+	snprintf(name, sizeof(name), "%s-burst", key);
+	json_object_set_new(request, name, json_integer(burst));
+	snprintf(name, sizeof(name), "%s-once", key);
+	json_object_set_new(request, name,
+			    json_integer(json_integer_value(json_object_get(b, "one_time_burst"))));
+}
+
+/* @way: of a network, "rx" or "tx"; NULL: of a disk. */
+static int set_limits(struct api *api, const char *id, const char *way, const json_t *limiter,
+		      struct error *err)
+{
+	json_t *request = json_pack("{s:s, s:s, s:s*}", "do", "limit", "id", id, "way", way);
+
+	add_limit(request, limiter, "ops", "ops");
+	add_limit(request, limiter, "bandwidth", "bytes");
+	return control_ask(api->control, request, NULL, 0, NULL, err);
+}
+
+/* What @update says of the limiter @name of @device: buckets that are not named stay. */
+static int update_limiter(struct api *api, json_t *device, const char *id, const char *name,
+			  const char *way, json_t *update, struct error *err)
+{
+	json_t *limiter = json_object_get(device, name);
+	int r;
+
+	if (!json_is_object(update))
+		return 0;
+	limiter = json_is_object(limiter) ? json_copy(limiter) : json_object();
+	json_object_update(limiter, update);
+	r = set_limits(api, id, way, limiter, err);
+	if (!r)
+		json_object_set(device, name, limiter);
+	json_decref(limiter);
+	return r;
+}
+
+/* Limits that `wisp run` has no keys for: each way its own. */
+static int limit_nets(struct api *api, struct error *err)
+{
+	const char *id;
+	json_t *net;
+	int r = 0;
+
+	json_object_foreach(api->nets, id, net)
+	{
+		const json_t *rx = json_object_get(net, "rx_rate_limiter");
+		const json_t *tx = json_object_get(net, "tx_rate_limiter");
+
+		if (!r && json_is_object(rx))
+			r = set_limits(api, id, "rx", rx, err);
+		if (!r && json_is_object(tx))
+			r = set_limits(api, id, "tx", tx, err);
+	}
+	return r;
+}
+
+/* One-time bursts of disks: those of `wisp run` have none. */
+static int burst_drives(struct api *api, struct error *err)
+{
+	const char *id;
+	json_t *drive;
+	int r = 0;
+
+	json_object_foreach(api->drives, id, drive)
+	{
+		const json_t *limiter = json_object_get(drive, "rate_limiter");
+
+		if (!r && json_is_object(limiter))
+			r = set_limits(api, id, NULL, limiter, err);
+	}
+	return r;
+}
+
 int api_start(struct api *api, struct error *err)
 {
 	char path[PATH_MAX + 64];
@@ -160,6 +245,10 @@ int api_start(struct api *api, struct error *err)
 	}
 	if (r >= 0)
 		r = api_mmds_start(api, err);
+	if (r >= 0)
+		r = limit_nets(api, err);
+	if (r >= 0)
+		r = burst_drives(api, err);
 	if (r >= 0) {
 		api->state = API_RUNNING;
 		api_flush_metrics(api);
@@ -252,27 +341,35 @@ API_HANDLER(patch_vm)
 	api_no_content(answer);
 }
 
-/* Put one bucket of a rate limiter into a request for the monitor. */
-static void add_limit(json_t *request, const json_t *limiter, const char *bucket, const char *key)
+API_HANDLER(patch_net)
 {
-	json_int_t rate, burst;
-	char name[20];
+	static const char cannot[] = "Network config error: Unable to update the net device:";
+	json_t *net = json_object_get(api->nets, id);
+	struct error err = { 0 };
+	int r;
 
-	if (!api_bucket(json_object_get(limiter, bucket), &rate, &burst))
+	if (!net) {
+		api_fault(answer, "%s Device not found", cannot);
 		return;
-	json_object_set_new(request, key, json_integer(rate));
-	snprintf(name, sizeof(name), "%s-burst", key);
-	json_object_set_new(request, name, json_integer(burst));
+	}
+	r = update_limiter(api, net, id, "rx_rate_limiter", "rx",
+			   json_object_get(body, "rx_rate_limiter"), &err);
+	if (!r)
+		r = update_limiter(api, net, id, "tx_rate_limiter", "tx",
+				   json_object_get(body, "tx_rate_limiter"), &err);
+	if (r < 0)
+		api_fault(answer, "%s %s", cannot, err.msg);
+	else
+		api_no_content(answer);
 }
 
 API_HANDLER(patch_drive)
 {
-	json_t *update = json_object_get(body, "rate_limiter"), *drive, *limiter, *request;
+	json_t *drive = json_object_get(api->drives, id);
 	static const char cannot[] = "Drive config error: Unable to patch the block device:";
 	static const char hint[] = "Please verify the request arguments.";
 	struct error err = { 0 };
 
-	drive = json_object_get(api->drives, id);
 	if (!drive) {
 		api_fault(answer, "%s Device not found. %s", cannot, hint);
 		return;
@@ -282,19 +379,9 @@ API_HANDLER(patch_drive)
 				  "file beneath a disk that is in use.");
 		return;
 	}
-	/* Buckets that are not named stay as they are. */
-	limiter = json_object_get(drive, "rate_limiter");
-	limiter = json_is_object(limiter) ? json_copy(limiter) : json_object();
-	json_object_update_existing(limiter, update);
-	json_object_update_missing(limiter, update);
-	request = json_pack("{s:s, s:s}", "do", "limit", "id", id);
-	add_limit(request, limiter, "ops", "ops");
-	add_limit(request, limiter, "bandwidth", "bytes");
-	if (control_ask(api->control, request, NULL, 0, NULL, &err) < 0) {
+	if (update_limiter(api, drive, id, "rate_limiter", NULL,
+			   json_object_get(body, "rate_limiter"), &err) < 0)
 		api_fault(answer, "%s %s %s", cannot, err.msg, hint);
-	} else {
-		json_object_set(drive, "rate_limiter", limiter);
+	else
 		api_no_content(answer);
-	}
-	json_decref(limiter);
 }

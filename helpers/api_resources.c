@@ -334,10 +334,6 @@ static bool net_is_good(struct api *api, const char *id, const json_t *body,
 				  "invalid MTU");
 		return false;
 	}
-	if (has_limit(body, "rx_rate_limiter") || has_limit(body, "tx_rate_limiter")) {
-		api_fault(answer, NOT_SUPPORTED "wisp has no rate limiters behind this API yet.");
-		return false;
-	}
 	return true;
 }
 

@@ -35,8 +35,12 @@ uint64_t virtio_blk_size(const struct virtio_device *dev);
 int virtio_net_create(struct virtio_device **ret_dev, const struct virtio_params *common,
 		      struct net *const *pairs, unsigned num_pairs, struct error *err);
 
-/* From now on at most @limits, each way. On the device's loop. */
-void virtio_net_limit(struct virtio_device *dev, const struct rate_limits *limits);
+/*
+ * From now on at most @rx to the guest and @tx from it; NULL leaves a way as it is. On the device's
+ * loop.
+ */
+void virtio_net_limit(struct virtio_device *dev, const struct rate_limits *rx,
+		      const struct rate_limits *tx);
 
 /* The first of them, for those who know its kind. On the device's loop. */
 struct net *virtio_net_end(struct virtio_device *dev);

@@ -542,12 +542,15 @@ static uint64_t features(const struct net *n, unsigned num_pairs)
 	return f;
 }
 
-void virtio_net_limit(struct virtio_device *dev, const struct rate_limits *limits)
+void virtio_net_limit(struct virtio_device *dev, const struct rate_limits *rx,
+		      const struct rate_limits *tx)
 {
 	uint64_t now_ns = clock_monotonic_ns(loop_clock(dev->loop));
 
-	rate_limiter_set(&net_of(dev)->rx_limiter, limits, now_ns);
-	rate_limiter_set(&net_of(dev)->tx_limiter, limits, now_ns);
+	if (rx)
+		rate_limiter_set(&net_of(dev)->rx_limiter, rx, now_ns);
+	if (tx)
+		rate_limiter_set(&net_of(dev)->tx_limiter, tx, now_ns);
 }
 
 struct net *virtio_net_end(struct virtio_device *dev)

@@ -119,12 +119,12 @@ static void verb_power_button(struct control_call *call)
 	control_reply(call, NULL);
 }
 
-static struct virtio_device *find_disk(struct machine *m, const char *id)
+static struct virtio_device *find_device(struct machine *m, uint32_t type, const char *id)
 {
 	for (unsigned i = 0; i < m->num_virtio; i++) {
 		struct virtio_device *dev = m->virtio[i].dev;
 
-		if (!strcmp(dev->ops->name, "virtio-blk") && !strcmp(dev->id, id))
+		if (dev->ops->id == type && !strcmp(dev->id, id))
 			return dev;
 	}
 	return NULL;
@@ -135,15 +135,17 @@ static struct virtio_device *find_disk(struct machine *m, const char *id)
 
 /*
  * {"do":"limit","id":"disk0","ops":N,"ops-burst":N,"ops-once":N,"bytes":N,...}: a disk's rates,
- * from now on; what is left out has no limit.
+ * from now on; what is left out has no limit. With "way":"rx" or "tx" those of a network, to the
+ * guest or from it.
  */
 static void verb_limit(struct control_call *call)
 {
 	struct rate_limits limits = { 0 };
-	struct virtio_device *disk;
-	const char *id;
+	struct virtio_device *dev;
+	const char *id, *way;
 
 	if (control_arg_string(call, "id", "", &id) < 0 ||
+	    control_arg_string(call, "way", NULL, &way) < 0 ||
 	    control_arg_number(call, "ops", 0, MAX_RATE, &limits.ops.per_second) < 0 ||
 	    control_arg_number(call, "ops-burst", 0, MAX_RATE, &limits.ops.burst) < 0 ||
 	    control_arg_number(call, "ops-once", 0, MAX_RATE, &limits.ops.once) < 0 ||
@@ -151,12 +153,17 @@ static void verb_limit(struct control_call *call)
 	    control_arg_number(call, "bytes-burst", 0, MAX_RATE, &limits.bytes.burst) < 0 ||
 	    control_arg_number(call, "bytes-once", 0, MAX_RATE, &limits.bytes.once) < 0)
 		return;
-	disk = find_disk(control_machine(call), id);
-	if (!disk) {
-		control_fail(call, -ENODEV, "there is no disk '%.40s'", id);
+	dev = find_device(control_machine(call), way ? VIRTIO_ID_NET : VIRTIO_ID_BLOCK, id);
+	if (!dev) {
+		control_fail(call, -ENODEV, "there is no %s '%.40s'", way ? "network" : "disk", id);
 		return;
 	}
-	virtio_blk_limit(disk, &limits);
+	if (!way)
+		virtio_blk_limit(dev, &limits);
+	else if (!strcmp(way, "rx"))
+		virtio_net_limit(dev, &limits, NULL);
+	else
+		virtio_net_limit(dev, NULL, &limits);
 	control_reply(call, NULL);
 }
 

@@ -252,7 +252,7 @@ static int add_net(struct machine *m, const struct config_net *c, struct net_end
 			net_close(pairs[--num]);
 		return r;
 	}
-	virtio_net_limit(dev, &limits);
+	virtio_net_limit(dev, &limits, &limits);
 	return add_virtio(m, dev, err);
 }
 

@@ -725,7 +725,7 @@ static void rate_limits_hold(void **state)
 		uint64_t gpa[64];
 		int id[64];
 
-		virtio_net_limit(f->dev, &limits);
+		virtio_net_limit(f->dev, &limits, &limits);
 		post(f, 64, 1600, id, gpa);
 		for (unsigned ms = 0; ms < 10000; ms += 20) {
 			for (unsigned k = 0; k < 4; k++) {
