@@ -76,6 +76,7 @@ HELPER_LIBS_wisp-top := -lncurses -ltinfo
 
 $(BUILD)/wisp-api: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
 $(BUILD)/wisp-top: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/top_*.c))
+$(BUILD)/wisp-jailer: $(BUILD)/helpers/jail.o
 $(BUILD)/wisp-net: $(BUILD)/helpers/user_net.o $(BUILD)/helpers/guest_filter.o
 $(BUILD)/helpers/user_net.o: CFLAGS += $(HELPER_CFLAGS_wisp-net)
 $(BUILD)/wisp-%: $(BUILD)/helpers/wisp-%.o $(BUILD)/libwisp.a

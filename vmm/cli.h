@@ -50,6 +50,7 @@ int gdb_main(int argc, char **argv);
 int kill_main(int argc, char **argv);
 int console_main(int argc, char **argv);
 int api_main(int argc, char **argv);
+int jailer_main(int argc, char **argv); /* under that name alone */
 
 /* NULL when there is no such verb. */
 const struct cli_verb *cli_find_verb(const char *name);

@@ -1,14 +1,23 @@
-/* `wisp api`: the REST server is a helper, which carries the HTTP library. */
+/* Firecracker's two programs: `wisp api` with the HTTP library, and its jailer, are helpers. */
 #include "vmm/cli.h"
 #include "vmm/helper.h"
 
-int api_main(int argc, char **argv)
+/* The word in front of the arguments, "api" or "firecracker", stands for the helper's name. */
+static int become(const char *helper, char **argv)
 {
 	struct error err = { 0 };
 
-	/* The word in front of the arguments, "api" or "firecracker", stands for the helper's name.
-	 */
-	helper_exec("wisp-api", argv - 1, &err);
+	helper_exec(helper, argv - 1, &err);
 	error_print(&err);
 	return error_status(&err);
+}
+
+int api_main(int argc, char **argv)
+{
+	return become("wisp-api", argv);
+}
+
+int jailer_main(int argc, char **argv)
+{
+	return become("wisp-jailer", argv);
 }

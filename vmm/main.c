@@ -38,6 +38,8 @@ int main(int argc, char **argv)
 	signal(SIGCHLD, SIG_DFL);
 
 	/* A link of that name, or a copy: started as Firecracker, we are one. */
+	if (argc && !strcmp(basename(argv[0]), "jailer"))
+		return jailer_main(argc - 1, argv + 1);
 	if (argc && !strcmp(basename(argv[0]), "firecracker"))
 		return api_main(argc - 1, argv + 1);
 	if (argc < 2)
