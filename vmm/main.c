@@ -34,6 +34,8 @@ int main(int argc, char **argv)
 	mallopt(M_ARENA_MAX, 1);
 	/* A reader that goes away ends its stream, not the guest. */
 	signal(SIGPIPE, SIG_IGN);
+	/* A guest whose file meets the user's limit gets an error, not the end of us. */
+	signal(SIGXFSZ, SIG_IGN);
 	/* Ignored by whoever started us, it would hide the end of our children. */
 	signal(SIGCHLD, SIG_DFL);
 
