@@ -217,17 +217,24 @@ _wisp()
 			return ;;
 		--size)
 			return ;;
+		--link)
+			_wisp_words "up down"
+			return ;;
 		--iops)
+			return ;;
+		--pps)
 			return ;;
 		--bps)
 			return ;;
 		--iops-burst)
 			return ;;
+		--pps-burst)
+			return ;;
 		--bps-burst)
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--run-dir --size --iops --bps --iops-burst --bps-burst --help" ;;
+		-*) _wisp_words "--run-dir --size --link --iops --pps --bps --iops-burst --pps-burst --bps-burst --help" ;;
 		esac ;;
 	console)
 		case $prev in

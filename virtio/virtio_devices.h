@@ -41,6 +41,12 @@ int virtio_net_create(struct virtio_device **ret_dev, const struct virtio_params
  */
 void virtio_net_limit(struct virtio_device *dev, const struct rate_limits *rx,
 		      const struct rate_limits *tx);
+void virtio_net_limits(struct virtio_device *dev, struct rate_limits *ret_rx,
+		       struct rate_limits *ret_tx);
+
+/* Pull the cable out, or put it back; the driver is told. On the device's loop. */
+void virtio_net_plug(struct virtio_device *dev, bool plugged);
+bool virtio_net_has_link(const struct virtio_device *dev);
 
 /* The first of them, for those who know its kind. On the device's loop. */
 struct net *virtio_net_end(struct virtio_device *dev);

@@ -173,7 +173,7 @@ static int send_one(struct net_pair *p)
 		return -ENOMEM;
 	}
 	req->tx.done = sent;
-	if (prepare(req)) {
+	if (!p->vn->unplugged && prepare(req)) {
 		net_spend(p, &p->vn->tx_limiter, chain.out_bytes);
 		p->net->ops->send(p->net, &req->tx);
 	} else {
@@ -313,12 +313,17 @@ static void net_stop(struct virtio_device *dev)
 	net_check_stopped(vn);
 }
 
+static uint16_t link_status(const struct virtio_net *vn)
+{
+	return vn->net->link_up && !vn->unplugged ? VIRTIO_NET_S_LINK_UP : 0;
+}
+
 static void net_reset(struct virtio_device *dev)
 {
 	struct virtio_net *vn = net_of(dev);
 
 	net_set_mac(vn, vn->net->mac);
-	vn->status = vn->net->link_up ? VIRTIO_NET_S_LINK_UP : 0;
+	vn->status = link_status(vn);
 	vn->active = 1;
 	vn->offloads_chosen = false;
 	vn->accepted = (struct net_offloads){ 0 };
@@ -355,7 +360,7 @@ static void link_changed(struct net *n, void *arg)
 {
 	struct virtio_net *vn = arg;
 
-	if (n->link_up)
+	if (link_status(vn))
 		atomic_fetch_or(&vn->status, VIRTIO_NET_S_LINK_UP);
 	else
 		atomic_fetch_and(&vn->status, ~VIRTIO_NET_S_LINK_UP);
@@ -449,7 +454,7 @@ static int net_load(struct virtio_device *dev, struct state_reader *r)
 		return state_reader_fail(r, "offloads %#x", offloads);
 	net_set_mac(vn, mac);
 	/* The link is that of this host. */
-	vn->status = announce | (vn->net->link_up ? VIRTIO_NET_S_LINK_UP : 0);
+	vn->status = announce | link_status(vn);
 	vn->active = active;
 	vn->offloads_chosen = chosen;
 	vn->accepted = (struct net_offloads){
@@ -556,6 +561,28 @@ void virtio_net_limit(struct virtio_device *dev, const struct rate_limits *rx,
 struct net *virtio_net_end(struct virtio_device *dev)
 {
 	return net_of(dev)->net;
+}
+
+void virtio_net_limits(struct virtio_device *dev, struct rate_limits *ret_rx,
+		       struct rate_limits *ret_tx)
+{
+	rate_limiter_get(&net_of(dev)->rx_limiter, ret_rx);
+	rate_limiter_get(&net_of(dev)->tx_limiter, ret_tx);
+}
+
+void virtio_net_plug(struct virtio_device *dev, bool plugged)
+{
+	struct virtio_net *vn = net_of(dev);
+
+	if (vn->unplugged == !plugged)
+		return;
+	vn->unplugged = !plugged;
+	link_changed(vn->net, vn);
+}
+
+bool virtio_net_has_link(const struct virtio_device *dev)
+{
+	return link_status(container_of(dev, struct virtio_net, dev));
 }
 
 static int pair_init(struct net_pair *p, struct virtio_net *vn, unsigned index)

@@ -59,6 +59,7 @@ struct virtio_net {
 	struct net *net;      /* the first pair's: link, address and offloads are told by it */
 	_Atomic uint64_t mac; /* six bytes; also read by vCPUs */
 	_Atomic uint16_t status;
+	bool unplugged; /* by us: what comes and goes is lost, as with a cable that is out */
 	struct net_offloads accepted;		    /* on receive */
 	bool offloads_chosen;			    /* by command, among those negotiated */
 	struct rate_limiter rx_limiter, tx_limiter; /* of all pairs together */

@@ -221,6 +221,10 @@ static void take(struct net_pair *p, int res)
 {
 	if (res < 0)
 		return;
+	if (p->vn->unplugged) {
+		p->net->rx_dropped++;
+		return;
+	}
 	net_spend(p, &p->vn->rx_limiter, MAX(res, (int)NET_VNET_HDR));
 	if (res < (int)(NET_VNET_HDR + NET_ETH_HDR) || !header_ok(p->vn, &p->rx_hdr)) {
 		p->net->rx_dropped++;

@@ -77,8 +77,10 @@ const struct cli_verb cli_verbs[] = {
 	  "Disks are left as a power failure would leave them. Its run ends with status 137, as by "
 	  "SIGKILL.",
 	  control_plain_options, .main = kill_main },
-	{ "change", "[OPTION]... ID DISK", "Change the size or the limits of a disk that is in use",
-	  "DISK is the disk's id: disk0 is the first, when it was not given another.",
+	{ "change", "[OPTION]... ID DEVICE",
+	  "Change a disk's size, a network's link, or the limits of both, while they are in use",
+	  "DEVICE is the id of a disk or network: disk0 or net0 is the first, when it was not "
+	  "given another.",
 	  change_options, .main = change_main },
 	{ "console", "[OPTION]... ID", "Attach the terminal to the console of a detached microVM",
 	  "Ctrl-A d detaches again, Ctrl-A x ends the microVM, Ctrl-A twice sends one Ctrl-A. "

@@ -56,7 +56,7 @@ struct control_verb {
 
 extern const struct control_verb control_verbs[]; /* ends without a name */
 
-void control_change_disk(struct control_call *call); /* control_disk.c */
+void control_change(struct control_call *call); /* control_change.c */
 
 struct machine *control_machine(struct control_call *call);
 

@@ -183,7 +183,7 @@ const struct control_verb control_verbs[] = {
 	{ "limit", verb_limit },
 	{ "stop", verb_stop },
 	{ "kill", verb_kill },
-	{ "change-disk", control_change_disk },
+	{ "change", control_change },
 	{ "balloon", control_balloon },
 	{ "connect", control_connect_guest },
 	{ "core", control_verb_core, .alone = true },

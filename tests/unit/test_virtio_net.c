@@ -820,6 +820,42 @@ static void a_lost_peer_is_a_link_that_is_down(void **state)
 	end(f);
 }
 
+/* Whatever is on its way is lost, the driver is told, and all is well when it is back. */
+static void a_pulled_cable_is_a_link_that_is_down(void **state)
+{
+	struct fixture *f = begin(&plain, ALL_FEATURES, 0);
+	uint8_t frame[NET_VNET_HDR + 60] = { 0 }, got[100];
+	struct virtio_net_hdr_v1 h = { 0 };
+	struct fake_used used;
+	uint64_t gpa[2];
+	int id[2];
+
+	post(f, 2, 1600, id, gpa);
+	virtio_net_plug(f->dev, false);
+	assert_false(virtio_net_has_link(f->dev));
+	assert_int_equal(status(f), 0);
+	assert_int_equal(fake_config_interrupts(&f->d), 1);
+	virtio_net_plug(f->dev, false);
+	assert_int_equal(fake_config_interrupts(&f->d), 0);
+	assert_int_equal(send(f->peer, frame, sizeof(frame), 0), sizeof(frame));
+	transmit(f, &h, frame, 60);
+	assert_true(fake_wait_used(&f->d, TX, &used));
+	assert_true(peer_gets(f, &h, got, sizeof(got)) < 0);
+	assert_false(fake_take_used(&f->d, RX, &used));
+	assert_int_equal(f->net->rx_dropped, 1);
+	assert_int_equal(f->net->tx_dropped, 1);
+
+	virtio_net_plug(f->dev, true);
+	assert_int_equal(status(f), VIRTIO_NET_S_LINK_UP);
+	assert_int_equal(fake_config_interrupts(&f->d), 1);
+	assert_int_equal(send(f->peer, frame, sizeof(frame), 0), sizeof(frame));
+	assert_true(fake_wait_used(&f->d, RX, &used));
+	transmit(f, &h, frame, 60);
+	assert_true(fake_wait_used(&f->d, TX, &used));
+	assert_int_equal(peer_gets(f, &h, got, sizeof(got)), 60);
+	end(f);
+}
+
 static int load(struct fixture *f, const void *p, size_t len)
 {
 	struct state_reader r = { .p = p, .len = len, .name = "net0" };
@@ -905,6 +941,7 @@ int main(void)
 		cmocka_unit_test(config_space_describes_the_interface),
 		cmocka_unit_test(features_that_build_on_others_need_them),
 		cmocka_unit_test(a_lost_peer_is_a_link_that_is_down),
+		cmocka_unit_test(a_pulled_cable_is_a_link_that_is_down),
 		cmocka_unit_test(state_survives_and_lies_are_refused),
 	};
 	int failed = 0;

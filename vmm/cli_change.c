@@ -1,4 +1,4 @@
-/* `wisp change`: another size and other limits for a disk of a running microVM. */
+/* `wisp change`: other sizes, limits and links for devices of a running microVM. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +11,8 @@
 /* What was given, as text; NULL: stays as it is. */
 struct change_options {
 	struct control_options control;
-	char *size, *iops, *bps, *iops_burst, *bps_burst;
+	char *size, *iops, *pps, *bps, *iops_burst, *pps_burst, *bps_burst;
+	char *link;
 };
 
 #define MEMBER(m) offsetof(struct change_options, m)
@@ -21,12 +22,18 @@ const struct config_item change_options[] = {
 	  CONFIG_STRING, MEMBER(control.run_dir) },
 	{ "--size", "SIZE", "Make the disk so large, and tell the guest; what is cut off is lost",
 	  CONFIG_STRING, MEMBER(size) },
-	{ "--iops", "N", "At most so many requests a second; 0: no limit", CONFIG_STRING,
-	  MEMBER(iops) },
+	{ "--link", "up|down", "Plug the network in, or pull the cable out", CONFIG_STRING,
+	  MEMBER(link) },
+	{ "--iops", "N", "Of a disk: at most so many requests a second; 0: no limit",
+	  CONFIG_STRING, MEMBER(iops) },
+	{ "--pps", "N", "Of a network: at most so many frames a second, each way; 0: no limit",
+	  CONFIG_STRING, MEMBER(pps) },
 	{ "--bps", "SIZE", "At most so many bytes a second; 0: no limit", CONFIG_STRING,
 	  MEMBER(bps) },
 	{ "--iops-burst", "N", "Requests that may go at once after a pause; 0: a quarter of --iops",
 	  CONFIG_STRING, MEMBER(iops_burst) },
+	{ "--pps-burst", "N", "Frames that may go at once after a pause; 0: a quarter of --pps",
+	  CONFIG_STRING, MEMBER(pps_burst) },
 	{ "--bps-burst", "SIZE", "Bytes that may go at once after a pause; 0: a quarter of --bps",
 	  CONFIG_STRING, MEMBER(bps_burst) },
 	{ 0 },
@@ -45,16 +52,31 @@ static int add_size(json_t *request, const char *name, const char *option, const
 	return json_object_set_new(request, name, json_integer((json_int_t)n));
 }
 
-static int make_request(const struct change_options *o, const char *disk, json_t **ret_request,
+static int add_link(json_t *request, const char *text, struct error *err)
+{
+	if (!text)
+		return 0;
+	if (strcmp(text, "up") && strcmp(text, "down"))
+		return error_usage(err, -EINVAL, "change: --link: '%s' is not up or down", text);
+	return json_object_set_new(request, "link", json_boolean(!strcmp(text, "up")));
+}
+
+static int make_request(const struct change_options *o, const char *device, json_t **ret_request,
 			struct error *err)
 {
-	json_t *request = json_pack("{s:s, s:s}", "do", "change-disk", "disk", disk);
+	json_t *request = json_pack("{s:s, s:s}", "do", "change", "device", device);
 	int r = request ? 0 : error_set(err, -ENOMEM, "change: no memory");
 
 	if (!r)
 		r = add_size(request, "size", "--size", o->size, err);
 	if (!r)
 		r = add_size(request, "iops", "--iops", o->iops, err);
+	if (!r)
+		r = add_link(request, o->link, err);
+	if (!r)
+		r = add_size(request, "pps", "--pps", o->pps, err);
+	if (!r)
+		r = add_size(request, "pps_burst", "--pps-burst", o->pps_burst, err);
 	if (!r)
 		r = add_size(request, "bps", "--bps", o->bps, err);
 	if (!r)
@@ -80,7 +102,7 @@ static int change(struct change_options *o, int argc, char **argv, struct error 
 	if (r < 0)
 		return r;
 	if (r < 2)
-		return error_usage(err, -EINVAL, "change: which microVM and which disk of it?");
+		return error_usage(err, -EINVAL, "change: which microVM and which device of it?");
 	r = make_request(o, args[1], &request, err);
 	if (r < 0)
 		return r;
@@ -104,6 +126,9 @@ int change_main(int argc, char **argv)
 	free(o.size);
 	free(o.iops);
 	free(o.bps);
+	free(o.pps);
+	free(o.pps_burst);
+	free(o.link);
 	free(o.iops_burst);
 	free(o.bps_burst);
 	if (r >= 0)
