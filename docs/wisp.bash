@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat top pause resume stop kill change console api exec cp balloon test bisect core gdb disk snapshot restore clone doctor switch help version"
+		_wisp_words "run ls stat top pause resume stop kill change console api exec cp batch balloon test bisect core gdb disk snapshot restore clone doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -297,6 +297,26 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--wait --run-dir --help" ;;
+		esac ;;
+	batch)
+		case $prev in
+		--cpus)
+			return ;;
+		--memory)
+			return ;;
+		--jobs)
+			return ;;
+		--policy)
+			_wisp_words "fcfs sjf priority"
+			return ;;
+		--journal)
+			_wisp_files
+			return ;;
+		--output)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--cpus --memory --jobs --policy --journal --output --json --help" ;;
 		esac ;;
 	balloon)
 		case $prev in

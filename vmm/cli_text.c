@@ -2,6 +2,7 @@
 #include "vmm/cli.h"
 #include "vmm/cli_guest.h"
 
+#include "vmm/batch.h"
 #include "vmm/cli_control.h"
 #include "vmm/cli_snapshot.h"
 #include "vmm/disk.h"
@@ -101,6 +102,14 @@ const struct cli_verb cli_verbs[] = {
 	  "symbolic links, with their modes; into DESTINATION when that is a directory. For "
 	  "microVMs as for exec.",
 	  cp_options, .main = cp_main },
+	{ "batch", "[OPTION]... FILE", "Run a list of jobs within a budget of CPUs and memory",
+	  "FILE has a job a line: [name=ID] [priority=N] [expect=SECONDS] [retries=N] and then run "
+	  "or test with its arguments, quoted as for a shell; # begins a comment. What a job takes "
+	  "is what its --cpus and --memory say. A job that ends with another status than 0 is "
+	  "tried again as often as it may be. What has finished is kept in a journal: started "
+	  "again after whatever end, the queue goes on with the rest. The status is 0 when all "
+	  "jobs ended with 0, and 1 when some did not.",
+	  batch_options, .main = batch_main },
 	{ "balloon", "[OPTION]... ID [SIZE]", "Show or set how much memory a guest gives up",
 	  "For microVMs with --balloon. With SIZE the guest is asked to give up so much, or to "
 	  "take back what is more; it does so as it can. Statistics are as the guest tells them.",
