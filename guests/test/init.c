@@ -30,7 +30,8 @@ void die(const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text + n, sizeof(text) - n, fmt, ap);
 	va_end(ap);
-	dprintf(fd >= 0 ? fd : STDERR_FILENO, "%s\n", text);
+	/* At once: stdio would seek first, which that device does not have. */
+	(void)!write(fd >= 0 ? fd : STDERR_FILENO, text, strlen(text));
 	sync();
 	reboot(RB_POWER_OFF);
 	for (;;)
