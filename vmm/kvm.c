@@ -19,6 +19,23 @@ int kvm_vm_ioctl(struct hv *hv, unsigned long request, void *arg)
 	return r < 0 ? -errno : r;
 }
 
+/*
+ * Let dirty_get() leave pages writable, for dirty_clear() to protect in small parts, and a log that
+ * begins say that all is dirty: neither then stops the guest for long. Older kernels have
+ * one or none of both.
+ */
+static void clear_by_hand(struct kvm_vm *vm)
+{
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 };
+	int can = vm->clears_by_hand ? 0 :
+		  ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
+
+	if (can <= 0)
+		return;
+	cap.args[0] = can & (KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+	vm->clears_by_hand = kvm_vm_ioctl(&vm->hv, KVM_ENABLE_CAP, &cap) == 0;
+}
+
 static int kvm_mem_set(struct hv *hv, unsigned slot, uint64_t gpa, uint64_t size, void *host,
 		       unsigned flags)
 {
@@ -31,8 +48,10 @@ static int kvm_mem_set(struct hv *hv, unsigned slot, uint64_t gpa, uint64_t size
 
 	if (flags & HV_MEM_READ_ONLY)
 		region.flags |= KVM_MEM_READONLY;
-	if (flags & HV_MEM_LOG_DIRTY)
+	if (flags & HV_MEM_LOG_DIRTY) {
+		clear_by_hand(to_kvm(hv));
 		region.flags |= KVM_MEM_LOG_DIRTY_PAGES;
+	}
 	return kvm_vm_ioctl(hv, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
@@ -53,7 +72,8 @@ static int kvm_dirty_clear(struct hv *hv, unsigned slot, uint64_t first_page, ui
 		.dirty_bitmap = (void *)bitmap,
 	};
 
-	return kvm_vm_ioctl(hv, KVM_CLEAR_DIRTY_LOG, &log);
+	/* Else dirty_get() has done it. */
+	return to_kvm(hv)->clears_by_hand ? kvm_vm_ioctl(hv, KVM_CLEAR_DIRTY_LOG, &log) : 0;
 }
 
 static int kvm_ioeventfd_set(struct hv *hv, const struct hv_ioeventfd *e, bool assign)

@@ -13,6 +13,7 @@ struct kvm_vm {
 	struct hv hv;
 	int fd;
 	int kvm_fd; /* /dev/kvm, borrowed */
+	bool clears_by_hand; /* dirty_get() clears nothing */
 	size_t run_size; /* bytes of a vCPU's shared page(s) */
 	/* kvm_state.c: the host's TSC at the moment that all vCPUs are saved or loaded as of. */
 	uint64_t tsc_moment;

@@ -271,19 +271,43 @@ int guest_mem_track_dirty(struct guest_mem *mem, bool on)
 {
 	for (unsigned i = 0; i < mem->num_ranges; i++) {
 		struct guest_mem_range *r = &mem->range[i];
-		uint64_t pages = r->size >> PAGE_SHIFT;
+		uint64_t words = ((r->size >> PAGE_SHIFT) + 63) / 64;
+		uint64_t *dirty;
 
-		free(r->dirty);
-		r->dirty = NULL;
-		if (!on)
+		if (!on) {
+			free(r->dirty);
+			r->dirty = NULL;
 			continue;
-		r->dirty = calloc((pages + 63) / 64, sizeof(uint64_t));
-		if (!r->dirty) {
-			guest_mem_track_dirty(mem, false);
-			return -ENOMEM;
 		}
+		if (r->dirty) {
+			memset(r->dirty, 0, words * sizeof(*dirty));
+			continue;
+		}
+		dirty = calloc(words, sizeof(*dirty));
+		if (!dirty)
+			return -ENOMEM;
+		/* Release: whoever sees it finds it clean. */
+		__atomic_store_n(&r->dirty, dirty, __ATOMIC_RELEASE);
 	}
 	return 0;
+}
+
+void guest_mem_take_dirty(struct guest_mem *mem, unsigned index, uint64_t first, uint64_t num,
+			  uint64_t *words)
+{
+	uint64_t *dirty = mem->range[index].dirty;
+
+	for (uint64_t i = 0; i < num && dirty; i++) {
+		/* Most words are clean, and a plain load leaves them in the other's cache. */
+		if (__atomic_load_n(&dirty[first + i], __ATOMIC_RELAXED))
+			words[i] |= __atomic_exchange_n(&dirty[first + i], 0, __ATOMIC_SEQ_CST);
+	}
+}
+
+/* Acquire: the bitmap may have come into being just now, by another thread. */
+static bool is_tracked(const struct guest_mem_range *r)
+{
+	return __atomic_load_n(&r->dirty, __ATOMIC_ACQUIRE) != NULL;
 }
 
 /* @offset and @len lie within @r, @len is not 0. */
@@ -309,7 +333,7 @@ void guest_mem_mark_dirty(struct guest_mem *mem, uint64_t gpa, uint64_t len)
 		if (!r)
 			return;
 		part = part_in(r, gpa, len);
-		if (r->dirty)
+		if (is_tracked(r))
 			mark_pages(r, gpa - r->gpa, part);
 		gpa += part;
 		len -= part;
@@ -321,7 +345,7 @@ void guest_mem_mark_dirty_host(struct guest_mem *mem, const void *host, uint64_t
 	for (unsigned i = 0; i < mem->num_ranges && len; i++) {
 		struct guest_mem_range *r = &mem->range[i];
 
-		if (r->dirty &&
+		if (is_tracked(r) &&
 		    range_inside((uintptr_t)host, len, (uintptr_t)r->host, r->size))
 			mark_pages(r, (const uint8_t *)host - r->host, len);
 	}
@@ -418,7 +442,7 @@ static int discard_in_range(struct guest_mem *mem, struct guest_mem_range *r, ui
 		ret = -EFAULT;
 		break;
 	}
-	if (!ret && r->dirty)
+	if (!ret && is_tracked(r))
 		mark_pages(r, start, len);
 	return ret;
 }

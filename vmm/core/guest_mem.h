@@ -116,8 +116,18 @@ int guest_mem_write(struct guest_mem *mem, uint64_t gpa, const void *src, size_t
 int guest_mem_iov(const struct guest_mem *mem, uint64_t gpa, uint64_t len, bool writable,
 		  struct iovec *iov, unsigned max);
 
-/* Start or stop our own dirty bitmap; while vCPUs and loops are stopped. */
+/*
+ * Start our own dirty bitmap, all clean; any time, but by one thread at a time. Or stop it,
+ * while vCPUs and loops are stopped: they may be just about to mark a page.
+ */
 int guest_mem_track_dirty(struct guest_mem *mem, bool on);
+
+/*
+ * Or @num words of that bitmap of range @index, from word @first on, into @words and clear
+ * them. Pages are read after this: what is written later will be marked again. Any thread.
+ */
+void guest_mem_take_dirty(struct guest_mem *mem, unsigned index, uint64_t first, uint64_t num,
+			  uint64_t *words);
 
 /*
  * Mark what the monitor itself wrote, *after* the write has completed; a no-op
@@ -137,6 +147,13 @@ int guest_mem_discard(struct guest_mem *mem, uint64_t gpa, uint64_t len);
 
 /* As above by host address, for a segment of a chain. */
 int guest_mem_discard_host(struct guest_mem *mem, void *host, uint64_t len);
+
+/*
+ * Which of @num pages (at most 512) from @offset of RAM on, in ascending order of addresses, may
+ * hold something: the others were never touched, and read as zero.
+ */
+void guest_mem_populated(struct guest_mem *mem, uint64_t offset, unsigned num, bool *wanted);
+bool guest_mem_page_is_zero(const uint8_t *page);
 
 /* What guest_mem_save() wrote. */
 struct guest_mem_saved {

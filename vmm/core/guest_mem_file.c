@@ -79,7 +79,20 @@ static void add_overlay(struct writer *w, const struct guest_mem_overlay *o, uin
 	}
 }
 
-static bool is_zero(const uint8_t *page)
+void guest_mem_populated(struct guest_mem *mem, uint64_t offset, unsigned num, bool *wanted)
+{
+	struct writer w = { .mem = mem, .all = !nothing_swapped() };
+
+	memset(wanted, 0, num * sizeof(*wanted));
+	add_populated(&w, offset, num, wanted);
+	for (unsigned k = 0; k < mem->num_overlays; k++)
+		add_overlay(&w, &mem->overlay[k], offset, num, wanted);
+	/* What went out to swap meanwhile may look as if it had never been there. */
+	if (!w.all && !nothing_swapped())
+		memset(wanted, 1, num * sizeof(*wanted));
+}
+
+bool guest_mem_page_is_zero(const uint8_t *page)
 {
 	const uint64_t *word = (const uint64_t *)page;
 	uint64_t any = 0;
@@ -123,7 +136,7 @@ static int write_window(struct writer *w, uint64_t offset, unsigned num)
 		unsigned first = i;
 		int r;
 
-		while (i < num && wanted[i] && !is_zero(host + i * PAGE_SIZE))
+		while (i < num && wanted[i] && !guest_mem_page_is_zero(host + i * PAGE_SIZE))
 			i++;
 		if (i == first) {
 			i++;

@@ -98,7 +98,12 @@ struct hv_ops {
 	/* Map @size bytes at @gpa to @host; @size 0 removes the slot. */
 	int (*mem_set)(struct hv *hv, unsigned slot, uint64_t gpa, uint64_t size, void *host,
 		       unsigned flags);
-	/* Copy the dirty bitmap of @slot (one bit a page); clear re-protects those pages. */
+	/*
+	 * Copy the dirty bitmap of @slot (one bit a page), which need not begin clean; clear,
+	 * before the pages are read, re-protects those that have a bit in @bitmap, from
+	 * @first_page (a multiple of 64) on. Where the host cannot tell the two apart get clears
+	 * all at once, and clear does nothing.
+	 */
 	int (*dirty_get)(struct hv *hv, unsigned slot, uint64_t *bitmap);
 	int (*dirty_clear)(struct hv *hv, unsigned slot, uint64_t first_page, uint32_t num_pages,
 			   const uint64_t *bitmap);
