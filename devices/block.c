@@ -170,7 +170,7 @@ int block_open(struct block **ret_block, const struct block_config *config, stru
 	/* Formats read their tables at once, which need not be aligned. */
 	if (!r)
 		r = set_flags(&f, false, err);
-	if (!r)
+	if (!r && !config->unlocked)
 		r = block_file_lock(&f, config->read_only, err);
 	if (!r && config->format == BLOCK_FORMAT_AUTO)
 		r = is_qcow2(&f, &qcow2, err);

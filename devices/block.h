@@ -85,6 +85,7 @@ struct block_config {
 	enum { BLOCK_CACHE_WRITEBACK, BLOCK_CACHE_WRITETHROUGH, BLOCK_CACHE_UNSAFE } cache;
 	bool read_only;
 	bool direct;
+	bool unlocked; /* by its own user later, with block_file_lock() */
 	/* The file under a format: grows when written behind its end, and is zero there. */
 	bool container;
 	/* What lies under this image; without it, one that names a backing file is refused. */
@@ -185,6 +186,9 @@ struct block_file {
  * closed, or unlocked by a format. -EBUSY when another process is in the way.
  */
 int block_file_lock(const struct block_file *f, bool read_only, struct error *err);
+
+/* By hand: file systems with locks of their own (FUSE) may keep one past the close. */
+void block_unlock(int fd);
 
 /* A raw image. @file->fd is the block's own on success only. */
 int block_raw_create(struct block **ret_block, const struct block_file *file,

@@ -20,9 +20,6 @@ int block_qcow2_create(struct block **ret_block, struct block *container, int fd
 int block_nbd_create(struct block **ret_block, int fd, const struct block_config *config,
 		     struct error *err);
 
-/* By hand: file systems with locks of their own (FUSE) may keep one past the close. */
-void block_unlock(int fd);
-
 /* A write to the first bytes of an image whose format was found by looking at them. */
 void block_guard_submit(struct block *b, struct block_req *req);
 
