@@ -292,6 +292,11 @@ soak: ## unit tests under sanitizers again and again (SOAK_ROUNDS), then a long 
 		$(MAKE) --no-print-directory asan tsan || exit 1; done
 	$(Q)$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 	$(Q)$(MAKE) --no-print-directory soak-block
+	$(Q)$(MAKE) --no-print-directory soak-migrate
+
+.PHONY: soak-migrate
+soak-migrate: all $(GUEST_TOOLS) ## migrations with a fault at a random moment each
+	$(Q)BUILD=$(BUILD) scripts/soak-migrate -n 300
 
 .PHONY: soak-block
 soak-block: all ## disks: mad drivers under sanitizers, then long reads and writes by checksum

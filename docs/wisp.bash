@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat top pause resume stop kill change console api exec cp batch balloon test bisect core gdb disk snapshot restore clone doctor switch help version"
+		_wisp_words "run ls stat top pause resume stop kill change console api exec cp batch balloon test bisect core gdb disk snapshot restore clone migrate receive doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -446,8 +446,77 @@ _wisp()
 		case $prev in
 		--disk)
 			return ;;
+		--console)
+			_wisp_words "stdio none file= socket="
+			return ;;
+		--serial)
+			_wisp_words "stdio none file= socket="
+			return ;;
+		--vsock)
+			_wisp_files
+			return ;;
+		--name)
+			return ;;
+		--run-dir)
+			return ;;
+		--loop)
+			_wisp_words "auto io_uring epoll"
+			return ;;
+		--sandbox)
+			_wisp_words "off on strict"
+			return ;;
+		--timeout)
+			return ;;
+		--metrics)
+			_wisp_files
+			return ;;
+		--log-level)
+			_wisp_words "error warn info debug trace"
+			return ;;
+		--log-file)
+			_wisp_files
+			return ;;
 		--clock)
 			_wisp_words "continue realtime"
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --timeout --json --metrics --log-level --log-file --changed-disks --clock --help" ;;
+		esac ;;
+	clone)
+		case $prev in
+		-n)
+			return ;;
+		--name)
+			return ;;
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "-n --name --json --run-dir --help" ;;
+		esac ;;
+	migrate)
+		case $prev in
+		--bandwidth)
+			return ;;
+		--downtime)
+			return ;;
+		--max-rounds)
+			return ;;
+		--converge)
+			_wisp_words "on off"
+			return ;;
+		--zstd)
+			return ;;
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--bandwidth --downtime --max-rounds --converge --zstd --progress --json --cancel --recover --run-dir --help" ;;
+		esac ;;
+	receive)
+		case $prev in
+		--disk)
 			return ;;
 		--console)
 			_wisp_words "stdio none file= socket="
@@ -481,19 +550,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--disk --changed-disks --clock --console --serial --vsock --name --detach --run-dir --loop --sandbox --timeout --json --metrics --log-level --log-file --help" ;;
-		esac ;;
-	clone)
-		case $prev in
-		-n)
-			return ;;
-		--name)
-			return ;;
-		--run-dir)
-			return ;;
-		esac
-		case $cur in
-		-*) _wisp_words "-n --name --json --run-dir --help" ;;
+		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --timeout --json --metrics --log-level --log-file --trust-source --help" ;;
 		esac ;;
 	doctor)
 		case $prev in

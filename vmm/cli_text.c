@@ -4,6 +4,7 @@
 
 #include "vmm/batch.h"
 #include "vmm/cli_control.h"
+#include "vmm/cli_migrate.h"
 #include "vmm/cli_snapshot.h"
 #include "vmm/disk.h"
 #include "vmm/doctor.h"
@@ -165,6 +166,19 @@ const struct cli_verb cli_verbs[] = {
 	  "original's forwards. Memory is shared until one of them writes it. A network interface "
 	  "on a tap or a switch is there without a cable.",
 	  clone_options, .main = clone_main },
+	{ "migrate", "[OPTION]... ID DESTINATION", "Move a running microVM to another host",
+	  "Or to another monitor on this one: to a 'wisp receive' at DESTINATION, which is "
+	  "tcp:HOST:PORT, unix:PATH, exec:COMMAND or fd:N. Memory is copied while the guest runs; "
+	  "it stands still for the last part. Until it is handed over any failure, Ctrl-C or "
+	  "--cancel lets it go on here; afterwards it never runs here again. Its disks must be "
+	  "reachable there by the same content: they are not copied.",
+	  migrate_options, .main = migrate_main },
+	{ "receive", "[OPTION]... SOURCE", "Run the microVM that a 'wisp migrate' hands over",
+	  "Waits at SOURCE, which is tcp:HOST:PORT, unix:PATH, exec:COMMAND or fd:N (fd:0 that is "
+	  "a pipe: standard input and output), and runs in the foreground, as 'wisp run'. What "
+	  "cannot run here is refused before its memory is sent. tcp: is neither encrypted nor "
+	  "authenticated: for networks that are trusted, else use exec: with ssh.",
+	  receive_options, .main = receive_main },
 	{ "doctor", "[--json]", "Say what this host can do, and how to mend what it cannot",
 	  "Prints a line for each thing that microVMs need or can make use of: ok, warn (works, "
 	  "but not as well as it could) or missing, with a line on how to mend it. The status is 0 "

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "vmm/control_client.h"
+#include "vmm/machine_internal.h"
 
 /* One of them each for the REST API, `wisp top`, a console; and some to ask now and then. */
 #define MAX_CONNECTIONS 32
@@ -155,6 +156,14 @@ static void dispatch(struct control_call *call)
 	if (!call->verb) {
 		control_fail(call, -EOPNOTSUPP, "this microVM does not know the request '%.40s'",
 			     name ? name : "");
+		return;
+	}
+	if (!call->verb->without_guest && control->machine->arriving) {
+		control_fail(call, -EBUSY, "the microVM's guest has not arrived yet");
+		return;
+	}
+	if (!call->verb->without_guest && control->machine->guest_gone) {
+		control_fail(call, -EBUSY, "the microVM's guest was handed over to another one");
 		return;
 	}
 	if (call->verb->alone && control->alone) {

@@ -52,6 +52,8 @@ struct control_verb {
 	 * while another such request is not yet answered.
 	 */
 	bool alone;
+	/* Also where there is no guest: it is still to come, or was handed over. */
+	bool without_guest;
 };
 
 extern const struct control_verb control_verbs[]; /* ends without a name */

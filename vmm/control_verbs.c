@@ -8,6 +8,7 @@
 #include "vmm/control.h"
 #include "vmm/control_debug.h"
 #include "vmm/control_guest.h"
+#include "vmm/control_migrate.h"
 #include "vmm/control_snapshot.h"
 #include "vmm/machine_internal.h"
 
@@ -17,6 +18,10 @@
 
 static const char *state_name(const struct machine *m)
 {
+	if (m->arriving)
+		return "arriving";
+	if (m->guest_gone)
+		return "handed over";
 	return machine_is_paused(m) ? "paused" : "running";
 }
 
@@ -175,14 +180,14 @@ static void verb_kill(struct control_call *call)
 }
 
 const struct control_verb control_verbs[] = {
-	{ "info", verb_info },
-	{ "stat", verb_stat },
+	{ "info", verb_info, .without_guest = true },
+	{ "stat", verb_stat, .without_guest = true },
 	{ "pause", verb_pause, .alone = true },
 	{ "resume", verb_resume, .alone = true },
 	{ "power-button", verb_power_button },
 	{ "limit", verb_limit },
 	{ "stop", verb_stop },
-	{ "kill", verb_kill },
+	{ "kill", verb_kill, .without_guest = true },
 	{ "change", control_change },
 	{ "balloon", control_balloon },
 	{ "connect", control_connect_guest },
@@ -193,5 +198,9 @@ const struct control_verb control_verbs[] = {
 	{ "disks", control_verb_disks },
 	{ "snapshot", control_verb_snapshot, .alone = true },
 	{ "clone", control_verb_clone, .alone = true },
+	{ "migrate", control_verb_migrate, .alone = true },
+	{ "migrate-cancel", control_verb_migrate_cancel },
+	{ "migrate-status", control_verb_migrate_status, .without_guest = true },
+	{ "migrate-settle", control_verb_migrate_settle, .without_guest = true },
 	{ 0 },
 };

@@ -304,6 +304,14 @@ static int use_ends(struct machine_files *files, const struct launch_ends *ends,
 	return 0;
 }
 
+static int not_started(const struct error *err, const struct launch_ends *ends)
+{
+	error_print(err);
+	if (ends && ends->why)
+		*ends->why = *err;
+	return error_status(err);
+}
+
 /* Open everything and run; once more for each reboot when the configuration says so. */
 static int run_lives(struct monitor_params *params, const struct launch_ends *ends)
 {
@@ -340,8 +348,7 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 		if (r >= 0)
 			r = await_helpers(c, helpers, &err);
 		if (r < 0) {
-			error_print(&err);
-			status = error_status(&err);
+			status = not_started(&err, ends);
 		} else {
 			status = run_once(params);
 		}
@@ -412,10 +419,10 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 	if (params.kvm_fd >= 0 && !r)
 		r = create_run_dir(c, &dir, &err);
 	if (params.kvm_fd < 0 || r < 0) {
-		error_print(&err);
+		status = not_started(&err, ends);
 		late_file_close(&core);
 		end->reason = MACHINE_END_START_FAILED;
-		return error_status(&err);
+		return status;
 	}
 	if (c->detach) {
 		status = detach(c, &dir, &params.started_fd);

@@ -8,6 +8,7 @@
 #include "vmm/gdb.h"
 #include "vmm/machine_internal.h"
 #include "vmm/machine_state.h"
+#include "vmm/migrate.h"
 
 const char *machine_end_name(enum machine_end_reason reason)
 {
@@ -22,6 +23,7 @@ const char *machine_end_name(enum machine_end_reason reason)
 		[MACHINE_END_TIMEOUT] = "timeout",
 		[MACHINE_END_ASKED] = "asked",
 		[MACHINE_END_SIGNAL] = "signal",
+		[MACHINE_END_MIGRATED] = "migrated",
 		[MACHINE_END_START_FAILED] = "start-failed",
 		[MACHINE_END_HANG] = "hang",
 	};
@@ -100,7 +102,7 @@ static int fill_memory(struct machine *m, const struct machine_image *image, str
 		m->mem = image->mem;
 		return 0;
 	}
-	return guest_mem_load(m->mem, image->memory_fd, err);
+	return image->arrival ? 0 : guest_mem_load(m->mem, image->memory_fd, err);
 }
 
 static int create_memory(struct machine *m, const struct machine_image *image, struct error *err)
@@ -244,6 +246,7 @@ int machine_create(struct machine **ret_m, const struct machine_params *params, 
 	m->clock = params->clock;
 	m->hv = params->hv;
 	m->vcpus.sandbox = params->sandbox;
+	m->arriving = params->image && params->image->arrival;
 
 	r = loop_create(&m->loop, &loop, err);
 	if (!r)
@@ -255,7 +258,9 @@ int machine_create(struct machine **ret_m, const struct machine_params *params, 
 		r = vcpu_set_init(&m->vcpus, m, m->hv, m->loop, c->cpus, err);
 	if (!r)
 		r = machine_add_devices(m, params->files, params->layout_only, err);
-	if (!r && params->image)
+	if (!r && m->arriving)
+		r = machine_load_kind(m, params->image, params->host_cpuid, err);
+	else if (!r && params->image)
 		r = machine_load(m, params->image, params->host_cpuid, err);
 	else if (!r && !params->layout_only)
 		r = load_guest(m, params, err);
@@ -429,6 +434,8 @@ int machine_start(struct machine *m, struct error *err)
 
 	if (r < 0)
 		return r;
+	if (m->arrives_paused)
+		return vcpu_set_start(&m->vcpus, VCPU_PAUSE, err);
 	/* A loaded machine: its devices first, as after a pause. */
 	if (m->paused)
 		resume_devices(m);
@@ -487,6 +494,7 @@ void machine_run(struct machine *m, struct machine_end *ret_end)
 		loop_run(m->loop);
 	loop_timer_cancel(m->loop, &m->timeout);
 	loop_timer_cancel(m->loop, &m->stop);
+	migrate_source_free(m);
 	wind_down(m);
 	gdb_ended(m->gdb, m->end.status);
 	*ret_end = m->end;

@@ -31,6 +31,7 @@ enum machine_end_reason {
 	MACHINE_END_TIMEOUT,
 	MACHINE_END_ASKED,	  /* Ctrl-A x */
 	MACHINE_END_SIGNAL,	  /* SIGTERM and the like; status is 128 + signal */
+	MACHINE_END_MIGRATED,	  /* the guest runs elsewhere */
 	MACHINE_END_START_FAILED, /* it never ran; status is error_status() */
 	MACHINE_END_HANG,	  /* somebody said so; the registers are the evidence */
 };

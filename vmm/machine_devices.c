@@ -200,6 +200,7 @@ static int add_disk(struct machine *m, const struct config_disk *c, int *fd,
 		.cache = c->cache,
 		.read_only = c->read_only,
 		.direct = c->direct,
+		.unlocked = m->arriving,
 	};
 	struct rate_limits limits = {
 		.ops = { .per_second = c->iops, .burst = c->iops_burst },

@@ -70,6 +70,12 @@ struct machine {
 	void (*paused_fn)(void *arg);
 	void *paused_arg;
 
+	struct migrate_source *migration; /* the one at hand, or the last; NULL: none */
+	bool guest_gone;     /* it was handed over, and does not go on here */
+	bool arriving;	     /* another machine is to hand its guest over to this one */
+	bool arrives_paused; /* and does not want it to run */
+	bool commit_by_hand; /* it may have done so: somebody has to tell */
+
 	_Atomic bool ending; /* the first to set it writes @end */
 	_Atomic bool ended;  /* @end is complete */
 	struct machine_end end;

@@ -97,18 +97,23 @@ static void save_cpu(struct machine *m, struct state_writer *w)
 	state_end(w);
 }
 
-int machine_save(struct machine *m, struct state_writer *w, struct error *err)
+void machine_save_kind(struct machine *m, struct state_writer *w)
 {
-	int r;
-
-	if (!m->paused)
-		return error_set(err, -EBUSY, "a machine that runs cannot be saved");
 	state_begin(w, SECTION_MACHINE, 0, FORMAT_VERSION);
 	state_put_string(w, ARCHITECTURE);
 	state_put_string(w, WISP_VERSION);
 	state_end(w);
 	config_save(m->config, w);
 	save_cpu(m, w);
+}
+
+int machine_save(struct machine *m, struct state_writer *w, struct error *err)
+{
+	int r;
+
+	if (!m->paused)
+		return error_set(err, -EBUSY, "a machine that runs cannot be saved");
+	machine_save_kind(m, w);
 	save_platform(m, w);
 	save_virtio(m, w);
 	r = save_vcpus(m, w, err);
@@ -287,14 +292,18 @@ int machine_new_generation(struct machine *m)
 	return guest_mem_write(m->mem, FW_VMGENID_ADDR, id, sizeof(id));
 }
 
-/* It is another one from now on: its random numbers and its connections are its own. */
-static int change_identity(struct machine *m, struct error *err)
+/*
+ * It goes on elsewhere: what tied its devices to the other process is gone. Unless @same it is
+ * also another one from now on, with random numbers of its own.
+ */
+static int change_identity(struct machine *m, bool same, struct error *err)
 {
-	int r = machine_new_generation(m);
+	int r = same ? 0 : machine_new_generation(m);
 
 	if (r < 0)
 		return error_set(err, r, "generation ID: %m");
-	power_ged_raise(m->power, GED_VMGENID);
+	if (!same)
+		power_ged_raise(m->power, GED_VMGENID);
 	for (unsigned i = 0; i < m->num_virtio; i++) {
 		struct virtio_device *dev = m->virtio[i].dev;
 
@@ -302,6 +311,14 @@ static int change_identity(struct machine *m, struct error *err)
 			dev->ops->identity_changed(dev);
 	}
 	return 0;
+}
+
+int machine_load_kind(struct machine *m, const struct machine_image *image,
+		      const struct x86_cpuid *host, struct error *err)
+{
+	int r = load_cpu(m, image->state, host, err);
+
+	return r ? r : state_set_finish(image->state, err);
 }
 
 int machine_load(struct machine *m, const struct machine_image *image, const struct x86_cpuid *host,
@@ -318,8 +335,8 @@ int machine_load(struct machine *m, const struct machine_image *image, const str
 		r = load_vcpus(m, image, err);
 	if (!r)
 		r = state_set_finish(image->state, err);
-	if (!r && !image->same_identity)
-		r = change_identity(m, err);
+	if (!r)
+		r = change_identity(m, image->same_identity, err);
 	if (r < 0) {
 		/* The file that was named is at fault, not this host. */
 		if (r == -EBADMSG && err && err->kind == ERROR_OTHER)

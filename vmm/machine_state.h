@@ -21,8 +21,16 @@ struct machine_image {
 	int memory_fd;		 /* guest RAM from its start to its end, or -1 */
 	struct guest_mem *mem;	 /* RAM that is there already, owned by the machine then; or NULL */
 	enum machine_clock clock;
-	bool same_identity; /* it moves (migration): no new generation ID, no reset connections */
+	bool same_identity; /* it moves (migration): no new generation ID */
+	/* It is still to come (vmm/migrate.h): @state only has what machine_save_kind() writes. */
+	const struct migrate_arrival *arrival;
 };
+
+/*
+ * The sections that say what @m is, without what it is at: "machine", "machine/config",
+ * "machine/cpu". Any thread, while it runs; not sealed.
+ */
+void machine_save_kind(struct machine *m, struct state_writer *w);
 
 /* All sections of @m, which is paused, into @w, sealed. On the loop. */
 int machine_save(struct machine *m, struct state_writer *w, struct error *err);
@@ -32,6 +40,10 @@ int machine_save(struct machine *m, struct state_writer *w, struct error *err);
  * section; before the configuration is looked at. -EBADMSG with @err.
  */
 int machine_check_state(struct state_set *state, struct error *err);
+
+/* What machine_save_kind() wrote: can this host be such a machine? Used by machine_create(). */
+int machine_load_kind(struct machine *m, const struct machine_image *image,
+		      const struct x86_cpuid *host, struct error *err);
 
 /* The rest of it into a machine that machine_create() has just put together; used by that. */
 int machine_load(struct machine *m, const struct machine_image *image, const struct x86_cpuid *host,

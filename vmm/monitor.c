@@ -11,6 +11,8 @@
 #include "vmm/control.h"
 #include "vmm/elf_core.h"
 #include "vmm/kvm.h"
+#include "vmm/machine_state.h"
+#include "vmm/migrate.h"
 
 /* A second signal after this long means: do not wait for disks any more. */
 #define PATIENCE_NS NSEC_PER_SEC
@@ -182,6 +184,7 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 		.end = p->end,
 		.fd = p->signal_fd,
 	};
+	const struct migrate_arrival *arrival = p->image ? p->image->arrival : NULL;
 	const struct machine_config *config = p->config;
 	struct machine_end *end = p->end;
 	struct control *control = NULL;
@@ -209,8 +212,16 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 	/* From here on no path leads anywhere: what follows has its descriptors. */
 	if (!r && !p->locked_in)
 		r = sandbox_lock(sandbox, &err);
+	if (!r && arrival) {
+		/* From the first byte that somebody else's monitor sends. */
+		r = sandbox_filter(sandbox, SANDBOX_THREAD_MAIN);
+		r = r < 0 ? error_set(&err, r, "system call filter: %m") :
+			    migrate_receive(m, arrival, &p->host->cpuid, &err);
+	}
 	if (!r)
 		r = machine_start(m, &err);
+	if (arrival)
+		migrate_arrived(m, arrival, r, &err);
 	if (r < 0) {
 		terminal_restore();
 		/* Whatever has no better name: it could not be started. */

@@ -300,6 +300,18 @@ void vcpu_set_want(struct vcpu_set *set, enum vcpu_want want, void (*fn)(void *a
 			set->hv->ops->vcpu_kick(set->vcpu[i].hv);
 }
 
+void vcpu_set_hold(struct vcpu_set *set, bool hold)
+{
+	for (unsigned i = 0; i < set->num; i++)
+		atomic_store(&set->vcpu[i].held, hold);
+	pthread_mutex_lock(&set->lock);
+	pthread_cond_broadcast(&set->changed);
+	pthread_mutex_unlock(&set->lock);
+	for (unsigned i = 0; hold && i < set->num; i++)
+		if (set->vcpu[i].started)
+			set->hv->ops->vcpu_kick(set->vcpu[i].hv);
+}
+
 void vcpu_set_join(struct vcpu_set *set)
 {
 	for (unsigned i = 0; i < set->num; i++) {

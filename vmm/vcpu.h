@@ -69,6 +69,12 @@ int vcpu_set_start(struct vcpu_set *set, enum vcpu_want want, struct error *err)
  */
 void vcpu_set_want(struct vcpu_set *set, enum vcpu_want want, void (*fn)(void *arg), void *arg);
 
+/*
+ * Keep all out of the guest for a while though they are to run, or no more; nobody is told when
+ * they are. The debugger's holds are undone by it. On the loop.
+ */
+void vcpu_set_hold(struct vcpu_set *set, bool hold);
+
 /* After QUIT settled. */
 void vcpu_set_join(struct vcpu_set *set);
 

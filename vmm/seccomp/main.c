@@ -28,6 +28,8 @@
 
 /* Signal the guest's vCPU threads with it; handlers of others are not ours to change. */
 #define KICK_SIGNAL SIGUSR1
+/* The second of two real-time signals that glibc keeps to itself. */
+#define SETXID_SIGNAL 33
 
 const struct seccomp_rule seccomp_main[] = {
 	/* the loop over io_uring; rings are restricted when they are made */
@@ -127,6 +129,7 @@ const struct seccomp_rule seccomp_main[] = {
 	ALLOW(timer_settime, "a vCPU is to leave the guest"),
 	ALLOW(timer_delete, "a vCPU is gone"),
 	ALLOW_ARG(rt_sigaction, 0, KICK_SIGNAL, "a vCPU is to leave the guest"),
+	ALLOW_ARG(rt_sigaction, 0, SETXID_SIGNAL, "the C library's, with the first thread"),
 
 	REFUSE(unlink, EROFS, "a console's socket: the parent removes it"),
 	{ 0 },

@@ -1,0 +1,115 @@
+/*
+ * Fuzz target (libFuzzer): the stream of a migration that an enemy sends. The first byte of the
+ * input chooses how the rest is taken: as bytes of the stream, as records whose headers and
+ * checksums are made good as an enemy would, or as the sections of a HELLO. Whatever comes is
+ * refused with a reason, or ends up in memory where it belongs.
+ */
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "vmm/migrate.h"
+#include "vmm/migrate_memory.h"
+#include "vmm/migrate_wire.h"
+
+#define RAM_BYTES (3 * MiB + 5 * PAGE_SIZE)
+
+/* A record in the input: type, page (a signed byte times 64), length of the payload. */
+#define RECORD_BYTES 4
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void open_wires(struct migrate_wire *a, struct migrate_wire *b)
+{
+	int pair[2], large = 8 * MiB;
+	struct error err = { 0 };
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		abort();
+	setsockopt(pair[0], SOL_SOCKET, SO_SNDBUFFORCE, &large, sizeof(large));
+	if (migrate_wire_init(a, pair[0], pair[0], &err) < 0 ||
+	    migrate_wire_init(b, pair[1], pair[1], &err) < 0)
+		abort();
+	a->patience_ms = b->patience_ms = 0;
+}
+
+static void take_in(struct migrate_wire *w, struct migrate_sink *sink)
+{
+	struct migrate_record rec;
+	struct error err = { 0 };
+
+	while (migrate_wire_receive(w, &rec, 0, &err) == 0) {
+		if (rec.type == MIGRATE_PAGES || rec.type == MIGRATE_PAGES_ZSTD)
+			migrate_sink_take(sink, &rec, &err);
+	}
+}
+
+static void send_records(struct migrate_wire *a, struct migrate_wire *b, struct migrate_sink *sink,
+			 const uint8_t *data, size_t size)
+{
+	struct error err = { 0 };
+
+	while (size >= RECORD_BYTES) {
+		enum migrate_record_type type = 1 + data[0] % (MIGRATE_NUM_TYPES - 1);
+		uint64_t page = (uint64_t)((int64_t)(int8_t)data[1] * 64);
+		size_t len = MIN((size_t)get_le16(data + 2), size - RECORD_BYTES);
+
+		/* Types with an upper bound below this are tried too. */
+		if (migrate_wire_send(a, type, page, data + RECORD_BYTES, len, &err) < 0)
+			break;
+		take_in(b, sink);
+		data += RECORD_BYTES + len;
+		size -= RECORD_BYTES + len;
+	}
+}
+
+static void try_hello(const uint8_t *data, size_t size)
+{
+	struct migrate_hello hello;
+	struct state_writer w;
+	struct state_set set = { 0 };
+	struct error err = { 0 };
+
+	state_writer_init(&w);
+	state_begin(&w, "migrate", 0, 1);
+	state_put_bytes(&w, data, size);
+	state_end(&w);
+	state_seal(&w);
+	if (state_set_open(&set, w.buf, w.len, &err) == 0 &&
+	    migrate_read_hello(&set, &hello, &err) == 0 &&
+	    (hello.num_disks > CONFIG_MAX_DISKS || hello.populated_bytes > hello.memory_bytes))
+		abort();
+	state_set_close(&set);
+	state_writer_done(&w);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	const struct guest_mem_range range = { .size = RAM_BYTES };
+	struct migrate_wire a, b;
+	struct migrate_sink sink;
+	struct guest_mem *mem;
+	struct error err = { 0 };
+
+	if (size < 1)
+		return 0;
+	if (data[0] % 3 == 2) {
+		try_hello(data + 1, size - 1);
+		return 0;
+	}
+	if (guest_mem_create(&mem, GUEST_MEM_ANON, &range, 1, &err) < 0 ||
+	    migrate_sink_init(&sink, mem, &err) < 0)
+		abort();
+	open_wires(&a, &b);
+	if (data[0] % 3 == 1) {
+		send_records(&a, &b, &sink, data + 1, size - 1);
+	} else if (write(a.out, data + 1, size - 1) == (ssize_t)(size - 1)) {
+		shutdown(a.out, SHUT_WR);
+		take_in(&b, &sink);
+	}
+	migrate_wire_done(&a);
+	migrate_wire_done(&b);
+	migrate_sink_done(&sink);
+	guest_mem_free(mem);
+	return 0;
+}

@@ -1,0 +1,501 @@
+/* The stream of a migration, memory on its way through it, and what is left in journals. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/unit/fake_hv.h"
+#include "vmm/migrate_journal.h"
+#include "vmm/migrate_memory.h"
+#include "vmm/migrate_wire.h"
+
+/* ---- the stream ---- */
+
+struct ends {
+	struct migrate_wire a, b;
+};
+
+static void open_ends(struct ends *e)
+{
+	int pair[2], large = 8 * MiB;
+	struct error err = { 0 };
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	/* One thread has both ends: a record has to fit. */
+	for (unsigned i = 0; i < 2; i++) {
+		setsockopt(pair[i], SOL_SOCKET, SO_SNDBUFFORCE, &large, sizeof(large));
+		setsockopt(pair[i], SOL_SOCKET, SO_RCVBUFFORCE, &large, sizeof(large));
+	}
+	assert_int_equal(migrate_wire_init(&e->a, pair[0], pair[0], &err), 0);
+	assert_int_equal(migrate_wire_init(&e->b, pair[1], pair[1], &err), 0);
+	e->a.patience_ms = e->b.patience_ms = 20;
+}
+
+static void close_ends(struct ends *e)
+{
+	migrate_wire_done(&e->a);
+	migrate_wire_done(&e->b);
+}
+
+static void records_arrive_as_they_were_sent(void **state)
+{
+	struct migrate_record rec;
+	struct error err = { 0 };
+	struct ends e;
+
+	open_ends(&e);
+	assert_int_equal(migrate_wire_greet(&e.a, &err), 0);
+	assert_int_equal(migrate_wire_send(&e.a, MIGRATE_HELLO, 0, "hello", 5, &err), 0);
+	assert_int_equal(migrate_wire_send(&e.a, MIGRATE_ROUND, 77, NULL, 0, &err), 0);
+	assert_int_equal(migrate_wire_expect_greeting(&e.b, 20, &err), 0);
+	assert_int_equal(migrate_wire_expect(&e.b, MIGRATE_HELLO, &rec, 20, &err), 0);
+	assert_int_equal(rec.len, 5);
+	assert_memory_equal(rec.payload, "hello", 5);
+	assert_int_equal(migrate_wire_receive(&e.b, &rec, 20, &err), 0);
+	assert_int_equal(rec.type, MIGRATE_ROUND);
+	assert_int_equal(rec.page, 77);
+	assert_int_equal(rec.len, 0);
+	assert_int_equal(e.a.bytes_out, e.b.bytes_in);
+	close_ends(&e);
+}
+
+/* The bytes of one record; returns how many. */
+static size_t catch_record(enum migrate_record_type type, const char *payload, uint8_t *buf,
+			   size_t size)
+{
+	struct error err = { 0 };
+	struct ends e;
+	ssize_t n;
+
+	open_ends(&e);
+	assert_int_equal(migrate_wire_send(&e.a, type, 3, payload, strlen(payload), &err), 0);
+	n = read(e.b.in, buf, size);
+	assert_true(n > 0);
+	close_ends(&e);
+	return n;
+}
+
+static int receive_bytes(const uint8_t *bytes, size_t len, bool hang_up, struct error *err)
+{
+	struct migrate_record rec;
+	struct ends e;
+	int r;
+
+	open_ends(&e);
+	assert_int_equal(write(e.a.out, bytes, len), len);
+	if (hang_up)
+		shutdown(e.a.out, SHUT_WR);
+	r = migrate_wire_receive(&e.b, &rec, 20, err);
+	close_ends(&e);
+	return r;
+}
+
+static void a_wrong_bit_anywhere_is_refused(void **state)
+{
+	uint8_t buf[64];
+	size_t len = catch_record(MIGRATE_STATE, "sections", buf, sizeof(buf));
+	struct error err = { 0 };
+
+	assert_int_equal(receive_bytes(buf, len, true, &err), 0);
+	for (size_t bit = 0; bit < len * 8; bit++) {
+		int r;
+
+		buf[bit / 8] ^= 1 << (bit % 8);
+		r = receive_bytes(buf, len, true, &err);
+		/* One that makes it longer is cut off, then. */
+		if (r != -EBADMSG && r != -ECONNRESET)
+			fail_msg("bit %zu: %d", bit, r);
+		buf[bit / 8] ^= 1 << (bit % 8);
+	}
+}
+
+static void a_stream_that_ends_is_no_completion(void **state)
+{
+	uint8_t buf[64];
+	size_t len = catch_record(MIGRATE_STATE, "sections", buf, sizeof(buf));
+	struct error err = { 0 };
+
+	for (size_t n = 0; n < len; n++)
+		assert_int_equal(receive_bytes(buf, n, true, &err), -ECONNRESET);
+}
+
+static void a_peer_that_stalls_is_given_up(void **state)
+{
+	uint8_t buf[64];
+	size_t len = catch_record(MIGRATE_STATE, "sections", buf, sizeof(buf));
+	struct error err = { 0 };
+	struct ends e;
+	int r = 0;
+
+	assert_int_equal(receive_bytes(buf, len - 1, false, &err), -ETIMEDOUT);
+	assert_int_equal(receive_bytes(buf, 0, false, &err), -ETIMEDOUT);
+	/* And one that does not read. */
+	open_ends(&e);
+	for (unsigned i = 0; i < 100 && !r; i++) {
+		static uint8_t pages[MIGRATE_MAX_WINDOW];
+
+		r = migrate_wire_send(&e.a, MIGRATE_PAGES, 0, pages, sizeof(pages), &err);
+	}
+	assert_int_equal(r, -ETIMEDOUT);
+	close_ends(&e);
+}
+
+static void records_out_of_turn_are_refused(void **state)
+{
+	uint8_t buf[128];
+	size_t len = catch_record(MIGRATE_ROUND, "", buf, sizeof(buf));
+	struct migrate_record rec;
+	struct error err = { 0 };
+	struct ends e;
+
+	open_ends(&e);
+	assert_int_equal(write(e.a.out, buf, len), len);
+	assert_int_equal(write(e.a.out, buf, len), len);
+	assert_int_equal(migrate_wire_receive(&e.b, &rec, 20, &err), 0);
+	assert_int_equal(migrate_wire_receive(&e.b, &rec, 20, &err), -EBADMSG);
+	close_ends(&e);
+	open_ends(&e);
+	assert_int_equal(migrate_wire_send(&e.a, MIGRATE_COMMIT, 0, NULL, 0, &err), 0);
+	assert_int_equal(migrate_wire_expect(&e.b, MIGRATE_READY, &rec, 20, &err), -EBADMSG);
+	close_ends(&e);
+}
+
+static void too_long_a_record_is_refused_unread(void **state)
+{
+	uint8_t header[32] = { 0 };
+	struct error err = { 0 };
+
+	put_le32(header, MIGRATE_ROUND);
+	put_le32(header + 4, 1);
+	assert_int_equal(receive_bytes(header, sizeof(header), false, &err), -EBADMSG);
+	put_le32(header, MIGRATE_STATE);
+	put_le32(header + 4, MIGRATE_MAX_PAYLOAD + 1);
+	assert_int_equal(receive_bytes(header, sizeof(header), false, &err), -EBADMSG);
+	put_le32(header, MIGRATE_NUM_TYPES);
+	put_le32(header + 4, 0);
+	assert_int_equal(receive_bytes(header, sizeof(header), false, &err), -EBADMSG);
+}
+
+static void the_peers_last_words_reach_a_terminal_harmlessly(void **state)
+{
+	struct migrate_record rec;
+	struct error err = { 0 }, why = { 0 };
+	struct ends e;
+
+	open_ends(&e);
+	error_set(&why, -EINVAL, "no\033[2Jdisk\n");
+	migrate_wire_give_up(&e.a, &why);
+	assert_int_equal(migrate_wire_receive(&e.b, &rec, 20, &err), -ECONNABORTED);
+	assert_string_equal(err.msg, "the other side: no?[2Jdisk?");
+	close_ends(&e);
+}
+
+static void a_cancelled_wait_ends_at_once(void **state)
+{
+	struct migrate_record rec;
+	struct error err = { 0 };
+	struct ends e;
+
+	open_ends(&e);
+	e.b.wake_fd = eventfd(1, EFD_CLOEXEC);
+	assert_int_equal(migrate_wire_receive(&e.b, &rec, -1, &err), -ECANCELED);
+	close(e.b.wake_fd);
+	close_ends(&e);
+}
+
+static void another_protocol_is_told_from_ours(void **state)
+{
+	struct error err = { 0 };
+	struct ends e;
+
+	open_ends(&e);
+	assert_int_equal(write(e.a.out, "GET / HTTP/1.1\r\n", 16), 16);
+	assert_int_equal(migrate_wire_expect_greeting(&e.b, 20, &err), -EPROTONOSUPPORT);
+	close_ends(&e);
+}
+
+/* ---- memory ---- */
+
+#define LOW_BYTES  (4 * MiB + 3 * PAGE_SIZE)
+#define HIGH_BYTES (1 * MiB)
+#define HIGH_GPA   (4 * GiB)
+
+struct moving {
+	struct ends e;
+	struct guest_mem *from, *to;
+	struct hv *hv;
+	struct migrate_memory memory;
+	struct migrate_sink sink;
+};
+
+static struct guest_mem *create_memory(void)
+{
+	const struct guest_mem_range ranges[] = {
+		{ .gpa = 0, .size = LOW_BYTES },
+		{ .gpa = HIGH_GPA, .size = HIGH_BYTES },
+	};
+	struct guest_mem *mem;
+	struct error err = { 0 };
+
+	assert_int_equal(guest_mem_create(&mem, GUEST_MEM_ANON, ranges, 2, &err), 0);
+	/* Pages, not huge ones: what is touched is what is there. */
+	madvise(mem->map, mem->map_size, MADV_NOHUGEPAGE);
+	return mem;
+}
+
+static void begin(struct moving *m, unsigned level)
+{
+	struct fake_hv_params hv = { 0 };
+	struct error err = { 0 };
+
+	open_ends(&m->e);
+	m->from = create_memory();
+	m->to = create_memory();
+	m->hv = fake_hv_create(&hv);
+	for (unsigned i = 0; i < 2; i++) {
+		struct guest_mem_range *r = &m->from->range[i];
+
+		r->slot = i;
+		assert_int_equal(m->hv->ops->mem_set(m->hv, i, r->gpa, r->size, r->host, 0), 0);
+	}
+	assert_int_equal(migrate_memory_start(&m->memory, m->from, m->hv, level, &err), 0);
+	assert_int_equal(migrate_sink_init(&m->sink, m->to, &err), 0);
+}
+
+static void end(struct moving *m)
+{
+	migrate_memory_stop(&m->memory);
+	migrate_sink_done(&m->sink);
+	guest_mem_free(m->from);
+	guest_mem_free(m->to);
+	m->hv->ops->free(m->hv);
+	close_ends(&m->e);
+}
+
+/* Take in what was sent; returns how many records. */
+static unsigned take_in(struct moving *m)
+{
+	struct migrate_record rec;
+	struct error err = { 0 };
+	unsigned num = 0;
+
+	while (migrate_wire_receive(&m->e.b, &rec, 0, &err) == 0) {
+		if (migrate_sink_take(&m->sink, &rec, &err) < 0)
+			fail_msg("%s", err.msg);
+		num++;
+	}
+	return num;
+}
+
+static int take_between(void *arg, struct error *err)
+{
+	take_in(arg);
+	return 0;
+}
+
+/* One round; returns how many pages it was of. */
+static uint64_t copy_round(struct moving *m)
+{
+	uint64_t before = m->memory.pages_sent;
+	struct error err = { 0 };
+
+	assert_int_equal(migrate_memory_send(&m->memory, &m->e.a, take_between, m, &err), 0);
+	return m->memory.pages_sent - before;
+}
+
+static uint64_t collect(struct moving *m)
+{
+	struct error err = { 0 };
+	uint64_t pages;
+
+	assert_int_equal(migrate_memory_collect(&m->memory, &pages, &err), 0);
+	return pages;
+}
+
+static void assert_same(struct moving *m)
+{
+	assert_memory_equal(m->from->map, m->to->map, m->from->map_size);
+}
+
+static void only_pages_that_hold_something_are_sent(void **state)
+{
+	struct moving m;
+
+	begin(&m, 0);
+	m.from->map[5 * PAGE_SIZE] = 1;
+	m.from->map[LOW_BYTES - 1] = 2;
+	m.from->map[LOW_BYTES + 7] = 3;
+	m.from->map[9 * PAGE_SIZE] = 0; /* touched, and empty */
+	assert_int_equal(copy_round(&m), 3);
+	assert_same(&m);
+	assert_int_equal(m.sink.pages_received, 3);
+	end(&m);
+}
+
+static void what_changes_comes_again_whoever_wrote_it(void **state)
+{
+	struct moving m;
+
+	begin(&m, 0);
+	m.from->map[0] = 1;
+	copy_round(&m);
+	collect(&m);
+	copy_round(&m);
+	assert_int_equal(collect(&m), 0);
+	/* The monitor, in both ranges; the guest. */
+	assert_int_equal(guest_mem_write(m.from, 3 * PAGE_SIZE, "x", 1), 0);
+	assert_int_equal(guest_mem_write(m.from, HIGH_GPA + 8 * PAGE_SIZE, "y", 1), 0);
+	assert_int_equal(fake_hv_write(m.hv, 7 * PAGE_SIZE, "z", 1), 0);
+	assert_int_equal(collect(&m), 3);
+	assert_int_equal(copy_round(&m), 3);
+	assert_same(&m);
+	assert_int_equal(collect(&m), 0);
+	end(&m);
+}
+
+static void pages_that_became_empty_are_emptied(void **state)
+{
+	struct moving m;
+
+	begin(&m, 0);
+	memset(m.from->map, 0xaa, 16 * PAGE_SIZE);
+	copy_round(&m);
+	collect(&m);
+	copy_round(&m);
+	assert_int_equal(guest_mem_discard(m.from, 4 * PAGE_SIZE, 2 * PAGE_SIZE), 0);
+	assert_int_equal(collect(&m), 2);
+	assert_int_equal(copy_round(&m), 0);
+	assert_int_equal(m.memory.zero_pages, 2);
+	assert_same(&m);
+	end(&m);
+}
+
+static void compressed_pages_are_the_same_and_fewer_bytes(void **state)
+{
+	struct moving m;
+
+	begin(&m, 1);
+	memset(m.from->map, 0x55, 300 * PAGE_SIZE);
+	for (unsigned i = 0; i < 4096; i++)
+		m.from->map[400 * PAGE_SIZE + i] = rand();
+	assert_int_equal(copy_round(&m), 301);
+	assert_same(&m);
+	assert_true(m.e.a.bytes_out < 20000);
+	end(&m);
+}
+
+static int take(struct moving *m, uint64_t page, uint64_t present, uint64_t zero, size_t len)
+{
+	static uint8_t payload[MIGRATE_MAX_WINDOW];
+	struct migrate_record rec = {
+		.type = MIGRATE_PAGES,
+		.page = page,
+		.len = len,
+		.payload = payload,
+	};
+	struct error err = { 0 };
+
+	put_le64(payload, present);
+	put_le64(payload + 64, zero);
+	return migrate_sink_take(&m->sink, &rec, &err);
+}
+
+static void pages_that_make_no_sense_are_refused(void **state)
+{
+	struct moving m;
+	uint64_t total;
+
+	begin(&m, 0);
+	total = m.to->map_size / PAGE_SIZE;
+	assert_int_equal(take(&m, 0, 1, 0, 128 + PAGE_SIZE), 0);
+	assert_int_equal(take(&m, 0, 1, 1, 128 + PAGE_SIZE), -EBADMSG);
+	assert_int_equal(take(&m, 0, 1, 0, 128), -EBADMSG);
+	assert_int_equal(take(&m, 0, 0, 0, 128 + PAGE_SIZE), -EBADMSG);
+	assert_int_equal(take(&m, 0, 0, 0, 127), -EBADMSG);
+	assert_int_equal(take(&m, total, 1, 0, 128 + PAGE_SIZE), -EBADMSG);
+	assert_int_equal(take(&m, UINT64_MAX, 1, 0, 128 + PAGE_SIZE), -EBADMSG);
+	assert_int_equal(take(&m, total - 1, 1, 0, 128 + PAGE_SIZE), 0);
+	assert_int_equal(take(&m, total - 1, 2, 0, 128 + PAGE_SIZE), -EBADMSG);
+	assert_int_equal(take(&m, total - 1, 0, 2, 128), -EBADMSG);
+	end(&m);
+}
+
+/* ---- journals ---- */
+
+static void a_journals_last_whole_line_counts(void **state)
+{
+	char dir[] = "/tmp/test_migrate.XXXXXX";
+	struct migrate_journal j = { .fd = -1, .role = MIGRATE_SOURCE }, found;
+	uint8_t uuid[MIGRATE_UUID_BYTES] = { 0xab, 1 };
+	struct error err = { 0 };
+
+	assert_non_null(mkdtemp(dir));
+	migrate_uuid_print(uuid, j.uuid);
+	strcpy(j.id, "vm1");
+	strcpy(j.peer, "tcp:1.2.3.4:5");
+	if (migrate_journal_create(&j, dir, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(migrate_journal_read(dir, j.uuid, MIGRATE_SOURCE, &found), 0);
+	assert_string_equal(found.phase, "started");
+	assert_string_equal(found.id, "vm1");
+	assert_string_equal(found.peer, "tcp:1.2.3.4:5");
+	assert_int_equal(migrate_note(j.fd, MIGRATE_PHASE_COMMITTED), 0);
+	/* Killed in the middle of a word. */
+	assert_int_equal(write(j.fd, "confi", 5), 5);
+	assert_int_equal(migrate_journal_read(dir, j.uuid, MIGRATE_SOURCE, &found), 0);
+	assert_string_equal(found.phase, MIGRATE_PHASE_COMMITTED);
+	assert_int_equal(migrate_journal_read(dir, j.uuid, MIGRATE_DESTINATION, &found), -ENOENT);
+	migrate_journal_remove(&j);
+	assert_int_equal(migrate_journal_read(dir, j.uuid, MIGRATE_SOURCE, &found), -ENOENT);
+	snprintf(found.path, sizeof(found.path), "%s/.migrations", dir);
+	rmdir(found.path);
+	rmdir(dir);
+}
+
+static void names_of_migrations_survive_text(void **state)
+{
+	uint8_t uuid[MIGRATE_UUID_BYTES], back[MIGRATE_UUID_BYTES];
+	char text[MIGRATE_UUID_TEXT];
+
+	assert_int_equal(migrate_uuid_new(uuid), 0);
+	migrate_uuid_print(uuid, text);
+	assert_int_equal(migrate_uuid_parse(text, back), 0);
+	assert_memory_equal(uuid, back, sizeof(uuid));
+	text[3] = 'G';
+	assert_int_equal(migrate_uuid_parse(text, back), -EINVAL);
+	assert_int_equal(migrate_uuid_parse("ab", back), -EINVAL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(records_arrive_as_they_were_sent),
+		cmocka_unit_test(a_wrong_bit_anywhere_is_refused),
+		cmocka_unit_test(a_stream_that_ends_is_no_completion),
+		cmocka_unit_test(a_peer_that_stalls_is_given_up),
+		cmocka_unit_test(records_out_of_turn_are_refused),
+		cmocka_unit_test(too_long_a_record_is_refused_unread),
+		cmocka_unit_test(the_peers_last_words_reach_a_terminal_harmlessly),
+		cmocka_unit_test(a_cancelled_wait_ends_at_once),
+		cmocka_unit_test(another_protocol_is_told_from_ours),
+		cmocka_unit_test(only_pages_that_hold_something_are_sent),
+		cmocka_unit_test(what_changes_comes_again_whoever_wrote_it),
+		cmocka_unit_test(pages_that_became_empty_are_emptied),
+		cmocka_unit_test(compressed_pages_are_the_same_and_fewer_bytes),
+		cmocka_unit_test(pages_that_make_no_sense_are_refused),
+		cmocka_unit_test(a_journals_last_whole_line_counts),
+		cmocka_unit_test(names_of_migrations_survive_text),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

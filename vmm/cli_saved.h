@@ -1,0 +1,35 @@
+/*
+ * A machine that was saved or is being received, on this host: what `wisp restore` and
+ * `wisp receive` let a user say differently. In the verb's process.
+ */
+#ifndef WISP_VMM_CLI_SAVED_H
+#define WISP_VMM_CLI_SAVED_H
+
+#include "vmm/config_parse.h"
+
+struct saved_replacement {
+	char *id, *path;
+};
+
+struct saved_options {
+	/* Of this run, not of the machine: taken over into the configuration. */
+	char *name, *run_dir, *metrics, *log_file, *console, *serial, *vsock;
+	unsigned log_level, loop, sandbox, timeout_seconds;
+	bool detach, json;
+
+	unsigned clock;	    /* enum machine_clock; restore's */
+	bool changed_disks; /* restore's */
+	bool trust_source;  /* receive's */
+	struct saved_replacement disk[CONFIG_MAX_DISKS];
+	unsigned num_disks;
+};
+
+extern const struct config_item restore_options[];
+extern const struct config_item receive_options[];
+
+/* Take them over into the configuration that was saved; a bit in @given for each disk named. */
+int saved_options_apply(struct machine_config *c, struct saved_options *o, uint32_t *given,
+			struct error *err);
+void saved_options_done(struct saved_options *o);
+
+#endif

@@ -1,0 +1,90 @@
+/*
+ * The stream of a live migration: records with a type, a length that the type
+ * bounds, a number that counts up, and a checksum; docs/migration.md lists them.
+ *
+ * Whoever is at the other end is hostile: a record is checked before it is looked at, nothing is
+ * allocated by what it says, and a peer that stalls is given up. An end belongs to
+ * one thread at a time.
+ */
+#ifndef WISP_VMM_MIGRATE_WIRE_H
+#define WISP_VMM_MIGRATE_WIRE_H
+
+#include "vmm/core/error.h"
+#include "vmm/core/util.h"
+
+/* What comes first in every stream, in either direction. */
+#define MIGRATE_MAGIC	"WISPMIG1"
+#define MIGRATE_VERSION 1
+
+/* A window of guest memory: what one PAGES record is about. */
+#define MIGRATE_WINDOW_PAGES 512u
+#define MIGRATE_WINDOW_WORDS (MIGRATE_WINDOW_PAGES / 64)
+
+enum migrate_record_type {
+	/* the source's */
+	MIGRATE_HELLO = 1, /* sections: what machine it is; nothing more is sent before READY */
+	MIGRATE_PAGES,	   /* at a window: two bitmaps, then the pages in the first */
+	MIGRATE_PAGES_ZSTD, /* the same, the pages compressed */
+	MIGRATE_ROUND,	    /* all of a round was sent */
+	MIGRATE_STATE,	    /* sections: all but memory; the guest stands still */
+	MIGRATE_COMMIT,	    /* the guest is yours */
+	/* the destination's */
+	MIGRATE_READY,	    /* built, and all that can be checked before is checked */
+	MIGRATE_ROUND_DONE, /* all of it is in memory */
+	MIGRATE_PREPARED,   /* could run at once */
+	MIGRATE_RUNNING,    /* does */
+	/* either's */
+	MIGRATE_GIVEN_UP, /* text: why; nothing comes after it */
+	MIGRATE_NUM_TYPES
+};
+
+/* The most that any record holds. */
+#define MIGRATE_MAX_PAYLOAD (64 * MiB)
+#define MIGRATE_MAX_WINDOW  (2 * MIGRATE_WINDOW_WORDS * 8 + MIGRATE_WINDOW_PAGES * PAGE_SIZE)
+#define MIGRATE_MAX_TEXT    480
+
+struct migrate_record {
+	enum migrate_record_type type;
+	uint32_t len;  /* of the payload */
+	uint64_t page; /* PAGES: the window's first page; ROUND, ROUND_DONE: its number */
+	uint8_t *payload; /* in the wire's buffer, until the next one is received */
+};
+
+struct migrate_wire {
+	int in, out;	 /* the same for a socket; owned */
+	int wake_fd;	 /* readable: stop at once with -ECANCELED; borrowed, or -1 */
+	unsigned patience_ms; /* a peer that moves no byte for so long is given up */
+	uint32_t next_in, next_out;
+	uint64_t bytes_in, bytes_out;
+	uint8_t *buf; /* received payloads */
+	size_t buf_size;
+};
+
+/* @in and @out become the wire's, also on failure, and non-blocking. */
+int migrate_wire_init(struct migrate_wire *w, int in, int out, struct error *err);
+void migrate_wire_done(struct migrate_wire *w);
+
+/* Send MIGRATE_MAGIC, or receive and compare it. */
+int migrate_wire_greet(struct migrate_wire *w, struct error *err);
+int migrate_wire_expect_greeting(struct migrate_wire *w, int wait_ms, struct error *err);
+
+/* Send one record; returns when the kernel has all of it. -ETIMEDOUT, -ECANCELED, -EPIPE. */
+int migrate_wire_send(struct migrate_wire *w, enum migrate_record_type type, uint64_t page,
+		      const void *payload, size_t len, struct error *err);
+
+/* Say why it ends here, if the peer still listens; @err is what happened. */
+void migrate_wire_give_up(struct migrate_wire *w, const struct error *err);
+
+/*
+ * Receive the next record, waiting @wait_ms for its begin (-1: for ever). GIVEN_UP becomes
+ * -ECONNABORTED with the peer's words in @err; the end of the stream -ECONNRESET: it is
+ * never taken for a completion.
+ */
+int migrate_wire_receive(struct migrate_wire *w, struct migrate_record *ret, int wait_ms,
+			 struct error *err);
+
+/* As above; anything but @type is -EBADMSG. */
+int migrate_wire_expect(struct migrate_wire *w, enum migrate_record_type type,
+			struct migrate_record *ret, int wait_ms, struct error *err);
+
+#endif
