@@ -1,5 +1,6 @@
 /* How tests ended: for people, for scripts, for continuous integration. */
 #include <errno.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -63,11 +64,11 @@ void test_print_text(const struct test_job *j)
 
 /* ---- JSON ---- */
 
-static void put_json_string(FILE *out, const char *s)
+static void put_json_string(FILE *out, const char *s, size_t len)
 {
 	fputc('"', out);
-	for (; *s; s++) {
-		unsigned char c = *s;
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = s[i];
 
 		if (c == '"' || c == '\\')
 			fprintf(out, "\\%c", c);
@@ -85,9 +86,24 @@ static void put_member(FILE *out, const char *name, const char *value)
 {
 	fprintf(out, ",\"%s\":", name);
 	if (value && *value)
-		put_json_string(out, value);
+		put_json_string(out, value, strlen(value));
 	else
 		fputs("null", out);
+}
+
+/* The end of what a command among several said, which nobody has seen yet. */
+static void put_output(FILE *out, const struct test_job *j)
+{
+	off_t size = lseek(j->out_fd, 0, SEEK_END);
+	char *text = malloc(TEST_LOG_TAIL);
+	ssize_t n = -1;
+
+	if (text)
+		n = pread(j->out_fd, text, TEST_LOG_TAIL,
+			  MAX(size - (off_t)TEST_LOG_TAIL, (off_t)0));
+	fputs(",\"output\":", out);
+	put_json_string(out, text ? text : "", n > 0 ? (size_t)n : 0);
+	free(text);
 }
 
 /* What the log says of trouble, also when the command went on. */
@@ -120,6 +136,8 @@ static void put_job(FILE *out, const struct test_job *j)
 	put_signs(out, j->log.seen);
 	put_member(out, "log", tail(j, TEST_LOG_TAIL));
 	put_member(out, "registers", j->end ? j->end->evidence : NULL);
+	if (j->out_fd >= 0)
+		put_output(out, j);
 	put_member(out, "core", j->end && j->end->core_written ? j->machine.core_file : NULL);
 	fputc('}', out);
 }

@@ -359,7 +359,14 @@ static void json_holds_whatever_a_kernel_says(void **state)
 	size_t len;
 	FILE *f = open_memstream(&text, &len);
 
-	*j = (struct test_job){ .config = t, .end = &end, .outcome = TEST_PANIC, .status = 250 };
+	*j = (struct test_job){
+		.config = t,
+		.end = &end,
+		.outcome = TEST_PANIC,
+		.status = 250,
+		.out_fd = memfd_create("output", MFD_CLOEXEC),
+	};
+	assert_int_equal(write(j->out_fd, "it\0said\xfe", 8), 8);
 	feed(&j->log, "a \"quoted\" \\ word\x01\xff\n");
 	test_print_json(j, 1, f);
 	fclose(f);
@@ -367,6 +374,8 @@ static void json_holds_whatever_a_kernel_says(void **state)
 	assert_non_null(log);
 	assert_non_null(strstr(log, "a \\\"quoted\\\" \\\\ word\\u0001\\u00ff\\n"));
 	assert_non_null(strstr(text, "\"outcome\":\"panic\",\"status\":250"));
+	assert_non_null(strstr(text, "\"output\":\"it\\u0000said\\u00fe\""));
+	close(j->out_fd);
 	for (size_t i = 0; i + 1 < len; i++)
 		assert_true(text[i] >= 0x20 && text[i] < 0x7f);
 	free(text);
