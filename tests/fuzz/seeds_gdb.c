@@ -4,7 +4,7 @@
 #include "tests/fuzz/seed.h"
 
 static const char *const sessions[] = {
-	"qSupported:multiprocess+;swbreak+;hwbreak+\nvMustReplyEmpty\nQStartNoAckMode\nHg0\n"
+	"qSupported:multiprocess+;swbreak+\nvMustReplyEmpty\nQStartNoAckMode\nHg0\n?\nqC\n",
 	"qTStatus\n?\nqfThreadInfo\nqsThreadInfo\nqAttached\nqC\nHc-1\n",
 	"qXfer:features:read:target.xml:0,ffb\nqXfer:features:read:target.xml:ffb,ffb\n",
 	"g\np0\npff\nP10=0010000000000000\nG0000000000000000\n",
