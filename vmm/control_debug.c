@@ -66,7 +66,9 @@ static void dump_paused(void *arg)
 	struct elf_core *core = NULL;
 	struct error err = { 0 };
 	int fds[2] = { -1, -1 };
-	int r = elf_core_create(&core, d->m, &err);
+	int r = machine_is_paused(d->m) ?
+			elf_core_create(&core, d->m, &err) :
+			error_set(&err, -EBUSY, "core: the guest was resumed meanwhile");
 
 	if (!r && pipe2(fds, O_CLOEXEC) < 0)
 		r = error_set(&err, -errno, "core: %m");
@@ -81,7 +83,7 @@ static void dump_paused(void *arg)
 	if (fds[1] >= 0)
 		close(fds[1]);
 	elf_core_free(core);
-	if (!d->was_paused)
+	if (!d->was_paused && machine_is_paused(d->m))
 		machine_resume(d->m);
 	if (r < 0) {
 		control_fail_error(d->call, &err);

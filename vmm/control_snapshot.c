@@ -42,6 +42,7 @@ struct taking {
 	pid_t copy;
 	bool stay_paused, was_paused;
 	uint64_t start_ns, pause_ns, fork_ns;
+	uint64_t resumes; /* of the machine, when its state was taken */
 	struct state_writer state;
 	struct loop_op go, done;
 };
@@ -166,8 +167,17 @@ static void nursery_ended(struct loop_op *op, int res)
 static void take(struct taking *t)
 {
 	struct error err = { 0 };
-	int r = fork_copy(t);
+	int r;
 
+	/* Another client's resume: memory is no longer what the state belongs to. */
+	if (!machine_is_paused(t->m) || t->m->resumes != t->resumes) {
+		error_set(&err, -EBUSY, "the guest was resumed meanwhile");
+		/* Paused again, it is somebody else's pause. */
+		t->was_paused = true;
+		fail(t, &err);
+		return;
+	}
+	r = fork_copy(t);
 	if (r < 0) {
 		error_set(&err, r, "cannot fork: %m");
 		fail(t, &err);
@@ -227,6 +237,7 @@ static void paused(void *arg)
 		fail(t, &err);
 		return;
 	}
+	t->resumes = t->m->resumes;
 	control_progress(t->call, describe(t->m));
 	t->go.done = client_done;
 	loop_poll(t->m->loop, &t->go, t->go_fd, POLLIN);

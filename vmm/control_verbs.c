@@ -68,7 +68,10 @@ static void verb_stat(struct control_call *call)
 
 static void now_paused(void *arg)
 {
-	control_reply(arg, json_pack("{s:s}", "state", "paused"));
+	if (machine_is_paused(control_machine(arg)))
+		control_reply(arg, json_pack("{s:s}", "state", "paused"));
+	else
+		control_fail(arg, -EBUSY, "the guest was resumed meanwhile");
 }
 
 /* {"do":"pause"}: answered when the vCPUs are out and the queues drained. */

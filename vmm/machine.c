@@ -278,6 +278,23 @@ int machine_create(struct machine **ret_m, const struct machine_params *params, 
 	return 0;
 }
 
+/* Several may wait for the same pause, each by a client of its own. */
+struct machine_pauser {
+	void (*fn)(void *arg);
+	void *arg;
+	struct machine_pauser *next;
+};
+
+static void free_pausers(struct machine *m)
+{
+	while (m->pausers) {
+		struct machine_pauser *p = m->pausers;
+
+		m->pausers = p->next;
+		free(p);
+	}
+}
+
 void machine_free(struct machine *m)
 {
 	if (!m)
@@ -294,19 +311,39 @@ void machine_free(struct machine *m)
 	guest_mem_free(m->mem);
 	loop_free(m->loop);
 	gdb_free(m->gdb);
+	free_pausers(m);
 	free(m);
 }
 
 /* ---- pause ---- */
 
+/* True when that was possible. */
+static bool add_pauser(struct machine *m, void (*fn)(void *arg), void *arg)
+{
+	struct machine_pauser *p = malloc(sizeof(*p)), **last = &m->pausers;
+
+	if (!p)
+		return false;
+	*p = (struct machine_pauser){ .fn = fn, .arg = arg };
+	while (*last)
+		last = &(*last)->next;
+	*last = p;
+	return true;
+}
+
 static void all_drained(struct machine *m)
 {
-	void (*fn)(void *arg) = m->paused_fn;
+	struct machine_pauser *p = m->pausers;
 
 	m->paused = true;
-	m->paused_fn = NULL;
-	if (fn)
-		fn(m->paused_arg);
+	m->pausers = NULL;
+	while (p) {
+		struct machine_pauser *next = p->next;
+
+		p->fn(p->arg);
+		free(p);
+		p = next;
+	}
 }
 
 static void device_drained(struct virtio_device *dev, void *arg)
@@ -348,9 +385,13 @@ void machine_pause(struct machine *m, void (*done)(void *arg), void *arg)
 	/* Its vCPUs go already; whoever waits for the pause learns of the end. */
 	if (m->winding_down)
 		return;
+	if (!add_pauser(m, done, arg)) {
+		done(arg);
+		return;
+	}
+	if (m->pausing || m->undrained)
+		return;
 	m->pausing = true;
-	m->paused_fn = done;
-	m->paused_arg = arg;
 	vcpu_set_want(&m->vcpus, VCPU_PAUSE, vcpus_stopped, m);
 }
 
@@ -376,6 +417,7 @@ static void resume_devices(struct machine *m)
 	if (m->winding_down)
 		return;
 	m->paused = false;
+	m->resumes++;
 	for (unsigned i = 0; i < m->num_virtio; i++)
 		virtio_resume(m->virtio[i].dev);
 }
@@ -463,7 +505,7 @@ static void set_flag(void *arg)
  */
 static void wind_down(struct machine *m)
 {
-	bool quit = false, drained = false;
+	bool quit = false;
 
 	m->winding_down = true;
 	vcpu_set_want(&m->vcpus, VCPU_QUIT, set_flag, &quit);
@@ -474,10 +516,10 @@ static void wind_down(struct machine *m)
 	while (m->num_ports && !m->paused && virtio_console_flush(m->console))
 		loop_run_once(m->loop, UINT64_MAX);
 	if (!m->paused) {
-		m->paused_fn = set_flag;
-		m->paused_arg = &drained;
+		/* Those who wait for a pause learn of the end. */
+		free_pausers(m);
 		vcpus_left(m);
-		while (!drained)
+		while (m->undrained)
 			loop_run_once(m->loop, UINT64_MAX);
 	}
 	for (unsigned i = 0; i < m->num_ports; i++)

@@ -67,8 +67,8 @@ struct machine {
 	unsigned undrained; /* devices that a pause or the end still waits for */
 	bool pausing, paused;
 	bool winding_down; /* the end is being carried out: nothing stops or goes on any more */
-	void (*paused_fn)(void *arg);
-	void *paused_arg;
+	struct machine_pauser *pausers; /* who waits for a pause that is under way */
+	uint64_t resumes; /* so that whoever found it paused can tell whether it has been since */
 
 	struct migrate_source *migration; /* the one at hand, or the last; NULL: none */
 	bool guest_gone;     /* it was handed over, and does not go on here */

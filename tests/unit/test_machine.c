@@ -305,6 +305,40 @@ static void paused_guest_does_not_run_and_resumed_one_does(void **state)
 	destroy(&g);
 }
 
+static void all_who_wait_for_a_pause_are_told(void **state)
+{
+	struct machine_end end = { 0 };
+	bool first = false, second = false;
+	struct guest g;
+
+	create(&g, COUNT);
+	start(&g);
+	machine_pause(g.machine, is_paused, &first);
+	machine_pause(g.machine, is_paused, &second);
+	for (unsigned i = 0; i < 2000 && !(first && second); i++)
+		loop_run_once(machine_loop(g.machine), NSEC_PER_MSEC);
+	assert_true(first);
+	assert_true(second);
+	machine_end(g.machine, MACHINE_END_ASKED, 0, NULL);
+	machine_run(g.machine, &end);
+	destroy(&g);
+}
+
+static void machine_ends_in_the_middle_of_a_pause(void **state)
+{
+	struct machine_end end = { 0 };
+	bool paused = false;
+	struct guest g;
+
+	create(&g, COUNT);
+	start(&g);
+	machine_pause(g.machine, is_paused, &paused);
+	machine_end(g.machine, MACHINE_END_ASKED, 0, NULL);
+	machine_run(g.machine, &end);
+	assert_int_equal(end.reason, MACHINE_END_ASKED);
+	destroy(&g);
+}
+
 static void paused_machine_can_end(void **state)
 {
 	struct machine_end end = { 0 };
@@ -428,6 +462,8 @@ int main(void)
 		cmocka_unit_test(timeout_follows_the_machines_own_clock),
 		cmocka_unit_test(first_end_wins),
 		cmocka_unit_test(paused_guest_does_not_run_and_resumed_one_does),
+		cmocka_unit_test(all_who_wait_for_a_pause_are_told),
+		cmocka_unit_test(machine_ends_in_the_middle_of_a_pause),
 		cmocka_unit_test(paused_machine_can_end),
 		cmocka_unit_test(power_button_reaches_the_guest_as_an_event),
 		cmocka_unit_test(both_loops_carry_a_machine),
