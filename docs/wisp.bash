@@ -137,6 +137,21 @@ _wisp()
 			return ;;
 		--gid)
 			return ;;
+		--cpu-weight)
+			return ;;
+		--cpu-max)
+			return ;;
+		--memory-max)
+			return ;;
+		--io-max)
+			case $cur in *,*)
+				_wisp_keys "rbps= wbps= riops= wiops="
+				return ;;
+			esac
+			_wisp_files
+			return ;;
+		--pin)
+			return ;;
 		--metrics)
 			_wisp_files
 			return ;;
@@ -148,7 +163,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --uid --gid --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	ls)

@@ -53,6 +53,7 @@ void config_done(struct machine_config *c)
 	free(c->core_file);
 	free(c->log_file);
 	free(c->metrics_file);
+	free(c->resources.io_path);
 	free(c->vsock.path);
 	for (unsigned i = 0; i < c->num_disks; i++) {
 		free(c->disk[i].path);

@@ -9,6 +9,8 @@
 #ifndef WISP_VMM_CONFIG_H
 #define WISP_VMM_CONFIG_H
 
+#include <sched.h>
+
 #include <netinet/in.h>
 
 #include "devices/block.h"
@@ -112,6 +114,18 @@ struct config_balloon {
 	bool deflate_on_oom, reporting;
 };
 
+/* What the microVM may take of the host (vmm/resources.h); 0: as much as there is. */
+struct config_resources {
+	unsigned cpu_weight;   /* against others, 1 to 10000; 100 is the host's default */
+	unsigned cpu_percent;  /* processor time: 150 is one and a half processors */
+	uint64_t memory_bytes; /* RAM, the monitor and helpers together */
+	char *io_path;	       /* on, or of, the disk whose use is limited */
+	uint64_t io_read_bytes, io_write_bytes, io_reads, io_writes; /* a second */
+	bool pinned;
+	cpu_set_t pin; /* where it runs */
+	bool admit;    /* only if the host has room beside what others are promised */
+};
+
 struct machine_config {
 	char **args; /* what all this was made of, for a saved machine (vmm/config_state.h) */
 	unsigned num_args;
@@ -168,6 +182,7 @@ struct machine_config {
 	enum log_level log_level;
 	char *log_file;
 	char *metrics_file;
+	struct config_resources resources;
 };
 
 void config_init(struct machine_config *c);

@@ -55,6 +55,7 @@ extern const struct config_item config_net_keys[];
 extern const struct config_item config_vsock_keys[];
 extern const struct config_item config_balloon_keys[];
 extern const struct config_item config_share_keys[];
+extern const struct config_item config_io_max_keys[];
 
 /*
  * The arguments of a verb other than run: options as in the table fill @target, the rest (all
@@ -102,6 +103,12 @@ void config_disk_to_front(struct machine_config *c);
 
 /* config_balloon.c */
 int config_parse_balloon(struct config_parse *p, const char *value, void *target);
+
+/* config_resources.c */
+int config_parse_cpu_max(struct config_parse *p, const char *value, void *target);
+int config_parse_memory_max(struct config_parse *p, const char *value, void *target);
+int config_parse_io_max(struct config_parse *p, const char *value, void *target);
+int config_parse_pin(struct config_parse *p, const char *value, void *target);
 
 /* config_vsock.c */
 int config_parse_vsock(struct config_parse *p, const char *value, void *target);

@@ -23,6 +23,7 @@
 #include "vmm/late_file.h"
 #include "vmm/machine.h"
 #include "vmm/monitor.h"
+#include "vmm/resources.h"
 #include "vmm/share.h"
 #include "vmm/run_dir.h"
 
@@ -408,8 +409,9 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 		.end = end,
 	};
 	struct late_file core = { .fd = -1 };
+	struct cgroup cgroup = { 0 };
 	struct error err = { 0 };
-	int status, r = 0;
+	int status, admission = -1, r = 0;
 
 	params.kvm_fd = kvm_open(&err);
 	if (params.kvm_fd >= 0)
@@ -417,7 +419,12 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 	if (params.kvm_fd >= 0 && !r && c->core_file)
 		r = late_file_open(&core, "--core", c->core_file, &err);
 	if (params.kvm_fd >= 0 && !r)
+		r = resources_admit(c, &admission, &err);
+	if (params.kvm_fd >= 0 && !r)
 		r = create_run_dir(c, &dir, &err);
+	/* From here on others see it, and count it. */
+	if (admission >= 0)
+		close(admission);
 	if (params.kvm_fd < 0 || r < 0) {
 		status = not_started(&err, ends);
 		late_file_close(&core);
@@ -434,7 +441,15 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 	}
 	params.control_fd = dir.listen_fd;
 	params.core_fd = core.fd;
-	status = run_lives(&params, ends);
+	r = resources_apply(&c->resources, c->name, &cgroup, &err);
+	if (r < 0) {
+		error_print(&err);
+		end->reason = MACHINE_END_START_FAILED;
+		status = error_status(&err);
+	} else {
+		status = run_lives(&params, ends);
+	}
+	cgroup_leave(&cgroup);
 	if (end->core_written && late_file_keep(&core, &err) < 0)
 		error_print(&err);
 	late_file_close(&core);

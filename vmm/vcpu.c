@@ -7,6 +7,7 @@
 #include "vmm/gdb.h"
 #include "vmm/machine.h"
 #include "vmm/machine_internal.h"
+#include "vmm/resources.h"
 
 /* vCPU threads run shallow code; untouched stack costs nothing but address space. */
 #define VCPU_STACK_BYTES (128 * KiB)
@@ -172,7 +173,11 @@ static void *vcpu_thread(void *arg)
 	struct vcpu *v = arg;
 	struct vcpu_set *set = v->set;
 	enum vcpu_want want;
-	int r = set->sandbox ? sandbox_filter(set->sandbox, SANDBOX_THREAD_VCPU) : 0;
+	int r;
+
+	/* Before the filter: where it runs is not its own to choose afterwards. */
+	resources_pin_vcpu(&set->machine->config->resources, v->index);
+	r = set->sandbox ? sandbox_filter(set->sandbox, SANDBOX_THREAD_VCPU) : 0;
 
 	if (r < 0) {
 		log_error("vCPU %u: cannot load its system call filter: %s", v->index,
