@@ -31,12 +31,12 @@ const char *fleet_text(const json_t *machine, const char *name)
 	return s ? s : "";
 }
 
-static json_t *used(pid_t parent)
+static json_t *used(pid_t monitor, pid_t parent)
 {
 	struct usage u = { 0 };
 
 	/* One that ended meanwhile used nothing. */
-	(void)usage_add_tree(&u, parent);
+	(void)usage_add_machine(&u, monitor, parent);
 	return json_pack("{s:I, s:I, s:I, s:i, s:i}", "cpu_ms",
 			 (json_int_t)(u.cpu_ns / NSEC_PER_MSEC), "guest_ms",
 			 (json_int_t)(u.guest_ns / NSEC_PER_MSEC), "resident",
@@ -56,7 +56,9 @@ int fleet_ask(int sock, bool counters, json_t **ret_machine, struct error *err)
 		return r;
 	}
 	json_object_del(info, "ok");
-	json_object_set_new(info, "used", used((pid_t)fleet_number(info, "parent")));
+	json_object_set_new(info, "used",
+			    used((pid_t)fleet_number(info, "pid"),
+				 (pid_t)fleet_number(info, "parent")));
 	if (stat)
 		json_object_set(info, "counters", json_object_get(stat, "counters"));
 	json_decref(stat);

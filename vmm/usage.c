@@ -87,6 +87,31 @@ int usage_add_tree(struct usage *sum, pid_t pid)
 	return add_process(sum, pid, 0);
 }
 
+/* The name of a process's program, with the parentheses around it. */
+static int read_name(pid_t pid, char *name, size_t size)
+{
+	char path[64], text[1024], *from, *to;
+	int r;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	r = read_text(path, text, sizeof(text));
+	from = r < 0 ? NULL : strchr(text, '(');
+	to = r < 0 ? NULL : strrchr(text, ')');
+	if (!from || !to || to < from)
+		return r < 0 ? r : -EBADMSG;
+	snprintf(name, size, "%.*s", (int)(to - from) + 1, from);
+	return 0;
+}
+
+int usage_add_machine(struct usage *sum, pid_t monitor, pid_t parent)
+{
+	char one[64], other[64];
+	bool ours = read_name(monitor, one, sizeof(one)) == 0 &&
+		    read_name(parent, other, sizeof(other)) == 0 && !strcmp(one, other);
+
+	return usage_add_tree(sum, ours ? parent : monitor);
+}
+
 static int meminfo(const char *text, const char *name, uint64_t *ret_bytes)
 {
 	const char *p = strstr(text, name);

@@ -25,6 +25,12 @@ int usage_add_stat(struct usage *sum, const char *text);
 /* Add process @pid and all below it. -ESRCH when there is no such process any more. */
 int usage_add_tree(struct usage *sum, pid_t pid);
 
+/*
+ * Add the microVM whose monitor is @monitor: its parent @parent and all below, when that is a
+ * process of ours. A clone's is not: it was left to init, or to whoever else takes orphans.
+ */
+int usage_add_machine(struct usage *sum, pid_t monitor, pid_t parent);
+
 struct host_room {
 	unsigned cpus; /* that we may run on */
 	uint64_t memory_bytes;

@@ -59,6 +59,18 @@ static void tree_counts_children_too(void **state)
 	assert_int_equal(usage_add_tree(&u, child), -ESRCH);
 }
 
+static void usage_of_an_orphan_leaves_its_reaper_out(void **state)
+{
+	struct usage own = { 0 }, family = { 0 };
+
+	/* Init is another program; a parent of the same program counts with all below it. */
+	assert_int_equal(usage_add_machine(&own, getpid(), 1), 0);
+	assert_int_equal(own.processes, 1);
+	assert_int_equal(usage_add_machine(&family, getpid(), getpid()), 0);
+	assert_int_equal(family.processes, 1);
+	assert_int_equal(usage_add_machine(&own, INT32_MAX, 1), -ESRCH);
+}
+
 static void host_figures_are_found_wherever_they_stand(void **state)
 {
 	struct host_room room;
@@ -193,6 +205,7 @@ int main(void)
 		cmocka_unit_test(stat_line_is_read_behind_a_name_of_any_kind),
 		cmocka_unit_test(line_that_is_none_is_refused),
 		cmocka_unit_test(tree_counts_children_too),
+		cmocka_unit_test(usage_of_an_orphan_leaves_its_reaper_out),
 		cmocka_unit_test(host_figures_are_found_wherever_they_stand),
 		cmocka_unit_test(sizes_are_rounded_to_what_is_read_at_a_glance),
 		cmocka_unit_test(promises_and_use_are_summed),
