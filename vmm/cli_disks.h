@@ -28,9 +28,9 @@ struct cli_disks {
 int cli_disks_get(struct cli_disks *d, int sock, struct error *err);
 
 /*
- * -ENOTSUP, naming the disk, when one cannot be kept: what is no file here, and a qcow2 image that is
- * written, which has parts of itself in the monitor's memory, as long as nobody writes those out in
- * the pause. With @all read-only ones are refused too: files beneath them are not handed out.
+ * -ENOTSUP, naming the disk, when one cannot be kept: what is no file here, and a qcow2 image that
+ * is written, which has parts of itself in the monitor's memory, as long as nobody writes those out
+ * in the pause. With @all read-only ones are refused too: files beneath them are not handed out.
  */
 int cli_disks_refuse(const struct cli_disks *d, bool all, struct error *err);
 void cli_disks_done(struct cli_disks *d);
