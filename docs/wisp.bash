@@ -494,9 +494,16 @@ _wisp()
 		--clock)
 			_wisp_words "continue realtime"
 			return ;;
+		--tap)
+			return ;;
+		--memory-file)
+			_wisp_files
+			return ;;
+		--ready-fd)
+			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --timeout --json --metrics --log-level --log-file --changed-disks --clock --help" ;;
+		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --timeout --json --metrics --log-level --log-file --changed-disks --clock --tap --memory-file --paused --ready-fd --help" ;;
 		esac ;;
 	clone)
 		case $prev in

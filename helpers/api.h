@@ -170,11 +170,23 @@ API_HANDLER(patch_net);
 
 /* Start the microVM; 0, or -errno with what `wisp run` said. */
 int api_start(struct api *api, struct error *err);
+/* The same of any command line that starts one, with its --name; says nothing of the state. */
+int api_launch(struct api *api, char **argv, struct error *err);
 /* `wisp run` has ended: its exit status. */
 int api_reap(struct api *api);
 void api_stop(struct api *api);
 /* Pass on what it said on its standard error. */
 void api_pass_words(struct api *api);
+
+/* ---- api_snapshot.c ---- */
+
+#define API_SNAPSHOT_VERSION "1.0.0" /* of the files that it writes */
+
+API_HANDLER(create_snapshot);
+API_HANDLER(load_snapshot);
+
+/* The version of the file at @path into @text, of @size; -errno when it is none of ours. */
+int api_describe_snapshot(const char *path, char *text, size_t size, struct error *err);
 
 /* ---- api_balloon.c ---- */
 
@@ -189,6 +201,9 @@ API_HANDLER(balloon_hint);
 
 /* A token bucket as a rate a second and a burst; false when it limits nothing. */
 bool api_bucket(const json_t *bucket, json_int_t *ret_rate, json_int_t *ret_burst);
+
+/* What a microVM is called among all that run. */
+void api_name(const struct api *api, char *name, size_t size);
 
 /* The command line of `wisp run` for what is configured: NULL-terminated, to be freed. */
 char **api_arguments(const struct api *api, struct error *err);

@@ -49,12 +49,6 @@ static void refuse_memory(struct api *api, const char *id, json_t *body, struct 
 	api_fault(answer, NOT_SUPPORTED "wisp has no memory to plug in while the guest runs.");
 }
 
-static void refuse_snapshot(struct api *api, const char *id, json_t *body,
-			    struct api_answer *answer)
-{
-	api_fault(answer, NOT_SUPPORTED "wisp has no snapshots behind this API yet.");
-}
-
 static void refuse_unplug(struct api *api, const char *id, json_t *body, struct api_answer *answer)
 {
 	if (!api->options.enable_pci)
@@ -115,8 +109,8 @@ const struct api_endpoint api_endpoints[] = {
 	  .metric = "hotplug_memory" },
 	{ "GET", "hotplug/memory", NULL, refuse_memory, API_RUNTIME,
 	  .metric = "hotplug_memory" },
-	{ "PUT", "snapshot/create", api_snapshot_create, refuse_snapshot, API_RUNTIME },
-	{ "PUT", "snapshot/load", api_snapshot_load, refuse_snapshot, API_PREBOOT },
+	{ "PUT", "snapshot/create", api_snapshot_create, api_create_snapshot, API_RUNTIME },
+	{ "PUT", "snapshot/load", api_snapshot_load, api_load_snapshot, API_PREBOOT },
 	{ 0 },
 };
 

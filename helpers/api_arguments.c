@@ -178,14 +178,22 @@ static void add_nets(struct arguments *a, const struct api *api)
 }
 
 /* "fc-" and our process id where the id would not do as a name, or is everybody's. */
-static void add_name(struct arguments *a, const struct api *api)
+void api_name(const struct api *api, char *name, size_t size)
 {
-	add(a, "--name");
 	if (!strcmp(api->options.id, "anonymous-instance") || strlen(api->options.id) > 32 ||
 	    *api->options.id == '-')
-		add(a, "fc-%d", getpid());
+		snprintf(name, size, "fc-%d", getpid());
 	else
-		add(a, "%s", api->options.id);
+		snprintf(name, size, "%s", api->options.id);
+}
+
+static void add_name(struct arguments *a, const struct api *api)
+{
+	char name[40];
+
+	api_name(api, name, sizeof(name));
+	add(a, "--name");
+	add(a, "%s", name);
 }
 
 char **api_arguments(const struct api *api, struct error *err)

@@ -224,9 +224,24 @@ static int burst_drives(struct api *api, struct error *err)
 	return r;
 }
 
-int api_start(struct api *api, struct error *err)
+int api_launch(struct api *api, char **argv, struct error *err)
 {
 	char path[PATH_MAX + 64];
+	int r = find_wisp(path, sizeof(path), err);
+
+	if (!r)
+		r = start_child(api, path, argv, err);
+	if (!r) {
+		api->child_fd = (int)syscall(SYS_pidfd_open, api->child, 0);
+		api->control = r = control_connect(name_of(argv), err);
+	}
+	if (r >= 0)
+		r = api_mmds_start(api, err);
+	return MIN(r, 0);
+}
+
+int api_start(struct api *api, struct error *err)
+{
 	char **argv;
 	int r;
 
@@ -236,25 +251,17 @@ int api_start(struct api *api, struct error *err)
 	argv = api_arguments(api, err);
 	if (!argv)
 		return -ENOMEM;
-	r = find_wisp(path, sizeof(path), err);
+	r = api_launch(api, argv, err);
+	api_arguments_free(argv);
 	if (!r)
-		r = start_child(api, path, argv, err);
-	if (!r) {
-		api->child_fd = (int)syscall(SYS_pidfd_open, api->child, 0);
-		api->control = r = control_connect(name_of(argv), err);
-	}
-	if (r >= 0)
-		r = api_mmds_start(api, err);
-	if (r >= 0)
 		r = limit_nets(api, err);
-	if (r >= 0)
+	if (!r)
 		r = burst_drives(api, err);
-	if (r >= 0) {
+	if (!r) {
 		api->state = API_RUNNING;
 		api_flush_metrics(api);
 	}
-	api_arguments_free(argv);
-	return r < 0 ? r : 0;
+	return r;
 }
 
 int api_reap(struct api *api)

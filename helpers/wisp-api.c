@@ -111,6 +111,17 @@ static int bad_arguments(const char *what)
 	return STATUS_ARGUMENTS;
 }
 
+static int describe(const char *path)
+{
+	struct error err = { 0 };
+	char version[40];
+
+	if (api_describe_snapshot(path, version, sizeof(version), &err) < 0)
+		return bad_arguments(err.msg);
+	printf("v%s\n", version);
+	return 0;
+}
+
 /* Returns -1 to go on, or the exit status. */
 static int parse(struct api_options *o, int argc, char **argv)
 {
@@ -171,8 +182,10 @@ static int parse(struct api_options *o, int argc, char **argv)
 		case SECCOMP_FILTER:
 			return bad_arguments("--seccomp-filter: wisp has filters of its own");
 		case SNAPSHOT_VERSION:
+			printf("v" API_SNAPSHOT_VERSION "\n");
+			return 0;
 		case DESCRIBE_SNAPSHOT:
-			return bad_arguments("there are no snapshots behind this API yet");
+			return describe(optarg);
 		case MODULE:
 		case BOOT_TIMER:
 		case START_TIME:

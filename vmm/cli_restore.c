@@ -15,6 +15,18 @@
 
 /* ---- the verb ---- */
 
+/* RAM that was written elsewhere than the state. */
+static int use_memory_file(struct snapshot *s, const char *path, struct error *err)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return error_usage(err, -errno, "--memory-file '%s': cannot open: %m", path);
+	close(s->memory_fd);
+	s->memory_fd = fd;
+	return 0;
+}
+
 /* Everything up to the first process. */
 static int prepare(struct saved_options *o, const char *path, struct snapshot *s,
 		   struct machine_config *c, int *disk_fds, struct error *err)
@@ -22,6 +34,8 @@ static int prepare(struct saved_options *o, const char *path, struct snapshot *s
 	uint32_t given = 0;
 	int r = snapshot_open(s, path, err);
 
+	if (!r && o->memory_file)
+		r = use_memory_file(s, o->memory_file, err);
 	if (!r)
 		r = machine_check_state(&s->state, err);
 	if (!r)

@@ -5,19 +5,32 @@
 
 #define MEMBER(m) offsetof(struct saved_options, m)
 
-static int parse_disk(struct config_parse *p, const char *value, void *target)
+/* "ID=..." as one more of @num, of which there may be @max. */
+static int parse_replacement(struct config_parse *p, const char *value,
+			     struct saved_replacement *list, unsigned *num, unsigned max)
 {
-	struct saved_options *o = target;
-	struct saved_replacement *d = &o->disk[o->num_disks];
 	const char *equals = strchr(value, '=');
 
 	if (!equals || equals == value || !equals[1])
-		return config_fail(p, "'%s' is not ID=PATH", value);
-	if (o->num_disks == CONFIG_MAX_DISKS)
-		return config_fail(p, "more than %d disks", CONFIG_MAX_DISKS);
-	o->num_disks++;
-	d->id = strndup(value, equals - value);
-	return config_set_string(p, equals + 1, &d->path);
+		return config_fail(p, "'%s' is not an ID, '=' and what it is now", value);
+	if (*num == max)
+		return config_fail(p, "more than %u", max);
+	list[*num].id = strndup(value, equals - value);
+	return config_set_string(p, equals + 1, &list[(*num)++].path);
+}
+
+static int parse_disk(struct config_parse *p, const char *value, void *target)
+{
+	struct saved_options *o = target;
+
+	return parse_replacement(p, value, o->disk, &o->num_disks, CONFIG_MAX_DISKS);
+}
+
+static int parse_tap(struct config_parse *p, const char *value, void *target)
+{
+	struct saved_options *o = target;
+
+	return parse_replacement(p, value, o->tap, &o->num_taps, CONFIG_MAX_NETS);
 }
 
 /* clang-format off */
@@ -61,6 +74,15 @@ const struct config_item restore_options[] = {
 	{ "--clock", "continue|realtime",
 	  "The guest's clocks go on from where they stood, or catch up with the host's (continue)",
 	  CONFIG_CHOICE, MEMBER(clock) },
+	{ "--tap", "ID=INTERFACE",
+	  "This network is on another tap interface now. May be repeated", CONFIG_CUSTOM,
+	  .repeat = true, .parse = parse_tap },
+	{ "--memory-file", "PATH", "RAM is in this file in place of the snapshot's own",
+	  CONFIG_STRING, MEMBER(memory_file) },
+	{ "--paused", NULL, "Let the guest stand still until 'wisp resume'", CONFIG_FLAG,
+	  MEMBER(paused) },
+	{ "--ready-fd", "N", "Write one byte to this descriptor when the guest runs, and close it",
+	  CONFIG_NUMBER, MEMBER(ready_fd), 3, 1023 },
 	{ 0 },
 };
 
@@ -81,6 +103,11 @@ void saved_options_done(struct saved_options *o)
 	free(o->console);
 	free(o->serial);
 	free(o->vsock);
+	free(o->memory_file);
+	for (unsigned i = 0; i < o->num_taps; i++) {
+		free(o->tap[i].id);
+		free(o->tap[i].path);
+	}
 	for (unsigned i = 0; i < o->num_disks; i++) {
 		free(o->disk[i].id);
 		free(o->disk[i].path);
@@ -133,6 +160,24 @@ static int replace_disks(struct machine_config *c, struct saved_options *o, uint
 	return 0;
 }
 
+static int replace_taps(struct machine_config *c, struct saved_options *o, struct error *err)
+{
+	for (unsigned i = 0; i < o->num_taps; i++) {
+		unsigned k;
+
+		for (k = 0; k < c->num_nets; k++)
+			if (c->net[k].kind == CONFIG_NET_TAP && !strcmp(c->net[k].id, o->tap[i].id))
+				break;
+		if (k == c->num_nets)
+			return error_usage(err, -ENOENT,
+					   "--tap: the saved guest has no network '%s' on a tap",
+					   o->tap[i].id);
+		move(&c->net[k].tap_name, &o->tap[i].path);
+		c->net[k].tap_fd_given = false;
+	}
+	return 0;
+}
+
 int saved_options_apply(struct machine_config *c, struct saved_options *o, uint32_t *given,
 			struct error *err)
 {
@@ -148,6 +193,11 @@ int saved_options_apply(struct machine_config *c, struct saved_options *o, uint3
 	c->timeout_seconds = o->timeout_seconds;
 	c->detach = o->detach;
 	c->json = o->json;
+	c->ready_fd = o->ready_fd;
+	c->start_paused = o->paused;
+	r = replace_taps(c, o, err);
+	if (r < 0)
+		return r;
 	r = replace_port(c, "--console", o->console, &c->console_present, config_parse_console,
 			 err);
 	if (!r)

@@ -22,6 +22,12 @@ struct saved_options {
 	bool trust_source;  /* receive's */
 	struct saved_replacement disk[CONFIG_MAX_DISKS];
 	unsigned num_disks;
+
+	/* restore's, for who starts it from another program (wisp api) */
+	char *memory_file;
+	struct saved_replacement tap[CONFIG_MAX_NETS];
+	unsigned num_taps, ready_fd;
+	bool paused;
 };
 
 extern const struct config_item restore_options[];

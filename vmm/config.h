@@ -169,6 +169,7 @@ struct machine_config {
 	char *core_file;	    /* an ELF core of a guest that failed; NULL: none */
 	char *gdb;		    /* where the debugging stub listens, vmm/gdb.h; NULL: none */
 	bool wait_gdb;
+	bool start_paused; /* a restored guest stands still at first */
 	unsigned timeout_seconds;   /* 0: none */
 	bool detach;
 	enum sandbox_mode sandbox;

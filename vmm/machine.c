@@ -476,7 +476,7 @@ int machine_start(struct machine *m, struct error *err)
 
 	if (r < 0)
 		return r;
-	if (m->arrives_paused)
+	if (m->arrives_paused || (m->paused && m->config->start_paused))
 		return vcpu_set_start(&m->vcpus, VCPU_PAUSE, err);
 	/* A loaded machine: its devices first, as after a pause. */
 	if (m->paused)
