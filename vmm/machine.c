@@ -170,12 +170,12 @@ static int setup_vcpus(struct machine *m, const struct x86_cpuid *host,
 	struct x86_cpuid *cpuid;
 	int r = 0;
 
+	m->tsc_khz = ops->tsc_khz ? ops->tsc_khz(boot->hv) : 0;
 	if (host) {
 		cpuid = calloc(1, sizeof(*cpuid));
 		if (!cpuid)
 			return error_set(err, -ENOMEM, "CPUID: %m");
-		r = x86_cpuid_make(cpuid, host, m->config->cpu, m->vcpus.num,
-				   ops->tsc_khz ? ops->tsc_khz(boot->hv) : 0, err);
+		r = x86_cpuid_make(cpuid, host, m->config->cpu, m->vcpus.num, m->tsc_khz, err);
 		if (!r)
 			r = machine_set_cpuid(m, cpuid, err);
 		free(cpuid);

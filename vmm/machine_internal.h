@@ -50,6 +50,7 @@ struct machine {
 	struct virtio_device *vsock, *balloon; /* one of these, or NULL */
 
 	int disk_fd[CONFIG_MAX_DISKS]; /* borrowed from the blocks, for copies of disks */
+	uint64_t tsc_khz; /* of the guest's TSC; 0: nobody says */
 	struct x86_cpuid *cpuid; /* as the boot processor was told, or NULL */
 	const struct monitor_params *monitor; /* NULL in tests */
 	struct fw_platform platform;

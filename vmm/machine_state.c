@@ -89,10 +89,10 @@ static int save_vcpus(struct machine *m, struct state_writer *w, struct error *e
 static void save_cpu(struct machine *m, struct state_writer *w)
 {
 	static const struct x86_cpuid none;
-	const struct hv_ops *ops = m->hv->ops;
 
 	state_begin(w, SECTION_CPU, 0, VERSION);
-	state_put_u64(w, ops->tsc_khz ? ops->tsc_khz(m->vcpus.vcpu[0].hv) : 0);
+	/* Not asked for now: that would wait for the vCPU to leave the guest. */
+	state_put_u64(w, m->tsc_khz);
 	x86_cpuid_write(m->cpuid ? m->cpuid : &none, w);
 	state_end(w);
 }
@@ -229,6 +229,7 @@ static int load_cpu(struct machine *m, struct state_set *state, const struct x86
 		ret = x86_cpuid_covers(offered, saved, err);
 	if (!ret)
 		ret = match_tsc(m, khz, err);
+	m->tsc_khz = m->hv->ops->tsc_khz ? m->hv->ops->tsc_khz(m->vcpus.vcpu[0].hv) : 0;
 	if (!ret && host)
 		ret = machine_set_cpuid(m, saved, err);
 	free(offered);
