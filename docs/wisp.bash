@@ -235,6 +235,12 @@ _wisp()
 		--link)
 			_wisp_words "up down"
 			return ;;
+		--hostfwd)
+			_wisp_words "tcp udp:"
+			return ;;
+		--no-hostfwd)
+			_wisp_words "tcp udp:"
+			return ;;
 		--iops)
 			return ;;
 		--pps)
@@ -249,7 +255,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--run-dir --size --link --iops --pps --bps --iops-burst --pps-burst --bps-burst --help" ;;
+		-*) _wisp_words "--run-dir --size --link --hostfwd --no-hostfwd --iops --pps --bps --iops-burst --pps-burst --bps-burst --help" ;;
 		esac ;;
 	console)
 		case $prev in

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <libslirp.h>
 #include <limits.h>
 #include <poll.h>
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "devices/net.h"
 #include "devices/net_offload.h"
@@ -22,6 +24,9 @@
 
 /* How long a guest that takes no frames can hold everything up before they are dropped. */
 #define FULL_WAIT_MS 100
+
+/* How long a request for a change may take to come once somebody has connected. */
+#define REQUEST_WAIT_MS 100
 
 /* libslirp asks to be called at least that often, also when it has nothing to do then. */
 #define IDLE_MS	   1000u
@@ -40,7 +45,7 @@ struct timer {
 
 struct user_net {
 	Slirp *slirp;
-	int fd;
+	int fd, control_fd;
 	bool guest_full; /* the last frame had to be dropped */
 	bool ended;	 /* the guest's side is closed */
 	unsigned idle;	 /* turns without any event */
@@ -342,32 +347,6 @@ static int widen_backlog(int fd, int wanted, void *opaque)
 	return -1;
 }
 
-int user_net_run(struct user_net *un)
-{
-	uint32_t unused = UINT32_MAX;
-
-	slirp_pollfds_fill(un->slirp, &unused, widen_backlog, un);
-	while (!un->ended) {
-		uint32_t wanted = UINT32_MAX;
-		int n;
-
-		un->num_polls = 0;
-		if (add_fd(un, un->fd, POLLIN) < 0)
-			return -ENOMEM;
-		slirp_pollfds_fill(un->slirp, &wanted, add_poll, un);
-		n = poll(un->polls, un->num_polls, timeout_ms(un, wanted));
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		un->idle = n > 0 ? 0 : un->idle + 1;
-		slirp_pollfds_poll(un->slirp, n < 0, get_revents, un);
-		if (n > 0 && un->polls[0].revents)
-			take_frames(un);
-		run_timers(un);
-		send_joined(un);
-	}
-	return 0;
-}
-
 /* ---- forwards ---- */
 
 union address {
@@ -412,14 +391,20 @@ static int make_addresses(char *text, uint16_t port, uint16_t guest_port, union 
 	return sizeof(host->v4);
 }
 
-int user_net_forward(struct user_net *un, const char *rule, struct error *err)
+struct rule {
+	union address host, guest;
+	int len, flags;
+	char text[132]; /* for people: "tcp 127.0.0.1:80" */
+};
+
+/* "tcp:ADDR:PORT-:GUESTPORT" */
+static int parse_rule(struct rule *rule, const char *given, struct error *err)
 {
 	char text[128], *addr, *port, *guest_port;
-	union address host, guest;
 	uint16_t p, gp;
-	int len, flags = SLIRP_HOSTFWD_V6ONLY;
 
-	snprintf(text, sizeof(text), "%s", rule);
+	rule->flags = SLIRP_HOSTFWD_V6ONLY;
+	snprintf(text, sizeof(text), "%s", given);
 	addr = strchr(text, ':');
 	guest_port = strstr(text, "-:");
 	if (!addr || !guest_port || guest_port < addr)
@@ -430,30 +415,109 @@ int user_net_forward(struct user_net *un, const char *rule, struct error *err)
 	port = strrchr(addr, ':');
 	if (!port)
 		goto malformed;
+	snprintf(rule->text, sizeof(rule->text), "%s %s", text, addr);
 	*port++ = '\0';
 	if (parse_port(port, &p) < 0 || parse_port(guest_port, &gp) < 0)
 		goto malformed;
 	if (strcmp(text, "udp") == 0)
-		flags |= SLIRP_HOSTFWD_UDP;
+		rule->flags |= SLIRP_HOSTFWD_UDP;
 	else if (strcmp(text, "tcp") != 0)
 		goto malformed;
-	len = make_addresses(addr, p, gp, &host, &guest);
-	if (len < 0)
+	rule->len = make_addresses(addr, p, gp, &rule->host, &rule->guest);
+	if (rule->len < 0)
 		goto malformed;
-
-	/* The guest's address stays zero: the one that DHCP gives, or that it shows by IPv6. */
-	if (slirp_add_hostxfwd(un->slirp, &host.any, len, &guest.any, len, flags) < 0) {
-		const char *proto = flags & SLIRP_HOSTFWD_UDP ? "udp" : "tcp";
-		/* make_addresses() has taken one bracket away. */
-		const char *close = host.any.sa_family == AF_INET6 ? "]" : "";
-
-		return error_usage(err, -errno, "cannot forward %s %s%s:%u: %m", proto, addr, close,
-				   p);
-	}
 	return 0;
 malformed:
 	return error_usage(err, -EINVAL, "forward '%s' is not (tcp|udp):ADDR:PORT-:GUESTPORT",
-			   rule);
+			   given);
+}
+
+int user_net_forward(struct user_net *un, const char *given, struct error *err)
+{
+	struct rule rule = { 0 };
+	int r = parse_rule(&rule, given, err);
+
+	if (r < 0)
+		return r;
+	/* The guest's address stays zero: the one that DHCP gives, or that it shows by IPv6. */
+	if (slirp_add_hostxfwd(un->slirp, &rule.host.any, rule.len, &rule.guest.any, rule.len,
+			       rule.flags) < 0)
+		return error_usage(err, -errno, "cannot forward %s: %m", rule.text);
+	return 0;
+}
+
+int user_net_unforward(struct user_net *un, const char *given, struct error *err)
+{
+	struct rule rule = { 0 };
+	int r = parse_rule(&rule, given, err);
+
+	if (r < 0)
+		return r;
+	if (slirp_remove_hostxfwd(un->slirp, &rule.host.any, rule.len, rule.flags) < 0)
+		return error_usage(err, -ENOENT, "there is no forward of %s", rule.text);
+	return 0;
+}
+
+/* ---- changes while it runs ---- */
+
+/* One request of whoever may connect: our own user, by the directory's mode. */
+static void take_request(struct user_net *un)
+{
+	int fd = accept4(un->control_fd, NULL, NULL, SOCK_CLOEXEC);
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	uint32_t unused = UINT32_MAX;
+	struct error err = { 0 };
+	char text[160];
+	ssize_t n;
+	int r;
+
+	if (fd < 0)
+		return;
+	/* It speaks at once; the guest does not wait long for one that does not. */
+	n = poll(&p, 1, REQUEST_WAIT_MS) > 0 ? recv(fd, text, sizeof(text) - 1, MSG_DONTWAIT) : 0;
+	text[MAX(n, 0)] = '\0';
+	if (strncmp(text, "add ", 4) == 0)
+		r = user_net_forward(un, text + 4, &err);
+	else if (strncmp(text, "remove ", 7) == 0)
+		r = user_net_unforward(un, text + 7, &err);
+	else
+		r = error_usage(&err, -EINVAL, "not a request");
+	/* One that is gone again has had its way all the same. */
+	if (send(fd, r < 0 ? err.msg : "ok", r < 0 ? strlen(err.msg) : 2,
+		 MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		log_debug("a request came from somebody who did not wait");
+	close(fd);
+	slirp_pollfds_fill(un->slirp, &unused, widen_backlog, un);
+}
+
+int user_net_run(struct user_net *un)
+{
+	uint32_t unused = UINT32_MAX;
+
+	slirp_pollfds_fill(un->slirp, &unused, widen_backlog, un);
+	while (!un->ended) {
+		uint32_t wanted = UINT32_MAX;
+		int n, control = -1;
+
+		un->num_polls = 0;
+		if (add_fd(un, un->fd, POLLIN) < 0)
+			return -ENOMEM;
+		if (un->control_fd >= 0)
+			control = add_fd(un, un->control_fd, POLLIN);
+		slirp_pollfds_fill(un->slirp, &wanted, add_poll, un);
+		n = poll(un->polls, un->num_polls, timeout_ms(un, wanted));
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		un->idle = n > 0 ? 0 : un->idle + 1;
+		slirp_pollfds_poll(un->slirp, n < 0, get_revents, un);
+		if (n > 0 && un->polls[0].revents)
+			take_frames(un);
+		if (n > 0 && control >= 0 && un->polls[control].revents)
+			take_request(un);
+		run_timers(un);
+		send_joined(un);
+	}
+	return 0;
 }
 
 /* ---- life ---- */
@@ -484,6 +548,9 @@ int user_net_create(struct user_net **ret_net, const struct user_net_config *con
 	if (!un)
 		return error_set(err, -ENOMEM, "user network: %m");
 	un->fd = config->fd;
+	un->control_fd = config->control_fd;
+	if (un->control_fd >= 0 && fcntl(un->control_fd, F_GETFD) < 0)
+		un->control_fd = -1;
 	/* As much as the host allows; a burst of frames should not have to wait. */
 	setsockopt(un->fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
 	inet_pton(AF_INET6, "fec0::", &sc.vprefix_addr6);

@@ -18,6 +18,11 @@
 
 struct user_net_config {
 	int fd; /* the guest's side; borrowed */
+	/*
+	 * A listening SEQPACKET socket, or -1: who connects says "add RULE" or "remove RULE", as
+	 * for user_net_forward(), and hears "ok" or why not. Borrowed; not open: as -1.
+	 */
+	int control_fd;
 	struct in_addr network, mask;
 	struct in_addr host; /* the router, and this host with @host_loopback */
 	struct in_addr dns;
@@ -41,6 +46,9 @@ void user_net_free(struct user_net *un);
  * Listens at once; errors name the forward.
  */
 int user_net_forward(struct user_net *un, const char *rule, struct error *err);
+
+/* No new connections by the forward @rule; those there are stay. */
+int user_net_unforward(struct user_net *un, const char *rule, struct error *err);
 
 /* Carry frames until the guest's side is closed. 0 or -errno. */
 int user_net_run(struct user_net *un);

@@ -44,6 +44,7 @@ enum {
 	OPT_HOST,
 	OPT_DNS,
 	OPT_HOSTFWD,
+	OPT_CONTROL_FD,
 	OPT_SEARCH,
 	OPT_RESTRICT,
 	OPT_HOST_LOOPBACK,
@@ -60,6 +61,7 @@ static const struct option long_options[] = {
 	{ "host", required_argument, NULL, OPT_HOST },
 	{ "dns", required_argument, NULL, OPT_DNS },
 	{ "hostfwd", required_argument, NULL, OPT_HOSTFWD },
+	{ "control-fd", required_argument, NULL, OPT_CONTROL_FD },
 	{ "search", required_argument, NULL, OPT_SEARCH },
 	{ "restrict", no_argument, NULL, OPT_RESTRICT },
 	{ "host-loopback", no_argument, NULL, OPT_HOST_LOOPBACK },
@@ -147,6 +149,8 @@ static int parse_option(struct options *o, int option, char *value, struct error
 			return error_usage(err, -E2BIG, "--hostfwd: more than %u", MAX_FORWARDS);
 		o->forward[o->num_forwards++] = value;
 		return 0;
+	case OPT_CONTROL_FD:
+		return parse_fd("control-fd", value, &o->net.control_fd, err);
 	case OPT_SEARCH:
 		if (o->num_search == USER_NET_MAX_SEARCH)
 			return error_usage(err, -E2BIG, "--search: more than %u",
@@ -232,7 +236,7 @@ static void report(int fd, const char *text)
 int main(int argc, char **argv)
 {
 	struct options o = {
-		.net = { .fd = -1, .ipv6 = true, .mtu = 1500 },
+		.net = { .fd = -1, .control_fd = -1, .ipv6 = true, .mtu = 1500 },
 		.status_fd = STDERR_FILENO,
 	};
 	struct user_net *un = NULL;

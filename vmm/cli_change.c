@@ -7,12 +7,13 @@
 #include "vmm/cli.h"
 #include "vmm/cli_control.h"
 #include "vmm/control_client.h"
+#include "vmm/helper.h"
 
 /* What was given, as text; NULL: stays as it is. */
 struct change_options {
 	struct control_options control;
 	char *size, *iops, *pps, *bps, *iops_burst, *pps_burst, *bps_burst;
-	char *link;
+	char *link, *forward, *unforward;
 };
 
 #define MEMBER(m) offsetof(struct change_options, m)
@@ -24,6 +25,12 @@ const struct config_item change_options[] = {
 	  CONFIG_STRING, MEMBER(size) },
 	{ "--link", "up|down", "Plug the network in, or pull the cable out", CONFIG_STRING,
 	  MEMBER(link) },
+	{ "--hostfwd", "tcp|udp:[ADDRESS]:PORT-:PORT",
+	  "Of a user network: forward one more port of the host, until the guest reboots",
+	  CONFIG_STRING, MEMBER(forward) },
+	{ "--no-hostfwd", "tcp|udp:[ADDRESS]:PORT-:PORT",
+	  "End a forward: no new connections, those there are stay", CONFIG_STRING,
+	  MEMBER(unforward) },
 	{ "--iops", "N", "Of a disk: at most so many requests a second; 0: no limit",
 	  CONFIG_STRING, MEMBER(iops) },
 	{ "--pps", "N", "Of a network: at most so many frames a second, each way; 0: no limit",
@@ -83,13 +90,34 @@ static int make_request(const struct change_options *o, const char *device, json
 		r = add_size(request, "iops_burst", "--iops-burst", o->iops_burst, err);
 	if (!r)
 		r = add_size(request, "bps_burst", "--bps-burst", o->bps_burst, err);
-	if (!r && json_object_size(request) == 2)
+	if (!r && json_object_size(request) == 2 && !o->forward && !o->unforward)
 		r = error_usage(err, -EINVAL, "change: what? (see 'wisp help change')");
 	if (r < 0)
 		json_decref(request);
 	else
 		*ret_request = request;
 	return r;
+}
+
+static int change_forward(const struct change_options *o, const char *const *args,
+			  const char *option, const char *action, const char *rule,
+			  struct error *err)
+{
+	struct config_forward f = { 0 };
+	int r = rule ? config_parse_forward(option, rule, &f, err) : 0;
+
+	if (rule && !r)
+		r = helper_forward(o->control.run_dir, args[0], args[1], action, &f, err);
+	free(f.host_addr);
+	return r;
+}
+
+static int change_forwards(const struct change_options *o, const char *const *args,
+			   struct error *err)
+{
+	int r = change_forward(o, args, "--no-hostfwd", "remove", o->unforward, err);
+
+	return r < 0 ? r : change_forward(o, args, "--hostfwd", "add", o->forward, err);
 }
 
 static int change(struct change_options *o, int argc, char **argv, struct error *err)
@@ -104,8 +132,12 @@ static int change(struct change_options *o, int argc, char **argv, struct error 
 	if (r < 2)
 		return error_usage(err, -EINVAL, "change: which microVM and which device of it?");
 	r = make_request(o, args[1], &request, err);
-	if (r < 0)
+	if (r >= 0)
+		r = change_forwards(o, args, err);
+	if (r < 0 || json_object_size(request) == 2) {
+		json_decref(request);
 		return r;
+	}
 	sock = control_connect_in(o->control.run_dir, args[0], err);
 	if (sock < 0) {
 		json_decref(request);
@@ -129,6 +161,8 @@ int change_main(int argc, char **argv)
 	free(o.pps);
 	free(o.pps_burst);
 	free(o.link);
+	free(o.forward);
+	free(o.unforward);
 	free(o.iops_burst);
 	free(o.bps_burst);
 	if (r >= 0)

@@ -99,6 +99,18 @@ static int parse_hostfwd(struct config_parse *p, const char *value, void *target
 	return r;
 }
 
+int config_parse_forward(const char *option, const char *value, struct config_forward *ret,
+			 struct error *err)
+{
+	struct config_parse p = { .option = option, .err = err };
+	struct config_net n = { 0 };
+	int r = parse_hostfwd(&p, value, &n);
+
+	if (!r)
+		*ret = n.forward[0];
+	return r;
+}
+
 static int parse_mac(struct config_parse *p, const char *value, void *target)
 {
 	struct config_net *n = target;

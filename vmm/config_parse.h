@@ -115,6 +115,9 @@ int config_parse_vsock(struct config_parse *p, const char *value, void *target);
 
 /* config_net.c */
 int config_parse_net(struct config_parse *p, const char *value, void *target);
+/* A forward alone, as the value of @option. The address is the caller's to free. */
+int config_parse_forward(const char *option, const char *value, struct config_forward *ret,
+			 struct error *err);
 /* The address of the @index-th interface when none is given. */
 void config_net_default_mac(struct config_net *n, unsigned index);
 

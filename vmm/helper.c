@@ -14,8 +14,11 @@
 
 #include "vmm/default_guest.h"
 
+/* How long a helper may take to answer; it has to load its libraries first, maybe. */
+#define ANSWER_MS 10000
+
 /* Options per network beyond the forwards, each with its value, and NULL. */
-#define MAX_ARGS (24 + 2 * CONFIG_MAX_FORWARDS + 2 * CONFIG_MAX_SEARCH)
+#define MAX_ARGS (26 + 2 * CONFIG_MAX_FORWARDS + 2 * CONFIG_MAX_SEARCH)
 
 /* Beside this executable, or where `make install` puts helpers. */
 static const char *const places[] = { "%s/%s", "%s/../libexec/wisp/%s" };
@@ -53,24 +56,33 @@ int helper_exec(const char *name, char *const *argv, struct error *err)
 }
 
 /*
- * In the child of a helper that starts late: wait for the guest's first frame. No descriptor but
+ * In the child of a helper that starts late: wait for the guest's first frame, or for a word from
+ * outside. No descriptor but
  * the helper's own stays open, or the monitor's end of the socket could never close.
  */
-static void await_first_frame(int socket)
+static void await_first_frame(int socket, int listening)
 {
-	struct pollfd p = { .fd = socket, .events = POLLIN };
+	struct pollfd p[] = { { .fd = socket, .events = POLLIN },
+			      { .fd = listening, .events = POLLIN } };
 
 	prctl(PR_SET_NAME, "wisp-net (idle)");
-	close_range(socket + 1, ~0u, 0);
-	while (poll(&p, 1, -1) < 0 && errno == EINTR)
+	/* The status descriptor's place is free, and the next one is the listening socket's. */
+	close_range(listening < 0 ? socket + 1 : listening + 1, ~0u, 0);
+	while (poll(p, ARRAY_SIZE(p), -1) < 0 && errno == EINTR)
 		;
-	if (p.revents & POLLHUP)
+	if (p[0].revents & POLLHUP)
 		_exit(0);
 }
 
-/* In the child: only the two descriptors survive, as 3 and 4. Without @status it starts late. */
-static void exec_helper(const char *path, char *const *argv, int socket, int status)
+/*
+ * In the child: only the descriptors of its own survive, as 3, 4 and, where it can be found for
+ * changes, 5. Without @status it starts late.
+ */
+static void exec_helper(const struct helper *h, const char *path, char *const *argv, int socket,
+			int status)
 {
+	char name[sizeof(h->name) + sizeof(HELPER_SOCKET)];
+	int listening = -1;
 	sigset_t none;
 
 	sigemptyset(&none);
@@ -82,10 +94,20 @@ static void exec_helper(const char *path, char *const *argv, int socket, int sta
 	socket = fcntl(socket, F_DUPFD_CLOEXEC, 10);
 	if (status >= 0)
 		status = fcntl(status, F_DUPFD_CLOEXEC, 10);
-	if (dup2(socket, 3) < 0 || (status >= 0 && dup2(status, 4) < 0))
+	/* Made here, where nobody waits for it. Without it the network works as well. */
+	if (h->dir) {
+		snprintf(name, sizeof(name), HELPER_SOCKET, h->name);
+		listening = run_dir_listen(h->dir, name);
+	}
+	if (listening >= 0)
+		listening = fcntl(listening, F_DUPFD_CLOEXEC, 10);
+	if (dup2(socket, 3) < 0 || (status >= 0 && dup2(status, 4) < 0) ||
+	    (listening >= 0 && dup2(listening, 5) < 0))
 		_exit(127);
+	if (listening < 0)
+		close(5);
 	if (status < 0)
-		await_first_frame(3);
+		await_first_frame(3, listening < 0 ? -1 : 5);
 	/* All symbols at once: looked up later, they would keep every library's tables mapped. */
 	setenv("LD_BIND_NOW", "1", 1);
 	execv(path, argv);
@@ -113,7 +135,7 @@ static int spawn(struct helper *h, const char *name, char *const *argv, bool lat
 		goto fail;
 	}
 	if (h->pid == 0)
-		exec_helper(path, argv, pair[1], status[1]);
+		exec_helper(h, path, argv, pair[1], status[1]);
 	close(pair[1]);
 	if (!late)
 		close(status[1]);
@@ -128,6 +150,15 @@ fail:
 			close(status[i]);
 	}
 	return r;
+}
+
+/* As wisp-net takes it. */
+static void print_forward(char *buf, size_t size, const struct config_forward *f)
+{
+	bool v6 = strchr(f->host_addr, ':') != NULL;
+
+	snprintf(buf, size, "%s:%s%s%s:%u-:%u", f->udp ? "udp" : "tcp", v6 ? "[" : "",
+		 f->host_addr, v6 ? "]" : "", f->host_port, f->guest_port);
 }
 
 int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd,
@@ -148,13 +179,12 @@ int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd
 		argv[n++] = "--status-fd";
 		argv[n++] = "4";
 	}
+	if (h->dir) {
+		argv[n++] = "--control-fd";
+		argv[n++] = "5";
+	}
 	for (unsigned i = 0; i < net->num_forwards; i++) {
-		const struct config_forward *f = &net->forward[i];
-		bool v6 = strchr(f->host_addr, ':') != NULL;
-
-		snprintf(forward[i], sizeof(forward[i]), "%s:%s%s%s:%u-:%u",
-			 f->udp ? "udp" : "tcp", v6 ? "[" : "", f->host_addr, v6 ? "]" : "",
-			 f->host_port, f->guest_port);
+		print_forward(forward[i], sizeof(forward[i]), &net->forward[i]);
 		argv[n++] = "--hostfwd";
 		argv[n++] = forward[i];
 	}
@@ -209,6 +239,33 @@ int helper_await_ready(struct helper *h, struct error *err)
 				      "network '%s': its helper ended before it was ready",
 				      h->name);
 	return error_usage(err, -EADDRINUSE, "--net: %s", text);
+}
+
+int helper_forward(const char *run_dir, const char *machine, const char *id, const char *action,
+		   const struct config_forward *f, struct error *err)
+{
+	char name[32], rule[96], text[128], answer[256];
+	struct pollfd p = { .events = POLLIN };
+	ssize_t n = -1;
+	int r;
+
+	snprintf(name, sizeof(name), HELPER_SOCKET, id);
+	print_forward(rule, sizeof(rule), f);
+	snprintf(text, sizeof(text), "%s %s", action, rule);
+	r = p.fd = run_dir_connect(run_dir, machine, name, SOCK_SEQPACKET, err);
+	if (r < 0) {
+		if (r == -ENOENT)
+			error_hint(err, "only networks of kind user have forwards");
+		return r;
+	}
+	if (send(p.fd, text, strlen(text), MSG_NOSIGNAL) > 0 && poll(&p, 1, ANSWER_MS) > 0)
+		n = recv(p.fd, answer, sizeof(answer) - 1, MSG_DONTWAIT);
+	close(p.fd);
+	if (n <= 0)
+		return error_set(err, -ETIMEDOUT, "network '%s': its helper does not answer", id);
+	answer[n] = '\0';
+	return strcmp(answer, "ok") ? error_set(err, -EADDRINUSE, "network '%s': %s", id, answer) :
+				      0;
 }
 
 void helper_stop(struct helper *h)

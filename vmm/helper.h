@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 #include "vmm/config.h"
+#include "vmm/run_dir.h"
 
 /* Zero-initialised: not running. */
 struct helper {
@@ -21,7 +22,19 @@ struct helper {
 	int status_fd; /* -1: starts late, says nothing */
 	char name[16]; /* the network's id, for messages */
 	bool no_sandbox; /* it does not lock itself in */
+	const struct run_dir *dir; /* where it listens for changes to its network; NULL: nowhere */
 };
+
+/* That socket's name, with the network's id. */
+#define HELPER_SOCKET "forward.%s"
+
+/*
+ * Ask the helper of the network @id of a running microVM to add ("add") or end ("remove") a
+ * forward. The helper and not the monitor is asked: what a guest may have taken over opens no
+ * ports of the host. @run_dir and @machine as for run_dir_connect().
+ */
+int helper_forward(const char *run_dir, const char *machine, const char *id, const char *action,
+		   const struct config_forward *f, struct error *err);
 
 /* Become the helper @name, with the arguments @argv. Returns only when it cannot: -errno. */
 int helper_exec(const char *name, char *const *argv, struct error *err);

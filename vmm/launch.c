@@ -125,13 +125,15 @@ static void close_vsock(struct monitor_params *params)
 }
 
 /* Helpers start first, so that they get ready while the files are opened. */
-static int start_helpers(const struct machine_config *c, struct machine_files *files,
-			 struct helper *helpers, struct share *shares, struct error *err)
+static int start_helpers(const struct machine_config *c, const struct run_dir *dir,
+			 struct machine_files *files, struct helper *helpers, struct share *shares,
+			 struct error *err)
 {
 	int r = 0;
 
 	for (unsigned i = 0; i < c->num_nets && !r; i++) {
 		helpers[i].no_sandbox = c->sandbox == SANDBOX_OFF;
+		helpers[i].dir = dir->listen_fd < 0 ? NULL : dir;
 		r = net_ends_open(&files->net[i], &c->net[i], c, &helpers[i], err);
 	}
 	for (unsigned i = 0; i < c->num_shares && !r; i++) {
@@ -314,7 +316,8 @@ static int not_started(const struct error *err, const struct launch_ends *ends)
 }
 
 /* Open everything and run; once more for each reboot when the configuration says so. */
-static int run_lives(struct monitor_params *params, const struct launch_ends *ends)
+static int run_lives(struct monitor_params *params, const struct launch_ends *ends,
+		     const struct run_dir *dir)
 {
 	const struct machine_config *c = params->config;
 	struct helper helpers[CONFIG_MAX_NETS] = { 0 };
@@ -332,7 +335,7 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 		params->end->reason = MACHINE_END_NONE;
 		params->broker_fd = -1;
 		listening = false;
-		r = start_helpers(c, params->files, helpers, shares, &err);
+		r = start_helpers(c, dir, params->files, helpers, shares, &err);
 		if (!r && ends)
 			r = use_ends(params->files, ends, &err);
 		/* A saved machine has no use for a kernel. */
@@ -447,7 +450,7 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 		end->reason = MACHINE_END_START_FAILED;
 		status = error_status(&err);
 	} else {
-		status = run_lives(&params, ends);
+		status = run_lives(&params, ends, &dir);
 	}
 	cgroup_leave(&cgroup);
 	if (end->core_written && late_file_keep(&core, &err) < 0)

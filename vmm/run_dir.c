@@ -255,6 +255,17 @@ char *run_dir_file(const struct run_dir *dir, const char *name)
 	return asprintf(&path, "%s/%s", dir->path, name) < 0 ? NULL : path;
 }
 
+int run_dir_listen(const struct run_dir *dir, const char *name)
+{
+	char *path = run_dir_file(dir, name);
+
+	if (!path)
+		return -ENOMEM;
+	unlink(path);
+	free(path);
+	return listen_in(dir->path, name);
+}
+
 /* ---- finding them ---- */
 
 int run_dir_connect(const char *root, const char *id, const char *name, int type,

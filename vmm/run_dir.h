@@ -47,6 +47,12 @@ void run_dir_inherit(struct run_dir *dir);
 /* Remove the directory and all that is in it, and close the socket. Harmless without one. */
 void run_dir_remove(struct run_dir *dir);
 
+/*
+ * A listening SEQPACKET socket @name in the directory, in place of one that a process which has
+ * ended left there. The descriptor, or -errno.
+ */
+int run_dir_listen(const struct run_dir *dir, const char *name);
+
 /* The path of @name in the directory, for the caller to free; NULL without memory. */
 char *run_dir_file(const struct run_dir *dir, const char *name);
 

@@ -80,6 +80,7 @@ static void send_frame(int fd, const uint8_t *data, size_t len, uint8_t choices)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct user_net_config config = {
+		.control_fd = -1,
 		.network.s_addr = htonl(0x0a000200),
 		.mask.s_addr = htonl(0xffffff00),
 		.host.s_addr = htonl(0x0a000202),

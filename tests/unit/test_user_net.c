@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -417,6 +418,73 @@ static void udp_is_forwarded_both_ways(void **state)
 	assert_int_equal(end(f), 0);
 }
 
+/* ---- changes while it runs ---- */
+
+static int connect_port(uint16_t port)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), r;
+
+	a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	r = connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ? -errno : 0;
+	close(fd);
+	return r;
+}
+
+static void ask(const struct sockaddr_un *where, const char *text, const char *answer)
+{
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	char got[256] = "";
+
+	assert_int_equal(connect(fd, (const struct sockaddr *)where, sizeof(*where)), 0);
+	assert_int_equal(send(fd, text, strlen(text), MSG_NOSIGNAL), strlen(text));
+	assert_int_equal(poll(&p, 1, WAIT_MS), 1);
+	assert_true(recv(fd, got, sizeof(got) - 1, 0) > 0);
+	if (strcmp(got, answer))
+		fail_msg("'%s' was answered with '%s', not '%s'", text, got, answer);
+	close(fd);
+}
+
+static void forwards_come_and_go_while_it_runs(void **state)
+{
+	struct sockaddr_un where = { .sun_family = AF_UNIX };
+	int first = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	int fd = fcntl(first, F_DUPFD, 20); /* not one of those that begin() gives it */
+	char number[16], add[64], remove[64], none[64];
+	struct fixture *f;
+	uint16_t port;
+
+	snprintf(where.sun_path, sizeof(where.sun_path), "/tmp/wisp-test-forward-%d", getpid());
+	assert_int_equal(bind(fd, (struct sockaddr *)&where, sizeof(where)), 0);
+	assert_int_equal(listen(fd, 4), 0);
+	snprintf(number, sizeof(number), "%d", fd);
+	f = begin((const char *[]){ "--control-fd", number, NULL });
+	close(fd);
+	close(first);
+	port = free_port(SOCK_STREAM);
+	snprintf(add, sizeof(add), "add tcp:127.0.0.1:%u-:80", port);
+	snprintf(remove, sizeof(remove), "remove tcp:127.0.0.1:%u-:80", port);
+	snprintf(none, sizeof(none), "there is no forward of tcp 127.0.0.1:%u", port);
+
+	assert_int_equal(connect_port(port), -ECONNREFUSED);
+	ask(&where, remove, none);
+	ask(&where, add, "ok");
+	assert_int_equal(connect_port(port), 0);
+	ask(&where, remove, "ok");
+	assert_int_equal(connect_port(port), -ECONNREFUSED);
+	ask(&where, "add tcp:127.0.0.1:-:80",
+	    "forward 'tcp:127.0.0.1:-:80' is not (tcp|udp):ADDR:PORT-:GUESTPORT");
+	ask(&where, "open the door", "not a request");
+	/* Who comes and says nothing keeps it from nothing. */
+	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&where, sizeof(where)), 0);
+	ask(&where, add, "ok");
+	close(fd);
+	unlink(where.sun_path);
+	assert_int_equal(end(f), 0);
+}
+
 static void tcp_is_forwarded_and_segments_may_be_long(void **state)
 {
 	enum { LONG = 40000 };
@@ -668,6 +736,7 @@ int main(void)
 		cmocka_unit_test(a_port_that_is_taken_is_named),
 		cmocka_unit_test(dhcp_gives_the_guest_its_address),
 		cmocka_unit_test(udp_is_forwarded_both_ways),
+		cmocka_unit_test(forwards_come_and_go_while_it_runs),
 		cmocka_unit_test(tcp_is_forwarded_and_segments_may_be_long),
 		cmocka_unit_test(an_ipv6_port_is_listened_on),
 		cmocka_unit_test(the_hosts_own_ports_are_closed_unless_opened),

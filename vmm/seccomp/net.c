@@ -1,6 +1,7 @@
 /*
  * wisp-net, the helper that speaks to the outside for a guest: libslirp's sockets, of the
- * Internet only, and the host's resolv.conf. What it listens on was bound before.
+ * Internet only, and the host's resolv.conf. What it listens on was bound before,
+ * but for what its user adds later.
  */
 #include "vmm/seccomp/rules.h"
 
@@ -25,6 +26,7 @@ const struct seccomp_rule seccomp_net[] = {
 	ALLOW(accept, "a connection to a forwarded port"),
 	ALLOW(accept4, "a connection to a forwarded port"),
 	ALLOW(listen, "a forwarded port gets a longer queue"),
+	ALLOW(bind, "a forward that is added while the guest runs"),
 	ALLOW(shutdown, "one side has said all"),
 	ALLOW(getsockopt, "did it connect?"),
 	ALLOW(setsockopt, "out-of-band data in line, no delay, keep address"),
