@@ -86,7 +86,9 @@ block_once() {
 	local word depth count at name
 	block_command "$1"
 	block_trace ""
-	"${cmd[@]}" </dev/null 2>"$work/err" | tr -d '\r' | tee "$work/out" | while read -r word depth count at; do
+	# Nothing in between that keeps lines back: a mark is a moment.
+	"${cmd[@]}" </dev/null 2>"$work/err" | tee "$work/out" | while read -r word depth count at; do
+		at=${at%$'\r'}
 		case $word in
 		MARK)
 			name=few
@@ -103,7 +105,7 @@ block_once() {
 		block_row $depth syscalls "^raw_syscalls.*common_pid: *(wisp|qemu|disk)" sys_ioctl
 		block_row $depth exits_user "^kvm/kvm_userspace_exit"
 		block_row $depth exits "^kvm/kvm_exit"
-		echo "block_qd${depth}_iops $(sed -n "s/^IOPS $depth $block_more //p" "$work/out")"
+		echo "block_qd${depth}_iops $(tr -d '\r' <"$work/out" | sed -n "s/^IOPS $depth $block_more //p")"
 	done
 	mkdir -p "$out/block-$1"
 	cp "$work"/mark-* "$out/block-$1"
