@@ -304,7 +304,6 @@ static int use_ends(struct machine_files *files, const struct launch_ends *ends,
 	files->num_ports = ends->num_ports;
 	memcpy(files->port, ends->port, sizeof(files->port));
 	return r;
-	return 0;
 }
 
 static int not_started(const struct error *err, const struct launch_ends *ends)

@@ -64,13 +64,13 @@ struct loop_params {
 
 int loop_create(struct loop **ret_loop, const struct loop_params *params, struct error *err);
 
-/* No operation may be outstanding but timers, events and polls, which are dropped. */
 /*
  * In the child of a fork: let go of the loop, which stays the parent's. Nothing
  * that is outstanding is cancelled, and it must not be used or freed any more.
  */
 void loop_abandon(struct loop *loop);
 
+/* No operation may be outstanding but timers, events and polls, which are dropped. */
 void loop_free(struct loop *loop);
 
 enum loop_backend loop_backend(const struct loop *loop);
