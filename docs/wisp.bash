@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat top pause resume stop kill change console api exec cp batch balloon test bisect core gdb disk snapshot restore clone migrate receive doctor switch help version"
+		_wisp_words "run ls stat top events pause resume stop kill change console api exec cp batch balloon test bisect core gdb disk snapshot restore clone migrate receive doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -191,6 +191,14 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --delay --once --help" ;;
+		esac ;;
+	events)
+		case $prev in
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --help" ;;
 		esac ;;
 	pause)
 		case $prev in

@@ -40,6 +40,7 @@ int run_main(int argc, char **argv);
 int ls_main(int argc, char **argv);
 int stat_main(int argc, char **argv);
 int top_main(int argc, char **argv);
+int events_main(int argc, char **argv);
 int pause_main(int argc, char **argv);
 int change_main(int argc, char **argv);
 int resume_main(int argc, char **argv);

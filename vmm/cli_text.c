@@ -65,6 +65,10 @@ const struct cli_verb cli_verbs[] = {
 	  "and of all. The arrows select one; p pauses it or lets it go on, s stops it as wisp "
 	  "stop does, k kills it; o changes the order, q ends the screen and nothing else.",
 	  control_top_options, .main = top_main },
+	{ "events", "[OPTION]... ID", "Print what happens to a microVM, a JSON object a line",
+	  "Its state now and whenever that changes, running or paused, and its end with the reason "
+	  "and the status. Ends with the microVM.",
+	  control_plain_options, .main = events_main },
 	{ "pause", "[OPTION]... ID", "Pause a microVM: its processors stop, its I/O is drained",
 	  NULL,
 	  control_plain_options, .main = pause_main },

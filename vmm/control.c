@@ -25,6 +25,7 @@ struct control_call {
 	int fd[CONTROL_MAX_FDS];
 	unsigned num_fds;
 	bool at_end; /* answered by the machine's end */
+	bool events; /* and told what happens until then */
 };
 
 struct connection {
@@ -226,18 +227,53 @@ static void polled(struct loop_op *op, int res)
 		flush_answer(c);
 		if (!c->closing)
 			watch(c);
+	} else if (c->call) {
+		control_fail(c->call, -ECANCELED, "who listens to events asks nothing else");
 	} else {
 		read_request(c);
 	}
 }
 
-/* Wait for room for the answer, or for the next request; while one is at hand for neither. */
+/*
+ * Wait for room for the answer, or for the next request; while one is at hand for neither, but for
+ * the end of a client that listens to events.
+ */
 static void watch(struct connection *c)
 {
-	if (c->polling || c->call)
+	if (c->polling || (c->call && !c->call->events))
 		return;
 	c->polling = true;
 	loop_poll(c->control->loop, &c->poll_op, c->fd, c->out ? POLLOUT : POLLIN);
+}
+
+/* ---- events ---- */
+
+static void tell_state(struct control_call *call)
+{
+	const char *event = machine_is_paused(control_machine(call)) ? "paused" : "running";
+
+	control_progress(call, json_pack("{s:s}", "event", event));
+}
+
+static void machine_changed(void *arg)
+{
+	struct control *control = arg;
+	struct list *pos, *next;
+
+	list_for_each_safe(pos, next, &control->connections) {
+		struct connection *c = list_entry(pos, struct connection, link);
+
+		if (c->call && c->call->events)
+			tell_state(c->call);
+	}
+}
+
+void control_reply_events(struct control_call *call)
+{
+	call->events = true;
+	call->at_end = true;
+	tell_state(call);
+	watch(call->conn);
 }
 
 /* ---- the listener ---- */
@@ -330,6 +366,7 @@ int control_create(struct control **ret_control, struct machine *m, int listen_f
 	control->user = geteuid();
 	control->start_ns = clock_monotonic_ns(NULL);
 	list_init(&control->connections);
+	machine_watch(m, machine_changed, control);
 	watch_listener(control);
 	*ret_control = control;
 	return 0;
@@ -352,6 +389,7 @@ void control_free(struct control *control, const struct machine_end *end)
 
 	if (!control)
 		return;
+	machine_watch(control->machine, NULL, NULL);
 	control->closing = true;
 	list_for_each_safe(pos, next, &control->connections) {
 		struct connection *c = list_entry(pos, struct connection, link);

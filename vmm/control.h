@@ -90,6 +90,12 @@ void control_fail_error(struct control_call *call, const struct error *err);
  */
 void control_reply_at_end(struct control_call *call);
 
+/*
+ * As control_reply_at_end(), and until then {"progress":{"event":"running"}}, or "paused": what it
+ * is now, and whenever that changes.
+ */
+void control_reply_events(struct control_call *call);
+
 /* @progress is taken over. Dropped when the client does not keep up. */
 void control_progress(struct control_call *call, json_t *progress);
 

@@ -175,6 +175,12 @@ static void verb_limit(struct control_call *call)
 	control_reply(call, NULL);
 }
 
+/* {"do":"events"}: told what state it is in, whenever that changes, and its end. */
+static void verb_events(struct control_call *call)
+{
+	control_reply_events(call);
+}
+
 /* {"do":"kill"}: the end, without asking the guest. */
 static void verb_kill(struct control_call *call)
 {
@@ -191,6 +197,7 @@ const struct control_verb control_verbs[] = {
 	{ "limit", verb_limit },
 	{ "stop", verb_stop },
 	{ "kill", verb_kill, .without_guest = true },
+	{ "events", verb_events },
 	{ "change", control_change },
 	{ "balloon", control_balloon },
 	{ "connect", control_connect_guest },

@@ -337,6 +337,9 @@ static void all_drained(struct machine *m)
 
 	m->paused = true;
 	m->pausers = NULL;
+	/* That it stands still for its end is no news beside the end. */
+	if (m->changed_fn && !m->winding_down)
+		m->changed_fn(m->changed_arg);
 	while (p) {
 		struct machine_pauser *next = p->next;
 
@@ -420,6 +423,8 @@ static void resume_devices(struct machine *m)
 	m->resumes++;
 	for (unsigned i = 0; i < m->num_virtio; i++)
 		virtio_resume(m->virtio[i].dev);
+	if (m->changed_fn)
+		m->changed_fn(m->changed_arg);
 }
 
 void machine_resume(struct machine *m)
@@ -431,6 +436,12 @@ void machine_resume(struct machine *m)
 		ops->vcpu_stood_still(m->vcpus.vcpu[i].hv);
 	if (!m->debug_stopped)
 		vcpu_set_want(&m->vcpus, VCPU_RUN, NULL, NULL);
+}
+
+void machine_watch(struct machine *m, void (*fn)(void *arg), void *arg)
+{
+	m->changed_fn = fn;
+	m->changed_arg = arg;
 }
 
 bool machine_is_paused(const struct machine *m)

@@ -131,6 +131,8 @@ void machine_end_hung(struct machine *m);
 void machine_pause(struct machine *m, void (*done)(void *arg), void *arg);
 void machine_resume(struct machine *m);
 bool machine_is_paused(const struct machine *m);
+/* Have fn(arg) called whenever that changed. For one; NULL: nobody any more. On the loop. */
+void machine_watch(struct machine *m, void (*fn)(void *arg), void *arg);
 
 /*
  * For the debugger: stop the vCPUs alone, fn(arg) on the loop once they did, and let those that

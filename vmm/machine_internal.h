@@ -68,6 +68,8 @@ struct machine {
 	unsigned undrained; /* devices that a pause or the end still waits for */
 	bool pausing, paused;
 	bool winding_down; /* the end is being carried out: nothing stops or goes on any more */
+	void (*changed_fn)(void *arg); /* it was paused, or goes on; or NULL */
+	void *changed_arg;
 	struct machine_pauser *pausers; /* who waits for a pause that is under way */
 	uint64_t resumes; /* so that whoever found it paused can tell whether it has been since */
 

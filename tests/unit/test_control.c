@@ -139,6 +139,59 @@ static void expect_state(json_t *reply, const char *state)
 	expect_ok(reply);
 }
 
+static void expect_event(struct served *s, int sock, const char *event)
+{
+	json_t *o = answer(s, sock, NULL, NULL);
+
+	assert_string_equal(json_string_value(json_object_get(json_object_get(o, "progress"),
+							      "event")),
+			    event);
+	json_decref(o);
+}
+
+static void listener_is_told_what_happens(void **state)
+{
+	static const char request[] = "{\"do\":\"events\"}";
+	struct served s;
+	int sock, listener;
+
+	create(&s);
+	sock = client(&s);
+	listener = client(&s);
+	control_send(listener, request, strlen(request), NULL, 0, 0);
+	expect_event(&s, listener, "running");
+	expect_state(ask(&s, sock, "{\"do\":\"pause\"}"), "paused");
+	expect_event(&s, listener, "paused");
+	expect_state(ask(&s, sock, "{\"do\":\"resume\"}"), "running");
+	expect_event(&s, listener, "running");
+	/* It asks nothing else. */
+	expect_error(ask(&s, listener, "{\"do\":\"info\"}"), ECANCELED);
+	close(listener);
+	close(sock);
+	destroy(&s);
+}
+
+/* More of them than there are connections at once. */
+static void listeners_that_leave_take_no_room(void **state)
+{
+	static const char request[] = "{\"do\":\"events\"}";
+	struct served s;
+	int sock;
+
+	create(&s);
+	for (unsigned i = 0; i < 100; i++) {
+		sock = client(&s);
+		control_send(sock, request, strlen(request), NULL, 0, 0);
+		expect_event(&s, sock, "running");
+		close(sock);
+		loop_run_once(machine_loop(s.machine), NSEC_PER_MSEC);
+	}
+	sock = client(&s);
+	expect_state(ask(&s, sock, "{\"do\":\"info\"}"), "running");
+	close(sock);
+	destroy(&s);
+}
+
 static void info_tells_what_ls_shows(void **state)
 {
 	struct served s;
@@ -487,6 +540,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(info_tells_what_ls_shows),
+		cmocka_unit_test(listener_is_told_what_happens),
+		cmocka_unit_test(listeners_that_leave_take_no_room),
 		cmocka_unit_test(pause_and_resume_are_states_that_last),
 		cmocka_unit_test(requests_of_one_client_are_answered_in_order),
 		cmocka_unit_test(malformed_requests_are_refused_and_the_next_one_is_served),
