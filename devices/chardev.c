@@ -308,6 +308,9 @@ static void written(struct loop_op *op, int res)
 			log_warn("%s: cannot write, output is dropped: %s", c->end.name,
 				 strerror(-res));
 		discard_output(c);
+		/* Who only reads, and does no more, is gone: the guest may stop as well. */
+		if (c->end.in_fd < 0)
+			tell_open(c);
 		return;
 	}
 	c->out_len -= MIN((size_t)res, c->out_len);
@@ -421,7 +424,9 @@ void chardev_attach(struct chardev *c, const struct chardev_user *user)
 
 bool chardev_is_open(const struct chardev *c)
 {
-	return c->end.listen_fd >= 0 ? c->end.in_fd >= 0 : !c->ended;
+	if (c->end.listen_fd >= 0)
+		return c->end.in_fd >= 0;
+	return !c->ended && !(c->discard && c->end.in_fd < 0);
 }
 
 void chardev_size(struct chardev *c, uint16_t *ret_columns, uint16_t *ret_rows)

@@ -173,6 +173,9 @@ static void open_ports(const struct plan *p, int *port)
 {
 	static const char *const names[NUM_PORTS] = { "wisp.stdin", "wisp.stdout", "wisp.stderr",
 						      "wisp.status" };
+	/* A write must not keep us from telling that we live. */
+	static const int flags[NUM_PORTS] = { O_RDONLY, O_WRONLY | O_NONBLOCK,
+					      O_WRONLY | O_NONBLOCK, O_WRONLY };
 	int tries = 0;
 
 	for (int i = NUM_PORTS - 1; i >= 0; i--) {
@@ -181,7 +184,7 @@ static void open_ports(const struct plan *p, int *port)
 			continue;
 		/* The driver learns of ports a little after it was loaded. */
 		for (; tries < PORT_TRIES; tries++) {
-			port[i] = open_port(names[i], i == PORT_STDIN ? O_RDONLY : O_WRONLY);
+			port[i] = open_port(names[i], flags[i]);
 			if (port[i] >= 0)
 				break;
 			usleep(10000);

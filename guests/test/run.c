@@ -27,6 +27,8 @@
 #define NOT_FOUND	     127
 #define NOT_EXECUTED	     126
 
+static int status_port = -1;
+
 /* ---- the child ---- */
 
 static void be_ordinary(const struct plan *p)
@@ -35,6 +37,7 @@ static void be_ordinary(const struct plan *p)
 	sigset_t all;
 
 	sched_setscheduler(0, SCHED_OTHER, &none);
+	signal(SIGPIPE, SIG_DFL);
 	sigemptyset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	setsid();
@@ -72,6 +75,20 @@ static void become_command(const struct plan *p, const int *end)
 
 /* ---- passing on ---- */
 
+/* Once a second: that we live is to be seen whatever we wait for. */
+static void beat(void)
+{
+	static struct timespec last;
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if ((now.tv_sec - last.tv_sec) * 1000 + (now.tv_nsec - last.tv_nsec) / 1000000 < BEAT_MS)
+		return;
+	last = now;
+	(void)!write(status_port, "beat\n", 5);
+}
+
+/* However slow the reader is; when it has gone, the rest is for nobody. */
 static void write_all(int fd, const char *p, ssize_t n)
 {
 	while (n > 0) {
@@ -80,13 +97,16 @@ static void write_all(int fd, const char *p, ssize_t n)
 		if (done < 0 && errno == EAGAIN) {
 			struct pollfd wait = { .fd = fd, .events = POLLOUT };
 
-			poll(&wait, 1, -1);
+			poll(&wait, 1, BEAT_MS);
+			beat();
+			if (wait.revents & (POLLHUP | POLLERR))
+				return;
 			continue;
 		}
 		if (done < 0 && errno == EINTR)
 			continue;
 		if (done < 0)
-			return; /* nobody reads any more */
+			return;
 		p += done;
 		n -= done;
 	}
@@ -153,22 +173,10 @@ static int reap(pid_t command, int *ret_status)
 	return ended;
 }
 
-static void beat(int port, struct timespec *last)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	if ((now.tv_sec - last->tv_sec) * 1000 + (now.tv_nsec - last->tv_nsec) / 1000000 < BEAT_MS)
-		return;
-	*last = now;
-	write_all(port, "beat\n", 5);
-}
-
 /* Until the command has ended and all it said is passed on. Returns its wait status. */
 static int attend(pid_t command, const int *port, int *ours, int signals)
 {
 	static struct input in;
-	struct timespec last = { 0 };
 	int status = 0, ended = 0;
 
 	while (!ended) {
@@ -179,17 +187,23 @@ static int attend(pid_t command, const int *port, int *ours, int signals)
 			{ .fd = ours[2], .events = POLLIN },
 			{ .fd = full || ours[0] < 0 ? -1 : port[PORT_STDIN], .events = POLLIN },
 			{ .fd = full ? ours[0] : -1, .events = POLLOUT },
+			/* Nobody reads any more: whoever writes is to learn of it. */
+			{ .fd = ours[1] < 0 ? -1 : port[PORT_STDOUT] },
+			{ .fd = ours[2] < 0 ? -1 : port[PORT_STDERR] },
 		};
 		struct signalfd_siginfo info;
 
-		poll(p, 5, BEAT_MS);
-		beat(port[PORT_STATUS], &last);
+		poll(p, 7, BEAT_MS);
+		beat();
 		if (p[1].revents && !pass_output(ours[1], port[PORT_STDOUT]))
 			close_end(&ours[1]);
 		if (p[2].revents && !pass_output(ours[2], port[PORT_STDERR]))
 			close_end(&ours[2]);
 		if ((p[3].revents || p[4].revents) && !pass_input(&in, port[PORT_STDIN], ours[0]))
 			close_end(&ours[0]);
+		for (int i = 1; i < 3; i++)
+			if (p[4 + i].revents & POLLHUP)
+				close_end(&ours[i]);
 		if (p[0].revents && read(signals, &info, sizeof(info)) > 0)
 			ended = reap(command, &status);
 	}
@@ -230,7 +244,8 @@ void run(const struct plan *plan, const int *port)
 	}
 	if (plan->loglevel)
 		klogctl(SYSLOG_CONSOLE_LEVEL, NULL, plan->loglevel);
-	write_all(port[PORT_STATUS], "ready\n", 6);
+	status_port = port[PORT_STATUS];
+	(void)!write(status_port, "ready\n", 6);
 	pid = fork();
 	if (pid < 0)
 		die("fork: %s", strerror(errno));

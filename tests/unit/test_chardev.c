@@ -262,6 +262,26 @@ static void a_reader_that_goes_away_ends_the_back_pressure(void **state)
 	pipes_done(&t);
 }
 
+static void a_reader_without_input_that_goes_away_closes_the_port(void **state)
+{
+	static uint8_t some[100];
+	struct chardev_config config = { .kind = CHARDEV_FDS, .in_fd = -1 };
+	static struct port p;
+	int ends[2];
+
+	signal(SIGPIPE, SIG_IGN);
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	config.out_fd = ends[1];
+	port_init(&p, &config);
+	assert_true(chardev_is_open(p.c));
+	close(ends[0]);
+	assert_int_equal(chardev_write(p.c, some, sizeof(some)), sizeof(some));
+	AWAIT(&p, p.closed == 1);
+	assert_false(chardev_is_open(p.c));
+	port_done(&p);
+	close(ends[1]);
+}
+
 static void flush_waits_for_what_the_port_still_has(void **state)
 {
 	static struct pipes t;
@@ -665,6 +685,7 @@ static int run(enum loop_backend which)
 		cmocka_unit_test(end_of_input_is_told_after_the_last_byte),
 		cmocka_unit_test(a_full_reader_holds_up_the_writer_and_loses_nothing),
 		cmocka_unit_test(a_reader_that_goes_away_ends_the_back_pressure),
+		cmocka_unit_test(a_reader_without_input_that_goes_away_closes_the_port),
 		cmocka_unit_test(flush_waits_for_what_the_port_still_has),
 		cmocka_unit_test(flush_gives_up_on_a_reader_that_does_not_read),
 		cmocka_unit_test(freeing_with_output_under_way_touches_nothing_later),
