@@ -387,7 +387,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --root --rw --cwd --env --user --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
+		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
 		esac ;;
 	bisect)
 		case $prev in
@@ -421,7 +421,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --root --rw --cwd --env --user --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
+		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
 		esac ;;
 	core)
 		case $prev in

@@ -57,9 +57,11 @@ static int make_cmdline(const struct test_config *t, bool tty, struct machine_co
 	 * Of the boot, errors; all of it only when somebody reads it: each byte is an exit. To an
 	 * NMI it answers with a trace of where it hangs, on all processors.
 	 */
-	if (asprintf(&words, "loglevel=%d earlyprintk=ttyS0 unknown_nmi_panic%s rdinit=/init%s%s",
+	if (asprintf(&words, "loglevel=%d earlyprintk=ttyS0 unknown_nmi_panic%s%s rdinit=/init%s%s",
 		     is_log_read(t) ? 8 : 4, c->cpus > 1 ? " panic_print=64" : "",
-		     c->cmdline ? " " : "", c->cmdline ? c->cmdline : "") < 0)
+		     /* The tree's disks are not there. */
+		     t->systemd ? " fstab=no" : "", c->cmdline ? " " : "",
+		     c->cmdline ? c->cmdline : "") < 0)
 		return error_set(err, -ENOMEM, "command line: %m");
 	free(c->cmdline);
 	c->cmdline = words;
@@ -205,6 +207,7 @@ static void put_plan(FILE *conf, const struct test_config *t, bool tty)
 	fprintf(conf, "root=%s%ccwd=%s%cuid=%u%cgid=%u%ctty=%d%cloglevel=%d%c",
 		t->write_through ? "rw" : "overlay", 0, t->cwd, 0, t->uid, 0, t->gid, 0, tty, 0,
 		is_log_read(t) ? 8 : 5, 0);
+	fprintf(conf, "systemd=%d%c", t->systemd, 0);
 	for (unsigned i = 0; t->command[i]; i++)
 		fprintf(conf, "arg=%s%c", t->command[i], 0);
 	put_env(conf, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");

@@ -30,6 +30,7 @@ struct test_config {
 	const char *env[TEST_MAX_STRINGS];
 	unsigned num_env;
 	unsigned uid, gid;
+	bool systemd;
 	char *dmesg;
 	bool verbose;
 	unsigned fail_on; /* TEST_LOG_* */

@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,20 +61,18 @@ static void mount_one(const char *what, const char *where, const char *type, uns
 
 /* ---- the plan ---- */
 
-static char *read_plan(size_t *ret_len)
+static char *read_plan(int fd, size_t *ret_len)
 {
-	int fd = open("/wisp.conf", O_RDONLY | O_CLOEXEC);
 	struct stat st;
 	char *text;
 
 	if (fd < 0 || fstat(fd, &st) < 0)
-		die("/wisp.conf: %s", strerror(errno));
+		die("the plan: %s", strerror(errno));
 	text = malloc(st.st_size + 1);
-	if (!text || read(fd, text, st.st_size) != st.st_size)
-		die("/wisp.conf: cannot read");
+	if (!text || pread(fd, text, st.st_size, 0) != st.st_size)
+		die("the plan: cannot read");
 	text[st.st_size] = '\0';
 	*ret_len = st.st_size;
-	close(fd);
 	return text;
 }
 
@@ -98,8 +97,8 @@ static void parse_line(struct plan *p, char *line)
 		p->root = value;
 	else if (!strcmp(line, "cwd"))
 		p->cwd = value;
-	else if (!strcmp(line, "init"))
-		p->init = value;
+	else if (!strcmp(line, "systemd"))
+		p->systemd = *value == '1';
 	else if (!strcmp(line, "uid"))
 		p->uid = strtoul(value, NULL, 10);
 	else if (!strcmp(line, "gid"))
@@ -110,10 +109,10 @@ static void parse_line(struct plan *p, char *line)
 		p->tty = *value == '1';
 }
 
-static void parse_plan(struct plan *p)
+static void parse_plan(struct plan *p, int fd)
 {
 	size_t len;
-	char *text = read_plan(&len), *at = text;
+	char *text = read_plan(fd, &len), *at = text;
 
 	while (at < text + len) {
 		char *next = at + strlen(at) + 1;
@@ -255,33 +254,43 @@ static void mount_shares(const struct plan *p)
 	}
 }
 
-int main(void)
+static void run_to_the_end(const struct plan *p, const int *port)
+{
+	run(p, port);
+	sync();
+	reboot(RB_POWER_OFF);
+	for (;;)
+		pause();
+}
+
+int main(int argc, char **argv)
 {
 	static struct plan plan = { .root = "overlay", .cwd = "/" };
-	int port[NUM_PORTS];
+	bool is_service = argc > 1 && !strcmp(argv[1], SERVICE_ARGUMENT);
+	int port[NUM_PORTS], plan_fd;
 
-	umask(0);
+	umask(is_service ? 022 : 0);
+	plan_fd = open(is_service ? SERVICE_DIR "/plan" : "/wisp.conf", O_RDONLY | O_CLOEXEC);
+	parse_plan(&plan, plan_fd);
+	if (is_service) {
+		open_ports(&plan, port);
+		run_to_the_end(&plan, port);
+	}
 	mount_one("devtmpfs", "/dev", "devtmpfs", 0, "mode=755");
 	mount_one("proc", "/proc", "proc", 0, NULL);
 	mount_one("sysfs", "/sys", "sysfs", 0, NULL);
-	parse_plan(&plan);
 	for (unsigned i = 0; i < plan.num_modules; i++)
 		load(plan.module[i]);
-	if (!plan.init)
+	if (!plan.systemd)
 		open_ports(&plan, port);
 	make_root(&plan);
 	mount_in_root();
 	mount_shares(&plan);
 	networks_up(&plan);
 	umask(022);
-	if (plan.init) {
-		execl(plan.init, plan.init, NULL);
-		die("%s: %s", plan.init, strerror(errno));
-	}
+	if (plan.systemd)
+		become_systemd(plan_fd);
 	sethostname("wisp", 4);
-	run(&plan, port);
-	sync();
-	reboot(RB_POWER_OFF);
-	for (;;)
-		pause();
+	run_to_the_end(&plan, port);
+	return 0;
 }

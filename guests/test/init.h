@@ -20,9 +20,9 @@
 struct plan {
 	const char *root; /* "overlay", "rw" or "ro": how the shared tree becomes the root */
 	const char *cwd;
-	const char *init; /* a program to become in place of running a command, or NULL */
 	unsigned uid, gid;
 	int loglevel; /* of the console, from when the command starts; 0: as it is */
+	int systemd;  /* the tree's own is process 1, the command its service (service.c) */
 	int tty;      /* the command gets the console */
 	char *arg[MAX_STRINGS];
 	char *env[MAX_STRINGS];
@@ -36,6 +36,12 @@ enum { PORT_STDIN, PORT_STDOUT, PORT_STDERR, PORT_STATUS, NUM_PORTS };
 
 /* Say why we cannot go on, to the kernel's log, and power off. */
 void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+#define SERVICE_DIR	 "/run/wisp"
+#define SERVICE_ARGUMENT "--service"
+
+/* Have the tree's systemd run us once more, by the plan. */
+void become_systemd(int plan_fd) __attribute__((noreturn));
 
 /* Bring up the loopback device and the networks, with name servers (net.c); the root is in place.
  */
