@@ -88,19 +88,21 @@ static void hang_up(struct connection *c)
 		connection_free(c);
 }
 
-static void flush_answer(struct connection *c)
+/* False: its reader has left, and the connection may be gone. */
+static bool flush_answer(struct connection *c)
 {
 	ssize_t n = control_send(c->fd, c->out, c->out_len, c->out_fd, c->num_out_fds,
 				 MSG_DONTWAIT);
 
 	if (n == -EAGAIN)
-		return;
+		return true;
 	close_fds(c->out_fd, c->num_out_fds);
 	c->num_out_fds = 0;
 	free(c->out);
 	c->out = NULL;
 	if (n < 0)
 		hang_up(c);
+	return n >= 0;
 }
 
 /* The call's one answer, @object taken over; the call is gone afterwards. */
@@ -131,8 +133,7 @@ static void answer(struct control_call *call, json_t *object, const int *fds, un
 		c->out_fd[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
 		c->num_out_fds++;
 	}
-	flush_answer(c);
-	if (!c->closing)
+	if (flush_answer(c))
 		watch(c);
 }
 
@@ -224,8 +225,7 @@ static void polled(struct loop_op *op, int res)
 	if (c->closing || res < 0) {
 		hang_up(c);
 	} else if (c->out) {
-		flush_answer(c);
-		if (!c->closing)
+		if (flush_answer(c))
 			watch(c);
 	} else if (c->call) {
 		control_fail(c->call, -ECANCELED, "who listens to events asks nothing else");
