@@ -21,6 +21,20 @@
 
 /* ---- copies of disks ---- */
 
+/* Through our own hands, where the kernel does not copy between two file systems. */
+static ssize_t copy_by_hand(int from, off_t at, int to, size_t size)
+{
+	static const size_t most = 128 * KiB;
+	size_t len = MIN(size, most);
+	void *buf = aligned_alloc(PAGE_SIZE, most);
+	ssize_t n = buf ? pread(from, buf, len, at) : -1;
+
+	if (n > 0)
+		n = pwrite(to, buf, n, at);
+	free(buf);
+	return n;
+}
+
 static int copy_data(int from, int to, off_t size)
 {
 	off_t at = 0, hole;
@@ -35,13 +49,16 @@ static int copy_data(int from, int to, off_t size)
 		if (hole < 0)
 			return -errno;
 		while (at < hole) {
-			off_t out = at;
-			ssize_t n = copy_file_range(from, &at, to, &out, hole - at, 0);
+			off_t in = at, out = at;
+			ssize_t n = copy_file_range(from, &in, to, &out, hole - at, 0);
 
+			if (n < 0 && (errno == EXDEV || errno == EOPNOTSUPP || errno == EINVAL))
+				n = copy_by_hand(from, at, to, hole - at);
 			if (n < 0 && errno == EINTR)
 				continue;
 			if (n <= 0)
 				return n < 0 ? -errno : -EIO;
+			at += n;
 		}
 	}
 	return 0;
@@ -85,6 +102,23 @@ int snapshot_disk_stamp(int disk_fd, json_t **ret_stamp, struct error *err)
 	return *ret_stamp ? 0 : error_set(err, -ENOMEM, "manifest: %m");
 }
 
+/* A file without a name in @dir, also where the file system cannot make it so from the start. */
+static int open_nameless(const char *dir)
+{
+	int fd = open(dir, O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+	char *name;
+
+	if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR))
+		return fd;
+	if (asprintf(&name, "%s/.wisp-XXXXXX", dir) < 0)
+		return -1;
+	fd = mkostemp(name, O_CLOEXEC);
+	if (fd >= 0)
+		unlink(name);
+	free(name);
+	return fd;
+}
+
 int snapshot_private_disk(int disk_fd, const char *path, bool direct, bool *ret_copied)
 {
 	char *dir = strdup(path), *slash = dir ? strrchr(dir, '/') : NULL;
@@ -93,11 +127,11 @@ int snapshot_private_disk(int disk_fd, const char *path, bool direct, bool *ret_
 	if (slash)
 		slash[slash == dir ? 1 : 0] = '\0';
 	if (dir)
-		to = open(slash ? dir : ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+		to = open_nameless(slash ? dir : ".");
 	free(dir);
 	/* A directory that is not ours, or cannot have such files. */
 	if (to < 0)
-		to = open("/var/tmp", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+		to = open_nameless("/var/tmp");
 	r = to < 0 ? -errno : clone_or_copy(disk_fd, to, ret_copied);
 	if (!r && direct && fcntl(to, F_SETFL, O_DIRECT) < 0)
 		r = -errno;
