@@ -17,6 +17,7 @@ struct kvm_vm {
 	size_t run_size; /* bytes of a vCPU's shared page(s) */
 	/* kvm_state.c: the host's TSC at the moment that all vCPUs are saved or loaded as of. */
 	uint64_t tsc_moment;
+	uint64_t load_ns;   /* and that moment of a load by the host's monotonic clock */
 	uint64_t first_tsc; /* what vCPU 0 was loaded with */
 };
 

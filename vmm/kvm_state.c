@@ -9,6 +9,7 @@
 #include <time.h>
 #include <x86intrin.h>
 
+#include "vmm/core/clock.h"
 #include "vmm/kvm_internal.h"
 #include "vmm/x86_state.h"
 
@@ -288,6 +289,7 @@ static int load_tsc(struct hv_vcpu *v, const struct x86_saved_vcpu *s)
 
 	if (!v->index) {
 		vm->tsc_moment = __rdtsc();
+		vm->load_ns = clock_monotonic_ns(NULL);
 		vm->first_tsc = tsc;
 	}
 	offset = tsc - vm->tsc_moment;
@@ -550,6 +552,9 @@ int kvm_vm_load(struct hv *hv, const struct x86_saved_vm *s, struct error *err)
 			return error_kind_set(err, ERROR_START, r,
 					      "KVM refuses the interrupt controllers: %m");
 	}
+	/* The TSC has run since it was set: a clock that lags behind it makes Linux distrust it. */
+	if (to_kvm(hv)->load_ns)
+		clock.clock += clock_monotonic_ns(NULL) - to_kvm(hv)->load_ns;
 	r = kvm_vm_ioctl(hv, KVM_SET_CLOCK, &clock);
 	return r < 0 ? error_kind_set(err, ERROR_START, r, "KVM refuses the clock: %m") : 0;
 }
