@@ -247,6 +247,8 @@ static void log_shows_trouble_and_its_first_word(void **state)
 	assert_true(log->seen & TEST_LOG_PANIC);
 	assert_string_equal(log->cause, "[3.0] watchdog: BUG: soft lockup - CPU#0 stuck for 26s!");
 	assert_string_equal(log->last, "[5.1] end");
+	feed(log, "[5.2] reboot: Power down\n");
+	assert_string_equal(log->last, "[5.1] end");
 
 	/* The command is not to blame for what was before it. */
 	test_log_command_starts(log);
