@@ -343,7 +343,8 @@ static void all_drained(struct machine *m)
 	while (p) {
 		struct machine_pauser *next = p->next;
 
-		p->fn(p->arg);
+		if (p->fn)
+			p->fn(p->arg);
 		free(p);
 		p = next;
 	}
@@ -389,7 +390,8 @@ void machine_pause(struct machine *m, void (*done)(void *arg), void *arg)
 	if (m->winding_down)
 		return;
 	if (!add_pauser(m, done, arg)) {
-		done(arg);
+		if (done)
+			done(arg);
 		return;
 	}
 	if (m->pausing || m->undrained)

@@ -126,7 +126,8 @@ void machine_end_hung(struct machine *m);
  * Pause: vCPUs out of the guest with pending I/O completed, then queues
  * drained and stopped; done(arg) on the loop. Resume undoes it. On the loop.
  * Several may wait for one pause; the later ones may find that an earlier one resumed it, and
- * whoever finds no memory to wait is told at once: done() asks machine_is_paused().
+ * whoever finds no memory to wait is told at once: done(), which may be NULL, asks
+ * machine_is_paused().
  */
 void machine_pause(struct machine *m, void (*done)(void *arg), void *arg);
 void machine_resume(struct machine *m);

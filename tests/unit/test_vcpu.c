@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "tests/unit/fake_hv.h"
+#include "vmm/machine_internal.h"
 #include "vmm/vcpu.h"
 
 #define NUM_VCPUS 3
@@ -21,6 +22,8 @@ struct vcpus {
 static int setup(void **state)
 {
 	static struct vcpus v;
+	static struct machine_config config;
+	static struct machine machine = { .config = &config };
 	struct fake_hv_params hv = { 0 };
 	struct loop_params loop = { .name = "test" };
 	struct error err = { 0 };
@@ -28,7 +31,7 @@ static int setup(void **state)
 	memset(&v, 0, sizeof(v));
 	v.hv = fake_hv_create(&hv);
 	assert_int_equal(loop_create(&v.loop, &loop, &err), 0);
-	assert_int_equal(vcpu_set_init(&v.set, NULL, v.hv, v.loop, NUM_VCPUS, &err), 0);
+	assert_int_equal(vcpu_set_init(&v.set, &machine, v.hv, v.loop, NUM_VCPUS, &err), 0);
 	*state = &v;
 	return 0;
 }
