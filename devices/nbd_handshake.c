@@ -31,12 +31,14 @@
 #define MAX_REPLY   4096u
 #define MAX_BLOCK   (32 * MiB) /* what every server takes */
 #define MAX_BYTES   (1ull << 62)
+#define MAX_INTERRUPTIONS 64u
 
 struct talk {
 	int fd;
 	const char *uri;
 	struct error *err;
 	struct nbd_export export;
+	unsigned interruptions;
 	bool described;
 };
 
@@ -60,18 +62,43 @@ static int lost(struct talk *t, ssize_t n)
 			   strerror(e));
 }
 
+/*
+ * May a call that moved @n bytes, and not all, be made again? A ring of this thread that has work
+ * for it interrupts its waits as a signal would; who keeps doing that is not waited for.
+ */
+static bool goes_on(struct talk *t, ssize_t n)
+{
+	return (n > 0 || (n < 0 && errno == EINTR)) && t->interruptions++ < MAX_INTERRUPTIONS;
+}
+
 static int get(struct talk *t, void *buf, size_t len)
 {
-	ssize_t n = len ? recv(t->fd, buf, len, MSG_WAITALL) : 0;
+	uint8_t *at = buf;
 
-	return n == (ssize_t)len ? 0 : lost(t, n < 0 ? n : 0);
+	while (len) {
+		ssize_t n = recv(t->fd, at, len, MSG_WAITALL);
+
+		if (n != (ssize_t)len && !goes_on(t, n))
+			return lost(t, n < 0 ? n : 0);
+		at += MAX(n, 0);
+		len -= MAX(n, 0);
+	}
+	return 0;
 }
 
 static int put(struct talk *t, const void *buf, size_t len)
 {
-	ssize_t n = send(t->fd, buf, len, MSG_NOSIGNAL);
+	const uint8_t *at = buf;
 
-	return n == (ssize_t)len ? 0 : lost(t, n);
+	while (len) {
+		ssize_t n = send(t->fd, at, len, MSG_NOSIGNAL);
+
+		if (n != (ssize_t)len && !goes_on(t, n))
+			return lost(t, n < 0 ? n : 0);
+		at += MAX(n, 0);
+		len -= MAX(n, 0);
+	}
+	return 0;
 }
 
 static int strange(struct talk *t, const char *what)
