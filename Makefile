@@ -154,7 +154,9 @@ sim: $(BUILD)/tests/sim/sim ## simulated machines, one for each seed (SEEDS=1000
 
 HOSTILE := -Wl,--wrap=sandbox_filter,--wrap=io_uring_queue_init_params
 
-$(BUILD)/wisp-hostile: $(BUILD)/vmm/main.o $(BUILD)/tests/hostile/hostile.o $(BUILD)/libwisp.a
+HOSTILE_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/hostile/*.c))
+
+$(BUILD)/wisp-hostile: $(BUILD)/vmm/main.o $(HOSTILE_OBJ) $(BUILD)/libwisp.a
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(LINK) $(HOSTILE) -o $@ $^ $(LDLIBS)
 
 .PHONY: hostile

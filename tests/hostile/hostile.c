@@ -8,10 +8,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <liburing.h>
 #include <linux/kvm.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +24,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "tests/hostile/rings.h"
 #include "vmm/core/util.h"
 #include "vmm/sandbox.h"
 
@@ -31,9 +32,10 @@
 
 struct hostile_try {
 	const char *name;
-	long nr, arg[6];
-	int opcode; /* of a ring's entry, when there is no system call */
+	long nr, arg[6]; /* a system call, or what else */
 };
+
+enum { ON_OWN_RING = -1, ON_OTHER_RING = -2 };
 
 static const struct sockaddr_un elsewhere = { .sun_family = AF_UNIX, .sun_path = "/run/x.sock" };
 static char page[4096] __attribute__((aligned(4096)));
@@ -94,6 +96,13 @@ static const struct hostile_try tries[] = {
 	{ "io_uring_register buffers",
 	  SYS_io_uring_register,
 	  { 8, IORING_REGISTER_BUFFERS, 0, 0 } },
+	{ "io_uring_register files", SYS_io_uring_register, { 8, IORING_REGISTER_FILES, 0, 0 } },
+	{ "io_uring_register credentials",
+	  SYS_io_uring_register,
+	  { 8, IORING_REGISTER_PERSONALITY, 0, 0 } },
+	{ "io_uring_register restrictions",
+	  SYS_io_uring_register,
+	  { 8, IORING_REGISTER_RESTRICTIONS, 0, 0 } },
 	{ "bpf", SYS_bpf, { 0, P(page), 48 } },
 	{ "perf_event_open", SYS_perf_event_open, { P(page), 0, -1, -1, 0 } },
 	{ "userfaultfd", SYS_userfaultfd, { 0 } },
@@ -114,21 +123,8 @@ static const struct hostile_try tries[] = {
 	{ "settimeofday", SYS_settimeofday, { P(page), 0 } },
 	{ "quotactl", SYS_quotactl, { 0, 0, 0, 0 } },
 	{ "write of the x32 ABI", 0x40000000 | SYS_write, { 2, P("x32\n"), 4 } },
-	{ "ring: openat", -1, { 0 }, IORING_OP_OPENAT },
-	{ "ring: openat2", -1, { 0 }, IORING_OP_OPENAT2 },
-	{ "ring: socket", -1, { 0 }, IORING_OP_SOCKET },
-	{ "ring: connect", -1, { 0 }, IORING_OP_CONNECT },
-	{ "ring: statx", -1, { 0 }, IORING_OP_STATX },
-	{ "ring: unlinkat", -1, { 0 }, IORING_OP_UNLINKAT },
-	{ "ring: renameat", -1, { 0 }, IORING_OP_RENAMEAT },
-	{ "ring: mkdirat", -1, { 0 }, IORING_OP_MKDIRAT },
-	{ "ring: splice", -1, { 0 }, IORING_OP_SPLICE },
-	{ "ring: epoll_ctl", -1, { 0 }, IORING_OP_EPOLL_CTL },
-	{ "ring: uring_cmd", -1, { 0 }, IORING_OP_URING_CMD },
-	{ "ring: msg_ring", -1, { 0 }, IORING_OP_MSG_RING },
-	{ "ring: madvise", -1, { 0 }, IORING_OP_MADVISE },
-	{ "ring: files_update", -1, { 0 }, IORING_OP_FILES_UPDATE },
-	{ "ring: provide_buffers", -1, { 0 }, IORING_OP_PROVIDE_BUFFERS },
+	{ "entries of its ring", ON_OWN_RING },
+	{ "enter another thread's ring", ON_OTHER_RING },
 };
 
 /* What --wrap leaves the real ones as. */
@@ -147,7 +143,8 @@ static const char *const threads[SANDBOX_NUM_THREADS] = {
 };
 
 static char orders[128];
-static struct io_uring *last_ring;
+static struct hostile_rings rings;
+static atomic_bool done;
 
 /* --list prints what there is to try. */
 __attribute__((constructor)) static void read_orders(void)
@@ -164,8 +161,11 @@ __attribute__((constructor)) static void read_orders(void)
 int __wrap_io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
 				      struct io_uring_params *p)
 {
-	last_ring = ring;
-	return __real_io_uring_queue_init_params(entries, ring, p);
+	int r = __real_io_uring_queue_init_params(entries, ring, p);
+
+	if (!r && rings.num < MAX_RINGS)
+		rings.ring[rings.num++] = ring;
+	return r;
 }
 
 static void say(const char *what, int number)
@@ -176,38 +176,29 @@ static void say(const char *what, int number)
 	(void)!write(STDERR_FILENO, line, n);
 }
 
-/* An entry that no operation of ours ever is, on the loop's own ring. */
-static long enter_ring(int opcode)
+/* The main loop's ring is made first; threads of queues begin with the last one. */
+static long attack_rings(enum sandbox_thread kind, long which)
 {
-	struct io_uring_sqe *sqe;
-	struct io_uring_cqe *cqe;
-	long r;
+	struct io_uring *first = rings.ring[0], *last = rings.num ? rings.ring[rings.num - 1] : NULL;
+	bool owns_last = kind == SANDBOX_THREAD_QUEUE;
 
-	io_uring_enable_rings(last_ring);
-	sqe = io_uring_get_sqe(last_ring);
-	if (!sqe)
-		return -EBUSY;
-	io_uring_prep_rw(opcode, sqe, AT_FDCWD, "/etc/passwd", 0, 0);
-	sqe->user_data = 4711;
-	io_uring_submit_and_wait(last_ring, 1);
-	while (io_uring_peek_cqe(last_ring, &cqe) == 0) {
-		r = cqe->res;
-		io_uring_cqe_seen(last_ring, cqe);
-		return r;
-	}
-	return -EAGAIN;
+	if (rings.num < (which == ON_OWN_RING ? 1 : 2))
+		return -ENODEV;
+	if (which == ON_OWN_RING)
+		return hostile_try_entries(owns_last ? last : first);
+	return hostile_enter(owns_last ? first : last);
 }
 
-static void attack(const struct hostile_try *t)
+static void attack(const struct hostile_try *t, enum sandbox_thread kind)
 {
 	long r;
 
-	if (t->nr >= 0) {
+	if (t->nr < 0) {
+		r = attack_rings(kind, t->nr);
+	} else {
 		r = syscall(t->nr, t->arg[0], t->arg[1], t->arg[2], t->arg[3], t->arg[4],
 			    t->arg[5]);
 		r = r < 0 ? -errno : r;
-	} else {
-		r = last_ring ? enter_ring(t->opcode) : -ENODEV;
 	}
 	say(r < 0 ? "refused" : "DONE", r < 0 ? -r : r);
 }
@@ -217,11 +208,12 @@ int __wrap_sandbox_filter(struct sandbox *s, enum sandbox_thread kind)
 	int r = __real_sandbox_filter(s, kind);
 	size_t len = strlen(threads[kind]);
 
-	if (strncmp(orders, threads[kind], len) || orders[len] != ' ')
+	/* Of several threads of a kind the first one does it. */
+	if (strncmp(orders, threads[kind], len) || orders[len] != ' ' || atomic_exchange(&done, true))
 		return r;
 	say("filtered", r);
 	for (unsigned i = 0; i < ARRAY_SIZE(tries); i++)
 		if (!strcmp(orders + len + 1, tries[i].name))
-			attack(&tries[i]);
+			attack(&tries[i], kind);
 	return r;
 }

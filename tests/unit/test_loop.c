@@ -275,6 +275,28 @@ static void sockets_accept_send_and_receive(void **state)
 	close(listener);
 }
 
+/* What a thread's system calls do not have, its ring does not have either. */
+static void a_ring_without_accept_refuses_it(void **state)
+{
+	struct loop_params params = { .backend = backend, .name = "test", .no_accept = true };
+	struct result accepted = RESULT, polled = RESULT;
+	struct error err = { 0 };
+	struct loop *loop;
+	int fds[2];
+
+	if (backend == LOOP_EPOLL)
+		skip();
+	assert_int_equal(loop_create(&loop, &params, &err), 0);
+	assert_int_equal(pipe(fds), 0);
+	loop_accept(loop, &accepted.op, fds[0]);
+	assert_int_equal(await(loop, &accepted), -EACCES);
+	loop_poll(loop, &polled.op, fds[1], POLLOUT);
+	assert_int_equal(await(loop, &polled), POLLOUT);
+	loop_free(loop);
+	close(fds[0]);
+	close(fds[1]);
+}
+
 static void poll_reports_once(void **state)
 {
 	struct loop *loop = *state;
@@ -867,6 +889,7 @@ int main(void)
 		loop_test(files_without_readiness_work_as_streams),
 		loop_test(errors_are_results),
 		loop_test(sockets_accept_send_and_receive),
+		cmocka_unit_test(a_ring_without_accept_refuses_it),
 		loop_test(poll_reports_once),
 		loop_test(more_operations_than_the_ring_has_room_for),
 		loop_test(an_operation_is_submitted_again_from_done),

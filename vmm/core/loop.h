@@ -57,6 +57,7 @@ struct loop_params {
 	const struct clock *clock; /* NULL: the host's; timers of a virtual clock fire in
 				    * loop_run_once() after clock_advance() */
 	const char *name;	   /* for the log; borrowed */
+	bool no_accept; /* loop_accept() is not to be had: a ring then refuses that operation */
 	/* Called by each thread that the loop starts, first of all, to confine itself. Or NULL */
 	void (*worker_begins)(void *arg);
 	void *worker_arg;

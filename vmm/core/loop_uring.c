@@ -34,27 +34,33 @@ struct uring {
 
 static const uint64_t one = 1; /* what a signal writes */
 
-/* seccomp cannot see what a ring does: allow what is used here and nothing else. */
-static int restrict_ring(struct uring *u)
+/*
+ * seccomp cannot see what a ring does: allow what is used here and nothing else. Which files is left
+ * open: they come and go with connections and hot-plugged disks, and whoever may read() and write()
+ * any descriptor gains nothing by doing it on a ring.
+ */
+static int restrict_ring(struct uring *u, bool no_accept)
 {
 	static const uint8_t opcodes[] = {
 		IORING_OP_READV,   IORING_OP_WRITEV,  IORING_OP_READ,	IORING_OP_WRITE,
 		IORING_OP_FSYNC,   IORING_OP_FALLOCATE, IORING_OP_RECVMSG, IORING_OP_SENDMSG,
-		IORING_OP_ACCEPT,  IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL,
+		IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL, IORING_OP_ACCEPT /* last */,
 	};
 	struct io_uring_restriction res[ARRAY_SIZE(opcodes) + 1] = { 0 };
+	unsigned num = ARRAY_SIZE(opcodes) - no_accept;
 
-	for (unsigned i = 0; i < ARRAY_SIZE(opcodes); i++) {
+	for (unsigned i = 0; i < num; i++) {
 		res[i].opcode = IORING_RESTRICTION_SQE_OP;
 		res[i].sqe_op = opcodes[i];
 	}
-	res[ARRAY_SIZE(opcodes)].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
-	res[ARRAY_SIZE(opcodes)].sqe_flags = IOSQE_CQE_SKIP_SUCCESS;
-	return io_uring_register_restrictions(&u->ring, res, ARRAY_SIZE(res));
+	res[num].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+	res[num].sqe_flags = IOSQE_CQE_SKIP_SUCCESS;
+	return io_uring_register_restrictions(&u->ring, res, num + 1);
 }
 
-static int create_ring(struct uring *u, unsigned entries)
+static int create_ring(struct uring *u, const struct loop_params *params)
 {
+	unsigned entries = params->entries ? params->entries : DEFAULT_ENTRIES;
 	/* The newest first; Linux 6.1, 5.19 and 5.11 know each set. */
 	static const unsigned flags[] = {
 		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL,
@@ -77,7 +83,7 @@ static int create_ring(struct uring *u, unsigned entries)
 	if (!(u->ring.features & IORING_FEAT_EXT_ARG) || !(u->ring.features & IORING_FEAT_NODROP))
 		r = -ENOSYS;
 	else
-		r = restrict_ring(u);
+		r = restrict_ring(u, params->no_accept);
 	if (r < 0)
 		io_uring_queue_exit(&u->ring);
 	return r;
@@ -92,7 +98,7 @@ static int uring_create(struct loop *loop, const struct loop_params *params, str
 		return error_set(err, -ENOMEM, "event loop: %m");
 	list_init(&u->queue);
 	list_init(&u->inflight);
-	r = create_ring(u, params->entries ? params->entries : DEFAULT_ENTRIES);
+	r = create_ring(u, params);
 	if (r < 0) {
 		free(u);
 		error_set(err, r, "io_uring is not to be had on this host: %m");
