@@ -163,7 +163,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	ls)
@@ -517,7 +517,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --timeout --json --metrics --log-level --log-file --changed-disks --clock --tap --memory-file --paused --ready-fd --help" ;;
+		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --changed-disks --clock --tap --memory-file --paused --ready-fd --help" ;;
 		esac ;;
 	clone)
 		case $prev in
@@ -586,7 +586,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --timeout --json --metrics --log-level --log-file --trust-source --help" ;;
+		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --trust-source --help" ;;
 		esac ;;
 	doctor)
 		case $prev in

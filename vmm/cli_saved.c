@@ -54,6 +54,8 @@ static int parse_tap(struct config_parse *p, const char *value, void *target)
 	  MEMBER(loop) }, \
 	{ "--sandbox", "off|on|strict", "Lock the monitor in (on)", CONFIG_CHOICE, \
 	  MEMBER(sandbox) }, \
+	{ "--core-sched", NULL, "Share no core with anybody else", CONFIG_FLAG, \
+	  MEMBER(core_sched) }, \
 	{ "--timeout", "SECONDS", "End the microVM with status 124 after so long", CONFIG_NUMBER, \
 	  MEMBER(timeout_seconds), 1, 31536000 }, \
 	{ "--json", NULL, "At the end, print how it ended as one JSON object", CONFIG_FLAG, \
@@ -190,6 +192,7 @@ int saved_options_apply(struct machine_config *c, struct saved_options *o, uint3
 	c->log_level = o->log_level;
 	c->loop = o->loop;
 	c->sandbox = o->sandbox;
+	c->core_sched = o->core_sched;
 	c->timeout_seconds = o->timeout_seconds;
 	c->detach = o->detach;
 	c->json = o->json;

@@ -15,7 +15,7 @@ struct saved_options {
 	/* Of this run, not of the machine: taken over into the configuration. */
 	char *name, *run_dir, *metrics, *log_file, *console, *serial, *vsock;
 	unsigned log_level, loop, sandbox, timeout_seconds;
-	bool detach, json;
+	bool detach, json, core_sched;
 
 	unsigned clock;	    /* enum machine_clock; restore's */
 	bool changed_disks; /* restore's */

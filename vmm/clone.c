@@ -8,6 +8,7 @@
 
 #include "vmm/control.h"
 #include "vmm/control_client.h"
+#include "vmm/core_sched.h"
 #include "vmm/machine_internal.h"
 #include "vmm/machine_state.h"
 #include "vmm/monitor.h"
@@ -136,6 +137,11 @@ static int live(struct nursery *n, struct birth *b, struct machine_end *end)
 	struct error err = { 0 };
 
 	if (open_state(n, &set, &err) < 0) {
+		error_print(&err);
+		return error_status(&err);
+	}
+	/* It would share its cores with the one that it was forked from. */
+	if (parent->config->core_sched && core_sched_begin(&err) < 0) {
 		error_print(&err);
 		return error_status(&err);
 	}

@@ -173,6 +173,7 @@ struct machine_config {
 	unsigned timeout_seconds;   /* 0: none */
 	bool detach;
 	enum sandbox_mode sandbox;
+	bool core_sched;   /* no core is shared with anybody else, vmm/core_sched.h */
 	unsigned uid, gid; /* whom the monitor becomes when root starts it; 0: nobody */
 	bool dry_run;
 	bool json;

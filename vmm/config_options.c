@@ -162,6 +162,9 @@ const struct config_item config_run_options[] = {
 	  "Lock the monitor in before the guest runs: namespaces, an empty root, Landlock, no "
 	  "privileges, few system calls (on). strict: refuse to run where the host lacks one",
 	  CONFIG_CHOICE, MEMBER(sandbox) },
+	{ "--core-sched", NULL,
+	  "While it runs on a core, the core's other hardware threads run nothing but this microVM",
+	  CONFIG_FLAG, MEMBER(core_sched) },
 	{ "--uid", "N", "Started by root: the user that the monitor becomes", CONFIG_NUMBER,
 	  MEMBER(uid), 1, UINT32_MAX - 1 },
 	{ "--gid", "N", "Started by root: the group that the monitor becomes", CONFIG_NUMBER,

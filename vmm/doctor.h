@@ -39,6 +39,12 @@ void doctor_say(struct doctor *d, enum doctor_state state, const char *what, con
 void doctor_check_kvm(struct doctor *d);
 void doctor_check_host(struct doctor *d);
 
+/* Of the files beneath @root, which is "" but in tests. doctor_speculation.c */
+void doctor_check_speculation(struct doctor *d, const char *root);
+
+/* For checks: the first line of a small file; false when it cannot be read. */
+bool doctor_read_line(const char *path, char *buf, size_t size);
+
 void doctor_print(const struct doctor *d, FILE *out);
 void doctor_print_json(const struct doctor *d, FILE *out);
 

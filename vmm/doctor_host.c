@@ -14,8 +14,7 @@
 
 #include "vmm/sandbox.h"
 
-/* The first line of a small file; false when it cannot be read. */
-static bool read_line(const char *path, char *buf, size_t size)
+bool doctor_read_line(const char *path, char *buf, size_t size)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n;
@@ -178,7 +177,7 @@ static void check_huge_pages(struct doctor *d)
 	char buf[64], *chosen;
 	long pages;
 
-	if (!read_line("/sys/kernel/mm/transparent_hugepage/enabled", buf, sizeof(buf))) {
+	if (!doctor_read_line("/sys/kernel/mm/transparent_hugepage/enabled", buf, sizeof(buf))) {
 		doctor_say(d, DOCTOR_WARN, "transparent-huge-pages",
 			   "a kernel with CONFIG_TRANSPARENT_HUGEPAGE", "not there");
 	} else {
@@ -194,7 +193,7 @@ static void check_huge_pages(struct doctor *d)
 			doctor_say(d, DOCTOR_OK, "transparent-huge-pages", NULL, "%s",
 				   chosen ? chosen + 1 : buf);
 	}
-	if (!read_line("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", buf,
+	if (!doctor_read_line("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", buf,
 		       sizeof(buf)))
 		return;
 	pages = strtol(buf, NULL, 10);
@@ -216,7 +215,7 @@ static void check_userfaultfd(struct doctor *d)
 			   "/dev/userfaultfd, for kernel faults "
 			   "too");
 	else if (geteuid() == 0 ||
-		 (read_line("/proc/sys/vm/unprivileged_userfaultfd", buf, sizeof(buf)) &&
+		 (doctor_read_line("/proc/sys/vm/unprivileged_userfaultfd", buf, sizeof(buf)) &&
 		  buf[0] == '1'))
 		doctor_say(d, DOCTOR_OK, "userfaultfd", NULL,
 			   "by system call, for kernel faults "
@@ -239,4 +238,5 @@ void doctor_check_host(struct doctor *d)
 	check_user_namespaces(d);
 	check_huge_pages(d);
 	check_userfaultfd(d);
+	doctor_check_speculation(d, "");
 }

@@ -9,6 +9,7 @@
 
 #include "devices/terminal.h"
 #include "vmm/control.h"
+#include "vmm/core_sched.h"
 #include "vmm/elf_core.h"
 #include "vmm/kvm.h"
 #include "vmm/machine_state.h"
@@ -254,7 +255,8 @@ int monitor_main(const struct monitor_params *p)
 	struct sandbox sandbox = { 0 };
 	struct error err = { 0 };
 
-	if (sandbox_enter(&sandbox, &lock, &err) < 0) {
+	if ((p->config->core_sched && core_sched_begin(&err) < 0) ||
+	    sandbox_enter(&sandbox, &lock, &err) < 0) {
 		error_print(&err);
 		p->end->reason = MACHINE_END_START_FAILED;
 		p->end->status = error_status(&err);

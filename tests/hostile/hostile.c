@@ -138,8 +138,7 @@ int __wrap_io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
 static const char *const threads[SANDBOX_NUM_THREADS] = {
 	[SANDBOX_THREAD_MAIN] = "main",	  [SANDBOX_THREAD_VCPU] = "vcpu",
 	[SANDBOX_THREAD_QUEUE] = "queue", [SANDBOX_THREAD_WORKER] = "worker",
-	[SANDBOX_THREAD_FS] = "fs",
-	[SANDBOX_THREAD_NET] = "net",
+	[SANDBOX_THREAD_FS] = "fs",	  [SANDBOX_THREAD_NET] = "net",
 };
 
 static char orders[128];
@@ -179,11 +178,12 @@ static void say(const char *what, int number)
 /* The main loop's ring is made first; threads of queues begin with the last one. */
 static long attack_rings(enum sandbox_thread kind, long which)
 {
-	struct io_uring *first = rings.ring[0], *last = rings.num ? rings.ring[rings.num - 1] : NULL;
+	struct io_uring *first = rings.ring[0], *last = first;
 	bool owns_last = kind == SANDBOX_THREAD_QUEUE;
 
 	if (rings.num < (which == ON_OWN_RING ? 1 : 2))
 		return -ENODEV;
+	last = rings.ring[rings.num - 1];
 	if (which == ON_OWN_RING)
 		return hostile_try_entries(owns_last ? last : first);
 	return hostile_enter(owns_last ? first : last);
@@ -209,7 +209,8 @@ int __wrap_sandbox_filter(struct sandbox *s, enum sandbox_thread kind)
 	size_t len = strlen(threads[kind]);
 
 	/* Of several threads of a kind the first one does it. */
-	if (strncmp(orders, threads[kind], len) || orders[len] != ' ' || atomic_exchange(&done, true))
+	if (strncmp(orders, threads[kind], len) || orders[len] != ' ' ||
+	    atomic_exchange(&done, true))
 		return r;
 	say("filtered", r);
 	for (unsigned i = 0; i < ARRAY_SIZE(tries); i++)

@@ -16,8 +16,9 @@ struct hostile_rings {
 };
 
 /*
- * On a ring that the calling thread may use: every operation there is, every flag on those that are
- * allowed, and those on descriptors, buffers and credentials that are none. A line on stderr for each,
+ * On a ring that the calling thread may use: every operation there is, every flag on those that
+ * are allowed, and those on descriptors, buffers and credentials that are none. A line on
+ * stderr for each,
  *   hostile: entry NUMBER NAME flags FLAGS, WHAT: RESULT
  * Returns how many there were, or -errno when the ring takes none.
  */

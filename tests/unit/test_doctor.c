@@ -75,6 +75,97 @@ static void every_check_fits_and_says_something(void **state)
 	}
 }
 
+/* A host in a directory: @files are pairs of a path and its only line, up to a NULL. */
+static void make_host(char *root, const char *const *files)
+{
+	char command[512];
+
+	assert_non_null(mkdtemp(root));
+	for (; *files; files += 2) {
+		snprintf(command, sizeof(command),
+			 "f='%s%s'; mkdir -p \"${f%%/*}\" && echo '%s' > \"$f\"", root, files[0],
+			 files[1]);
+		assert_int_equal(system(command), 0);
+	}
+}
+
+static const struct doctor_line *line_of(const struct doctor *d, const char *what)
+{
+	for (unsigned i = 0; i < d->num_lines; i++)
+		if (!strcmp(d->line[i].what, what))
+			return &d->line[i];
+	fail_msg("no line about %s", what);
+	return NULL;
+}
+
+static void remove_host(const char *root)
+{
+	char command[128];
+
+	snprintf(command, sizeof(command), "rm -rf '%s'", root);
+	assert_int_equal(system(command), 0);
+}
+
+#define WEAKNESS(name) "/sys/devices/system/cpu/vulnerabilities/" name
+
+static void what_guests_could_learn_of_each_other_is_said(void **state)
+{
+	static const char *const files[] = {
+		WEAKNESS("mds"), "Mitigation: Clear CPU buffers; SMT vulnerable",
+		WEAKNESS("meltdown"), "Not affected",
+		WEAKNESS("srbds"), "Vulnerable: No microcode",
+		WEAKNESS("retbleed"), "Vulnerable",
+		WEAKNESS("itlb_multihit"), "KVM: Mitigation: VMX disabled",
+		"/sys/devices/system/cpu/smt/active", "1",
+		"/sys/kernel/mm/ksm/run", "1",
+		"/sys/module/kvm/parameters/nx_huge_pages", "never",
+		"/proc/swaps", "Filename Type Size\n/dev/sda2 partition 1",
+		NULL,
+	};
+	char root[] = "/tmp/wisp-doctor.XXXXXX";
+	struct doctor d = { 0 };
+
+	make_host(root, files);
+	doctor_check_speculation(&d, root);
+	remove_host(root);
+	assert_string_equal(line_of(&d, "speculation")->detail, "open: retbleed, srbds");
+	assert_non_null(strstr(line_of(&d, "smt")->detail, "leaves a weakness"));
+	assert_non_null(strstr(line_of(&d, "smt")->mend, "--core-sched"));
+	assert_int_equal(line_of(&d, "same-page-merging")->state, DOCTOR_WARN);
+	assert_int_equal(line_of(&d, "nx-huge-pages")->state, DOCTOR_WARN);
+	assert_string_equal(line_of(&d, "swap")->detail, "on /dev/sda2");
+}
+
+static void a_host_without_weaknesses_is_fine(void **state)
+{
+	static const char *const files[] = {
+		WEAKNESS("mds"), "Not affected",
+		WEAKNESS("itlb_multihit"), "Not affected",
+		"/sys/devices/system/cpu/smt/active", "0",
+		"/sys/kernel/mm/ksm/run", "0",
+		"/sys/module/kvm/parameters/nx_huge_pages", "never",
+		"/proc/swaps", "Filename Type Size",
+		NULL,
+	};
+	char root[] = "/tmp/wisp-doctor.XXXXXX";
+	struct doctor d = { 0 };
+
+	make_host(root, files);
+	doctor_check_speculation(&d, root);
+	remove_host(root);
+	for (unsigned i = 0; i < d.num_lines; i++)
+		if (strcmp(d.line[i].what, "core-scheduling"))
+			assert_int_equal(d.line[i].state, DOCTOR_OK);
+}
+
+static void a_host_that_says_nothing_is_no_reason_for_trust(void **state)
+{
+	struct doctor d = { 0 };
+
+	doctor_check_speculation(&d, "/nowhere");
+	assert_int_equal(line_of(&d, "speculation")->state, DOCTOR_WARN);
+}
+
 static void an_unknown_argument_is_a_usage_error(void **state)
 {
 	char *argv[] = { "--xml" };
@@ -89,6 +180,9 @@ int main(void)
 		cmocka_unit_test(json_is_escaped),
 		cmocka_unit_test(more_lines_than_fit_are_dropped),
 		cmocka_unit_test(every_check_fits_and_says_something),
+		cmocka_unit_test(what_guests_could_learn_of_each_other_is_said),
+		cmocka_unit_test(a_host_without_weaknesses_is_fine),
+		cmocka_unit_test(a_host_that_says_nothing_is_no_reason_for_trust),
 		cmocka_unit_test(an_unknown_argument_is_a_usage_error),
 	};
 

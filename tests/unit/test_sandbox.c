@@ -22,6 +22,7 @@
 
 #include <cmocka.h>
 
+#include "vmm/core_sched.h"
 #include "vmm/sandbox.h"
 
 /* What became of a child: by signal, or the errno of its call (0: it succeeded). */
@@ -320,6 +321,31 @@ static void locked_in_no_path_leads_anywhere(void **state)
 	assert_int_equal(r, 0);
 }
 
+/* Run in a child, which would keep the mark for good. 0: marked, or it does what it should here. */
+static int share_no_core(int can)
+{
+	struct error err = { 0 };
+	uint64_t cookie = 0;
+	int r = core_sched_begin(&err);
+
+	if (can == -ENODEV)
+		return r != 0;
+	if (can)
+		return r != can || err.kind != ERROR_REFUSED || !*err.hint;
+	prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, 0, PR_SCHED_CORE_SCOPE_THREAD, &cookie);
+	return r || !cookie;
+}
+
+static void core_scheduling_marks_the_process_or_says_why_not(void **state)
+{
+	int can = core_sched_check();
+	pid_t child = fork();
+
+	if (child == 0)
+		_exit(share_no_core(can));
+	assert_int_equal(outcome(child), 0);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -333,6 +359,7 @@ int main(void)
 		cmocka_unit_test(the_main_thread_makes_no_ring_after_the_lock),
 		cmocka_unit_test(the_main_thread_may_fork_for_a_clone),
 		cmocka_unit_test(off_does_nothing),
+		cmocka_unit_test(core_scheduling_marks_the_process_or_says_why_not),
 		cmocka_unit_test(locked_in_no_path_leads_anywhere),
 	};
 

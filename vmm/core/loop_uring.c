@@ -35,9 +35,9 @@ struct uring {
 static const uint64_t one = 1; /* what a signal writes */
 
 /*
- * seccomp cannot see what a ring does: allow what is used here and nothing else. Which files is left
- * open: they come and go with connections and hot-plugged disks, and whoever may read() and write()
- * any descriptor gains nothing by doing it on a ring.
+ * seccomp cannot see what a ring does: allow what is used here and nothing else. Which files is
+ * left open: they come and go with connections and hot-plugged disks, and whoever may read() and
+ * write() any descriptor gains nothing by doing it on a ring.
  */
 static int restrict_ring(struct uring *u, bool no_accept)
 {

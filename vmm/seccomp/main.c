@@ -117,6 +117,7 @@ const struct seccomp_rule seccomp_main[] = {
 	ALLOW(rseq, "a thread begins"),
 	ALLOW(gettid, "a vCPU thread of a clone says who it is"),
 	ALLOW_ARG(prctl, 0, PR_SET_NAME, "a thread says what it is"),
+	ALLOW_ARG(prctl, 0, PR_SCHED_CORE, "a clone shares its cores with nobody either"),
 	ALLOW_ARG(prctl, 0, PR_SET_PDEATHSIG, "a clone ends with whom it belongs to"),
 	ALLOW_ARG(seccomp, 0, SECCOMP_SET_MODE_FILTER, "a thread's own, tighter filter"),
 	ALLOW(wait4, "snapshot writers that have ended"),
