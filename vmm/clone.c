@@ -179,14 +179,15 @@ static _Noreturn void be_born(struct nursery *n, struct birth *b)
 
 /* ---- requests ---- */
 
+/* A client that cannot be told waits for ever, but for the end of the socket. */
 static void reply(struct nursery *n, const char *error)
 {
 	json_t *answer =
 		error ? json_pack("{s:s}", "error", error) : json_pack("{s:b}", "ok", true);
 	char *text = json_dumps(answer, JSON_COMPACT);
 
-	if (text)
-		control_send(n->sock, text, strlen(text), NULL, 0, 0);
+	if (!text || control_send(n->sock, text, strlen(text), NULL, 0, 0) < 0)
+		_exit(1);
 	free(text);
 	json_decref(answer);
 }

@@ -15,6 +15,7 @@
 
 /* One of them each for the REST API, `wisp top`, a console; and some to ask now and then. */
 #define MAX_CONNECTIONS 32
+#define ACCEPT_AGAIN_NS (100 * NSEC_PER_MSEC)
 
 struct connection;
 
@@ -48,6 +49,7 @@ struct control {
 	struct loop *loop;
 	int listen_fd;
 	struct loop_op accept_op;
+	struct loop_timer accept_again;
 	bool accepting;
 	bool closing;
 	struct list connections;
@@ -341,10 +343,19 @@ static void accepted(struct loop_op *op, int res)
 		add_connection(control, res);
 	if (control->closing)
 		return;
-	if (res < 0 && res != -ECONNABORTED && res != -EINTR)
-		log_warn("control socket: cannot accept, and is closed: %s", strerror(-res));
-	else
+	if (res >= 0 || res == -ECONNABORTED || res == -EINTR) {
 		watch_listener(control);
+		return;
+	}
+	/* No descriptor or memory is left: that passes, and clients wait. */
+	log_debug("control socket: cannot accept for now: %s", strerror(-res));
+	loop_timer_set(control->loop, &control->accept_again,
+		       clock_monotonic_ns(loop_clock(control->loop)) + ACCEPT_AGAIN_NS);
+}
+
+static void accept_again(struct loop_timer *t)
+{
+	watch_listener(container_of(t, struct control, accept_again));
 }
 
 /* ---- life ---- */
@@ -362,6 +373,7 @@ int control_create(struct control **ret_control, struct machine *m, int listen_f
 	control->loop = machine_loop(m);
 	control->listen_fd = listen_fd;
 	control->accept_op.done = accepted;
+	control->accept_again.expired = accept_again;
 	/* Asked here and now: the auxiliary vector has it from outside of the user namespace. */
 	control->user = geteuid();
 	control->start_ns = clock_monotonic_ns(NULL);
@@ -399,6 +411,7 @@ void control_free(struct control *control, const struct machine_end *end)
 	}
 	list_for_each_safe(pos, next, &control->connections)
 		hang_up(list_entry(pos, struct connection, link));
+	loop_timer_cancel(control->loop, &control->accept_again);
 	if (control->accepting)
 		loop_cancel(control->loop, &control->accept_op);
 	while (control->accepting || !list_empty(&control->connections))
@@ -519,15 +532,16 @@ void control_reply_at_end(struct control_call *call)
 	call->at_end = true;
 }
 
-void control_progress(struct control_call *call, json_t *progress)
+bool control_progress(struct control_call *call, json_t *progress)
 {
 	json_t *o = json_pack("{s:o}", "progress", progress);
 	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	bool said = text && !call->conn->closing &&
+		    control_send(call->conn->fd, text, strlen(text), NULL, 0, MSG_DONTWAIT) >= 0;
 
-	if (text && !call->conn->closing)
-		control_send(call->conn->fd, text, strlen(text), NULL, 0, MSG_DONTWAIT);
 	free(text);
 	json_decref(o);
+	return said;
 }
 
 uint64_t control_uptime_ns(const struct control_call *call)

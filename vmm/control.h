@@ -96,8 +96,8 @@ void control_reply_at_end(struct control_call *call);
  */
 void control_reply_events(struct control_call *call);
 
-/* @progress is taken over. Dropped when the client does not keep up. */
-void control_progress(struct control_call *call, json_t *progress);
+/* @progress is taken over. False: dropped, for want of memory or as the client does not keep up. */
+bool control_progress(struct control_call *call, json_t *progress);
 
 /* Nanoseconds since control_create(), on the host's monotonic clock. */
 uint64_t control_uptime_ns(const struct control_call *call);

@@ -238,7 +238,12 @@ static void paused(void *arg)
 		return;
 	}
 	t->resumes = t->m->resumes;
-	control_progress(t->call, describe(t->m));
+	/* Its client does nothing before it is told, and so would both wait for ever. */
+	if (!control_progress(t->call, describe(t->m))) {
+		error_set(&err, -ENOMEM, "the client cannot be told that the guest is paused");
+		fail(t, &err);
+		return;
+	}
 	t->go.done = client_done;
 	loop_poll(t->m->loop, &t->go, t->go_fd, POLLIN);
 }

@@ -209,9 +209,18 @@ static int write_manifest(struct snapshot_draft *d, const json_t *manifest)
 {
 	int fd = openat(d->dir_fd, MANIFEST, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	int r = fd < 0 ? -errno : 0;
+	/* Not json_dumpfd(): it overlooks that some of its writes fail, as on a disk that is full. */
+	char *text = json_dumps(manifest, JSON_INDENT(2));
+	ssize_t len = text ? (ssize_t)strlen(text) : 0, n;
 
-	if (!r && json_dumpfd(manifest, fd, JSON_INDENT(2)) < 0)
-		r = -EIO;
+	if (!r && !text)
+		r = -ENOMEM;
+	if (!r) {
+		n = write(fd, text, len);
+		if (n != len)
+			r = n < 0 ? -errno : -ENOSPC;
+	}
+	free(text);
 	if (!r && (write(fd, "\n", 1) != 1 || fsync(fd) < 0))
 		r = -errno;
 	if (fd >= 0)

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -167,6 +168,29 @@ static void listener_is_told_what_happens(void **state)
 	/* It asks nothing else. */
 	expect_error(ask(&s, listener, "{\"do\":\"info\"}"), ECANCELED);
 	close(listener);
+	close(sock);
+	destroy(&s);
+}
+
+/* A monitor that has used up its descriptors, and gets some back later. */
+static void clients_are_served_once_there_are_descriptors_again(void **state)
+{
+	struct rlimit limit, none;
+	struct served s;
+	int sock, next;
+
+	create(&s);
+	sock = client(&s);
+	getrlimit(RLIMIT_NOFILE, &limit);
+	none = limit;
+	next = dup(sock);
+	close(next);
+	none.rlim_cur = next;
+	setrlimit(RLIMIT_NOFILE, &none);
+	for (int i = 0; i < 20; i++)
+		loop_run_once(machine_loop(s.machine), NSEC_PER_MSEC);
+	setrlimit(RLIMIT_NOFILE, &limit);
+	expect_state(ask(&s, sock, "{\"do\":\"info\"}"), "running");
 	close(sock);
 	destroy(&s);
 }
@@ -552,6 +576,7 @@ int main(void)
 		cmocka_unit_test(connections_are_bounded_and_freed_places_taken),
 		cmocka_unit_test(client_that_leaves_before_its_answer_harms_nobody),
 		cmocka_unit_test(client_that_never_reads_only_waits_for_itself),
+		cmocka_unit_test(clients_are_served_once_there_are_descriptors_again),
 		cmocka_unit_test(who_waits_for_the_end_is_told_how_it_came),
 		cmocka_unit_test(stop_forces_a_guest_that_ignores_the_button),
 		cmocka_unit_test(client_passes_on_the_monitors_words),
