@@ -175,6 +175,7 @@ $(BUILD)/wisp-faults: $(BUILD)/vmm/main.o $(BUILD)/tests/fault/faults.o $(BUILD)
 .PHONY: faults
 faults: all $(BUILD)/wisp-faults ## every allocation, system call and completion of a run fails once
 	$(Q)BUILD=$(BUILD) tests/fault/run
+	$(Q)BUILD=$(BUILD) tests/fault/saved
 
 # ---- measurements, against every peer installed ----
 
@@ -210,8 +211,8 @@ bench: ## the scorecard, beside every peer installed
 
 FUZZ_CC      ?= clang-14
 FUZZ_SECONDS ?= 60
-FUZZ_CFLAGS  := -std=gnu17 -g -O1 -pthread -fsanitize=fuzzer-no-link,address,undefined \
-                -fno-sanitize-recover=all
+FUZZ_FLAGS   ?= -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+FUZZ_CFLAGS  := -std=gnu17 -g -O1 -pthread $(FUZZ_FLAGS)
 FUZZ         := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 
 $(BUILD)/fuzz/obj/%.o: %.c
@@ -246,6 +247,12 @@ run-fuzz-%: $(BUILD)/fuzz/fuzz_% $(BUILD)/fuzz/seeds_%
 	$(Q)$(BUILD)/fuzz/seeds_$* $(BUILD)/fuzz/$*/seeds
 	$(Q)$(BUILD)/fuzz/fuzz_$* -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \
 		-artifact_prefix=$(BUILD)/fuzz/$*/ $(BUILD)/fuzz/$*/corpus $(BUILD)/fuzz/$*/seeds
+
+.PHONY: fuzz-coverage
+fuzz-coverage: $(FUZZ:%=$(BUILD)/fuzz/seeds_%) ## what of its files each fuzz target reaches, after `make fuzz`
+	$(Q)for t in $(FUZZ); do mkdir -p $(BUILD)/fuzz/$$t/seeds && \
+		$(BUILD)/fuzz/seeds_$$t $(BUILD)/fuzz/$$t/seeds || exit 1; done
+	$(Q)BUILD=$(BUILD) scripts/fuzz-coverage
 
 # ---- checks: layout, include directions, a second compiler, static analysis ----
 
@@ -295,10 +302,15 @@ soak: ## unit tests under sanitizers again and again (SOAK_ROUNDS), then a long 
 	$(Q)$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 	$(Q)$(MAKE) --no-print-directory soak-block
 	$(Q)$(MAKE) --no-print-directory soak-migrate
+	$(Q)$(MAKE) --no-print-directory soak-hostile
 
 .PHONY: soak-migrate
 soak-migrate: all $(GUEST_TOOLS) ## migrations with a fault at a random moment each
 	$(Q)BUILD=$(BUILD) scripts/soak-migrate -n 300
+
+.PHONY: soak-hostile
+soak-hostile: all ## an honest guest among 24 hostile ones, ten minutes
+	$(Q)BUILD=$(BUILD) scripts/soak-hostile
 
 .PHONY: soak-block
 soak-block: all ## disks: mad drivers under sanitizers, then long reads and writes by checksum

@@ -209,7 +209,7 @@ static int write_manifest(struct snapshot_draft *d, const json_t *manifest)
 {
 	int fd = openat(d->dir_fd, MANIFEST, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	int r = fd < 0 ? -errno : 0;
-	/* Not json_dumpfd(): it overlooks that some of its writes fail, as on a disk that is full. */
+	/* Not json_dumpfd(): it overlooks that some of its writes fail, as on a full disk. */
 	char *text = json_dumps(manifest, JSON_INDENT(2));
 	ssize_t len = text ? (ssize_t)strlen(text) : 0, n;
 
