@@ -184,7 +184,7 @@ int nbd_connect(const char *uri, struct error *err)
 	/* A request is one message already, and nobody gains by waiting for a second. */
 	if (p.any.sa_family != AF_UNIX)
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
-	/* A ring of this thread interrupts as a signal would; Linux takes up a wait where it was. */
+	/* A ring of this thread interrupts as a signal does; Linux goes on with the wait. */
 	do {
 		r = connect(fd, &p.any, p.len);
 	} while (r < 0 && errno == EINTR);
