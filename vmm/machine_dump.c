@@ -8,6 +8,8 @@
 #include "vmm/machine_internal.h"
 #include "vmm/x86_walk.h"
 
+#define RESET_VECTOR 0xfffffff0u
+
 /* Text that grows in a fixed buffer; what does not fit is cut. */
 struct text {
 	char *p;
@@ -97,6 +99,9 @@ void machine_dump_vcpu(struct machine *m, struct vcpu *v, char *text, size_t siz
 	}
 	/* Only 64-bit code ignores the base of CS. */
 	linear = state.regs.rip + (state.sregs.cs.l ? 0 : state.sregs.cs.base);
+	/* KVM on AMD resets a processor that shuts down; no guest of ours starts there. */
+	if (linear == RESET_VECTOR)
+		add(&t, "  as after a reset: what was in them is lost (KVM on AMD)\n");
 	if (!(state.sregs.cr0 & X86_CR0_PG))
 		add(&t, "  paging is off: physical 0x%llx\n", (unsigned long long)linear);
 	gpa = x86_walk(m->mem, &state.sregs, linear, add_step, &t);
