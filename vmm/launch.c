@@ -449,6 +449,8 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 		end->reason = MACHINE_END_START_FAILED;
 		status = error_status(&err);
 	} else {
+		if (cgroup.path[0])
+			run_dir_note_cgroup(&dir, cgroup.path);
 		status = run_lives(&params, ends, &dir);
 	}
 	cgroup_leave(&cgroup);

@@ -11,6 +11,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vmm/core/log.h"
+
 /* Connections that wait for the monitor, which takes them as soon as its loop runs. */
 #define BACKLOG 16
 
@@ -150,6 +152,32 @@ static void remove_directory(const char *path)
 	rmdir(path);
 }
 
+/*
+ * The cgroup that a dead microVM left: empty by now, or it stays, since rmdir() takes no other.
+ * Who wrote the link is who we are; all the same it names nothing but what we make.
+ */
+static void remove_cgroup(const char *dir)
+{
+	char link[PATH_MAX + 64], path[PATH_MAX];
+	const char *last;
+	ssize_t n;
+
+	snprintf(link, sizeof(link), "%s/" RUN_DIR_CGROUP, dir);
+	n = readlink(link, path, sizeof(path) - 1);
+	if (n <= 0)
+		return;
+	path[n] = '\0';
+	last = strrchr(path, '/');
+	if (last && !strncmp(last, "/wisp-", 6))
+		rmdir(path);
+}
+
+static void remove_dead(const char *path)
+{
+	remove_cgroup(path);
+	remove_directory(path);
+}
+
 /* What one of us uses for a directory without its name: not yet, or no more. */
 static int hidden_path(char *buf, size_t size, const char *root)
 {
@@ -186,7 +214,7 @@ static int take_name(const char *from, const char *to)
 		return -errno;
 	if (!is_dead(to))
 		return -EEXIST;
-	remove_directory(to);
+	remove_dead(to);
 	return rename(from, to) < 0 ? -errno : 0;
 }
 
@@ -225,6 +253,16 @@ void run_dir_inherit(struct run_dir *dir)
 {
 	/* Listening again changes whose credentials a client is shown (SO_PEERCRED). */
 	listen(dir->listen_fd, BACKLOG);
+}
+
+void run_dir_note_cgroup(const struct run_dir *dir, const char *path)
+{
+	char *link = dir->listen_fd < 0 ? NULL : run_dir_file(dir, RUN_DIR_CGROUP);
+
+	/* Without it, one that is killed leaves its cgroup; no reason not to run. */
+	if (link && symlink(path, link) < 0)
+		log_warn("'%s': %m", link);
+	free(link);
 }
 
 void run_dir_remove(struct run_dir *dir)
@@ -288,7 +326,7 @@ int run_dir_connect(const char *root, const char *id, const char *name, int type
 	if (r != -ECONNREFUSED && r != -ENOENT)
 		return error_usage(err, r, "microVM '%s': %m", id);
 	if (is_dead(path)) {
-		remove_directory(path);
+		remove_dead(path);
 	} else if (access(path, F_OK) == 0) {
 		return error_usage(err, -ENOENT, "microVM '%s' has no %s", id, name);
 	}
@@ -330,7 +368,7 @@ bool run_dir_remove_dead(const char *path)
 {
 	if (!is_dead(path))
 		return false;
-	remove_directory(path);
+	remove_dead(path);
 	return true;
 }
 

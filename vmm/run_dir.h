@@ -21,6 +21,7 @@
 #define RUN_DIR_CONTROL "control.sock"
 #define RUN_DIR_CONSOLE "console.sock"
 #define RUN_DIR_LOG	"log"
+#define RUN_DIR_CGROUP	"cgroup" /* a link to the microVM's own, for whoever removes a dead one */
 
 /* One microVM's, while it runs. Zero-initialised with listen_fd -1: none. */
 struct run_dir {
@@ -43,6 +44,12 @@ int run_dir_create(struct run_dir *dir, const char *root, const char *id, struct
 
 /* After a fork: this process is now the one that clients see as the listener's. */
 void run_dir_inherit(struct run_dir *dir);
+
+/*
+ * The cgroup @path is the microVM's, and goes with the directory should it die. Removed by its
+ * parent otherwise.
+ */
+void run_dir_note_cgroup(const struct run_dir *dir, const char *path);
 
 /* Remove the directory and all that is in it, and close the socket. Harmless without one. */
 void run_dir_remove(struct run_dir *dir);

@@ -231,6 +231,46 @@ static void all_are_found_in_order_and_what_was_never_finished_goes(void **state
 	run_dir_remove(&b);
 }
 
+/* A directory stands for the cgroup: rmdir() is what removes both. */
+static void dead_ones_cgroup_goes_with_its_directory(void **state)
+{
+	struct place *p = *state;
+	char cgroup[100], path[100], link[120];
+
+	snprintf(path, sizeof(path), "%s/a", p->root);
+	snprintf(link, sizeof(link), "%s/" RUN_DIR_CGROUP, path);
+	snprintf(cgroup, sizeof(cgroup), "%s/wisp-a", p->root);
+	leave_a_dead_one(p->root, "a");
+	assert_int_equal(mkdir(cgroup, 0700), 0);
+	assert_int_equal(symlink(cgroup, link), 0);
+	assert_true(run_dir_remove_dead(path));
+	assert_int_equal(access(cgroup, F_OK), -1);
+	/* No other name is believed. */
+	snprintf(cgroup, sizeof(cgroup), "%s/other", p->root);
+	leave_a_dead_one(p->root, "a");
+	assert_int_equal(mkdir(cgroup, 0700), 0);
+	assert_int_equal(symlink(cgroup, link), 0);
+	assert_true(run_dir_remove_dead(path));
+	assert_int_equal(rmdir(cgroup), 0);
+}
+
+/* One that ends in good order has removed its cgroup itself, and the link goes unfollowed. */
+static void noted_cgroup_is_a_link(void **state)
+{
+	struct place *p = *state;
+	struct run_dir dir = { .listen_fd = -1 };
+	char *link, target[100] = "";
+
+	run_dir_note_cgroup(&dir, "/nowhere");
+	assert_int_equal(run_dir_create(&dir, p->root, "a", NULL), 0);
+	run_dir_note_cgroup(&dir, "/sys/fs/cgroup/wisp-a");
+	link = run_dir_file(&dir, RUN_DIR_CGROUP);
+	assert_true(readlink(link, target, sizeof(target) - 1) > 0);
+	assert_string_equal(target, "/sys/fs/cgroup/wisp-a");
+	free(link);
+	run_dir_remove(&dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -244,6 +284,8 @@ int main(void)
 		IN_PLACE(default_root_follows_xdg_runtime_dir),
 		IN_PLACE(path_longer_than_an_address_works),
 		IN_PLACE(all_are_found_in_order_and_what_was_never_finished_goes),
+		IN_PLACE(dead_ones_cgroup_goes_with_its_directory),
+		IN_PLACE(noted_cgroup_is_a_link),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
