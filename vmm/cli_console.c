@@ -137,6 +137,7 @@ int console_main(int argc, char **argv)
 		r = 0;
 		if (how == END_ASKED)
 			r = control_end_machine(control, json_pack("{s:s}", "do", "kill"), false,
+						NULL,
 						&err);
 		else if (how == DETACHED)
 			fprintf(stderr, "\r\nwisp: detached from '%s'\n", id);

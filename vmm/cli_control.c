@@ -41,6 +41,7 @@ const struct config_item control_top_options[] = {
 };
 const struct config_item control_stop_options[] = {
 	RUN_DIR_ITEM,
+	JSON_ITEM,
 	{ "--timeout", "SECONDS", "How long the guest may take to power off (30)", CONFIG_NUMBER,
 	  MEMBER(timeout_seconds), 0, 86400 },
 	{ 0 },
@@ -58,6 +59,13 @@ static int fail(const struct error *err)
 {
 	error_print(err);
 	return error_status(err);
+}
+
+static void print_object(json_t *o)
+{
+	json_dumpf(o, stdout, JSON_COMPACT);
+	putchar('\n');
+	json_decref(o);
 }
 
 int control_open(const char *verb, const struct config_item *options, struct control_options *o,
@@ -141,12 +149,16 @@ static void await_parent(int pidfd)
 	poll(&p, 1, PATIENCE_SECONDS * 1000);
 }
 
-int control_end_machine(int sock, json_t *request, bool force, struct error *err)
+int control_end_machine(int sock, json_t *request, bool force, json_t **ret_reply,
+			struct error *err)
 {
 	pid_t parent = peer_pid(sock);
 	int pidfd = parent > 0 ? (int)syscall(SYS_pidfd_open, parent, 0) : -1;
-	int r = control_ask(sock, request, NULL, 0, NULL, err);
+	int r;
 
+	if (ret_reply)
+		*ret_reply = NULL;
+	r = control_ask(sock, request, NULL, 0, ret_reply, err);
 	if (force && (r == -ETIMEDOUT || r == -EAGAIN) && parent > 0)
 		r = kill_stuck(parent, err);
 	/* That it is gone is what was wanted. */
@@ -159,19 +171,35 @@ int control_end_machine(int sock, json_t *request, bool force, struct error *err
 	return r;
 }
 
+/* Whether the guest obeyed is told apart by a line, or "forced"; that it is gone is a success. */
+static void print_stopped(const struct control_options *o, const char *id, const json_t *reply)
+{
+	const char *end = json_string_value(json_object_get(reply, "end"));
+	bool forced = end && !strcmp(end, "signal");
+
+	if (o->json)
+		print_object(json_pack("{s:s, s:s*, s:b}", "id", id, "end", end, "forced", forced));
+	else if (forced)
+		fprintf(stderr, "wisp: stop: '%s' did not power off within %u s: it was ended\n",
+			id, o->timeout_seconds);
+}
+
 int stop_main(int argc, char **argv)
 {
 	struct control_options o = { .timeout_seconds = 30 };
+	json_t *request, *reply = NULL;
 	struct error err = { 0 };
 	const char *id;
-	json_t *request;
 	int sock, r;
 
 	sock = r = control_open("stop", control_stop_options, &o, argc, argv, &id, &err);
 	if (sock >= 0) {
 		request = json_pack("{s:s, s:i}", "do", "stop", "timeout", o.timeout_seconds);
-		r = control_end_machine(sock, request, false, &err);
+		r = control_end_machine(sock, request, false, &reply, &err);
 		close(sock);
+		if (!r)
+			print_stopped(&o, id, reply);
+		json_decref(reply);
 	}
 	control_options_done(&o);
 	return r < 0 ? fail(&err) : 0;
@@ -189,7 +217,8 @@ int kill_main(int argc, char **argv)
 	if (sock >= 0) {
 		setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 		setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-		r = control_end_machine(sock, json_pack("{s:s}", "do", "kill"), true, &err);
+		r = control_end_machine(sock, json_pack("{s:s}", "do", "kill"), true, NULL,
+					&err);
 		close(sock);
 	}
 	control_options_done(&o);

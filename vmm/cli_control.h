@@ -33,8 +33,10 @@ int control_open(const char *verb, const struct config_item *options, struct con
 
 /*
  * Ask for the end by @request ("stop", "kill") and return after it; with @force also that of a
- * monitor that does not answer.
+ * monitor that does not answer. @ret_reply, which may be NULL, says how it ended, or becomes NULL
+ * when nobody was left to say so.
  */
-int control_end_machine(int sock, json_t *request, bool force, struct error *err);
+int control_end_machine(int sock, json_t *request, bool force, json_t **ret_reply,
+			struct error *err);
 
 #endif

@@ -77,7 +77,7 @@ const struct cli_verb cli_verbs[] = {
 	{ "stop", "[OPTION]... ID",
 	  "Press the power button, and end the microVM if that is ignored",
 	  "Returns when the microVM has ended. A guest that did not power off by itself ends with "
-	  "status 143, as by SIGTERM.",
+	  "status 143, as by SIGTERM, and a line, or \"forced\" in --json, says so.",
 	  control_stop_options, .main = stop_main },
 	{ "kill", "[OPTION]... ID", "End a microVM without asking its guest",
 	  "Disks are left as a power failure would leave them. Its run ends with status 137, as by "
