@@ -28,6 +28,7 @@ struct api_options {
 	const char *log_path, *level, *metrics_path;
 	bool show_level, show_origin;
 	bool no_api, enable_pci, no_sandbox;
+	bool print_arguments; /* those of `wisp run`, and run nothing */
 	size_t payload_limit, mmds_limit;
 };
 
@@ -59,7 +60,7 @@ struct api {
 struct api_answer {
 	int status;
 	json_t *body;
-	bool deprecated; /* the request used a field that will go away */
+	const char *deprecated; /* what of the request will go away; NULL: nothing */
 };
 
 /* One thing that can be asked for. */
@@ -211,7 +212,11 @@ void api_arguments_free(char **argv);
 
 /* ---- api_log.c ---- */
 
+uint64_t api_now_us(void); /* on a clock that only goes on */
+
 void api_log(struct api *api, const char *level, const char *fmt, ...) __printf(3, 4);
+/* @text in quotes, as Rust's {:?} has it, cut where @buf ends. */
+const char *api_quote(char *buf, size_t size, const char *text, size_t len);
 
 /* ---- api_metrics.c ---- */
 

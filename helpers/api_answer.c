@@ -173,6 +173,52 @@ static const struct api_endpoint *find_endpoint(const char *method, const char *
 	return NULL;
 }
 
+/*
+ * JSON's integers have no bounds, jansson's have: those beyond become the largest that it has when
+ * they fit into 64 bits without a sign, which is more than anything here can be, and floating point
+ * when they do not, as serde sees them. The text is the caller's.
+ */
+static char *tame_integers(const char *text, size_t len)
+{
+	char *out = malloc(len * 2 + 1), *to = out;
+	bool quoted = false;
+
+	for (size_t i = 0; out && i < len;) {
+		size_t digits = 0;
+
+		while (!quoted && i + digits < len && isdigit((unsigned char)text[i + digits]))
+			digits++;
+		if (digits < 19) {
+			/* What a backslash hides, hides no quote. */
+			if (quoted && text[i] == '\\' && i + 1 < len)
+				*to++ = text[i++];
+			else if (text[i] == '"')
+				quoted = !quoted;
+			digits = MAX(digits, (size_t)1);
+			memcpy(to, text + i, digits);
+			to += digits;
+		} else {
+			char number[24] = "";
+
+			memcpy(number, text + i, MIN(digits, sizeof(number) - 1));
+			errno = 0;
+			if (digits <= 20 && strtoull(number, NULL, 10) <= INT64_MAX && !errno) {
+				memcpy(to, number, digits);
+				to += digits;
+			} else if (digits <= 20 && !errno) {
+				to = stpcpy(to, "9223372036854775807");
+			} else {
+				memcpy(to, text + i, digits);
+				to = stpcpy(to + digits, ".0");
+			}
+		}
+		i += digits;
+	}
+	if (out)
+		*to = '\0';
+	return out;
+}
+
 /* The body as checked JSON; NULL with the answer given. */
 static json_t *parse_body(const struct api_endpoint *e, const char *text, size_t len,
 			  struct api_answer *answer)
@@ -184,6 +230,13 @@ static json_t *parse_body(const struct api_endpoint *e, const char *text, size_t
 	json_t *body;
 
 	body = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
+	if (!body && json_error_code(&why) == json_error_numeric_overflow) {
+		char *tame = tame_integers(text, len);
+
+		if (tame)
+			body = json_loads(tame, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
+		free(tame);
+	}
 	if (!body) {
 		api_fault(answer, "%s: %s at line %d column %d.", what, why.text, why.line,
 			  why.column);
@@ -278,23 +331,42 @@ static void count(struct api *api, const char *method, const char *path,
 		api_count(api, group, key, 1);
 }
 
+/* In Firecracker's words, which tools look for. Metadata may be secret. */
+static void log_request(struct api *api, const char *method, const char *path, const char *text,
+			size_t len)
+{
+	char body[2048] = "", where[300];
+	bool shown = text && strcmp(path, "/mmds") != 0;
+
+	/* Methods as Rust's {:?} has them: "Put". */
+	api_log(api, "Info", "The API server received a %c%s request on %s%s%s.", *method,
+		!strcmp(method, "GET")	    ? "et"
+		: !strcmp(method, "PUT")    ? "ut"
+		: !strcmp(method, "PATCH")  ? "atch"
+		: !strcmp(method, "DELETE") ? "elete"
+					    : method + 1,
+		api_quote(where, sizeof(where), path, strlen(path)), shown ? " with body " : "",
+		shown ? api_quote(body, sizeof(body), text, len) : "");
+}
+
 void api_handle(struct api *api, const char *method, const char *path, const char *text, size_t len,
 		struct api_answer *answer)
 {
-	/* Metadata may be secret, and is anybody's guess in size. */
-	bool shown = text && strcmp(path, "/mmds") != 0;
+	uint64_t begun = api_now_us();
 
-	api_log(api, "Info", "The API server received a %s request on \"%s\"%s%.*s%s.", method,
-		path, shown ? " with body \"" : "", shown ? (int)MIN(len, (size_t)200) : 0,
-		shown ? text : "", shown ? "\"" : "");
+	log_request(api, method, path, text, len);
 	handle(api, method, path, text, len, answer);
 	count(api, method, path, answer);
 	if (answer->status >= 400) {
-		api_log(api, "Error", "Received Error. Status code: %d. Message: %s",
-			answer->status,
+		api_log(api, "Error", "Received Error. Status code: %s. Message: %s",
+			answer->status == 413 ? "413 Payload too large" : "400 Bad Request",
 			json_string_value(json_object_get(answer->body, "fault_message")) ?: "");
 	} else {
-		api_log(api, "Info", "The request was executed successfully. Status code: %d.",
-			answer->status);
+		api_log(api, "Info", "The request was executed successfully. Status code: %s.",
+			answer->status == 204 ? "204 No Content" : "200 OK");
 	}
+	if (answer->deprecated)
+		api_log(api, "Warn", "%s", answer->deprecated);
+	api_log(api, "Debug", "Total previous API call duration: %llu us.",
+		(unsigned long long)(api_now_us() - begun));
 }

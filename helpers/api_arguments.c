@@ -1,4 +1,5 @@
 /* What is configured, as arguments of `wisp run`. */
+#include <cpuid.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -196,6 +197,28 @@ static void add_name(struct arguments *a, const struct api *api)
 	add(a, "%s", name);
 }
 
+/*
+ * Firecracker's static templates hide what some processors of a vendor have and others lack, so
+ * that snapshots move among them. wisp's means for that are levels that many hosts share.
+ */
+static int add_cpu(struct arguments *a, const struct api *api, struct error *err)
+{
+	const char *template = text_of(api->machine, "cpu_template");
+	unsigned leaf, vendor = 0, unused;
+	bool amd;
+
+	if (!template)
+		return 0;
+	__get_cpuid(0, &leaf, &vendor, &unused, &unused);
+	amd = vendor == signature_AMD_ebx;
+	if (amd != !strcmp(template, "T2A"))
+		return error_set(err, -EINVAL,
+				 "Failed to get CPU template: CPU vendor mismatched between actual "
+				 "CPU and CPU template");
+	add(a, "--cpu=x86-64-v3");
+	return 0;
+}
+
 char **api_arguments(const struct api *api, struct error *err)
 {
 	struct arguments a = { .argv = calloc(MAX_ARGUMENTS, sizeof(char *)) };
@@ -214,6 +237,10 @@ char **api_arguments(const struct api *api, struct error *err)
 	if (text_of(api->boot, "initrd_path")) {
 		add(&a, "--initrd");
 		add(&a, "%s", text_of(api->boot, "initrd_path"));
+	}
+	if (add_cpu(&a, api, err) < 0) {
+		api_arguments_free(a.argv);
+		return NULL;
 	}
 	add(&a, "--cpus=%d", (int)json_integer_value(json_object_get(api->machine, "vcpu_count")));
 	add(&a, "--memory=%lld",

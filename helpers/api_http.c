@@ -57,7 +57,7 @@ static enum MHD_Result answer_request(struct api *api, struct MHD_Connection *c,
 	if (answer.body)
 		text = json_dumps(answer.body, JSON_COMPACT | JSON_ENCODE_ANY);
 	json_decref(answer.body);
-	done = respond(c, answer.status, text, answer.deprecated);
+	done = respond(c, answer.status, text, answer.deprecated != NULL);
 	free(text);
 	return done;
 }

@@ -7,6 +7,14 @@
 
 #include "helpers/api.h"
 
+uint64_t api_now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
 /* In order of what they let through. */
 static const char *const levels[] = { "Off", "Error", "Warning", "Info", "Debug", "Trace" };
 
@@ -18,9 +26,28 @@ static unsigned level_of(const char *name)
 	return name && !strcasecmp(name, "warn") ? 2 : 3;
 }
 
+const char *api_quote(char *buf, size_t size, const char *text, size_t len)
+{
+	static const char special[] = "\n\r\t\"\\", letter[] = "nrt\"\\";
+	size_t at = 0;
+
+	buf[at++] = '"';
+	/* Room for a character in two bytes, the quote and the end. */
+	for (size_t i = 0; i < len && at + 4 <= size; i++) {
+		const char *s = memchr(special, text[i], sizeof(special) - 1);
+
+		if (s)
+			buf[at++] = '\\';
+		buf[at++] = s ? letter[s - special] : text[i];
+	}
+	buf[at++] = '"';
+	buf[at] = '\0';
+	return buf;
+}
+
 void api_log(struct api *api, const char *level, const char *fmt, ...)
 {
-	char text[800], line[1000];
+	char text[4096], line[4400];
 	struct timespec now;
 	struct tm tm;
 	va_list ap;

@@ -15,6 +15,8 @@
 #include "vmm/control_client.h"
 #include "vmm/default_guest.h"
 
+#define MAX_MEMORY_MIB (64u << 20) /* of `wisp run` */
+
 /* Where `wisp` is, seen from this helper: beside it, or where `make install` puts both. */
 static const char *const places[] = { "%s/wisp", "%s/../../bin/wisp" };
 
@@ -248,9 +250,14 @@ int api_start(struct api *api, struct error *err)
 	if (!api->boot)
 		return error_set(err, -EINVAL,
 				 "Cannot start microvm without kernel configuration.");
+	/* What mmap() says to sizes that no host has. */
+	if (json_integer_value(json_object_get(api->machine, "mem_size_mib")) > MAX_MEMORY_MIB)
+		return error_set(err, -ENOMEM,
+				 "Invalid Memory Configuration: Cannot create mmap region: Out of "
+				 "memory (os error 12)");
 	argv = api_arguments(api, err);
 	if (!argv)
-		return -ENOMEM;
+		return -EINVAL;
 	r = api_launch(api, argv, err);
 	api_arguments_free(argv);
 	if (!r)
@@ -283,14 +290,6 @@ void api_stop(struct api *api)
 }
 
 /* ---- requests ---- */
-
-static uint64_t now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
-}
 
 static int ask(struct api *api, const char *verb, struct error *err)
 {
@@ -335,15 +334,16 @@ API_HANDLER(put_action)
 API_HANDLER(patch_vm)
 {
 	bool pause = !strcmp(json_string_value(json_object_get(body, "state")), "Paused");
-	uint64_t begun = now_us();
+	uint64_t begun = api_now_us();
 	struct error err = { 0 };
 
 	if (ask(api, pause ? "pause" : "resume", &err) < 0) {
 		api_fault(answer, "Internal VMM error: %s", err.msg);
 		return;
 	}
-	api_measure(api, pause ? "pause_vm" : "resume_vm", (json_int_t)(now_us() - begun));
-	api_measure(api, pause ? "vmm_pause_vm" : "vmm_resume_vm", (json_int_t)(now_us() - begun));
+	api_measure(api, pause ? "pause_vm" : "resume_vm", (json_int_t)(api_now_us() - begun));
+	api_measure(api, pause ? "vmm_pause_vm" : "vmm_resume_vm",
+		    (json_int_t)(api_now_us() - begun));
 	api->state = pause ? API_PAUSED : API_RUNNING;
 	api_no_content(answer);
 }

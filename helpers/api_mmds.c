@@ -27,7 +27,7 @@ static bool is_there(const struct api *api, struct api_answer *answer)
 API_HANDLER(get_mmds)
 {
 	if (is_there(api, answer))
-		api_ok(answer, api->mmds ? json_incref(api->mmds) : json_null());
+		api_ok(answer, api->mmds ? json_incref(api->mmds) : json_object());
 }
 
 static void set_contents(struct api *api, json_t *value, struct api_answer *answer)
@@ -129,7 +129,8 @@ API_HANDLER(put_mmds_config)
 		json_object_set_new(body, "ipv4_address", json_string(DEFAULT_ADDRESS));
 	if (!json_is_boolean(json_object_get(body, "imds_compat")))
 		json_object_set_new(body, "imds_compat", json_false());
-	answer->deprecated = !version || !strcmp(version, "V1");
+	if (!version || !strcmp(version, "V1"))
+		answer->deprecated = "PUT /mmds/config: V1 is deprecated. Use V2 instead.";
 	json_incref(body);
 	json_decref(api->mmds_config);
 	api->mmds_config = body;

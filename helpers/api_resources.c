@@ -119,16 +119,17 @@ API_HANDLER(get_config)
 /* ---- the machine ---- */
 
 /* Take @update over what is there, when the whole is right then. */
-static void update_machine(struct api *api, json_t *update, struct api_answer *answer)
+static void update_machine(struct api *api, json_t *update, const char *deprecated,
+			   struct api_answer *answer)
 {
 	json_t *m = json_copy(api->machine), *v;
-	const char *name, *template;
+	const char *name, *template = text_of(update, "cpu_template");
 	json_int_t cpus, memory;
 
 	json_object_foreach(update, name, v) if (!json_is_null(v)) json_object_set(m, name, v);
 	cpus = number_of(m, "vcpu_count");
 	memory = number_of(m, "mem_size_mib");
-	template = text_of(m, "cpu_template");
+	/* Which are for this host's processor is found out at the start. */
 	if (template && !strcmp(template, "None"))
 		json_object_del(m, "cpu_template");
 	if (cpus < 1 || cpus > MAX_VCPUS ||
@@ -136,21 +137,20 @@ static void update_machine(struct api *api, json_t *update, struct api_answer *a
 		api_fault(answer, "Machine config error: The number of vCPUs must be greater than "
 				  "0, less than 32 and must be 1 or an even number if SMT is "
 				  "enabled.");
-	else if (memory == 0 || (!strcmp(text_of(m, "huge_pages"), "2M") && memory % 2))
+	else if (memory == 0 || (strcmp(text_of(m, "huge_pages"), "None") != 0 && memory % 2))
 		api_fault(answer, "Machine config error: The memory size (MiB) is either 0, or not "
 				  "a multiple of the configured page size.");
 	else if (number_of(api->balloon, "amount_mib") > memory)
 		api_fault(answer, "Machine config error: The memory size (MiB) is smaller than the "
 				  "previously set balloon device target size.");
-	else if (template && strcmp(template, "None") != 0)
-		api_fault(answer, NOT_SUPPORTED "wisp knows no CPU template '%s'.", template);
 	else
 		replace(&api->machine, m);
 	json_decref(m);
 	if (answer->status)
 		return;
 	api->configured = true;
-	answer->deprecated = json_is_string(json_object_get(update, "cpu_template"));
+	if (template)
+		answer->deprecated = deprecated;
 	api_no_content(answer);
 }
 
@@ -159,7 +159,7 @@ API_HANDLER(put_machine)
 	fill(body, "smt", json_false());
 	fill(body, "track_dirty_pages", json_false());
 	fill(body, "huge_pages", json_string("None"));
-	update_machine(api, body, answer);
+	update_machine(api, body, "PUT /machine-config: cpu_template field is deprecated.", answer);
 }
 
 API_HANDLER(patch_machine)
@@ -167,7 +167,9 @@ API_HANDLER(patch_machine)
 	if (json_object_size(body) == 0)
 		api_fault(answer, "Empty PATCH request.");
 	else
-		update_machine(api, body, answer);
+		update_machine(api, body, "PATCH /machine-config: cpu_template field is "
+					  "deprecated.",
+			       answer);
 }
 
 API_HANDLER(put_boot)
@@ -231,7 +233,7 @@ static bool drive_is_good(struct api *api, const char *id, const json_t *body,
 	static const char cannot[] = "Drive config error: Unable to create the virtio block "
 				     "device: Virtio backend error:";
 	const char *path = text_of(body, "path_on_host");
-	const json_t *read_only = json_object_get(body, "is_read_only");
+	bool read_only = json_is_true(json_object_get(body, "is_read_only"));
 	char why[120];
 	int error;
 
@@ -239,17 +241,16 @@ static bool drive_is_good(struct api *api, const char *id, const json_t *body,
 		api_fault(answer, NOT_SUPPORTED "wisp has no vhost-user block devices.");
 		return false;
 	}
-	if (!path || !json_is_boolean(read_only)) {
+	if (!path) {
 		api_fault(answer, "Drive config error: Unable to create the virtio block device: "
-				  "Invalid configuration: path_on_host and is_read_only are "
-				  "required.");
+				  "Invalid block config.");
 		return false;
 	}
 	if (json_is_true(json_object_get(body, "is_root_device")) && other_root(api, id)) {
 		api_fault(answer, "Drive config error: A root block device already exists!");
 		return false;
 	}
-	error = probe(path, json_is_true(read_only) ? O_RDONLY : O_RDWR);
+	error = probe(path, read_only ? O_RDONLY : O_RDWR);
 	if (error) {
 		api_fault(answer, "%s Error manipulating the backing file: %s %s", cannot,
 			  os_error(why, sizeof(why), error), path);
@@ -275,6 +276,7 @@ API_HANDLER(put_drive)
 	if (is_too_late(api, answer) || !drive_is_good(api, id, body, answer))
 		return;
 	fill(body, "partuuid", json_null());
+	fill(body, "is_read_only", json_false());
 	fill(body, "cache_type", json_string("Unsafe"));
 	fill(body, "rate_limiter", json_null());
 	fill(body, "io_engine", json_string("Sync"));
@@ -291,6 +293,18 @@ static bool is_mac(const char *text)
 			       : !strchr("0123456789abcdefABCDEF", text[i]) || !text[i])
 			return false;
 	return !text[17];
+}
+
+/* Is the host's interface @name taken by another network than @id? */
+static bool tap_is_taken(const struct api *api, const char *id, const char *name)
+{
+	const char *other;
+	json_t *n;
+
+	json_object_foreach(api->nets, other,
+			    n) if (strcmp(other, id) != 0 &&
+				   !strcmp(text_of(n, "host_dev_name"), name)) return true;
+	return false;
 }
 
 static bool net_is_good(struct api *api, const char *id, const json_t *body,
@@ -317,17 +331,17 @@ static bool net_is_good(struct api *api, const char *id, const json_t *body,
 				  mac);
 			return false;
 		}
-		if (strcmp(other, id) != 0 &&
-		    !strcmp(text_of(n, "host_dev_name"), text_of(body, "host_dev_name"))) {
-			api_fault(
-				answer,
-				"Network config error: Could not create the network device: Open "
-				"tap device failed: Error while creating ifreq structure: Device "
-				"or resource busy (os error 16). Invalid TUN/TAP Backend provided "
-				"by %s. Check our documentation on setting up the network devices.",
-				text_of(body, "host_dev_name"));
-			return false;
-		}
+	}
+	if (tap_is_taken(api, id, text_of(body, "host_dev_name"))) {
+		/* The one it was to replace has been closed by then, and is gone. */
+		json_object_del(api->nets, id);
+		api_fault(answer,
+			  "Network config error: Could not create the network device: Open tap "
+			  "device failed: Error while creating ifreq structure: Device or resource "
+			  "busy (os error 16). Invalid TUN/TAP Backend provided by %s. Check our "
+			  "documentation on setting up the network devices.",
+			  text_of(body, "host_dev_name"));
+		return false;
 	}
 	if (json_is_integer(mtu) && json_integer_value(mtu) < 68) {
 		api_fault(answer, "Network config error: Could not create the network device: "
@@ -357,7 +371,8 @@ API_HANDLER(put_vsock)
 				  "are reserved");
 		return;
 	}
-	answer->deprecated = text_of(body, "vsock_id") != NULL;
+	if (text_of(body, "vsock_id"))
+		answer->deprecated = "PUT /vsock: vsock_id field is deprecated.";
 	replace(&api->vsock, body);
 	api->configured = true;
 	api_no_content(answer);

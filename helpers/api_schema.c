@@ -46,7 +46,7 @@ const struct api_field api_boot_source[] = {
 	END,
 };
 
-#define CPU_TEMPLATES "C3|T2|T2S|T2CL|T2A|V1N1|None"
+#define CPU_TEMPLATES "C3|T2|T2S|None|T2CL|T2A"
 #define MACHINE_OPTIONAL                                                  \
 	OPTIONAL("smt", API_BOOL), CHOICE("cpu_template", CPU_TEMPLATES), \
 		OPTIONAL("track_dirty_pages", API_BOOL),                  \

@@ -502,8 +502,10 @@ API_HANDLER(load_snapshot)
 
 	if (!is_sound(api, body, answer))
 		return;
-	answer->deprecated = text_of(body, "mem_file_path") ||
-			     json_is_true(json_object_get(body, "enable_diff_snapshots"));
+	if (text_of(body, "mem_file_path") ||
+	    json_is_true(json_object_get(body, "enable_diff_snapshots")))
+		answer->deprecated = "PUT /snapshot/load: mem_file_path and enable_diff_snapshots "
+				     "fields are deprecated.";
 	if (load(api, body, &err) < 0) {
 		api_fault(answer, "Load snapshot error: Failed to restore from snapshot: %s",
 			  err.msg);

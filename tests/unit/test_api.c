@@ -1,0 +1,181 @@
+/* Firecracker's API without HTTP and without a microVM: what is sent, what is answered. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "helpers/api.h"
+
+struct talk {
+	struct api api;
+	int log[2];
+	struct api_answer answer;
+};
+
+static int setup(void **state)
+{
+	struct talk *t = calloc(1, sizeof(*t));
+
+	assert_non_null(t);
+	assert_int_equal(pipe(t->log), 0);
+	t->api = (struct api){ .log_fd = t->log[1],
+			       .metrics_fd = -1,
+			       .child_fd = -1,
+			       .child_words = -1,
+			       .control = -1 };
+	t->api.options.id = "test";
+	t->api.options.level = "Debug";
+	t->api.options.mmds_limit = t->api.options.payload_limit = API_DEFAULT_PAYLOAD;
+	assert_int_equal(api_resources_init(&t->api), 0);
+	*state = t;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct talk *t = *state;
+
+	json_decref(t->answer.body);
+	api_resources_done(&t->api);
+	close(t->log[0]);
+	close(t->log[1]);
+	free(t);
+	return 0;
+}
+
+/* Send it; the fault message, or "". */
+static const char *send_it(struct talk *t, const char *method, const char *path, const char *body)
+{
+	json_decref(t->answer.body);
+	t->answer = (struct api_answer){ 0 };
+	api_handle(&t->api, method, path, body, body ? strlen(body) : 0, &t->answer);
+	return json_string_value(json_object_get(t->answer.body, "fault_message")) ?: "";
+}
+
+static void expect_taken(struct talk *t, const char *method, const char *path, const char *body)
+{
+	assert_string_equal(send_it(t, method, path, body), "");
+	assert_int_equal(t->answer.status, 204);
+}
+
+static void expect_fault(struct talk *t, const char *path, const char *body, const char *fault)
+{
+	const char *said = send_it(t, "PUT", path, body);
+
+	assert_int_equal(t->answer.status, 400);
+	if (!strstr(said, fault))
+		fail_msg("said: %s", said);
+}
+
+static json_int_t memory_of(struct talk *t)
+{
+	send_it(t, "GET", "/machine-config", NULL);
+	return json_integer_value(json_object_get(t->answer.body, "mem_size_mib"));
+}
+
+static void numbers_may_be_larger_than_ours(void **state)
+{
+	struct talk *t = *state;
+
+	expect_taken(t, "PATCH", "/machine-config", "{\"mem_size_mib\":18446744073709551615}");
+	assert_int_equal(memory_of(t), INT64_MAX);
+	expect_taken(t, "PATCH", "/machine-config", "{\"mem_size_mib\":4096}");
+	assert_int_equal(memory_of(t), 4096);
+	expect_fault(t, "/machine-config",
+		     "{\"vcpu_count\":1,\"mem_size_mib\":18446744073709551616}",
+		     "invalid type: floating point");
+	/* What stands in quotes is no number, whatever hides the quote that ends it. */
+	expect_fault(t, "/machine-config",
+		     "{\"\\\"99999999999999999999\":1,\"mem_size_mib\":18446744073709551615}",
+		     "unknown field `\"99999999999999999999`");
+}
+
+/* The second interface is refused because of its name, and the first one is gone by then. */
+static void network_that_cannot_be_replaced_is_gone(void **state)
+{
+	struct talk *t = *state;
+
+	expect_taken(t, "PUT", "/network-interfaces/a",
+		     "{\"iface_id\":\"a\",\"host_dev_name\":\"t0\","
+		     "\"guest_mac\":\"06:00:00:00:00:01\"}");
+	expect_taken(t, "PUT", "/network-interfaces/b",
+		     "{\"iface_id\":\"b\",\"host_dev_name\":\"t1\"}");
+	expect_fault(t, "/network-interfaces/c",
+		     "{\"iface_id\":\"c\",\"host_dev_name\":\"t2\","
+		     "\"guest_mac\":\"06:00:00:00:00:01\"}",
+		     "The MAC address is already in use: 06:00:00:00:00:01");
+	expect_fault(t, "/network-interfaces/a", "{\"iface_id\":\"a\",\"host_dev_name\":\"t1\"}",
+		     "Could not create the network device");
+	expect_taken(t, "PUT", "/network-interfaces/c",
+		     "{\"iface_id\":\"c\",\"host_dev_name\":\"t2\","
+		     "\"guest_mac\":\"06:00:00:00:00:01\"}");
+}
+
+static void what_is_deprecated_is_said(void **state)
+{
+	struct talk *t = *state;
+
+	expect_taken(t, "PATCH", "/machine-config", "{\"cpu_template\":\"None\"}");
+	assert_string_equal(t->answer.deprecated,
+			    "PATCH /machine-config: cpu_template field is deprecated.");
+	expect_taken(t, "PATCH", "/machine-config", "{\"vcpu_count\":2}");
+	assert_null(t->answer.deprecated);
+}
+
+static void log_quotes_what_clients_send(void **state)
+{
+	struct talk *t = *state;
+	char log[4096];
+	ssize_t n;
+
+	send_it(t, "PUT", "/machine-config", "{\"a\":\n1}");
+	send_it(t, "PUT", "/mmds", "{\"secret\":1}");
+	n = read(t->log[0], log, sizeof(log) - 1);
+	assert_true(n > 0);
+	log[n] = '\0';
+	assert_non_null(strstr(log, "The API server received a Put request on \"/machine-config\" "
+				    "with body \"{\\\"a\\\":\\n1}\".\n"));
+	assert_non_null(strstr(log, "Received Error. Status code: 400 Bad Request. Message: "));
+	assert_non_null(strstr(log, "Total previous API call duration: "));
+	assert_null(strstr(log, "secret"));
+}
+
+static void quoted_text_fits_its_buffer(void **state)
+{
+	char buf[8];
+
+	assert_string_equal(api_quote(buf, sizeof(buf), "ab", 2), "\"ab\"");
+	assert_string_equal(api_quote(buf, sizeof(buf), "abcdefghi", 9), "\"abcd\"");
+	assert_string_equal(api_quote(buf, sizeof(buf), "\"\"\"\"\"\"", 6), "\"\\\"\\\"\"");
+	assert_string_equal(api_quote(buf, sizeof(buf), "", 0), "\"\"");
+}
+
+static void metadata_without_contents_is_an_empty_object(void **state)
+{
+	struct talk *t = *state;
+
+	send_it(t, "GET", "/mmds", NULL);
+	assert_int_equal(t->answer.status, 200);
+	assert_true(json_is_object(t->answer.body));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(numbers_may_be_larger_than_ours, setup, teardown),
+		cmocka_unit_test_setup_teardown(network_that_cannot_be_replaced_is_gone, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(what_is_deprecated_is_said, setup, teardown),
+		cmocka_unit_test_setup_teardown(log_quotes_what_clients_send, setup, teardown),
+		cmocka_unit_test(quoted_text_fits_its_buffer),
+		cmocka_unit_test_setup_teardown(metadata_without_contents_is_an_empty_object, setup,
+						teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
