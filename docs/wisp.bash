@@ -152,6 +152,12 @@ _wisp()
 			return ;;
 		--pin)
 			return ;;
+		--config-file)
+			_wisp_files
+			return ;;
+		--save-config)
+			_wisp_files
+			return ;;
 		--metrics)
 			_wisp_files
 			return ;;
@@ -163,7 +169,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --config-file --save-config --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	ls)
@@ -224,7 +230,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--run-dir --timeout --help" ;;
+		-*) _wisp_words "--run-dir --json --timeout --help" ;;
 		esac ;;
 	kill)
 		case $prev in

@@ -47,6 +47,7 @@ enum {
 	VERSION,
 	SNAPSHOT_VERSION,
 	DESCRIBE_SNAPSHOT,
+	PRINT_ARGUMENTS,
 	HELP,
 };
 
@@ -74,6 +75,7 @@ static const struct option options[] = {
 	{ "version", no_argument, NULL, VERSION },
 	{ "snapshot-version", no_argument, NULL, SNAPSHOT_VERSION },
 	{ "describe-snapshot", required_argument, NULL, DESCRIBE_SNAPSHOT },
+	{ "print-arguments", no_argument, NULL, PRINT_ARGUMENTS },
 	{ "help", no_argument, NULL, HELP },
 	{ 0 },
 };
@@ -172,6 +174,9 @@ static int parse(struct api_options *o, int argc, char **argv)
 			break;
 		case ENABLE_PCI:
 			o->enable_pci = true;
+			break;
+		case PRINT_ARGUMENTS:
+			o->print_arguments = o->no_api = true;
 			break;
 		case VERSION:
 			printf("Firecracker v" API_VERSION "\n\n");
@@ -320,6 +325,32 @@ static int serve(struct api *api, struct api_http *http, int signals, int timer)
 	}
 }
 
+/*
+ * For `wisp run --config-file`: each option as one word, with a NUL behind it. What only a control
+ * socket can set, one way's limits of a network and metadata, is not among them.
+ */
+static int print_arguments(struct api *api, struct error *err)
+{
+	char **argv;
+
+	if (!api->boot)
+		return error_usage(err, -EINVAL, "'boot-source' is missing");
+	argv = api_arguments(api, err);
+	if (!argv)
+		return err->code;
+	for (char **word = argv + 2; *word; word++) {
+		bool has_value = word[1] && strncmp(word[1], "--", 2) != 0;
+
+		/* A name is for each run to choose. */
+		if (strcmp(*word, "--name") != 0)
+			printf("%s%s%s%c", *word, has_value ? "=" : "", has_value ? word[1] : "",
+			       0);
+		word += has_value;
+	}
+	api_arguments_free(argv);
+	return 0;
+}
+
 static int run(struct api *api, struct error *err)
 {
 	const struct api_options *o = &api->options;
@@ -331,12 +362,17 @@ static int run(struct api *api, struct error *err)
 		r = apply_options(api, err);
 	if (r < 0)
 		return r;
+	/* Standard output is for the arguments then. */
+	if (o->print_arguments)
+		api->log_fd = -1;
 	api_log(api, "Info", "Running Firecracker v" API_VERSION);
 	if (o->config_file) {
 		r = api_load_config(api, o->config_file, err);
 		if (r < 0)
 			return r;
 	}
+	if (o->print_arguments)
+		return print_arguments(api, err);
 	if (!o->no_api) {
 		listen_fd = open_socket(o->api_sock, err);
 		if (listen_fd < 0)

@@ -59,6 +59,12 @@ static int parse_reboot(struct config_parse *p, const char *value, void *target)
 	return r;
 }
 
+/* Options from a file are in their places before anything is parsed (vmm/config_file.h). */
+static int parse_file(struct config_parse *p, const char *value, void *target)
+{
+	return config_fail(p, "is for the command line of 'wisp run' alone");
+}
+
 const struct config_item config_run_options[] = {
 	{ "--kernel", "PATH",
 	  "Kernel to boot: a bzImage, or an ELF vmlinux with a PVH or 64-bit entry "
@@ -189,6 +195,13 @@ const struct config_item config_run_options[] = {
 	  "Refuse to start what the host has no room for, beside what running microVMs are "
 	  "promised",
 	  CONFIG_FLAG, MEMBER(resources.admit) },
+	{ "--config-file", "FILE",
+	  "Read options from a JSON file: one that --save-config wrote, or Firecracker's. What the "
+	  "command line says goes before it",
+	  CONFIG_CUSTOM, .parse = parse_file },
+	{ "--save-config", "FILE",
+	  "Write all options to FILE, for --config-file; with --dry-run that is all that happens",
+	  CONFIG_CUSTOM, .parse = parse_file },
 	{ "--dry-run", NULL,
 	  "Print the machine as it would be built (memory map, devices, interrupts) and stop",
 	  CONFIG_FLAG, MEMBER(dry_run) },

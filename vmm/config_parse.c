@@ -249,16 +249,30 @@ static bool takes_word(const struct config_item *o, const char *next)
 	return o->kind != CONFIG_FLAG || is_switch_word(next);
 }
 
-int config_take_option(struct config_parse *p, const struct config_item *table, uint64_t *given,
-		       void *target, char *const *argv, int argc)
+int config_split_option(const struct config_item *table, char *const *argv, int argc,
+			const struct config_item **ret_item, const char **ret_value)
 {
 	const char *next = argc > 1 ? argv[1] : NULL;
 	size_t len;
 	const char *value = inline_value(argv[0], &len);
 	const struct config_item *o = find_option(table, argv[0], len);
-	int used = 1, r;
+	bool takes_next = o && !value && o->value && takes_word(o, next);
 
+	*ret_item = o;
+	*ret_value = takes_next ? next : value;
 	if (!o)
+		return 0;
+	return takes_next && next ? 2 : 1;
+}
+
+int config_take_option(struct config_parse *p, const struct config_item *table, uint64_t *given,
+		       void *target, char *const *argv, int argc)
+{
+	const struct config_item *o;
+	const char *value;
+	int used = config_split_option(table, argv, argc, &o, &value), r;
+
+	if (!used)
 		return 0;
 	p->option = o->name;
 	if (*given & 1ull << (o - table) && !o->repeat)
@@ -267,12 +281,8 @@ int config_take_option(struct config_parse *p, const struct config_item *table, 
 
 	if (value && !o->value)
 		return config_fail(p, "takes no value");
-	if (!value && o->value && takes_word(o, next)) {
-		if (!next)
-			return config_fail(p, "needs a value: %s", o->value);
-		value = next;
-		used = 2;
-	}
+	if (!value && o->value && takes_word(o, NULL))
+		return config_fail(p, "needs a value: %s", o->value);
 	r = set_item(p, o, value, target);
 	return r < 0 ? r : used;
 }

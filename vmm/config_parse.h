@@ -72,6 +72,13 @@ int config_parse_verb(const char *verb, const struct config_item *options, void 
 int config_take_option(struct config_parse *p, const struct config_item *table, uint64_t *given,
 		       void *target, char *const *argv, int argc);
 
+/*
+ * Split the option at argv[0], without parsing it: which of @table it is, and its value, NULL when
+ * it has none. Returns how many arguments it takes, 0 when it is none of these.
+ */
+int config_split_option(const struct config_item *table, char *const *argv, int argc,
+			const struct config_item **ret_item, const char **ret_value);
+
 /* ---- for parse functions; each returns 0 or -errno with the error filled in ---- */
 
 /* Fail with "--option: key: text". */
