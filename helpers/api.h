@@ -37,6 +37,7 @@ enum api_state { API_NOT_STARTED, API_RUNNING, API_PAUSED };
 struct api {
 	struct api_options options;
 	enum api_state state;
+	bool fatal;	 /* what was asked for last has left nothing to go on with */
 	bool configured; /* something that a snapshot could not be loaded over */
 
 	/* Resources as sent, with defaults filled in; NULL: not given. */
@@ -107,7 +108,8 @@ extern const struct api_field api_boot_source[], api_machine_config[], api_machi
 	api_serial[], api_logger[], api_metrics[], api_action[], api_vm[], api_balloon[],
 	api_balloon_update[], api_balloon_stats[], api_balloon_hinting[], api_pmem[],
 	api_pmem_update[], api_memory_hotplug[], api_memory_update[], api_mmds_config[],
-	api_snapshot_create[], api_snapshot_load[], api_cpu_config[], api_anything[];
+	api_snapshot_create[], api_snapshot_load[], api_cpu_config[], api_wisp_clone_body[],
+	api_anything[];
 
 /* Does @body have the fields it should and no others? -EINVAL with the words of serde if not. */
 int api_check(const json_t *body, const struct api_field *fields, struct error *err);
@@ -169,6 +171,8 @@ API_HANDLER(patch_vm);
 API_HANDLER(patch_drive);
 API_HANDLER(patch_net);
 
+/* Where the executable of `wisp run` is. */
+int api_find_wisp(char *path, size_t size, struct error *err);
 /* Start the microVM; 0, or -errno with what `wisp run` said. */
 int api_start(struct api *api, struct error *err);
 /* The same of any command line that starts one, with its --name; says nothing of the state. */
@@ -188,6 +192,11 @@ API_HANDLER(load_snapshot);
 
 /* The version of the file at @path into @text, of @size; -errno when it is none of ours. */
 int api_describe_snapshot(const char *path, char *text, size_t size, struct error *err);
+
+/* ---- api_wisp.c ---- */
+
+API_HANDLER(wisp_stat);
+API_HANDLER(wisp_clone);
 
 /* ---- api_balloon.c ---- */
 

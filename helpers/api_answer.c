@@ -111,6 +111,8 @@ const struct api_endpoint api_endpoints[] = {
 	  .metric = "hotplug_memory" },
 	{ "PUT", "snapshot/create", api_snapshot_create, api_create_snapshot, API_RUNTIME },
 	{ "PUT", "snapshot/load", api_snapshot_load, api_load_snapshot, API_PREBOOT },
+	{ "GET", "wisp/v1/stat", NULL, api_wisp_stat, API_RUNTIME },
+	{ "PUT", "wisp/v1/clone", api_wisp_clone_body, api_wisp_clone, API_RUNTIME },
 	{ 0 },
 };
 

@@ -20,7 +20,7 @@
 /* Where `wisp` is, seen from this helper: beside it, or where `make install` puts both. */
 static const char *const places[] = { "%s/wisp", "%s/../../bin/wisp" };
 
-static int find_wisp(char *path, size_t size, struct error *err)
+int api_find_wisp(char *path, size_t size, struct error *err)
 {
 	char dir[PATH_MAX];
 	int r = executable_dir(dir, sizeof(dir));
@@ -229,7 +229,7 @@ static int burst_drives(struct api *api, struct error *err)
 int api_launch(struct api *api, char **argv, struct error *err)
 {
 	char path[PATH_MAX + 64];
-	int r = find_wisp(path, sizeof(path), err);
+	int r = api_find_wisp(path, sizeof(path), err);
 
 	if (!r)
 		r = start_child(api, path, argv, err);

@@ -219,6 +219,13 @@ const struct api_field api_cpu_config[] = {
 	END,
 };
 
+/* wisp's own. */
+const struct api_field api_wisp_clone_body[] = {
+	OPTIONAL("count", API_U16),
+	OPTIONAL("name", API_STRING),
+	END,
+};
+
 /* Any JSON at all: MMDS. */
 const struct api_field api_anything[] = { END };
 

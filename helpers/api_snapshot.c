@@ -509,6 +509,8 @@ API_HANDLER(load_snapshot)
 	if (load(api, body, &err) < 0) {
 		api_fault(answer, "Load snapshot error: Failed to restore from snapshot: %s",
 			  err.msg);
+		/* Half of another machine's resources are here: as in Firecracker, the end. */
+		api->fatal = true;
 		return;
 	}
 	api->state = json_is_true(json_object_get(body, "resume_vm")) ? API_RUNNING : API_PAUSED;

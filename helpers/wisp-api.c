@@ -304,6 +304,12 @@ static int serve(struct api *api, struct api_http *http, int signals, int timer)
 			continue;
 		if (http)
 			api_http_run(http);
+		if (api->fatal) {
+			api_http_run(http); /* the answer goes out */
+			api_log(api, "Error", "Firecracker exiting with error. exit_code=%d",
+				STATUS_ERROR);
+			return STATUS_ERROR;
+		}
 		if (p[3].revents)
 			api_pass_words(api);
 		if (p[4].revents && read(timer, &ticks, sizeof(ticks)) == sizeof(ticks) &&
