@@ -329,6 +329,7 @@ docs: $(BUILD)/wisp ## the manual page and bash completion, from the option tabl
 
 BINDIR  := $(DESTDIR)$(PREFIX)/bin
 LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/wisp
+UNITS := $(DESTDIR)$(PREFIX)/lib/systemd/system
 SHARE   := $(DESTDIR)$(PREFIX)/share
 COMPLETION := $(SHARE)/bash-completion/completions
 GUEST   := $(addprefix $(BUILD)/guests/default/,vmlinuz vmlinux initrd release)
@@ -341,6 +342,8 @@ install: all ## to $(DESTDIR)$(PREFIX)
 	install -m 755 $(HELPERS) $(BUILD)/wisp-init $(LIBEXEC)
 	install -m 644 docs/wisp.1 $(SHARE)/man/man1/wisp.1
 	install -m 644 docs/wisp.bash $(COMPLETION)/wisp
+	install -d $(UNITS)
+	sed 's,/usr/local,$(PREFIX),' scripts/wisp@.service >$(UNITS)/wisp@.service
 	install -m 644 README.md ARCHITECTURE.md SECURITY.md CHANGELOG.md LICENSE $(SHARE)/doc/wisp
 	$(if $(wildcard $(GUEST)),install -d $(SHARE)/wisp/default && \
 		install -m 644 $(wildcard $(GUEST)) $(SHARE)/wisp/default && \
@@ -348,7 +351,7 @@ install: all ## to $(DESTDIR)$(PREFIX)
 
 .PHONY: uninstall
 uninstall: ## what install put there
-	rm -f $(BINDIR)/wisp $(SHARE)/man/man1/wisp.1 $(COMPLETION)/wisp
+	rm -f $(BINDIR)/wisp $(SHARE)/man/man1/wisp.1 $(COMPLETION)/wisp $(UNITS)/wisp@.service
 	rm -rf $(LIBEXEC) $(SHARE)/doc/wisp $(SHARE)/wisp
 
 .PHONY: help
