@@ -140,6 +140,7 @@ static int spawn(struct helper *h, const char *name, char *const *argv, bool lat
 	if (!late)
 		close(status[1]);
 	h->status_fd = status[0];
+	h->monitor_fd = h->stays ? fcntl(pair[0], F_DUPFD_CLOEXEC, 3) : -1;
 	*ret_fd = pair[0];
 	return 0;
 fail:
@@ -161,6 +162,20 @@ static void print_forward(char *buf, size_t size, const struct config_forward *f
 		 f->host_addr, v6 ? "]" : "", f->host_port, f->guest_port);
 }
 
+/* The monitor's end once more, of a helper from the guest's last life; -1 when none runs. */
+static int take_up(struct helper *h)
+{
+	int fd = -1;
+
+	if (h->pid <= 0)
+		return -1;
+	if (h->monitor_fd >= 0 && waitpid(h->pid, NULL, WNOHANG) == 0)
+		fd = fcntl(h->monitor_fd, F_DUPFD_CLOEXEC, 3);
+	if (fd < 0)
+		helper_stop(h);
+	return fd;
+}
+
 int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd,
 		     struct error *err)
 {
@@ -170,7 +185,12 @@ int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd
 	/* Forwards are bound at once: what keeps them from it is the user's to know. */
 	bool late = net->num_forwards == 0;
 	unsigned n = 0;
+	int fd = take_up(h);
 
+	if (fd >= 0) {
+		*ret_fd = fd;
+		return 0;
+	}
 	snprintf(h->name, sizeof(h->name), "%s", net->id);
 	argv[n++] = "wisp-net";
 	argv[n++] = "--fd";
@@ -272,9 +292,13 @@ void helper_stop(struct helper *h)
 {
 	if (h->pid <= 0)
 		return;
-	/* It holds nothing that needs an orderly end. */
-	kill(h->pid, SIGKILL);
-	while (waitpid(h->pid, NULL, 0) < 0 && errno == EINTR)
-		;
+	if (h->monitor_fd >= 0)
+		close(h->monitor_fd);
+	/* It holds nothing that needs an orderly end; it may have ended, and the id be another's. */
+	if (waitpid(h->pid, NULL, WNOHANG) == 0) {
+		kill(h->pid, SIGKILL);
+		while (waitpid(h->pid, NULL, 0) < 0 && errno == EINTR)
+			;
+	}
 	h->pid = 0;
 }

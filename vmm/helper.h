@@ -22,6 +22,8 @@ struct helper {
 	int status_fd; /* -1: starts late, says nothing */
 	char name[16]; /* the network's id, for messages */
 	bool no_sandbox; /* it does not lock itself in */
+	bool stays;	 /* over the guest's reboots, with its forwards; set before it is started */
+	int monitor_fd;	 /* of one that stays and runs: a copy of the monitor's end */
 	const struct run_dir *dir; /* where it listens for changes to its network; NULL: nowhere */
 };
 
@@ -41,7 +43,10 @@ int helper_exec(const char *name, char *const *argv, struct error *err);
 /* Where the executable @name of ours is: beside this one, or where it was installed. */
 int helper_find(const char *name, char *path, size_t size, struct error *err);
 
-/* Start user networking for @net; @ret_fd is the monitor's end (vmm: devices/net.h). */
+/*
+ * Start user networking for @net; @ret_fd is the monitor's end (vmm: devices/net.h). One that
+ * stayed from the guest's last life goes on with the new one, if it still runs.
+ */
 int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd,
 		     struct error *err);
 

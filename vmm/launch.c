@@ -133,6 +133,7 @@ static int start_helpers(const struct machine_config *c, const struct run_dir *d
 
 	for (unsigned i = 0; i < c->num_nets && !r; i++) {
 		helpers[i].no_sandbox = c->sandbox == SANDBOX_OFF;
+		helpers[i].stays = c->reboot_resets;
 		helpers[i].dir = dir->listen_fd < 0 ? NULL : dir;
 		r = net_ends_open(&files->net[i], &c->net[i], c, &helpers[i], err);
 	}
@@ -155,12 +156,13 @@ static int await_helpers(const struct machine_config *c, struct helper *helpers,
 	return 0;
 }
 
+/* When the guest @goes_on in another life, its networks do too. */
 static void stop_helpers(const struct machine_config *c, struct helper *helpers,
-			 struct share *shares)
+			 struct share *shares, bool goes_on)
 {
 	for (unsigned i = 0; i < c->num_shares; i++)
 		share_stop(&shares[i]);
-	for (unsigned i = 0; i < c->num_nets; i++)
+	for (unsigned i = 0; i < c->num_nets && !goes_on; i++)
 		helper_stop(&helpers[i]);
 }
 
@@ -322,7 +324,7 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 	struct helper helpers[CONFIG_MAX_NETS] = { 0 };
 	struct share shares[CONFIG_MAX_SHARES] = { 0 };
 	struct error err = { 0 };
-	bool listening;
+	bool listening, goes_on;
 	int status, r;
 
 	/* One limit for all its lives. */
@@ -359,10 +361,11 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 		if (listening)
 			gdb_unlisten(c->gdb);
 		machine_files_close(params->files);
-		stop_helpers(c, helpers, shares);
+		goes_on = params->end->reason == MACHINE_END_REBOOT && c->reboot_resets;
+		stop_helpers(c, helpers, shares, goes_on);
 		/* Once it has gone on from where it stood; when it reboots, it boots. */
 		params->image = NULL;
-	} while (params->end->reason == MACHINE_END_REBOOT && c->reboot_resets);
+	} while (goes_on);
 	return status;
 }
 
