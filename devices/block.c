@@ -26,7 +26,7 @@ static int open_fd(const struct block_config *config, struct error *err)
 	int fd = config->fd;
 
 	if (fd < 0 && nbd_is_uri(config->path))
-		return nbd_connect(config->path, err);
+		return nbd_connect(config->path, NULL, err);
 	if (fd < 0)
 		fd = open(config->path, flags);
 	if (fd < 0)

@@ -86,6 +86,13 @@ struct block_config {
 	bool read_only;
 	bool direct;
 	bool unlocked; /* by its own user later, with block_file_lock() */
+	/*
+	 * Of a disk behind a server: who connects to it again when the connection is lost
+	 * (devices/nbd.h; the block's own like @fd), and how long requests wait for that. Without
+	 * seconds there is nobody, and they fail at once.
+	 */
+	int dialer;
+	unsigned reconnect_seconds;
 	/* The file under a format: grows when written behind its end, and is zero there. */
 	bool container;
 	/* What lies under this image; without it, one that names a backing file is refused. */

@@ -3,25 +3,21 @@
  * message, are answered in any order, and data goes straight between socket and guest pages.
  * One that is larger than the server takes goes in pieces, one after the other.
  *
- * A connection that breaks, lies or is silent for too long is given up: what is in flight
- * and what comes later fails with -EIO. The server is trusted with the disk's contents and
- * with nothing else.
+ * A connection that breaks, lies or is silent for too long is lost: what was in flight is asked
+ * again of the next one (block_nbd_redial.c), or fails. The server is trusted with the disk's
+ * contents and with nothing else.
  */
 #include <endian.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "devices/block_internal.h"
-#include "devices/nbd.h"
-#include "vmm/core/log.h"
+#include "devices/block_nbd_internal.h"
 
 #define REQUEST_MAGIC 0x25609513u
 #define REPLY_MAGIC   0x67446698u
 
-#define SLOTS	 128u /* requests that the server may be working on */
-#define MAX_IOV	 1024u /* of one message: the kernel's limit */
-#define MAX_SEGMENTS (MAX_IOV - 1)
+#define MAX_SEGMENTS (NBD_MAX_IOV - 1)
 #define SILENCE_NS   (30 * NSEC_PER_SEC)
 
 #define MAX_LENGTH align_down(UINT32_MAX, PAGE_SIZE) /* of what carries no data */
@@ -31,75 +27,26 @@ enum command_flag { FLAG_FUA = 1, FLAG_NO_HOLE = 2 };
 
 enum stage { STAGE_START, STAGE_SYNC };
 
-struct request_head {
-	uint32_t magic;
-	uint16_t flags, type;
-	uint64_t cookie, offset;
-	uint32_t len;
-} __attribute__((packed));
-
-struct reply_head {
-	uint32_t magic, error;
-	uint64_t cookie;
-} __attribute__((packed));
-
-struct slot {
-	struct block_req *req; /* NULL: free */
-	uint32_t turn;	       /* in the cookie: an answer to what is over is a lie */
-	uint64_t len;	       /* of this piece */
-	bool leaving;	       /* part of the message that is being sent: its buffers are in use */
-	bool answered;
-	int res;
-	struct request_head head;
-};
-
-/* What is left of a transfer, as the kernel gets it. */
-struct stream {
-	struct loop_op op;
-	struct msghdr msg;
-	struct iovec *at;
-	unsigned num;
-	bool busy;
-	struct iovec iov[MAX_IOV];
-};
-
-struct block_nbd {
-	struct block b;
-	int fd;
-	struct nbd_export export;
-	bool dead;
-	struct list waiting; /* requests for a slot */
-	struct slot slot[SLOTS];
-	unsigned busy;
-	struct loop_task send;
-	struct loop_timer silence;
-	struct stream out, in;
-	struct reply_head reply;
-	struct slot *reading; /* its data is coming in, or NULL: a reply's head */
-};
-
 static struct block_nbd *nbd_of(struct block *b)
 {
 	return container_of(b, struct block_nbd, b);
 }
 
-static void give_up(struct block_nbd *n, const char *why);
-
 /* ---- streams ---- */
 
-static void stream_clear(struct stream *s)
+static void stream_clear(struct nbd_stream *s)
 {
 	s->at = s->iov;
 	s->num = 0;
 }
 
-static void stream_add(struct stream *s, void *base, size_t len)
+static void stream_add(struct nbd_stream *s, void *base, size_t len)
 {
 	s->iov[s->num++] = (struct iovec){ base, len };
 }
 
 /* @len bytes of the request's buffers from @from on. */
-static void stream_add_data(struct stream *s, const struct block_req *req, uint64_t from,
+static void stream_add_data(struct nbd_stream *s, const struct block_req *req, uint64_t from,
 			    uint64_t len)
 {
 	for (unsigned i = 0; i < req->iovcnt && len; i++) {
@@ -118,7 +65,7 @@ static void stream_add_data(struct stream *s, const struct block_req *req, uint6
 }
 
 /* @bytes are done. True when nothing is left. */
-static bool stream_advance(struct stream *s, size_t bytes)
+static bool stream_advance(struct nbd_stream *s, size_t bytes)
 {
 	while (s->num && bytes >= s->at->iov_len) {
 		bytes -= s->at->iov_len;
@@ -132,7 +79,7 @@ static bool stream_advance(struct stream *s, size_t bytes)
 	return false;
 }
 
-static void stream_go(struct block_nbd *n, struct stream *s)
+static void stream_go(struct block_nbd *n, struct nbd_stream *s)
 {
 	s->msg = (struct msghdr){ .msg_iov = s->at, .msg_iovlen = s->num };
 	s->busy = true;
@@ -183,7 +130,7 @@ static bool must_last(const struct block_nbd *n, const struct block_req *req)
 	       (req->durable || n->b.writethrough);
 }
 
-static void fill_slot(struct block_nbd *n, struct slot *s, struct block_req *req)
+static void fill_slot(struct block_nbd *n, struct nbd_slot *s, struct block_req *req)
 {
 	uint64_t most = has_data(req) ? n->export.max_block : MAX_LENGTH;
 	uint16_t command = command_of(req), flags = 0;
@@ -196,7 +143,7 @@ static void fill_slot(struct block_nbd *n, struct slot *s, struct block_req *req
 		flags |= FLAG_FUA;
 	if (command == CMD_WRITE_ZEROES && !req->may_unmap)
 		flags |= FLAG_NO_HOLE;
-	s->head = (struct request_head){
+	s->head = (struct nbd_request_head){
 		.magic = htobe32(REQUEST_MAGIC),
 		.flags = htobe16(flags),
 		.type = htobe16(command),
@@ -223,15 +170,15 @@ static void send_waiting(struct loop_task *task)
 {
 	struct block_nbd *n = container_of(task, struct block_nbd, send);
 
-	if (n->out.busy || n->dead)
+	if (n->out.busy || n->link != NBD_UP)
 		return;
 	stream_clear(&n->out);
-	for (unsigned i = 0; i < SLOTS && !list_empty(&n->waiting); i++) {
+	for (unsigned i = 0; i < NBD_SLOTS && !list_empty(&n->waiting); i++) {
 		struct block_req *req = list_entry(n->waiting.next, struct block_req, link);
 
 		if (n->slot[i].req)
 			continue;
-		if (n->out.num + 1 + req->iovcnt > MAX_IOV)
+		if (n->out.num + 1 + req->iovcnt > NBD_MAX_IOV)
 			break;
 		list_del(&req->link);
 		fill_slot(n, &n->slot[i], req);
@@ -252,7 +199,7 @@ static bool lacks_sync(const struct block_nbd *n, const struct block_req *req)
 }
 
 /* A piece is over, and its buffers are ours again. */
-static void piece_done(struct block_nbd *n, struct slot *s)
+static void piece_done(struct block_nbd *n, struct nbd_slot *s)
 {
 	struct block_req *req = s->req;
 	int res = s->res;
@@ -264,7 +211,7 @@ static void piece_done(struct block_nbd *n, struct slot *s)
 	if (req->op == BLOCK_DISCARD && (res == -EOPNOTSUPP || res == -EINVAL))
 		res = 0;
 	req->progress += s->len;
-	if (!res && !n->dead && (req->progress < req->len || lacks_sync(n, req))) {
+	if (!res && (req->progress < req->len || lacks_sync(n, req))) {
 		if (req->progress >= req->len)
 			req->stage = STAGE_SYNC;
 		/* In front of all others. */
@@ -277,7 +224,7 @@ static void piece_done(struct block_nbd *n, struct slot *s)
 		loop_defer(n->b.loop, &n->send);
 }
 
-static void answered(struct block_nbd *n, struct slot *s, int res)
+static void answered(struct block_nbd *n, struct nbd_slot *s, int res)
 {
 	s->answered = true;
 	s->res = res;
@@ -291,16 +238,16 @@ static void sent(struct loop_op *op, int res)
 	struct block_nbd *n = container_of(op, struct block_nbd, out.op);
 
 	n->out.busy = false;
-	if (n->dead || (res <= 0 && res != -EINTR)) {
-		give_up(n, res < 0 ? strerror(-res) : "it takes nothing");
+	if (n->link != NBD_UP || (res <= 0 && res != -EINTR)) {
+		nbd_lost(n, res < 0 ? strerror(-res) : "it takes nothing");
 		return;
 	}
 	if (!stream_advance(&n->out, MAX(res, 0))) {
 		stream_go(n, &n->out);
 		return;
 	}
-	for (unsigned i = 0; i < SLOTS; i++) {
-		struct slot *s = &n->slot[i];
+	for (unsigned i = 0; i < NBD_SLOTS; i++) {
+		struct nbd_slot *s = &n->slot[i];
 
 		if (!s->req || !s->leaving)
 			continue;
@@ -337,11 +284,12 @@ static bool take_head(struct block_nbd *n)
 	uint64_t cookie = be64toh(n->reply.cookie);
 	uint32_t index = (uint32_t)cookie;
 	int res = error_of(be32toh(n->reply.error));
-	struct slot *s = index < SLOTS ? &n->slot[index] : NULL;
+	struct nbd_slot *s = index < NBD_SLOTS ? &n->slot[index] : NULL;
 
 	if (be32toh(n->reply.magic) != REPLY_MAGIC || !s || !s->req || s->answered ||
 	    s->turn != cookie >> 32)
 		return false;
+	nbd_proven(n);
 	if (!res && s->req->op == BLOCK_READ) {
 		n->reading = s;
 		stream_clear(&n->in);
@@ -357,8 +305,8 @@ static void received(struct loop_op *op, int res)
 	struct block_nbd *n = container_of(op, struct block_nbd, in.op);
 
 	n->in.busy = false;
-	if (n->dead || (res <= 0 && res != -EINTR)) {
-		give_up(n, res < 0 ? strerror(-res) : "it has closed the connection");
+	if (n->link != NBD_UP || (res <= 0 && res != -EINTR)) {
+		nbd_lost(n, res < 0 ? strerror(-res) : "it has closed the connection");
 		return;
 	}
 	if (!stream_advance(&n->in, MAX(res, 0))) {
@@ -369,7 +317,7 @@ static void received(struct loop_op *op, int res)
 		answered(n, n->reading, 0);
 		n->reading = NULL;
 	} else if (!take_head(n)) {
-		give_up(n, "its answer is malformed");
+		nbd_lost(n, "its answer is malformed");
 		return;
 	} else if (n->reading) {
 		stream_go(n, &n->in);
@@ -380,44 +328,54 @@ static void received(struct loop_op *op, int res)
 	heard(n);
 }
 
-/* ---- the end of a connection ---- */
+/* ---- between connections ---- */
 
-static void fail_all(struct block_nbd *n)
+void nbd_fail_all(struct block_nbd *n)
 {
-	for (unsigned i = 0; i < SLOTS; i++) {
-		if (!n->slot[i].req)
-			continue;
-		n->slot[i].res = -EIO;
-		piece_done(n, &n->slot[i]);
-	}
-	while (!list_empty(&n->waiting)) {
-		struct block_req *req = list_entry(n->waiting.next, struct block_req, link);
+	struct list all;
+
+	/* Whoever is told may ask again at once. */
+	list_init(&all);
+	list_move_all(&all, &n->waiting);
+	while (!list_empty(&all)) {
+		struct block_req *req = list_entry(all.next, struct block_req, link);
 
 		list_del(&req->link);
 		block_finish(req, -EIO);
 	}
 }
 
-/* Called again by each transfer that ends: buffers are given back when none is under way. */
-static void give_up(struct block_nbd *n, const char *why)
+/*
+ * What was under way begins anew, in its old place before all others: also what is durable
+ * only after a flush that the old server has not answered.
+ */
+void nbd_take_back(struct block_nbd *n)
 {
-	if (!n->dead) {
-		log_error("disk '%s': its server is gone (%s); all requests fail now", n->b.path,
-			  why);
-		n->dead = true;
-		loop_timer_cancel(n->b.loop, &n->silence);
-		if (n->out.busy)
-			loop_cancel(n->b.loop, &n->out.op);
-		if (n->in.busy)
-			loop_cancel(n->b.loop, &n->in.op);
+	for (unsigned i = NBD_SLOTS; i-- > 0;) {
+		struct nbd_slot *s = &n->slot[i];
+
+		if (!s->req)
+			continue;
+		s->req->progress = 0;
+		s->req->stage = STAGE_START;
+		list_add_tail(n->waiting.next, &s->req->link);
+		s->req = NULL;
+		s->turn++;
 	}
-	if (!n->out.busy && !n->in.busy)
-		fail_all(n);
+	n->busy = 0;
+	n->reading = NULL;
+}
+
+void nbd_connected(struct block_nbd *n, int fd)
+{
+	n->fd = fd;
+	n->link = NBD_UP;
+	loop_defer(n->b.loop, &n->send);
 }
 
 static void silent(struct loop_timer *t)
 {
-	give_up(container_of(t, struct block_nbd, silence), "it says nothing");
+	nbd_lost(container_of(t, struct block_nbd, silence), "it says nothing");
 }
 
 /* ---- the block ---- */
@@ -432,8 +390,12 @@ static void nbd_submit(struct block *b, struct block_req *req)
 	};
 	bool can = (n->export.flags & needs[req->op]) == needs[req->op];
 
-	if (n->dead || !can || (has_data(req) && req->iovcnt > MAX_SEGMENTS)) {
-		block_finish_later(req, n->dead ? -EIO : can ? -EINVAL : -EOPNOTSUPP);
+	if (!can || (has_data(req) && req->iovcnt > MAX_SEGMENTS)) {
+		block_finish_later(req, can ? -EINVAL : -EOPNOTSUPP);
+		return;
+	}
+	if (n->link != NBD_UP && !nbd_may_wait(n)) {
+		block_finish_later(req, -EIO);
 		return;
 	}
 	list_add_tail(&n->waiting, &req->link);
@@ -446,7 +408,9 @@ static void nbd_free(struct block *b)
 
 	if (b->loop)
 		loop_timer_cancel(b->loop, &n->silence);
-	close(n->fd);
+	nbd_redial_done(n);
+	if (n->fd >= 0)
+		close(n->fd);
 	free(b->path);
 	free(n);
 }
@@ -512,6 +476,7 @@ int block_nbd_create(struct block **ret_block, int fd, const struct block_config
 	n->silence.expired = silent;
 	n->out.op.done = sent;
 	n->in.op.done = received;
+	nbd_redial_init(n, config->dialer, config->reconnect_seconds);
 	*ret_block = &n->b;
 	return 0;
 }

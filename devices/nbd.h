@@ -23,10 +23,13 @@ bool nbd_is_uri(const char *path);
 int nbd_check_uri(const char *uri, struct error *err);
 
 /*
- * Connect to the server of @uri: nbd://ADDRESS[:PORT]/EXPORT or
- * nbd+unix:///EXPORT?socket=PATH. Returns the socket.
+ * Connect to the server of @uri: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH.
+ * @address is what HOST stands for, when that is a name; else NULL. Returns the socket.
  */
-int nbd_connect(const char *uri, struct error *err);
+int nbd_connect(const char *uri, const char *address, struct error *err);
+
+/* The name of a host in @uri that has to be looked up, for the caller to free; or NULL. */
+char *nbd_host_name(const char *uri);
 
 /* Bits of nbd_export.flags. */
 #define NBD_READ_ONLY	 (1u << 1)
@@ -44,6 +47,16 @@ struct nbd_export {
 
 /* Agree on the export that @uri names, over the socket @fd. Errors are for a person. */
 int nbd_negotiate(int fd, const char *uri, struct nbd_export *ret_export, struct error *err);
+
+/*
+ * Who connects to a server again for a monitor that cannot: another process, at the other end of a
+ * SEQPACKET socket. It is sent a number, connects, agrees with the server, and answers.
+ */
+struct nbd_dialed {
+	uint32_t id;   /* the number */
+	int32_t error; /* errno; when 0, the socket comes along */
+	struct nbd_export export;
+};
 
 /* The export's name, for the caller to free; NULL without memory, or when it is malformed. */
 char *nbd_export_name(const char *uri);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #define DEFAULT_PORT 10809
+#define MAX_HOST     254 /* a name's length by DNS, and its end */
 
 #define TCP  "nbd://"
 #define UNIX "nbd+unix://"
@@ -101,49 +102,91 @@ static int find_unix(const char *uri, struct place *p, struct error *err)
 	return 0;
 }
 
-/* ADDRESS, [ADDRESS] or localhost: names take a resolver, which is not in this process. */
-static int find_tcp(const char *uri, struct place *p, struct error *err)
+/* HOST and PORT of nbd://HOST[:PORT]/EXPORT, HOST without brackets. -EINVAL when malformed. */
+static int split_tcp(const char *uri, char *host, size_t size, uint16_t *ret_port)
 {
 	const char *at = authority(uri), *end = at + strcspn(at, "/?#"), *colon;
-	char host[INET6_ADDRSTRLEN + 1] = "", *rest = "";
 	unsigned long port = DEFAULT_PORT;
-	bool v6 = *at == '[';
-	int r;
+	bool bracket = *at == '[';
+	char *rest = "";
 
-	if (v6)
+	if (bracket)
 		at++;
-	colon = at + strcspn(at, v6 ? "]" : ":/?#");
-	if (colon > end || (size_t)(colon - at) >= sizeof(host) || (v6 && *colon != ']'))
-		goto malformed;
+	colon = at + strcspn(at, bracket ? "]" : ":/?#");
+	if (colon > end || colon == at || (size_t)(colon - at) >= size ||
+	    (bracket && *colon != ']'))
+		return -EINVAL;
 	memcpy(host, at, colon - at);
-	colon += v6;
+	host[colon - at] = '\0';
+	colon += bracket;
 	if (*colon == ':') {
 		port = strtoul(colon + 1, &rest, 10);
 		if (!isdigit((unsigned char)colon[1]) || rest != end || !port || port > UINT16_MAX)
-			goto malformed;
+			return -EINVAL;
 	} else if (colon != end) {
-		goto malformed;
+		return -EINVAL;
 	}
-	if (v6) {
-		p->v6 = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = htons(port) };
-		p->len = sizeof(p->v6);
-		if (inet_pton(AF_INET6, host, &p->v6.sin6_addr) == 1)
-			return 0;
-	} else {
-		p->v4 = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons(port) };
-		p->len = sizeof(p->v4);
-		if (inet_pton(AF_INET, strcmp(host, "localhost") ? host : "127.0.0.1",
-			      &p->v4.sin_addr) == 1)
-			return 0;
-	}
-	r = error_usage(err, -EINVAL, "disk '%s': '%s' is not an IP address", uri, host);
-	error_hint(err, "names are not looked up; give the address that they stand for");
-	return r;
-malformed:
-	return error_usage(err, -EINVAL, "disk '%s': is not nbd://ADDRESS[:PORT]/EXPORT", uri);
+	*ret_port = port;
+	return 0;
 }
 
-static int find(const char *uri, struct place *p, struct error *err)
+/* @host as a place, if it is an address or one that always means the same. */
+static bool find_address(const char *host, uint16_t port, struct place *p)
+{
+	p->v6 = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	p->len = sizeof(p->v6);
+	if (inet_pton(AF_INET6, host, &p->v6.sin6_addr) == 1)
+		return true;
+	p->v4 = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons(port) };
+	p->len = sizeof(p->v4);
+	return inet_pton(AF_INET, strcmp(host, "localhost") ? host : "127.0.0.1",
+			 &p->v4.sin_addr) == 1;
+}
+
+/* As DNS has them; and no option of a program, which it is given to. */
+static bool is_host_name(const char *host)
+{
+	bool digits = true;
+
+	for (const char *c = host; *c; c++) {
+		if (!isalnum((unsigned char)*c) && *c != '-' && *c != '.' && *c != '_')
+			return false;
+		if (!isdigit((unsigned char)*c) && *c != '.')
+			digits = false;
+	}
+	return *host && *host != '-' && !digits;
+}
+
+char *nbd_host_name(const char *uri)
+{
+	char host[MAX_HOST];
+	struct place p;
+	uint16_t port;
+
+	if (!begins(uri, TCP) || split_tcp(uri, host, sizeof(host), &port) < 0 ||
+	    find_address(host, port, &p) || !is_host_name(host))
+		return NULL;
+	return strdup(host);
+}
+
+/* @address is in the place of a name; p->len stays 0 for one that nobody has looked up. */
+static int find_tcp(const char *uri, const char *address, struct place *p, struct error *err)
+{
+	char host[MAX_HOST];
+	uint16_t port;
+
+	if (split_tcp(uri, host, sizeof(host), &port) < 0)
+		return error_usage(err, -EINVAL, "disk '%s': is not nbd://HOST[:PORT]/EXPORT", uri);
+	if (find_address(address ? address : host, port, p))
+		return 0;
+	p->len = 0;
+	return is_host_name(host) ? 0 : error_usage(err, -EINVAL,
+						    "disk '%s': '%s' is neither an IP address nor "
+						    "a name", uri, host);
+}
+
+static int find(const char *uri, const char *address, struct place *p,
+		struct error *err)
 {
 	char *name;
 	int r;
@@ -158,25 +201,27 @@ static int find(const char *uri, struct place *p, struct error *err)
 		return error_usage(err, -EINVAL, "disk '%s': the name of the export is malformed",
 				   uri);
 	free(name);
-	return begins(uri, UNIX) ? find_unix(uri, p, err) : find_tcp(uri, p, err);
+	return begins(uri, UNIX) ? find_unix(uri, p, err) : find_tcp(uri, address, p, err);
 }
 
 int nbd_check_uri(const char *uri, struct error *err)
 {
 	struct place p;
 
-	return find(uri, &p, err);
+	return find(uri, NULL, &p, err);
 }
 
-int nbd_connect(const char *uri, struct error *err)
+int nbd_connect(const char *uri, const char *address, struct error *err)
 {
 	const struct timeval limit = { .tv_sec = NBD_TIMEOUT_S };
 	const int yes = 1;
 	struct place p = { 0 };
-	int fd, r = find(uri, &p, err);
+	int fd, r = find(uri, address, &p, err);
 
 	if (r < 0)
 		return r;
+	if (!p.len)
+		return error_usage(err, -EINVAL, "disk '%s': is not an IP address", uri);
 	fd = socket(p.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return error_set(err, -errno, "disk '%s': socket: %m", uri);

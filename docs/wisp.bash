@@ -62,7 +62,7 @@ _wisp()
 			return ;;
 		--disk)
 			case $cur in *,*)
-				_wisp_keys "ro format= backing= follow-backing direct cache= queues= iops= bps= iops-burst= bps-burst= id= serial="
+				_wisp_keys "ro format= backing= follow-backing direct cache= queues= iops= bps= iops-burst= bps-burst= reconnect= id= serial="
 				return ;;
 			esac
 			_wisp_files

@@ -51,6 +51,7 @@ struct config_disk {
 	char *backing[BLOCK_MAX_CHAIN]; /* files that may lie beneath, from the top down */
 	unsigned num_backing;
 	bool follow_backing; /* beyond these, what images name */
+	unsigned reconnect_seconds; /* how long requests wait for a server that is gone */
 };
 
 enum config_net_kind { CONFIG_NET_USER, CONFIG_NET_TAP, CONFIG_NET_SWITCH };

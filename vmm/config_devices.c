@@ -11,6 +11,9 @@
 
 #define DISK(m) offsetof(struct config_disk, m)
 
+#define DEFAULT_RECONNECT 30 /* seconds */
+#define MAX_RECONNECT	  86400
+
 #define MAX_RATE (1ull << 40) /* a terabyte a second: more is no limit */
 
 static int parse_rate(struct config_parse *p, const char *value, void *target);
@@ -57,6 +60,9 @@ const struct config_item config_disk_keys[] = {
 	  CONFIG_CUSTOM, DISK(iops_burst), .parse = parse_rate },
 	{ "bps-burst", "SIZE", "Bytes that may go at once after a pause (bps / 4)", CONFIG_CUSTOM,
 	  DISK(bps_burst), .parse = parse_rate },
+	{ "reconnect", "SECONDS",
+	  "How long requests wait when the server of an NBD disk is gone, before they fail (30)",
+	  CONFIG_NUMBER, DISK(reconnect_seconds), 0, MAX_RECONNECT },
 	{ "id", "ID", "Name of the device (disk0, disk1, ...)", CONFIG_STRING, DISK(id) },
 	{ "serial", "TEXT", "Serial number that the guest reads, up to 20 bytes (the id)",
 	  CONFIG_STRING, DISK(serial) },
@@ -107,7 +113,7 @@ int config_parse_disk(struct config_parse *p, const char *value, void *target)
 		return config_fail(p, "more than %d disks", CONFIG_MAX_DISKS);
 	/* Counted at once, so that config_done() frees it when a key is wrong. */
 	d = &c->disk[c->num_disks++];
-	*d = (struct config_disk){ 0 };
+	*d = (struct config_disk){ .reconnect_seconds = DEFAULT_RECONNECT };
 	return config_set_keys(p, value, config_disk_keys, set_disk_path, d);
 }
 

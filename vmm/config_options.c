@@ -94,7 +94,7 @@ const struct config_item config_run_options[] = {
 	  "processes (anon)",
 	  CONFIG_CHOICE, MEMBER(memory_backing) },
 	{ "--disk", "PATH|URI[,KEY=VALUE]...",
-	  "A disk; the first is the guest's /dev/vda. nbd://ADDRESS[:PORT]/EXPORT and "
+	  "A disk; the first is the guest's /dev/vda. nbd://HOST[:PORT]/EXPORT and "
 	  "nbd+unix:///EXPORT?socket=PATH are disks of an NBD server. May be repeated",
 	  CONFIG_CUSTOM,
 	  .repeat = true, .parse = config_parse_disk, .keys = config_disk_keys },

@@ -294,7 +294,7 @@ void helper_stop(struct helper *h)
 		return;
 	if (h->monitor_fd >= 0)
 		close(h->monitor_fd);
-	/* It holds nothing that needs an orderly end; it may have ended, and the id be another's. */
+	/* Nothing in it needs an orderly end; it may have ended, and the id be another's. */
 	if (waitpid(h->pid, NULL, WNOHANG) == 0) {
 		kill(h->pid, SIGKILL);
 		while (waitpid(h->pid, NULL, 0) < 0 && errno == EINTR)

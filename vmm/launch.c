@@ -23,6 +23,7 @@
 #include "vmm/late_file.h"
 #include "vmm/machine.h"
 #include "vmm/monitor.h"
+#include "vmm/nbd_dial.h"
 #include "vmm/resources.h"
 #include "vmm/share.h"
 #include "vmm/run_dir.h"
@@ -50,7 +51,7 @@ static int open_disk(const struct config_disk *d, int *fd, struct block_chain *b
 	};
 
 	if (*fd < 0 && nbd_is_uri(d->path)) {
-		*fd = nbd_connect(d->path, err);
+		*fd = nbd_dial(d->path, err);
 		return MIN(*fd, 0);
 	}
 	if (*fd < 0)
@@ -90,6 +91,24 @@ static int open_files(const struct machine_config *c, struct machine_files *file
 			return r;
 	}
 	return 0;
+}
+
+/* Who connects to servers again. */
+static int open_dialers(const struct machine_config *c, struct machine_files *files,
+			struct nbd_dialer *dialers, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < c->num_disks && !r; i++)
+		if (nbd_is_uri(c->disk[i].path) && c->disk[i].reconnect_seconds)
+			r = nbd_dialer_open(&dialers[i], c->disk[i].path, &files->dialer[i], err);
+	return r;
+}
+
+static void close_dialers(const struct machine_config *c, struct nbd_dialer *dialers)
+{
+	for (unsigned i = 0; i < c->num_disks; i++)
+		nbd_dialer_close(&dialers[i]);
 }
 
 /*
@@ -206,6 +225,8 @@ static int await_monitor(const struct monitor_params *params, pid_t monitor, con
 	for (;;) {
 		if (sigwaitinfo(set, &info) < 0)
 			continue;
+		for (unsigned i = 0; i < params->config->num_disks; i++)
+			nbd_dialer_serve(&params->dialer[i]);
 		if (info.si_signo == SIGCHLD) {
 			if (waitpid(monitor, &status, WNOHANG) == monitor)
 				return status;
@@ -255,6 +276,7 @@ static int run_once(struct monitor_params *params)
 			_exit(1);
 		if (params->broker_fd >= 0)
 			close(params->broker_fd);
+		close_dialers(params->config, params->dialer);
 		exit(monitor_main(params));
 	}
 	close(params->signal_fd);
@@ -323,6 +345,7 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 	const struct machine_config *c = params->config;
 	struct helper helpers[CONFIG_MAX_NETS] = { 0 };
 	struct share shares[CONFIG_MAX_SHARES] = { 0 };
+	struct nbd_dialer dialers[CONFIG_MAX_DISKS];
 	struct error err = { 0 };
 	bool listening, goes_on;
 	int status, r;
@@ -335,6 +358,9 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 		machine_files_init(params->files);
 		params->end->reason = MACHINE_END_NONE;
 		params->broker_fd = -1;
+		params->dialer = dialers;
+		for (unsigned i = 0; i < c->num_disks; i++)
+			dialers[i] = (struct nbd_dialer){ .fd = -1 };
 		listening = false;
 		r = start_helpers(c, dir, params->files, helpers, shares, &err);
 		if (!r && ends)
@@ -344,6 +370,8 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 			r = open_kernel(c, params->files, &err);
 		if (!r)
 			r = open_files(c, params->files, &err);
+		if (!r)
+			r = open_dialers(c, params->files, dialers, &err);
 		if (!r)
 			r = open_vsock(c, params->files, &params->broker_fd, &err);
 		if (!r && c->gdb) {
@@ -358,6 +386,7 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 			status = run_once(params);
 		}
 		close_vsock(params);
+		close_dialers(c, dialers);
 		if (listening)
 			gdb_unlisten(c->gdb);
 		machine_files_close(params->files);
@@ -366,6 +395,7 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 		/* Once it has gone on from where it stood; when it reboots, it boots. */
 		params->image = NULL;
 	} while (goes_on);
+	params->dialer = NULL;
 	return status;
 }
 

@@ -38,7 +38,7 @@ void machine_files_init(struct machine_files *files)
 	files->initrd = files->serial = files->console = -1;
 	files->gdb = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
-		files->disk[i] = -1;
+		files->disk[i] = files->dialer[i] = -1;
 		files->beneath[i].num = 0;
 	}
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
@@ -67,6 +67,7 @@ void machine_files_close(struct machine_files *files)
 	close_file(&files->console);
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
 		close_file(&files->disk[i]);
+		close_file(&files->dialer[i]);
 		block_chain_close(&files->beneath[i]);
 	}
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)

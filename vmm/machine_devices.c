@@ -188,9 +188,11 @@ static int add_disk_loops(struct machine *m, const struct config_disk *c, const 
 	return r;
 }
 
-static int add_disk(struct machine *m, const struct config_disk *c, int *fd,
-		    struct block_chain *beneath, struct error *err)
+static int add_disk(struct machine *m, unsigned number, struct machine_files *files,
+		    struct error *err)
 {
+	const struct config_disk *c = &m->config->disk[number];
+	int *fd = &files->disk[number], *dialer = &files->dialer[number];
 	struct block_config backing[BLOCK_MAX_CHAIN];
 	struct virtio_params params = common_params(m, c->id);
 	struct block_config config = {
@@ -201,6 +203,8 @@ static int add_disk(struct machine *m, const struct config_disk *c, int *fd,
 		.read_only = c->read_only,
 		.direct = c->direct,
 		.unlocked = m->arriving,
+		.dialer = *dialer,
+		.reconnect_seconds = *dialer < 0 ? 0 : c->reconnect_seconds,
 	};
 	struct rate_limits limits = {
 		.ops = { .per_second = c->iops, .burst = c->iops_burst },
@@ -212,10 +216,11 @@ static int add_disk(struct machine *m, const struct config_disk *c, int *fd,
 	int r;
 
 	*fd = -1; /* block_open() owns it, also when it fails */
-	config.backing = block_chain_take(beneath, backing, &config);
+	config.backing = block_chain_take(&files->beneath[number], backing, &config);
 	r = block_open(&block, &config, err);
 	if (r < 0)
 		return r;
+	*dialer = -1;
 	r = add_disk_loops(m, c, block, loops, err);
 	if (!r) {
 		block_attach(block, loops[0]);
@@ -391,7 +396,7 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 	}
 	for (unsigned i = 0; i < c->num_disks; i++) {
 		m->disk_fd[i] = files->disk[i];
-		r = add_disk(m, &c->disk[i], &files->disk[i], &files->beneath[i], err);
+		r = add_disk(m, i, files, err);
 		if (r < 0)
 			return r;
 	}

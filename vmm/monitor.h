@@ -8,6 +8,7 @@
 
 #include "vmm/kvm.h"
 #include "vmm/machine.h"
+#include "vmm/nbd_dial.h"
 
 /*
  * Signals that end a microVM in good order; the parent passes them on. SIGQUIT also has the
@@ -23,6 +24,7 @@ struct monitor_params {
 	const struct machine_image *image; /* a saved machine to go on with, or NULL */
 	int kvm_fd;
 	int broker_fd;		 /* the parent's end of files->vsock_broker, or -1 */
+	struct nbd_dialer *dialer; /* the parent's, one for each disk */
 	int control_fd;		 /* listening control socket; -1: none */
 	int started_fd;		 /* gets a byte when the guest runs; -1: nobody waits for it */
 	int signal_fd;		 /* signalfd of END_SIGNALS and SIGWINCH, which are blocked */

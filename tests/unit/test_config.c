@@ -253,13 +253,14 @@ static void unknown_words_name_the_known_ones(void **state)
 	refuse("-c", "unknown option '-c'");
 	refuse("--disk nbd://127.0.0.1/,direct",
 	       "--disk 'nbd://127.0.0.1/': direct is for files");
-	refuse("--disk nbd://here/", "disk 'nbd://here/': 'here' is not an IP address");
+	refuse("--disk nbd://1.2.3/",
+	       "disk 'nbd://1.2.3/': '1.2.3' is neither an IP address nor a name");
 	refuse("--disk a,foo=1",
 	       "--disk: unknown key 'foo' (known: ro, format, backing, follow-backing, direct, "
-	       "cache, queues, iops, bps, iops-burst, bps-burst, id, serial)");
+	       "cache, queues, iops, bps, iops-burst, bps-burst, reconnect, id, serial)");
 	refuse("--disk a,",
 	       "--disk: unknown key '' (known: ro, format, backing, follow-backing, direct, cache, "
-	       "queues, iops, bps, iops-burst, bps-burst, id, serial)");
+	       "queues, iops, bps, iops-burst, bps-burst, reconnect, id, serial)");
 	refuse("--disk a,format=vmdk",
 	       "--disk: format: unknown value 'vmdk' (known: auto, raw, qcow2)");
 	refuse("--transport frob", "--transport: unknown value 'frob' (known: pci, mmio)");
@@ -328,20 +329,22 @@ static void disk_options_reach_the_disk(void **state)
 	struct made m;
 	const struct config_disk *d = m.config.disk;
 
-	take(&m, "--disk a.img,ro,format=raw,direct=on,cache=unsafe,queues=4,id=root,serial=S1 "
-		 "--disk b.img,ro=off,cache=writethrough");
+	take(&m, "--disk a.img,ro,format=raw,direct=on,cache=unsafe,queues=4,id=root,serial=S1,"
+		 "reconnect=0 --disk b.img,ro=off,cache=writethrough");
 	assert_int_equal(m.config.num_disks, 2);
 	assert_string_equal(d[0].path, "a.img");
 	assert_true(d[0].read_only && d[0].direct);
 	assert_int_equal(d[0].format, BLOCK_FORMAT_RAW);
 	assert_int_equal(d[0].cache, BLOCK_CACHE_UNSAFE);
 	assert_int_equal(d[0].queues, 4);
+	assert_int_equal(d[0].reconnect_seconds, 0);
 	assert_string_equal(d[0].id, "root");
 	assert_string_equal(d[0].serial, "S1");
 	assert_false(d[1].read_only);
 	assert_int_equal(d[1].format, BLOCK_FORMAT_AUTO);
 	assert_int_equal(d[1].cache, BLOCK_CACHE_WRITETHROUGH);
 	assert_int_equal(d[1].queues, 0);
+	assert_int_equal(d[1].reconnect_seconds, 30);
 	assert_string_equal(d[1].id, "disk1");
 	assert_string_equal(d[1].serial, "disk1");
 	config_done(&m.config);

@@ -431,13 +431,15 @@ static void uris_are_understood_or_refused_with_the_reason(void **state)
 {
 	static const char *const good[] = {
 		"nbd://127.0.0.1/", "nbd://127.0.0.1:10810/disk", "nbd://[::1]:99/a%2Fb",
-		"nbd://localhost", "nbd+unix:///?socket=/tmp/x", "nbd+unix:///a?socket=/tmp/%41",
+		"nbd://localhost", "nbd://server/disk", "nbd://a-b.example:1/",
+		"nbd+unix:///?socket=/tmp/x", "nbd+unix:///a?socket=/tmp/%41",
 	};
 	static const char *const bad[][2] = {
-		{ "nbd://server/disk", "not an IP address" },
+		{ "nbd://-x/disk", "neither an IP address nor a name" },
+		{ "nbd://1.2.3.4.5/", "neither an IP address nor a name" },
+		{ "nbd://a,b/", "neither an IP address nor a name" },
 		{ "nbd://127.0.0.1:0/", "is not nbd://" },
 		{ "nbd://127.0.0.1:65536/", "is not nbd://" },
-		{ "nbd://127.0.0.1x1/", "not an IP address" },
 		{ "nbd://[::1/", "is not nbd://" },
 		{ "nbd://127.0.0.1/%zz", "malformed" },
 		{ "nbd+unix:///disk", "is not nbd+unix:///" },
