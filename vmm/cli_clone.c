@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -228,7 +229,10 @@ static int be_keeper(struct cloning *c, const char *name, int started)
 	struct run_dir dir = { .listen_fd = -1 };
 	int fds[CONTROL_MAX_FDS + 8] = { 0 }, alive[2] = { -1, -1 }, num;
 	struct error err = { 0 };
-	int r = run_dir_create(&dir, c->options->run_dir, name, &err);
+	bool heard;
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int r = null < 0 ? error_set(&err, -errno, "/dev/null: %m")
+			 : run_dir_create(&dir, c->options->run_dir, name, &err);
 
 	if (!r && pipe2(alive, O_CLOEXEC) < 0)
 		r = error_set(&err, -errno, "pipe: %m");
@@ -246,17 +250,16 @@ static int be_keeper(struct cloning *c, const char *name, int started)
 		return error_status(&err);
 	}
 	setsid();
-	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
-		int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
 		dup2(null, fd);
-		close(null);
-	}
+	close(null);
 	run_dir_inherit(&dir);
 	close_all(c);
-	if (write(started, "", 1) == 1)
-		close(started);
-	keep(alive[0]);
+	/* Else who waits would do so for ever, and nobody know of the clone: it ends with us. */
+	heard = write(started, "", 1) == 1;
+	close(started);
+	if (heard)
+		keep(alive[0]);
 	for (unsigned i = 0; i < c->config.num_nets; i++)
 		helper_stop(&own.helper[i]);
 	for (unsigned i = 0; i < c->config.num_shares; i++)
@@ -285,12 +288,18 @@ static int start_keeper(struct cloning *c, const char *name)
 	do
 		n = read(started[0], &byte, 1);
 	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		error_set(&c->err, -errno, "clone '%s': its keeper: %m", name);
 	close(started[0]);
 	if (n == 1)
 		return 0;
-	/* It has said why. */
+	/* It has said why, or cannot be heard and is to end as well. */
+	if (n < 0)
+		kill(pid, SIGTERM);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
+	if (n == 0 && WIFEXITED(status) && !WEXITSTATUS(status))
+		error_set(&c->err, -ECHILD, "clone '%s': its keeper could not be heard", name);
 	return -ECHILD;
 }
 
