@@ -46,33 +46,20 @@ static int check_opened(const struct fs_node *n, int fd, int flags)
 int fs_open_node(struct fs_server *s, struct fs_node *n, int flags)
 {
 	char path[FS_FD_PATH];
-	int fd, dir, r;
+	int fd;
 
 	/* Devices, pipes and sockets are the guest's own; on the host nobody touches them. */
 	if (!S_ISREG(n->is.type))
 		return S_ISDIR(n->is.type) ? -EISDIR : -ENXIO;
-	flags = host_flags(s, flags);
-	if (n->fd >= 0 || flags & O_TRUNC) {
-		fd = fs_node_fd(s, n);
-		if (fd < 0)
-			return fd;
-		fd = open(fs_fd_path(path, fd), flags & ~O_NONBLOCK);
-		return fd < 0 ? -errno : fd;
-	}
-	if (!n->parent)
-		return -ESTALE;
-	dir = fs_node_fd(s, n->parent);
-	if (dir < 0)
-		return dir;
-	fd = fs_open_beneath(dir, n->name, flags, 0);
+	/*
+	 * Never by its name: what the host has put there meanwhile may be a pipe or a device, for
+	 * which being opened is an event. What is reached without opening it is compared first.
+	 */
+	fd = fs_node_fd(s, n);
 	if (fd < 0)
-		return fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP ? -ESTALE : fd;
-	r = check_opened(n, fd, flags);
-	if (r < 0) {
-		close(fd);
-		return r;
-	}
-	return fd;
+		return fd;
+	fd = open(fs_fd_path(path, fd), host_flags(s, flags) & ~O_NONBLOCK);
+	return fd < 0 ? -errno : fd;
 }
 
 static int reply_open(struct fs_call *c, struct fs_node *n, int fd, uint32_t flags)

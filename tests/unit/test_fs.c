@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
@@ -352,6 +353,33 @@ static void file_that_the_host_replaced_is_stale(void **state)
 	fake_fuse_done(&f);
 }
 
+/* Opening a pipe or a tape does something; so what is another file by now is not opened at all. */
+static void what_replaced_a_file_is_not_even_opened(void **state)
+{
+	char event[sizeof(struct inotify_event) + NAME_MAX + 1];
+	struct fake_fuse f;
+	uint64_t dir, node, fh;
+	int watch = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+
+	assert_true(watch >= 0);
+	fake_fuse_init(&f, &(struct fs_server_config){ .max_open = 1 });
+	assert_int_equal(fake_mkdir(&f, ROOT, "d", &dir), 0);
+	fake_host_file(&f, "d/file", "old");
+	assert_int_equal(fake_lookup(&f, dir, "file", &node), 0);
+	fake_host_file(&f, "d/new", "new");
+	assert_int_equal(rename(fake_path(&f, "d/new"), fake_path(&f, "d/file")), 0);
+	assert_true(inotify_add_watch(watch, fake_path(&f, "d/file"), IN_OPEN) >= 0);
+	assert_int_equal(fake_open(&f, node, O_RDONLY, &fh), -ESTALE);
+	assert_int_equal(read(watch, event, sizeof(event)), -1);
+	assert_int_equal(errno, EAGAIN);
+	/* The watch works. */
+	assert_int_equal(fake_lookup(&f, dir, "file", &node), 0);
+	assert_int_equal(fake_open(&f, node, O_RDONLY, &fh), 0);
+	assert_true(read(watch, event, sizeof(event)) > 0);
+	close(watch);
+	fake_fuse_done(&f);
+}
+
 static void attributes_are_set(void **state)
 {
 	struct fuse_setattr_in in = {
@@ -593,6 +621,7 @@ int main(void)
 		cmocka_unit_test(removed_file_lives_on_while_it_is_known),
 		cmocka_unit_test(node_follows_its_file_when_it_moves),
 		cmocka_unit_test(file_that_the_host_replaced_is_stale),
+		cmocka_unit_test(what_replaced_a_file_is_not_even_opened),
 		cmocka_unit_test(attributes_are_set),
 		cmocka_unit_test(extended_attributes_round_trip),
 		cmocka_unit_test(directory_is_read_whole_in_pieces_of_any_size),
