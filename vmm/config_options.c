@@ -111,7 +111,8 @@ const struct config_item config_run_options[] = {
 	  CONFIG_CUSTOM, .repeat = true, .parse = config_parse_share, .keys = config_share_keys },
 	{ "--rootfs", "DIR[,KEY=VALUE]...",
 	  "A directory as the guest's root file system, over virtio-fs: for kernels that have its "
-	  "driver built in, or an initial RAM disk that loads it (tag: rootfs)",
+	  "driver built in, or an initial RAM disk that loads it (tag: rootfs). Or a container "
+	  "image, as for `wisp test --root`, read-only",
 	  CONFIG_CUSTOM, .parse = config_parse_rootfs, .keys = config_share_keys },
 	{ "--balloon", "[SIZE][,KEY=VALUE]...",
 	  "A memory balloon, of SIZE to begin with (0); also, the guest tells of its free pages, "

@@ -73,6 +73,14 @@ void sandbox_lock_helper(enum sandbox_thread kind, const char *const *readable);
 /* Its last part alone, for a helper that sees to the others itself. 0 or -errno. */
 int sandbox_filter_helper(enum sandbox_thread kind);
 
+/*
+ * For a process that handles files for others, in no namespace since owners are to show true: from
+ * now on no file but those beneath the directory @rw, and to read those beneath @ro (-1: none); of
+ * root's privileges those about owners and permissions of files, and never more of them. 0, or
+ * -errno when the host's Landlock cannot hold it there; the rest is done then, too.
+ */
+int sandbox_beneath(int rw, int ro);
+
 /* The version of the host's Landlock interface, or -errno. */
 int sandbox_landlock_version(void);
 

@@ -2,8 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
-#include <linux/landlock.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -15,12 +13,10 @@
 #include <unistd.h>
 
 #include "devices/fs.h"
+#include "vmm/image.h"
 #include "vmm/sandbox.h"
 
 enum { ROOT_FD = 3, SOCKET_FD = 4 };
-
-/* Moving files between directories is possible under Landlock from this version on. */
-#define LANDLOCK_WITH_REFER 2
 
 static void raise_file_limit(void)
 {
@@ -30,49 +26,6 @@ static void raise_file_limit(void)
 		return;
 	limit.rlim_cur = limit.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-/* Of root's privileges, those by which files get the owners that a guest gives them. */
-static void limit_privileges(void)
-{
-	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3];
-	const uint32_t keep = 1u << CAP_CHOWN | 1u << CAP_DAC_OVERRIDE |
-			      1u << CAP_DAC_READ_SEARCH | 1u << CAP_FOWNER | 1u << CAP_FSETID |
-			      1u << CAP_SETGID | 1u << CAP_SETUID | 1u << CAP_SETFCAP;
-
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	if (syscall(SYS_capget, &head, caps) < 0)
-		return;
-	for (unsigned i = 0; i < ARRAY_SIZE(caps); i++) {
-		caps[i].effective &= i ? 0 : keep;
-		caps[i].permitted &= i ? 0 : keep;
-		caps[i].inheritable = 0;
-	}
-	syscall(SYS_capset, &head, caps);
-}
-
-/* Everything beneath the directory and nothing elsewhere. -errno when the host cannot do that. */
-static int lock_beneath(bool read_only)
-{
-	const uint64_t reading = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
-	struct landlock_ruleset_attr rules = { 0 };
-	struct landlock_path_beneath_attr beneath = { .parent_fd = ROOT_FD };
-	int version = sandbox_landlock_version(), fd, r;
-
-	if (version < LANDLOCK_WITH_REFER)
-		return version < 0 ? version : -EOPNOTSUPP;
-	rules.handled_access_fs = (LANDLOCK_ACCESS_FS_REFER << 1) - 1;
-	beneath.allowed_access = read_only ? reading : rules.handled_access_fs;
-	fd = syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules.handled_access_fs), 0);
-	if (fd < 0)
-		return -errno;
-	r = syscall(SYS_landlock_add_rule, fd, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0);
-	if (!r)
-		r = syscall(SYS_landlock_restrict_self, fd, 0);
-	r = r < 0 ? -errno : 0;
-	close(fd);
-	return r;
 }
 
 static __attribute__((noreturn)) void serve(const struct config_share *config, int root, int socket,
@@ -105,8 +58,7 @@ static __attribute__((noreturn)) void serve(const struct config_share *config, i
 	log_setup(STDERR_FILENO, LOG_WARN);
 	/* Modes are what the guest says: its own umask is in them. */
 	umask(0);
-	limit_privileges();
-	r = lock_beneath(config->read_only);
+	r = config->read_only ? sandbox_beneath(-1, ROOT_FD) : sandbox_beneath(ROOT_FD, -1);
 	if (r < 0)
 		log_info("shared directory: goes without Landlock: %s", strerror(-r));
 	if (fs_server_create(&s, &server, &err) < 0) {
@@ -121,8 +73,8 @@ static __attribute__((noreturn)) void serve(const struct config_share *config, i
 	_exit(0);
 }
 
-int share_start(struct share *s, const struct config_share *config, int *ret_socket,
-		struct error *err)
+static int start(struct share *s, const struct config_share *config, int *ret_socket,
+		 struct error *err)
 {
 	int pair[2], r, root = open(config->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
@@ -148,6 +100,24 @@ int share_start(struct share *s, const struct config_share *config, int *ret_soc
 	}
 	*ret_socket = pair[0];
 	return 0;
+}
+
+int share_start(struct share *s, const struct config_share *config, int *ret_socket,
+		struct error *err)
+{
+	struct config_share tree = *config;
+	int r = config->is_root ? image_find(config->path, &tree.path, err) : 0;
+
+	if (r < 0)
+		return r;
+	if (!r)
+		return start(s, config, ret_socket, err);
+	/* Nobody changes it: it is also that of others, and of later runs. */
+	tree.read_only = true;
+	tree.cache = FS_CACHE_ALWAYS;
+	r = start(s, &tree, ret_socket, err);
+	free(tree.path);
+	return r;
 }
 
 void share_stop(struct share *s)

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/image.h"
 #include "vmm/test_internal.h"
 
 #define MEMBER(m) offsetof(struct test_config, m)
@@ -82,8 +83,10 @@ const struct config_item test_options[] = {
 	  "Kernel to boot (the default guest's): a bzImage or vmlinux, the tree that one was built "
 	  "in, or a directory of them. Of several: each, and a table of outcomes",
 	  CONFIG_CUSTOM, .repeat = true, .parse = add_kernel },
-	{ "--root", "DIR", "The tree that becomes the guest's root (/)", CONFIG_STRING,
-	  MEMBER(root) },
+	{ "--root", "PATH",
+	  "The tree that becomes the guest's root (/), or a container image: an OCI layout's "
+	  "directory or an archive of docker save, unpacked into the cache once",
+	  CONFIG_STRING, MEMBER(root) },
 	{ "--rw", NULL,
 	  "Write through to the tree; without it, changes are made in memory and thrown away",
 	  CONFIG_FLAG, MEMBER(write_through) },
@@ -159,6 +162,24 @@ static int take_run_option(struct test_config *t, char *const *argv, int argc, s
 	return r < 0 ? r : used;
 }
 
+/* A root that is a container image is its tree from here on, with the image's owner for root. */
+static int use_image(struct test_config *t, struct error *err)
+{
+	char *tree;
+	int r = image_find(t->root, &tree, err);
+
+	if (r <= 0)
+		return r;
+	free(t->root);
+	t->root = tree;
+	t->is_image = true;
+	if (t->write_through)
+		return error_usage(err, -EROFS,
+				   "--rw: the tree of an image is not written; leave it out for "
+				   "changes that are thrown away");
+	return 0;
+}
+
 static int complete(struct test_config *t, struct error *err)
 {
 	static char *const no_net[] = { "--net", "none" };
@@ -172,11 +193,15 @@ static int complete(struct test_config *t, struct error *err)
 	}
 	if (!t->root)
 		t->root = strdup("/");
-	if (!t->cwd)
+	r = t->root ? use_image(t, err) : -ENOMEM;
+	if (r < 0)
+		return r == -ENOMEM ? error_set(err, r, "test: %m") : r;
+	/* An image has directories of its own. */
+	if (!t->cwd && !t->is_image)
 		t->cwd = getcwd(NULL, 0);
 	if (!t->cwd)
 		t->cwd = strdup("/");
-	if (!t->root || !t->cwd)
+	if (!t->cwd)
 		return error_set(err, -ENOMEM, "test: %m");
 	if (!is_given(t, "--net"))
 		r = add_run_args(t, no_net, ARRAY_SIZE(no_net), err);

@@ -25,6 +25,7 @@ struct test_config {
 	char *kernel[TEST_MAX_KERNELS]; /* what they stand for */
 	unsigned num_kernels;
 	char *root;
+	bool is_image; /* it came of one */
 	bool write_through;
 	char *cwd;
 	const char *env[TEST_MAX_STRINGS];
