@@ -98,6 +98,7 @@ const struct seccomp_rule seccomp_main[] = {
 
 	ALLOW(mincore, "which guest memory there is to save"),
 	ALLOW(sysinfo, "is any of it out on swap"),
+	ALLOW_ARG(prlimit64, 2, 0, "how many files a clone's guest may have open"),
 
 	/* the terminal: not TIOCSTI, which would type for the user */
 	IOCTL(TCGETS, "is it one, and how was it set"),
