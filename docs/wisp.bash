@@ -367,12 +367,16 @@ _wisp()
 			_wisp_files
 			return ;;
 		--root)
+			_wisp_files
 			return ;;
 		--cwd)
 			return ;;
 		--env)
 			return ;;
 		--user)
+			return ;;
+		--symbols)
+			_wisp_files
 			return ;;
 		--dmesg)
 			_wisp_files
@@ -393,7 +397,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
+		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --symbols --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
 		esac ;;
 	bisect)
 		case $prev in
@@ -401,12 +405,16 @@ _wisp()
 			_wisp_files
 			return ;;
 		--root)
+			_wisp_files
 			return ;;
 		--cwd)
 			return ;;
 		--env)
 			return ;;
 		--user)
+			return ;;
+		--symbols)
+			_wisp_files
 			return ;;
 		--dmesg)
 			_wisp_files
@@ -427,7 +435,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
+		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --symbols --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
 		esac ;;
 	core)
 		case $prev in

@@ -3,11 +3,11 @@
 #include <elf.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/procfs.h>
 #include <unistd.h>
 
 #include "vmm/machine_internal.h"
+#include "vmm/vmcoreinfo.h"
 #include "vmm/x86_walk.h"
 
 /* Linux's kernel half; what is below belongs to some process or other. */
@@ -15,13 +15,7 @@
 /* e_phnum has 16 bits; a kernel's vmalloc area may be in as many pieces as it likes. */
 #define MAX_MAPPINGS 32768u
 
-#define NOTE_NAME	"CORE"
-#define VMCOREINFO_NAME "VMCOREINFO"
-#define VMCOREINFO_MAX	PAGE_SIZE
-
-/* A note's header is 12 bytes; its name and content are padded to 4. */
-#define NOTE_BYTES(name_len, content) \
-	(sizeof(Elf64_Nhdr) + align_up((name_len), 4) + align_up((content), 4))
+#define NOTE_NAME "CORE"
 
 struct elf_core {
 	struct guest_mem *mem;
@@ -34,50 +28,6 @@ struct elf_core {
 	uint64_t vmcoreinfo; /* guest physical address of the kernel's note; UINT64_MAX: none */
 	size_t vmcoreinfo_size;
 };
-
-/* ---- what the kernel says of itself ---- */
-
-/* A note that Linux keeps at the start of a page, written when it boots. */
-static bool is_vmcoreinfo(const uint8_t *page, size_t *ret_size)
-{
-	Elf64_Nhdr note;
-	size_t name = sizeof(VMCOREINFO_NAME);
-
-	memcpy(&note, page, sizeof(note));
-	if (note.n_namesz != name || note.n_descsz > VMCOREINFO_MAX - NOTE_BYTES(name, 0) ||
-	    memcmp(page + sizeof(note), VMCOREINFO_NAME, name) != 0 ||
-	    memcmp(page + NOTE_BYTES(name, 0), "OSRELEASE=", 10) != 0)
-		return false;
-	*ret_size = NOTE_BYTES(name, note.n_descsz);
-	return true;
-}
-
-/* Pages that nobody has touched are passed over, and stay untouched. */
-static void find_vmcoreinfo(struct elf_core *c)
-{
-	const struct guest_mem *mem = c->mem;
-	uint8_t resident[512];
-
-	c->vmcoreinfo = UINT64_MAX;
-	for (unsigned i = 0; i < mem->num_ranges; i++) {
-		const struct guest_mem_range *r = &mem->range[i];
-
-		for (uint64_t at = 0; at < r->size; at += PAGE_SIZE) {
-			unsigned in_window = at / PAGE_SIZE % ARRAY_SIZE(resident);
-
-			if (in_window == 0 &&
-			    mincore(r->host + at,
-				    MIN(r->size - at, ARRAY_SIZE(resident) * PAGE_SIZE),
-				    resident) < 0)
-				memset(resident, 1, sizeof(resident));
-			if (resident[in_window] & 1 &&
-			    is_vmcoreinfo(r->host + at, &c->vmcoreinfo_size)) {
-				c->vmcoreinfo = r->gpa + at;
-				return;
-			}
-		}
-	}
-}
 
 /* ---- notes ---- */
 
@@ -131,12 +81,12 @@ static void put_vcpus(struct elf_core *c)
 /* As it stands in the guest's memory, which was checked when it was found. */
 static void put_vmcoreinfo(struct elf_core *c)
 {
-	uint8_t note[VMCOREINFO_MAX];
+	uint8_t note[PAGE_SIZE];
 	size_t size;
 
 	if (c->vmcoreinfo != UINT64_MAX &&
 	    guest_mem_read(c->mem, c->vmcoreinfo, note, sizeof(note)) == 0 &&
-	    is_vmcoreinfo(note, &size) && size == c->vmcoreinfo_size)
+	    vmcoreinfo_is_note(note, &size) && size == c->vmcoreinfo_size)
 		put(c, note, size);
 }
 
@@ -221,7 +171,8 @@ static int make_head(struct elf_core *c)
 	c->num_maps = MIN(x86_walk_all(c->mem, &c->vcpu[0].sregs, KERNEL_HALF, c->map,
 				       MAX_MAPPINGS),
 			  (size_t)MAX_MAPPINGS);
-	find_vmcoreinfo(c);
+	if (!vmcoreinfo_find(c->mem, &c->vmcoreinfo, &c->vmcoreinfo_size))
+		c->vmcoreinfo = UINT64_MAX;
 	loads = c->mem->num_ranges + c->num_maps;
 	notes_offset = sizeof(Elf64_Ehdr) + (loads + 1) * sizeof(Elf64_Phdr);
 	notes_size = c->num_vcpus * NOTE_BYTES(sizeof(NOTE_NAME), sizeof(struct elf_prstatus));

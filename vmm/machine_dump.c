@@ -10,6 +10,15 @@
 
 #define RESET_VECTOR 0xfffffff0u
 
+/* Linux's half of the addresses, and in it the kernel's own code. */
+#define KERNEL_HALF 0xffff800000000000ull
+#define KERNEL_TEXT 0xffffffff80000000ull
+
+/* Its stacks are of this size, aligned to it. */
+#define STACK_BYTES (16 * KiB)
+#define STACK_WORDS (STACK_BYTES / sizeof(uint64_t))
+#define STACK_SHOWN 24u
+
 /* Text that grows in a fixed buffer; what does not fit is cut. */
 struct text {
 	char *p;
@@ -72,6 +81,27 @@ static void add_registers(struct text *t, const struct kvm_regs *r, const struct
 #undef LL
 }
 
+/* What on a kernel's stack may be where it came from; some of it is left from earlier. */
+static void add_stack(struct text *t, const struct machine *m, const struct x86_vcpu_state *state)
+{
+	uint64_t word[STACK_WORDS], at = state->regs.rsp;
+	size_t n = MIN(sizeof(word), align_down(at, STACK_BYTES) + STACK_BYTES - at);
+	unsigned shown = 0;
+
+	if (at % sizeof(word[0]) || at < KERNEL_HALF || state->sregs.cs.selector & 3)
+		return;
+	n = x86_linear_read(m->mem, &state->sregs, at, word, n) / sizeof(word[0]);
+	for (size_t i = 0; i < n && shown < STACK_SHOWN; i++) {
+		if (word[i] < KERNEL_TEXT)
+			continue;
+		add(t, "%s%016llx%s", shown % 4 ? " " : "  stack: ", (unsigned long long)word[i],
+		    shown % 4 == 3 ? "\n" : "");
+		shown++;
+	}
+	if (shown % 4)
+		add(t, "\n");
+}
+
 void machine_dump_vcpu(struct machine *m, struct vcpu *v, char *text, size_t size)
 {
 	const struct hv_exit *e = &v->failed_exit;
@@ -93,6 +123,7 @@ void machine_dump_vcpu(struct machine *m, struct vcpu *v, char *text, size_t siz
 		return;
 	}
 	add_registers(&t, &state.regs, &state.sregs);
+	add_stack(&t, m, &state);
 	if (e->insn_len) {
 		add(&t, "  instruction (from KVM):");
 		add_bytes(&t, e->insn, e->insn_len);

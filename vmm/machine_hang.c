@@ -2,7 +2,10 @@
  * The end of a machine that hangs: what its registers are, then what its kernel says
  * when an NMI, which nothing holds off, asks it.
  */
+#include <stdio.h>
+
 #include "vmm/machine_internal.h"
+#include "vmm/vmcoreinfo.h"
 
 static void words_are_over(struct loop_timer *t)
 {
@@ -34,6 +37,7 @@ static void write_evidence(void *arg)
 	struct machine *m = arg;
 	char *text = m->end.evidence;
 	size_t size = sizeof(m->end.evidence), len = 0;
+	uint64_t offset;
 
 	/* Whoever was quicker has written what there is to say. */
 	if (atomic_load(&m->ending))
@@ -42,6 +46,10 @@ static void write_evidence(void *arg)
 		machine_dump_vcpu(m, &m->vcpus.vcpu[i], text + len, size - len);
 		len += strlen(text + len);
 	}
+	/* For whoever has its symbols. */
+	if (vmcoreinfo_kernel_offset(m->mem, &offset))
+		snprintf(text + len, size - len, VMCOREINFO_OFFSET_WORDS "%llx\n",
+			 (unsigned long long)offset);
 	m->hung = true;
 	if (!ask_kernel(m))
 		machine_end(m, MACHINE_END_HANG, MACHINE_STATUS_HANG, NULL);

@@ -30,6 +30,7 @@ static void job_init(struct test_job *j, const struct test_config *t, const char
 static void job_done(struct test_job *j)
 {
 	config_done(&j->machine);
+	free(j->symbols);
 	if (j->out_fd >= 0)
 		close(j->out_fd);
 	if (j->end)

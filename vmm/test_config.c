@@ -100,6 +100,10 @@ const struct config_item test_options[] = {
 	{ "--systemd", NULL,
 	  "Boot the tree's own systemd, and run the command as a service when the system is up",
 	  CONFIG_FLAG, MEMBER(systemd) },
+	{ "--symbols", "FILE",
+	  "vmlinux or System.map of the kernel, to name the addresses in what is left of it (found "
+	  "by itself beside the kernel and in the tree it was built in)",
+	  CONFIG_STRING, MEMBER(symbols) },
 	{ "--dmesg", "FILE", "Write the kernel's log to FILE", CONFIG_STRING, MEMBER(dmesg) },
 	{ "--verbose", NULL, "The kernel's log on standard error", CONFIG_FLAG, MEMBER(verbose) },
 	{ "-v", NULL, "As --verbose", CONFIG_FLAG, MEMBER(verbose) },
@@ -248,6 +252,7 @@ void test_config_done(struct test_config *t)
 		free(t->kernel[i]);
 	free(t->root);
 	free(t->cwd);
+	free(t->symbols);
 	free(t->dmesg);
 	free(t->junit);
 	free(t->tap);

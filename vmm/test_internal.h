@@ -32,6 +32,7 @@ struct test_config {
 	unsigned num_env;
 	unsigned uid, gid;
 	bool systemd;
+	char *symbols; /* file; NULL: those that are found */
 	char *dmesg;
 	bool verbose;
 	unsigned fail_on; /* TEST_LOG_* */
@@ -114,6 +115,7 @@ struct test_job {
 	enum test_outcome outcome;
 	int status; /* of wisp */
 	const char *cause; /* a word, or NULL */
+	char *symbols;	   /* names of addresses that are in the evidence and the log, or NULL */
 };
 
 /* test_guest.c: the machine and the initial file system for @kernel. */
@@ -128,6 +130,12 @@ int test_run_all(const struct test_config *t, struct test_job *jobs, unsigned nu
 		 struct error *err);
 /* What the ways in which a machine, its command and its log ended come to. */
 void test_decide(struct test_job *j, int launcher_status);
+
+/*
+ * test_symbols.c: lines of addresses in the log and the evidence of @j, and of what they are in;
+ * NULL where nothing can be said. To be freed.
+ */
+char *test_symbolise(const struct test_job *j);
 
 /* test_report.c */
 const char *test_outcome_name(enum test_outcome outcome);

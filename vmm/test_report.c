@@ -57,6 +57,8 @@ void test_print_text(const struct test_job *j)
 		fputs(tail(j, 4096), stderr);
 	if (j->end && j->end->evidence[0])
 		fputs(j->end->evidence, stderr);
+	if (j->symbols)
+		fprintf(stderr, "symbols:\n%s", j->symbols);
 	fprintf(stderr, "wisp: test: %s%s%s%s after %.1f s%s%s\n", test_outcome_name(j->outcome),
 		j->cause ? " (" : "", j->cause ? j->cause : "", j->cause ? ")" : "", seconds(j),
 		*word(j) ? ": " : "", word(j));
@@ -136,6 +138,7 @@ static void put_job(FILE *out, const struct test_job *j)
 	put_signs(out, j->log.seen);
 	put_member(out, "log", tail(j, TEST_LOG_TAIL));
 	put_member(out, "registers", j->end ? j->end->evidence : NULL);
+	put_member(out, "symbols", j->symbols);
 	if (j->out_fd >= 0)
 		put_output(out, j);
 	put_member(out, "core", j->end && j->end->core_written ? j->machine.core_file : NULL);

@@ -231,6 +231,8 @@ static void end(struct test_job *j)
 		fclose(j->dmesg);
 	j->dmesg = NULL;
 	test_decide(j, status);
+	if (j->outcome != TEST_EXIT)
+		j->symbols = test_symbolise(j);
 }
 
 /* One round over the jobs that run. Returns how many still do. */
