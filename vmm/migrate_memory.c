@@ -17,11 +17,6 @@ static uint64_t range_pages(const struct guest_mem_range *r)
 	return r->size >> PAGE_SHIFT;
 }
 
-static uint64_t range_words(const struct guest_mem_range *r)
-{
-	return (range_pages(r) + 63) / 64;
-}
-
 static bool has_bit(const uint64_t *words, uint64_t i)
 {
 	return words[i / 64] >> (i % 64) & 1;
@@ -34,19 +29,6 @@ static void set_bit(uint64_t *words, uint64_t i)
 
 /* ---- what is to be sent ---- */
 
-static int set_logging(struct migrate_memory *s, bool on)
-{
-	int r = 0;
-
-	for (unsigned i = 0; i < s->mem->num_ranges && !r; i++) {
-		const struct guest_mem_range *range = &s->mem->range[i];
-
-		r = s->hv->ops->mem_set(s->hv, range->slot, range->gpa, range->size, range->host,
-					on ? HV_MEM_LOG_DIRTY : 0);
-	}
-	return r;
-}
-
 int migrate_memory_start(struct migrate_memory *s, struct guest_mem *mem, struct hv *hv, int level,
 			 struct error *err)
 {
@@ -58,26 +40,23 @@ int migrate_memory_start(struct migrate_memory *s, struct guest_mem *mem, struct
 	s->zstd = level ? ZSTD_createCCtx() : NULL;
 	r = !s->window || (level && (!s->packed || !s->zstd)) ? -ENOMEM : 0;
 	for (unsigned i = 0; i < mem->num_ranges && !r; i++) {
-		s->todo[i] = malloc(range_words(&mem->range[i]) * sizeof(uint64_t));
+		s->todo[i] = malloc(dirty_log_words(&mem->range[i]) * sizeof(uint64_t));
 		if (!s->todo[i])
 			r = -ENOMEM;
 		else
-			memset(s->todo[i], 0xff, range_words(&mem->range[i]) * sizeof(uint64_t));
+			memset(s->todo[i], 0xff,
+			       dirty_log_words(&mem->range[i]) * sizeof(uint64_t));
 	}
 	if (!r)
-		r = guest_mem_track_dirty(mem, true);
-	if (!r) {
-		s->logging = true;
-		r = set_logging(s, true);
-	}
+		r = dirty_log_start(mem, hv);
+	s->logging = !r;
 	return r < 0 ? error_set(err, r, "migration: cannot watch what the guest writes: %m") : 0;
 }
 
 void migrate_memory_stop(struct migrate_memory *s)
 {
-	/* Our own bitmap stays: some thread may be just about to mark a page in it. */
 	if (s->logging)
-		set_logging(s, false);
+		dirty_log_stop(s->mem, s->hv);
 	s->logging = false;
 	for (unsigned i = 0; i < ARRAY_SIZE(s->todo); i++) {
 		free(s->todo[i]);
@@ -92,24 +71,11 @@ void migrate_memory_stop(struct migrate_memory *s)
 
 static int collect_range(struct migrate_memory *s, unsigned i, uint64_t *pages)
 {
-	const struct guest_mem_range *range = &s->mem->range[i];
-	uint64_t words = range_words(range), tail = range_pages(range) % 64;
-	uint64_t *dirty = calloc(words, sizeof(*dirty));
-	int r = dirty ? s->hv->ops->dirty_get(s->hv, range->slot, dirty) : -ENOMEM;
+	int r = dirty_log_collect(s->mem, s->hv, i, s->todo[i]);
 
-	if (r < 0) {
-		free(dirty);
-		return r;
-	}
-	guest_mem_take_dirty(s->mem, i, 0, words, dirty);
-	for (uint64_t k = 0; k < words; k++) {
-		s->todo[i][k] |= dirty[k];
-		if (k == words - 1 && tail)
-			s->todo[i][k] &= (1ull << tail) - 1;
+	for (uint64_t k = 0; k < dirty_log_words(&s->mem->range[i]); k++)
 		*pages += __builtin_popcountll(s->todo[i][k]);
-	}
-	free(dirty);
-	return 0;
+	return r;
 }
 
 int migrate_memory_collect(struct migrate_memory *s, uint64_t *ret_pages, struct error *err)

@@ -9,8 +9,7 @@
 #ifndef WISP_VMM_MIGRATE_MEMORY_H
 #define WISP_VMM_MIGRATE_MEMORY_H
 
-#include "vmm/core/guest_mem.h"
-#include "vmm/core/hv.h"
+#include "vmm/core/dirty_log.h"
 #include "vmm/migrate_wire.h"
 
 struct migrate_memory {

@@ -1,0 +1,54 @@
+#include "vmm/core/dirty_log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static int set_logging(struct guest_mem *mem, struct hv *hv, bool on)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < mem->num_ranges && !r; i++) {
+		const struct guest_mem_range *range = &mem->range[i];
+
+		r = hv->ops->mem_set(hv, range->slot, range->gpa, range->size, range->host,
+				     on ? HV_MEM_LOG_DIRTY : 0);
+	}
+	return r;
+}
+
+int dirty_log_start(struct guest_mem *mem, struct hv *hv)
+{
+	int r = guest_mem_track_dirty(mem, true);
+
+	if (!r)
+		r = set_logging(mem, hv, true);
+	if (r < 0)
+		set_logging(mem, hv, false);
+	return r;
+}
+
+void dirty_log_stop(struct guest_mem *mem, struct hv *hv)
+{
+	set_logging(mem, hv, false);
+}
+
+int dirty_log_collect(struct guest_mem *mem, struct hv *hv, unsigned index, uint64_t *words)
+{
+	const struct guest_mem_range *range = &mem->range[index];
+	uint64_t num = dirty_log_words(range), tail = (range->size >> PAGE_SHIFT) % 64;
+	uint64_t *dirty = calloc(num, sizeof(*dirty));
+	int r = dirty ? hv->ops->dirty_get(hv, range->slot, dirty) : -ENOMEM;
+
+	if (r < 0) {
+		free(dirty);
+		return r;
+	}
+	guest_mem_take_dirty(mem, index, 0, num, dirty);
+	/* A log that begins with all pages in it may go on to the end of its last word. */
+	if (tail)
+		dirty[num - 1] &= (1ull << tail) - 1;
+	for (uint64_t i = 0; i < num; i++)
+		words[i] |= dirty[i];
+	free(dirty);
+	return 0;
+}

@@ -1,0 +1,31 @@
+/*
+ * What was written in guest memory, as two logs know it: the hypervisor's, of what
+ * the guest wrote, and guest_mem's own, of what the monitor wrote. Migration and differential
+ * snapshots read both here; there is one pair a machine, so one of them at a time.
+ */
+#ifndef WISP_CORE_DIRTY_LOG_H
+#define WISP_CORE_DIRTY_LOG_H
+
+#include "vmm/core/guest_mem.h"
+#include "vmm/core/hv.h"
+
+/* How many words a bitmap of the pages of @r has. */
+static inline uint64_t dirty_log_words(const struct guest_mem_range *r)
+{
+	return ((r->size >> PAGE_SHIFT) + 63) / 64;
+}
+
+/*
+ * Begin both logs; the hypervisor's may begin with every page in it. The guest may run. Or end the
+ * hypervisor's: our own stays, since some thread may be just about to mark a page.
+ */
+int dirty_log_start(struct guest_mem *mem, struct hv *hv);
+void dirty_log_stop(struct guest_mem *mem, struct hv *hv);
+
+/*
+ * Or what both have of range @index into @words. Our own is cleared; the hypervisor's is by its
+ * dirty_clear(), before the pages are read. -errno.
+ */
+int dirty_log_collect(struct guest_mem *mem, struct hv *hv, unsigned index, uint64_t *words);
+
+#endif
