@@ -11,7 +11,7 @@
 #include "vmm/default_guest.h"
 #include "vmm/launch.h"
 #include "vmm/machine_state.h"
-#include "vmm/snapshot.h"
+#include "vmm/snapshot_chain.h"
 
 /* ---- the verb ---- */
 
@@ -22,17 +22,22 @@ static int use_memory_file(struct snapshot *s, const char *path, struct error *e
 
 	if (fd < 0)
 		return error_usage(err, -errno, "--memory-file '%s': cannot open: %m", path);
+	if (s->base) {
+		close(fd);
+		return error_usage(err, -EINVAL, "--memory-file: a differential snapshot has none");
+	}
 	close(s->memory_fd);
 	s->memory_fd = fd;
 	return 0;
 }
 
 /* Everything up to the first process. */
-static int prepare(struct saved_options *o, const char *path, struct snapshot *s,
+static int prepare(struct saved_options *o, const char *path, struct snapshot_chain *chain,
 		   struct machine_config *c, int *disk_fds, struct error *err)
 {
+	int r = snapshot_chain_open(chain, path, err);
+	struct snapshot *s = snapshot_chain_last(chain);
 	uint32_t given = 0;
-	int r = snapshot_open(s, path, err);
 
 	if (!r && o->memory_file)
 		r = use_memory_file(s, o->memory_file, err);
@@ -57,11 +62,27 @@ static int prepare(struct saved_options *o, const char *path, struct snapshot *s
 	return r;
 }
 
+/* Memory is that of the first one, and over it what changed until each of the others. */
+static void use_chain(struct machine_image *image, struct snapshot_chain *c,
+		      struct machine_layer *layers)
+{
+	image->state = &snapshot_chain_last(c)->state;
+	image->memory_fd = c->link[0].memory_fd;
+	image->layer = layers;
+	for (unsigned i = 1; i < c->num; i++)
+		layers[image->num_layers++] = (struct machine_layer){
+			.fd = c->link[i].memory_fd,
+			.pages = c->link[i].pages,
+		};
+}
+
 int restore_main(int argc, char **argv)
 {
 	struct saved_options o = { .log_level = LOG_WARN, .sandbox = SANDBOX_ON };
 	int disk_fds[CONFIG_MAX_DISKS];
-	struct machine_image image;
+	struct machine_layer layers[SNAPSHOT_MAX_LINKS];
+	struct snapshot_chain chain = { 0 };
+	struct machine_image image = { 0 };
 	struct launch_ends ends = {
 		.initrd = -1,
 		.serial_out = -1,
@@ -69,7 +90,6 @@ int restore_main(int argc, char **argv)
 		.disk_fds = disk_fds,
 	};
 	struct machine_config config;
-	struct snapshot s = { .dir_fd = -1, .memory_fd = -1 };
 	struct error err = { 0 };
 	const char *path;
 	int r, status;
@@ -81,24 +101,21 @@ int restore_main(int argc, char **argv)
 	if (r == 0)
 		r = error_usage(&err, -EINVAL, "restore: needs DIR");
 	if (r > 0)
-		r = prepare(&o, path, &s, &config, disk_fds, &err);
+		r = prepare(&o, path, &chain, &config, disk_fds, &err);
 	if (!r)
 		r = launch_open_log(&config, &err);
 	if (r < 0) {
 		error_print(&err);
 		status = error_status(&err);
 	} else {
-		image = (struct machine_image){
-			.state = &s.state,
-			.memory_fd = s.memory_fd,
-			.clock = o.clock,
-		};
+		use_chain(&image, &chain, layers);
+		image.clock = o.clock;
 		status = launch_run_with(&config, &ends);
 	}
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		if (disk_fds[i] >= 0)
 			close(disk_fds[i]);
-	snapshot_close(&s);
+	snapshot_chain_close(&chain);
 	config_done(&config);
 	saved_options_done(&o);
 	return status;

@@ -1,4 +1,7 @@
-/* wisp snapshot: files and disks are this process's business, the guest is the monitor's. */
+/*
+ * wisp snapshot: files and disks are this process's business, the guest is the monitor's. And
+ * wisp snapshot merge, which asks nobody.
+ */
 #include "vmm/cli_snapshot.h"
 
 #include <errno.h>
@@ -11,11 +14,11 @@
 
 #include "vmm/cli_disks.h"
 #include "vmm/control_client.h"
-#include "vmm/snapshot.h"
+#include "vmm/snapshot_chain.h"
 
 struct snapshot_options {
-	bool stop, json;
-	char *run_dir;
+	bool stop, diff, json;
+	char *run_dir, *output;
 };
 
 #define MEMBER(m) offsetof(struct snapshot_options, m)
@@ -23,6 +26,13 @@ struct snapshot_options {
 const struct config_item snapshot_options[] = {
 	{ "--stop", NULL, "End the microVM when the snapshot is safe on disk", CONFIG_FLAG,
 	  MEMBER(stop) },
+	{ "--diff", NULL,
+	  "Save only the memory that changed since the last snapshot. The first one is complete, "
+	  "and "
+	  "from it on changes are watched",
+	  CONFIG_FLAG, MEMBER(diff) },
+	{ "--output", "DIR", "merge: put the complete snapshot there (in place of the last DIR)",
+	  CONFIG_STRING, MEMBER(output) },
 	{ "--json", NULL, "Print what was written as one JSON object", CONFIG_FLAG, MEMBER(json) },
 	{ "--run-dir", "DIR", "Where running microVMs have their directories", CONFIG_STRING,
 	  MEMBER(run_dir) },
@@ -74,15 +84,41 @@ static int keep_disk(struct taking *t, const struct cli_disk *d)
 	return 0;
 }
 
+/* What the monitor counts changes from must be where it was told, or they are worth nothing. */
+static int check_base(struct taking *t)
+{
+	json_t *base = json_object_get(t->manifest, "base");
+	const char *path = json_string_value(json_object_get(base, "path"));
+	const char *id = json_string_value(json_object_get(base, "id"));
+	struct snapshot s;
+	struct error why = { 0 };
+	bool there;
+
+	if (!base)
+		return 0;
+	there = snapshot_open(&s, path ? path : "", &why) == 0;
+	if (there && (!s.id || !id || strcmp(s.id, id)))
+		there = error_set(&why, -ESTALE, "'%s' is another one now", path) == 0;
+	snapshot_close(&s);
+	if (there)
+		return 0;
+	error_usage(&t->err, -ENOENT, "the snapshot that this one would build on is gone: %s",
+		    why.msg);
+	error_hint(&t->err,
+		   "without --diff it becomes a complete one, and the next can build on that");
+	return -ENOENT;
+}
+
 static void guest_is_paused(void *arg, const json_t *progress)
 {
 	struct taking *t = arg;
-	int r = 0;
+	int r;
 
 	if (t->manifest)
 		return;
 	t->manifest = json_deep_copy(progress);
 	json_object_set_new(t->manifest, "disks", json_array());
+	r = check_base(t);
 	for (unsigned i = 0; i < t->disks.num && !r; i++)
 		r = keep_disk(t, &t->disks.disk[i]);
 	/* Without a byte the monitor sees the end of the pipe, and lets the guest go on. */
@@ -105,8 +141,7 @@ static int complete_manifest(struct taking *t, json_t *reply)
 	gmtime_r(&seconds, &utc);
 	strftime(now, sizeof(now), "%Y-%m-%dT%H:%M:%SZ", &utc);
 	json_object_del(reply, "ok");
-	if (json_object_set_new(t->manifest, "format", json_integer(SNAPSHOT_FORMAT)) < 0 ||
-	    json_object_set_new(t->manifest, "time", json_string(now)) < 0 ||
+	if (json_object_set_new(t->manifest, "time", json_string(now)) < 0 ||
 	    json_object_set_new(t->manifest, "host_kernel", json_string(host.release)) < 0 ||
 	    json_object_set(t->manifest, "taken", reply) < 0)
 		return error_set(&t->err, -ENOMEM, "manifest: %m");
@@ -116,14 +151,15 @@ static int complete_manifest(struct taking *t, json_t *reply)
 static int ask(struct taking *t, int sock, json_t **ret_reply)
 {
 	struct control_extra extra = { .progress = guest_is_paused, .arg = t };
-	const int fds[] = { t->go[0], t->draft.state_fd, t->draft.memory_fd };
+	const int fds[] = { t->go[0], t->draft.state_fd, t->draft.memory_fd, t->draft.pages_fd };
 	struct error err = { 0 };
 	int r;
 
 	r = control_ask_extra(sock,
-			      json_pack("{s:s, s:b}", "do", "snapshot", "stay_paused",
-					t->options->stop),
-			      fds, ARRAY_SIZE(fds), ret_reply, &extra, &err);
+			      json_pack("{s:s, s:b, s:b, s:s}", "do", "snapshot", "stay_paused",
+					t->options->stop, "diff", t->options->diff, "id",
+					t->draft.id),
+			      fds, t->options->diff ? 4 : 3, ret_reply, &extra, &err);
 	/* What went wrong here is the reason; what the monitor made of it is not. */
 	if (r < 0 && !t->err.code)
 		t->err = err;
@@ -149,6 +185,23 @@ static int finish(struct taking *t, int sock, int r)
 	return r;
 }
 
+/* It is safe, so the next one may build on it. If nobody says so that builds on an earlier one. */
+static void tell_kept(const struct taking *t, int sock, const json_t *reply)
+{
+	struct error err = { 0 };
+	char *path;
+
+	if (t->options->stop || !json_is_true(json_object_get(reply, "tracked")))
+		return;
+	path = realpath(t->draft.path, NULL);
+	if (path && control_ask(sock,
+				json_pack("{s:s, s:s, s:s}", "do", "snapshot-kept", "id",
+					  t->draft.id, "path", path),
+				NULL, 0, NULL, &err) < 0)
+		log_info("the next differential snapshot builds on an earlier one: %s", err.msg);
+	free(path);
+}
+
 static void print(const struct snapshot_options *o, const char *path, json_t *reply)
 {
 	json_int_t pause = json_integer_value(json_object_get(reply, "pause_us"));
@@ -162,8 +215,10 @@ static void print(const struct snapshot_options *o, const char *path, json_t *re
 		printf("snapshot '%s': %.1f MiB of memory, microVM ended\n", path,
 		       (double)stored / MiB);
 	} else {
-		printf("snapshot '%s': %.1f MiB of memory, guest paused for %.1f ms\n", path,
-		       (double)stored / MiB, (double)pause / 1000);
+		printf("snapshot '%s': %.1f MiB of %smemory, guest paused for %.1f ms\n", path,
+		       (double)stored / MiB,
+		       json_is_true(json_object_get(reply, "diff")) ? "changed " : "",
+		       (double)pause / 1000);
 	}
 }
 
@@ -177,7 +232,7 @@ static int take(const struct snapshot_options *o, const char *id, const char *pa
 	sock = control_connect_in(o->run_dir, id, err);
 	if (sock < 0)
 		return sock;
-	r = snapshot_draft_begin(&t.draft, path, &t.err);
+	r = snapshot_draft_begin(&t.draft, path, o->diff, &t.err);
 	if (!r)
 		r = cli_disks_get(&t.disks, sock, &t.err);
 	if (!r)
@@ -190,6 +245,8 @@ static int take(const struct snapshot_options *o, const char *id, const char *pa
 			r = complete_manifest(&t, reply);
 		if (!r)
 			r = snapshot_draft_commit(&t.draft, t.manifest, &t.err);
+		if (!r)
+			tell_kept(&t, sock, reply);
 		r = finish(&t, sock, r);
 	}
 	if (!r)
@@ -207,19 +264,65 @@ static int take(const struct snapshot_options *o, const char *id, const char *pa
 	return r;
 }
 
+/* ---- merge ---- */
+
+/* Chains are short, and have all their snapshots named at most. */
+#define MAX_ARGS (1 + SNAPSHOT_MAX_LINKS)
+
+static int merge(const struct snapshot_options *o, const char *const *paths, int num,
+		 struct error *err)
+{
+	struct snapshot_chain *c = calloc(1, sizeof(*c));
+	const char *to = o->output ? o->output : paths[num - 1];
+	int r;
+
+	if (!c)
+		return error_set(err, -ENOMEM, "snapshot merge: %m");
+	r = snapshot_chain_open(c, paths[0], err);
+	for (int i = 1; i < num && !r; i++)
+		r = snapshot_chain_append(c, paths[i], err);
+	if (!r && c->num == 1 && !o->output)
+		r = error_usage(err, -EINVAL, "snapshot '%s': is complete already", paths[0]);
+	if (!r)
+		r = snapshot_chain_merge(c, to, err);
+	if (!r && o->json)
+		printf("{\"path\": \"%s\", \"merged\": %u}\n", to, c->num);
+	else if (!r)
+		printf("snapshot '%s': complete now, out of %u\n", to, c->num);
+	snapshot_chain_close(c);
+	free(c);
+	return r;
+}
+
+/* ---- the verb ---- */
+
+static int run(const struct snapshot_options *o, const char *const *args, int num,
+	       struct error *err)
+{
+	if (num > 0 && !strcmp(args[0], "merge")) {
+		if (num == 1 || o->stop || o->diff)
+			return error_usage(
+				err, -EINVAL,
+				"snapshot merge: needs DIR..., and takes --output alone");
+		return merge(o, args + 1, num - 1, err);
+	}
+	if (num != 2 || o->output)
+		return error_usage(err, -EINVAL, "snapshot: needs ID and DIR, or merge and DIR...");
+	return take(o, args[0], args[1], err);
+}
+
 int snapshot_main(int argc, char **argv)
 {
 	struct snapshot_options o = { 0 };
-	const char *args[2];
+	const char *args[MAX_ARGS];
 	struct error err = { 0 };
 	int r;
 
-	r = config_parse_verb("snapshot", snapshot_options, &o, argc, argv, args, 2, &err);
-	if (r >= 0 && r < 2)
-		r = error_usage(&err, -EINVAL, "snapshot: needs ID and DIR");
+	r = config_parse_verb("snapshot", snapshot_options, &o, argc, argv, args, MAX_ARGS, &err);
 	if (r >= 0)
-		r = take(&o, args[0], args[1], &err);
+		r = run(&o, args, r, &err);
 	free(o.run_dir);
+	free(o.output);
 	if (r < 0) {
 		error_print(&err);
 		return error_status(&err);

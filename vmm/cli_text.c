@@ -152,11 +152,15 @@ const struct cli_verb cli_verbs[] = {
 	  "resize PATH SIZE. What is made has its name only once it is complete. Images in use are "
 	  "refused, by QEMU's tools and by these alike.",
 	  disk_options, .takes_image = true, .main = disk_main },
-	{ "snapshot", "[OPTION]... ID DIR", "Save a running microVM into a directory",
+	{ "snapshot", "[OPTION]... {ID DIR | merge DIR...}",
+	  "Save a running microVM into a directory",
 	  "The guest stands still for a moment and goes on; what it had in memory then is written "
 	  "out behind its back. Disks that it may write are kept as they were at that moment, by "
 	  "reflink where the file system can. DIR appears when all of it is safe on disk; an "
-	  "earlier snapshot of that name is replaced.",
+	  "earlier snapshot of that name is replaced. With --diff it builds on those before it, "
+	  "which are then needed too; 'wisp snapshot merge DIR...' makes one complete snapshot of "
+	  "the last DIR and what it builds on, in its place or as --output. A microVM "
+	  "called merge is named by its run directory.",
 	  snapshot_options, .main = snapshot_main },
 	{ "restore", "[OPTION]... DIR", "Let a saved microVM go on",
 	  "In the foreground, as 'wisp run'. Memory is read from the snapshot as the guest touches "

@@ -24,6 +24,10 @@
 #include "vmm/clone.h"
 #include "vmm/machine_internal.h"
 #include "vmm/machine_state.h"
+#include "vmm/snapshot_pages.h"
+#include "vmm/snapshot_track.h"
+
+#define MAX_ID 64
 
 /* What the writing copy reports when it is done. */
 struct written {
@@ -36,11 +40,16 @@ struct taking {
 	struct control_call *call;
 	struct machine *m;
 	int state_fd, memory_fd; /* a snapshot's files */
+	int pages_fd;		 /* which pages are in @memory_fd, when not all; or -1 */
+	bool diff;		 /* only what changed is wanted */
+	const uint64_t *changed; /* what did, the track's; NULL: all is to be written */
+	char id[MAX_ID + 1];	 /* or "": nobody will say that it is safe */
 	int nursery_fd;		 /* a clone's, see vmm/clone.h; else -1 */
 	int go_fd;		 /* the client's turn is over */
 	int done_fd;		 /* the writing copy's report */
 	pid_t copy;
 	bool stay_paused, was_paused;
+	bool shared; /* RAM is, so that the guest stands still until it is written */
 	uint64_t start_ns, pause_ns, fork_ns;
 	uint64_t resumes; /* of the machine, when its state was taken */
 	struct state_writer state;
@@ -58,6 +67,7 @@ static void free_taking(struct taking *t)
 {
 	close_if_open(&t->state_fd);
 	close_if_open(&t->memory_fd);
+	close_if_open(&t->pages_fd);
 	close_if_open(&t->nursery_fd);
 	close_if_open(&t->go_fd);
 	close_if_open(&t->done_fd);
@@ -98,13 +108,31 @@ static int write_state(const struct state_writer *w, int fd)
 	return 0;
 }
 
+/* Without a file to tell which pages there are, holes have to. */
+static int write_changed(struct taking *t, struct guest_mem_saved *ret_saved)
+{
+	const struct guest_mem *mem = t->m->mem;
+	struct state_writer w;
+	int r = guest_mem_save_pages(t->m->mem, t->memory_fd, t->changed, t->pages_fd < 0,
+				     ret_saved);
+
+	if (r < 0 || t->pages_fd < 0)
+		return r;
+	state_writer_init(&w);
+	snapshot_pages_write(&w, t->changed, mem->map_size >> PAGE_SHIFT);
+	r = w.failed ? w.failed : write_state(&w, t->pages_fd);
+	state_writer_done(&w);
+	return r;
+}
+
 static _Noreturn void write_copy(struct taking *t, int report_fd)
 {
 	struct written w = { .state_bytes = t->state.len };
 
 	/* Nobody waits for what it writes once the monitor is gone. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	w.r = guest_mem_save(t->m->mem, t->memory_fd, &w.memory);
+	w.r = t->changed ? write_changed(t, &w.memory)
+			 : guest_mem_save(t->m->mem, t->memory_fd, &w.memory);
 	if (!w.r)
 		w.r = write_state(&t->state, t->state_fd);
 	_exit(write(report_fd, &w, sizeof(w)) != sizeof(w));
@@ -125,12 +153,18 @@ static void copy_done(struct loop_op *op, int res)
 		fail(t, &err);
 		return;
 	}
-	control_reply(t->call, json_pack("{s:I, s:I, s:I, s:I, s:I}", "pause_us",
+	if (t->shared && !t->stay_paused)
+		go_on(t);
+	/* Who gave it no ID has nothing more to say of it. */
+	if (t->m->track && !*t->id)
+		snapshot_track_keep(t->m->track, t->id, "");
+	control_reply(t->call, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:b}", "pause_us",
 					 (json_int_t)(t->pause_ns / 1000), "fork_us",
 					 (json_int_t)(t->fork_ns / 1000), "memory_bytes",
 					 (json_int_t)w.memory.size, "stored_bytes",
 					 (json_int_t)(w.memory.pages * PAGE_SIZE), "state_bytes",
-					 (json_int_t)w.state_bytes));
+					 (json_int_t)w.state_bytes, "diff", t->changed != NULL,
+					 "tracked", t->m->track != NULL));
 	free_taking(t);
 }
 
@@ -183,7 +217,8 @@ static void take(struct taking *t)
 		fail(t, &err);
 		return;
 	}
-	if (!t->stay_paused)
+	/* Memory that is mapped shared changes in the copy too. */
+	if (!t->stay_paused && !t->shared)
 		go_on(t);
 	t->done.done = copy_done;
 	if (t->nursery_fd >= 0) {
@@ -213,33 +248,62 @@ static void client_done(struct loop_op *op, int res)
 	fail(t, &err);
 }
 
-/* What the manifest says of the machine. */
-static json_t *describe(const struct machine *m)
+/* What the manifest says of the machine, and what it builds on. */
+static json_t *describe(const struct taking *t)
 {
+	const struct machine *m = t->m;
 	const struct machine_config *c = m->config;
-	json_t *devices = json_array();
+	json_t *devices = json_array(), *on = NULL;
+	struct snapshot_base base;
+
+	if (t->changed && snapshot_track_base(m->track, &base))
+		on = json_pack("{s:s, s:s}", "id", base.id, "path", base.path);
 
 	for (unsigned i = 0; i < m->num_virtio; i++)
 		json_array_append_new(devices, json_string(m->virtio[i].dev->id));
-	return json_pack("{s:s, s:{s:s, s:i, s:I, s:s, s:s}, s:o}", "wisp", WISP_VERSION, "machine",
-			 "name", c->name, "cpus", c->cpus, "memory_bytes",
+	return json_pack("{s:s, s:{s:s, s:i, s:I, s:s, s:s}, s:o, s:o*}", "wisp", WISP_VERSION,
+			 "machine", "name", c->name, "cpus", c->cpus, "memory_bytes",
 			 (json_int_t)c->memory_bytes, "cpu", x86_cpu_model_name(c->cpu),
 			 "transport", c->transport == CONFIG_PCI ? "pci" : "mmio", "devices",
-			 devices);
+			 devices, "base", on);
+}
+
+/* From the first differential snapshot on every one is a base for the next. */
+static int track(struct taking *t, struct error *err)
+{
+	struct machine *m = t->m;
+	struct snapshot_base base;
+	int r = 0;
+
+	if (t->diff && !m->track)
+		r = snapshot_track_create(&m->track, m->mem, m->hv, err);
+	if (r < 0 || !m->track)
+		return r;
+	r = snapshot_track_take(m->track, t->id, err);
+	if (r < 0) {
+		snapshot_track_free(m->track);
+		m->track = NULL;
+	} else if (t->diff && snapshot_track_base(m->track, &base)) {
+		t->changed = snapshot_track_changed(m->track);
+	}
+	return r;
 }
 
 static void paused(void *arg)
 {
 	struct taking *t = arg;
 	struct error err = { 0 };
+	int r = machine_save(t->m, &t->state, &err);
 
-	if (machine_save(t->m, &t->state, &err) < 0) {
+	if (!r && t->nursery_fd < 0)
+		r = track(t, &err);
+	if (r < 0) {
 		fail(t, &err);
 		return;
 	}
 	t->resumes = t->m->resumes;
 	/* Its client does nothing before it is told, and so would both wait for ever. */
-	if (!control_progress(t->call, describe(t->m))) {
+	if (!control_progress(t->call, describe(t))) {
 		error_set(&err, -ENOMEM, "the client cannot be told that the guest is paused");
 		fail(t, &err);
 		return;
@@ -262,10 +326,12 @@ static struct taking *new_taking(struct control_call *call)
 		.m = m,
 		.state_fd = -1,
 		.memory_fd = -1,
+		.pages_fd = -1,
 		.nursery_fd = -1,
 		.done_fd = -1,
 		.go_fd = control_take_fd(call, 0),
 		.was_paused = machine_is_paused(m),
+		.shared = m->config->memory_backing == GUEST_MEM_SHARED,
 		.start_ns = clock_monotonic_ns(NULL),
 	};
 	state_writer_init(&t->state);
@@ -296,20 +362,46 @@ static void lacks_files(struct taking *t)
 void control_verb_snapshot(struct control_call *call)
 {
 	struct taking *t;
-	bool stay;
+	const char *id;
+	bool stay, diff;
 
-	if (control_arg_bool(call, "stay_paused", false, &stay) < 0)
+	if (control_arg_bool(call, "stay_paused", false, &stay) < 0 ||
+	    control_arg_bool(call, "diff", false, &diff) < 0 ||
+	    control_arg_string(call, "id", "", &id) < 0)
 		return;
+	if (strlen(id) > MAX_ID) {
+		control_fail(call, -EINVAL, "an ID of more than %d characters", MAX_ID);
+		return;
+	}
 	t = new_taking(call);
 	if (!t)
 		return;
 	t->stay_paused = stay;
+	t->diff = diff;
+	memcpy(t->id, id, strlen(id) + 1);
 	t->state_fd = control_take_fd(call, 1);
 	t->memory_fd = control_take_fd(call, 2);
+	t->pages_fd = control_take_fd(call, 3);
 	if (t->go_fd < 0 || t->state_fd < 0 || t->memory_fd < 0)
 		lacks_files(t);
 	else
 		begin(t);
+}
+
+void control_verb_snapshot_kept(struct control_call *call)
+{
+	struct machine *m = control_machine(call);
+	const char *id, *path;
+	int r;
+
+	if (control_arg_string(call, "id", "", &id) < 0 ||
+	    control_arg_string(call, "path", "", &path) < 0)
+		return;
+	r = m->track ? snapshot_track_keep(m->track, id, path) : -ESTALE;
+	if (r < 0)
+		control_fail(call, r, "the snapshot is not the latest one");
+	else
+		control_reply(call, NULL);
 }
 
 void control_verb_clone(struct control_call *call)
@@ -336,8 +428,7 @@ void control_verb_clone(struct control_call *call)
 static json_t *describe_disk(const struct machine_config *c, const struct config_disk *d)
 {
 	return json_pack("{s:s, s:s, s:b, s:b, s:b}", "id", d->id, "path", d->path, "read_only",
-			 d->read_only, "direct", d->direct, "raw",
-			 d->format == BLOCK_FORMAT_RAW);
+			 d->read_only, "direct", d->direct, "raw", d->format == BLOCK_FORMAT_RAW);
 }
 
 void control_verb_disks(struct control_call *call)

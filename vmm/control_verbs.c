@@ -207,6 +207,7 @@ const struct control_verb control_verbs[] = {
 	{ "end", control_verb_end },
 	{ "disks", control_verb_disks },
 	{ "snapshot", control_verb_snapshot, .alone = true },
+	{ "snapshot-kept", control_verb_snapshot_kept },
 	{ "clone", control_verb_clone, .alone = true },
 	{ "migrate", control_verb_migrate, .alone = true },
 	{ "migrate-cancel", control_verb_migrate_cancel },

@@ -9,6 +9,7 @@
 #include "vmm/machine_internal.h"
 #include "vmm/machine_state.h"
 #include "vmm/migrate.h"
+#include "vmm/snapshot_track.h"
 
 const char *machine_end_name(enum machine_end_reason reason)
 {
@@ -99,11 +100,21 @@ static int reserve_memory(struct machine *m, struct error *err)
 /* Take over or map what a saved machine had in its RAM. */
 static int fill_memory(struct machine *m, const struct machine_image *image, struct error *err)
 {
+	int r;
+
 	if (image->mem) {
 		m->mem = image->mem;
 		return 0;
 	}
-	return image->arrival ? 0 : guest_mem_load(m->mem, image->memory_fd, err);
+	if (image->arrival)
+		return 0;
+	r = guest_mem_load(m->mem, image->memory_fd, err);
+	for (unsigned i = 0; i < image->num_layers && !r; i++) {
+		r = guest_mem_load_pages(m->mem, image->layer[i].fd, image->layer[i].pages);
+		if (r < 0)
+			error_set(err, r, "saved memory: cannot be read: %m");
+	}
+	return r;
 }
 
 static int create_memory(struct machine *m, const struct machine_image *image, struct error *err)
@@ -301,6 +312,7 @@ void machine_free(struct machine *m)
 	if (!m)
 		return;
 	vcpu_set_done(&m->vcpus);
+	snapshot_track_free(m->track);
 	machine_free_devices(m);
 	machine_free_loops(m);
 	irq_table_free(m->irqs);

@@ -73,6 +73,7 @@ struct machine {
 	struct machine_pauser *pausers; /* who waits for a pause that is under way */
 	uint64_t resumes; /* so that whoever found it paused can tell whether it has been since */
 
+	struct snapshot_track *track; /* what changed since the last snapshot; NULL: nobody asked */
 	struct migrate_source *migration; /* the one at hand, or the last; NULL: none */
 	bool guest_gone;     /* it was handed over, and does not go on here */
 	bool arriving;	     /* another machine is to hand its guest over to this one */

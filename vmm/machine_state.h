@@ -15,10 +15,18 @@
 /* What becomes of the guest's clocks: they go on from where they stood, or catch up. */
 enum machine_clock { MACHINE_CLOCK_CONTINUE, MACHINE_CLOCK_REALTIME };
 
+/* A file as large as RAM, of which only some pages count: see guest_mem_load_pages(). */
+struct machine_layer {
+	int fd;
+	const uint64_t *pages;
+};
+
 /* What a machine begins with in place of a kernel. */
 struct machine_image {
 	struct state_set *state; /* with "machine" and "machine/config" taken */
 	int memory_fd;		 /* guest RAM from its start to its end, or -1 */
+	const struct machine_layer *layer; /* what goes over that, in this order */
+	unsigned num_layers;
 	struct guest_mem *mem;	 /* RAM that is there already, owned by the machine then; or NULL */
 	enum machine_clock clock;
 	bool same_identity; /* it moves (migration): no new generation ID */

@@ -13,6 +13,7 @@
 #include "vmm/machine_state.h"
 #include "vmm/migrate.h"
 #include "vmm/migrate_memory.h"
+#include "vmm/snapshot_track.h"
 
 /* How long the other side may take to build a machine, to load its state, to run it. */
 #define BUILD_MS   60000
@@ -548,6 +549,9 @@ int migrate_start(struct machine *m, const struct migrate_params *params,
 	if (m->migration)
 		free_source(m->migration);
 	m->migration = NULL;
+	/* The logs are ours now: the next differential snapshot will be a complete one. */
+	snapshot_track_free(m->track);
+	m->track = NULL;
 	r = prepare(s, m, err);
 	if (r < 0)
 		free_source(s);

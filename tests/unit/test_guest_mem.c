@@ -360,6 +360,55 @@ static void kernel_mapped_over_memory_is_saved_too(void **state)
 	guest_mem_free(again);
 }
 
+/* Pages 1 (not zero), 2 (zero) and the last one, over memory that has something in each. */
+static void some_pages_are_saved_and_laid_over_others(void **state)
+{
+	uint64_t pages[8 * MiB / PAGE_SIZE / 64] = { 0 };
+	struct guest_mem *mem = create(GUEST_MEM_ANON), *again = create(GUEST_MEM_ANON);
+	int fd = memfd_create("some", MFD_CLOEXEC);
+	const unsigned last = 8 * MiB / PAGE_SIZE - 1;
+	struct guest_mem_saved saved;
+
+	pages[0] = 1 << 1 | 1 << 2;
+	pages[last / 64] |= 1ull << last % 64;
+	put(mem, 0, "not saved");
+	put(mem, 1 * PAGE_SIZE, "new");
+	put(mem, 4 * GiB + 2 * MiB - PAGE_SIZE, "new end");
+	assert_int_equal(guest_mem_save_pages(mem, fd, pages, false, &saved), 0);
+	assert_int_equal(saved.size, 8 * MiB);
+	assert_int_equal(saved.pages, 2);
+	assert_int_equal(lseek(fd, 0, SEEK_DATA), PAGE_SIZE);
+	put(again, 0, "old");
+	put(again, 1 * PAGE_SIZE, "old");
+	put(again, 2 * PAGE_SIZE, "old");
+	put(again, 3 * PAGE_SIZE, "old");
+	assert_int_equal(guest_mem_load_pages(again, fd, pages), 0);
+	close(fd);
+	expect_text(again, 0, "old");
+	expect_text(again, 1 * PAGE_SIZE, "new");
+	expect_text(again, 2 * PAGE_SIZE, "");
+	expect_text(again, 3 * PAGE_SIZE, "old");
+	expect_text(again, 4 * GiB + 2 * MiB - PAGE_SIZE, "new end");
+	guest_mem_free(mem);
+	guest_mem_free(again);
+}
+
+static void pages_of_zeros_are_data_where_holes_have_a_meaning(void **state)
+{
+	uint64_t pages[8 * MiB / PAGE_SIZE / 64] = { 0 };
+	struct guest_mem *mem = create(GUEST_MEM_ANON);
+	int fd = memfd_create("some", MFD_CLOEXEC);
+	struct guest_mem_saved saved;
+
+	pages[0] = 1 << 5;
+	assert_int_equal(guest_mem_save_pages(mem, fd, pages, true, &saved), 0);
+	assert_int_equal(saved.pages, 1);
+	assert_int_equal(lseek(fd, 0, SEEK_DATA), 5 * PAGE_SIZE);
+	assert_int_equal(lseek(fd, 5 * PAGE_SIZE, SEEK_HOLE), 6 * PAGE_SIZE);
+	close(fd);
+	guest_mem_free(mem);
+}
+
 static void memory_file_of_another_size_is_refused(void **state)
 {
 	struct guest_mem *mem = create(GUEST_MEM_ANON);
@@ -390,6 +439,8 @@ int main(void)
 		cmocka_unit_test(saved_memory_comes_back_as_a_copy),
 		cmocka_unit_test(memory_that_was_loaded_is_saved_with_what_nobody_touched),
 		cmocka_unit_test(kernel_mapped_over_memory_is_saved_too),
+		cmocka_unit_test(some_pages_are_saved_and_laid_over_others),
+		cmocka_unit_test(pages_of_zeros_are_data_where_holes_have_a_meaning),
 		cmocka_unit_test(memory_file_of_another_size_is_refused),
 	};
 

@@ -172,6 +172,34 @@ int guest_mem_save_at(struct guest_mem *mem, int fd, uint64_t base,
 		      struct guest_mem_saved *ret_saved);
 
 /*
+ * Which pages of RAM a differential file has: a bit each, in the order of the file, in
+ * guest_mem_bitmap_words() words.
+ */
+static inline uint64_t guest_mem_bitmap_words(uint64_t size_bytes)
+{
+	return ((size_bytes >> PAGE_SHIFT) + 63) / 64;
+}
+
+/*
+ * As guest_mem_save(), but only the pages with a bit in @pages. @zeros: pages that are all zero are
+ * written too, so that the file's holes alone tell which pages it has.
+ */
+int guest_mem_save_pages(struct guest_mem *mem, int fd, const uint64_t *pages, bool zeros,
+			 struct guest_mem_saved *ret_saved);
+
+/*
+ * Copy the pages with a bit in @pages from such a file, as large as RAM, over what RAM holds.
+ * Before the guest runs. -errno.
+ */
+int guest_mem_load_pages(struct guest_mem *mem, int fd, const uint64_t *pages);
+
+/*
+ * The next run of bits in a bitmap of @num pages from @at on: its first page, and @ret_end behind
+ * its last one; @num when there is none.
+ */
+uint64_t guest_mem_next_run(const uint64_t *pages, uint64_t num, uint64_t at, uint64_t *ret_end);
+
+/*
  * Fill RAM, which is fresh, from such a file: private memory maps it, so that this
  * takes no time and siblings share its pages; other kinds copy it. @fd is borrowed.
  */

@@ -192,26 +192,110 @@ int guest_mem_save_at(struct guest_mem *mem, int fd, uint64_t base,
 	return r;
 }
 
+/* ---- some pages ---- */
+
+static bool has_bit(const uint64_t *words, uint64_t i)
+{
+	return words[i / 64] >> (i % 64) & 1;
+}
+
+uint64_t guest_mem_next_run(const uint64_t *pages, uint64_t num, uint64_t at, uint64_t *ret_end)
+{
+	uint64_t end;
+
+	/* Most words are empty. */
+	while (at < num && !has_bit(pages, at))
+		at += at % 64 == 0 && !pages[at / 64] ? 64 : 1;
+	at = end = MIN(at, num);
+	while (end < num && has_bit(pages, end))
+		end++;
+	*ret_end = end;
+	return at;
+}
+
+/* Pages @first to @end; without those that are all zero unless @zeros. */
+static int save_run(struct guest_mem *mem, int fd, uint64_t first, uint64_t end, bool zeros,
+		    uint64_t *written)
+{
+	const uint8_t *map = mem->map;
+
+	while (first < end) {
+		uint64_t at = first;
+		int r;
+
+		while (at < end && (zeros || !guest_mem_page_is_zero(map + at * PAGE_SIZE)))
+			at++;
+		r = write_all(fd, map + first * PAGE_SIZE, (at - first) * PAGE_SIZE,
+			      first * PAGE_SIZE);
+		if (r < 0)
+			return r;
+		*written += at - first;
+		first = at + (at < end);
+	}
+	return 0;
+}
+
+int guest_mem_save_pages(struct guest_mem *mem, int fd, const uint64_t *pages, bool zeros,
+			 struct guest_mem_saved *ret_saved)
+{
+	struct guest_mem_saved saved = { .size = mem->map_size };
+	uint64_t num = mem->map_size >> PAGE_SHIFT, at = 0, end;
+	int r = ftruncate(fd, saved.size) < 0 ? -errno : 0;
+
+	while (!r && (at = guest_mem_next_run(pages, num, at, &end)) < num) {
+		r = save_run(mem, fd, at, end, zeros, &saved.pages);
+		at = end;
+	}
+	if (!r)
+		*ret_saved = saved;
+	return r;
+}
+
 /* ---- in ---- */
+
+static int read_all(int fd, uint8_t *p, size_t len, uint64_t offset)
+{
+	while (len) {
+		ssize_t n = pread(fd, p, len, offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		p += n;
+		len -= n;
+		offset += n;
+	}
+	return 0;
+}
+
+int guest_mem_load_pages(struct guest_mem *mem, int fd, const uint64_t *pages)
+{
+	uint64_t num = mem->map_size >> PAGE_SHIFT, at = 0, end;
+	int r = 0;
+
+	while (!r && (at = guest_mem_next_run(pages, num, at, &end)) < num) {
+		r = read_all(fd, mem->map + at * PAGE_SIZE, (end - at) * PAGE_SIZE,
+			     at * PAGE_SIZE);
+		at = end;
+	}
+	return r;
+}
 
 /* Shared and huge pages cannot be a private mapping of a file: copy what there is. */
 static int copy_data(struct guest_mem *mem, int fd)
 {
 	off_t data = 0, hole;
+	int r;
 
 	while ((data = lseek(fd, data, SEEK_DATA)) >= 0) {
 		hole = lseek(fd, data, SEEK_HOLE);
 		if (hole < 0)
 			return -errno;
-		while (data < hole) {
-			ssize_t n = pread(fd, mem->map + data, hole - data, data);
-
-			if (n < 0 && errno == EINTR)
-				continue;
-			if (n <= 0)
-				return n < 0 ? -errno : -EIO;
-			data += n;
-		}
+		r = read_all(fd, mem->map + data, hole - data, data);
+		if (r < 0)
+			return r;
+		data = hole;
 	}
 	return errno == ENXIO ? 0 : -errno;
 }

@@ -1,0 +1,489 @@
+/* Differential snapshots: what changed is known, written, found again, and joined. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/unit/fake_hv.h"
+#include "vmm/snapshot_chain.h"
+#include "vmm/snapshot_pages.h"
+#include "vmm/snapshot_track.h"
+
+/* Two ranges, of which the first ends with a word of a bitmap and the second does not. */
+#define LOW_PAGES  128u
+#define HIGH_PAGES 70u
+#define PAGES	   (LOW_PAGES + HIGH_PAGES)
+#define HIGH_GPA   (4 * GiB)
+
+/* ---- watching ---- */
+
+struct watched {
+	struct guest_mem *mem;
+	struct hv *hv;
+	struct snapshot_track *track;
+};
+
+static struct guest_mem *create_memory(void)
+{
+	const struct guest_mem_range ranges[] = {
+		{ .gpa = 0, .size = LOW_PAGES * PAGE_SIZE },
+		{ .gpa = HIGH_GPA, .size = HIGH_PAGES * PAGE_SIZE },
+	};
+	struct guest_mem *mem;
+	struct error err = { 0 };
+
+	assert_int_equal(guest_mem_create(&mem, GUEST_MEM_ANON, ranges, 2, &err), 0);
+	return mem;
+}
+
+static void watch(struct watched *w)
+{
+	struct fake_hv_params hv = { 0 };
+	struct error err = { 0 };
+
+	w->mem = create_memory();
+	w->hv = fake_hv_create(&hv);
+	for (unsigned i = 0; i < 2; i++) {
+		struct guest_mem_range *r = &w->mem->range[i];
+
+		r->slot = i;
+		assert_int_equal(w->hv->ops->mem_set(w->hv, i, r->gpa, r->size, r->host, 0), 0);
+	}
+	assert_int_equal(snapshot_track_create(&w->track, w->mem, w->hv, &err), 0);
+}
+
+static void unwatch(struct watched *w)
+{
+	snapshot_track_free(w->track);
+	w->hv->ops->free(w->hv);
+	guest_mem_free(w->mem);
+}
+
+static void take(struct watched *w, const char *id)
+{
+	struct error err = { 0 };
+
+	assert_int_equal(snapshot_track_take(w->track, id, &err), 0);
+}
+
+static void guest_writes(struct watched *w, uint64_t gpa)
+{
+	assert_int_equal(fake_hv_write(w->hv, gpa, "g", 1), 0);
+}
+
+/* Exactly the @num pages of @expected, in ascending order, changed. */
+static void expect_changed(struct watched *w, unsigned num, const unsigned *expected)
+{
+	const uint64_t *changed = snapshot_track_changed(w->track);
+	uint64_t at = 0, end;
+
+	for (unsigned i = 0; i < num; i++) {
+		at = guest_mem_next_run(changed, PAGES, at, &end);
+		assert_int_equal(at, expected[i]);
+		at++;
+	}
+	assert_int_equal(guest_mem_next_run(changed, PAGES, at, &end), PAGES);
+}
+
+static void writes_of_guest_and_monitor_are_known(void **state)
+{
+	static const unsigned both[] = { 3, LOW_PAGES + HIGH_PAGES - 1 };
+	struct watched w;
+
+	watch(&w);
+	take(&w, "one");
+	assert_int_equal(snapshot_track_keep(w.track, "one", "/one"), 0);
+	guest_writes(&w, 3 * PAGE_SIZE);
+	assert_int_equal(guest_mem_write(w.mem, HIGH_GPA + (HIGH_PAGES - 1) * PAGE_SIZE, "m", 1),
+			 0);
+	take(&w, "two");
+	expect_changed(&w, 2, both);
+	unwatch(&w);
+}
+
+static void nothing_is_a_base_until_it_is_kept(void **state)
+{
+	struct snapshot_base base;
+	struct watched w;
+
+	watch(&w);
+	assert_false(snapshot_track_base(w.track, &base));
+	take(&w, "one");
+	assert_false(snapshot_track_base(w.track, &base));
+	assert_int_equal(snapshot_track_keep(w.track, "one", "/one"), 0);
+	assert_true(snapshot_track_base(w.track, &base));
+	assert_string_equal(base.id, "one");
+	assert_string_equal(base.path, "/one");
+	unwatch(&w);
+}
+
+static void changes_before_a_snapshot_that_was_lost_come_again(void **state)
+{
+	static const unsigned all[] = { 1, 5 }, last[] = { 7 };
+	struct watched w;
+
+	watch(&w);
+	take(&w, "one");
+	assert_int_equal(snapshot_track_keep(w.track, "one", "/one"), 0);
+	guest_writes(&w, 1 * PAGE_SIZE);
+	take(&w, "lost");
+	guest_writes(&w, 5 * PAGE_SIZE);
+	take(&w, "three");
+	expect_changed(&w, 2, all);
+	/* Too late: what changed after it is in "three" already. */
+	assert_int_equal(snapshot_track_keep(w.track, "lost", "/lost"), -ESTALE);
+	assert_int_equal(snapshot_track_keep(w.track, "three", "/three"), 0);
+	assert_int_equal(snapshot_track_keep(w.track, "three", "/three"), -ESTALE);
+	guest_writes(&w, 7 * PAGE_SIZE);
+	take(&w, "four");
+	expect_changed(&w, 1, last);
+	unwatch(&w);
+}
+
+/* ---- which pages ---- */
+
+static void list_of_pages_comes_back(void **state)
+{
+	uint64_t pages[4] = { 1, 0, 1ull << 63, 5 }, *again;
+	struct state_writer w;
+	struct error err = { 0 };
+
+	state_writer_init(&w);
+	snapshot_pages_write(&w, pages, PAGES);
+	assert_int_equal(w.failed, 0);
+	assert_int_equal(snapshot_pages_read(w.buf, w.len, PAGES, &again, &err), 0);
+	assert_memory_equal(pages, again, sizeof(pages));
+	free(again);
+	/* RAM of another size, cut off, changed. */
+	assert_int_equal(snapshot_pages_read(w.buf, w.len, PAGES - 1, &again, &err), -EBADMSG);
+	assert_int_equal(snapshot_pages_read(w.buf, w.len - 1, PAGES, &again, &err), -EBADMSG);
+	w.buf[100] ^= 1;
+	assert_int_equal(snapshot_pages_read(w.buf, w.len, PAGES, &again, &err), -EBADMSG);
+	state_writer_done(&w);
+}
+
+static void pages_beyond_ram_are_refused(void **state)
+{
+	uint64_t pages[4] = { [3] = 1ull << (PAGES % 64) }, *again;
+	struct state_writer w;
+	struct error err = { 0 };
+
+	state_writer_init(&w);
+	snapshot_pages_write(&w, pages, PAGES);
+	assert_int_equal(snapshot_pages_read(w.buf, w.len, PAGES, &again, &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, "beyond"));
+	state_writer_done(&w);
+}
+
+/* ---- chains ---- */
+
+struct there {
+	char dir[48];
+};
+
+static int make_directory(void **state)
+{
+	struct there *t = calloc(1, sizeof(*t));
+
+	strcpy(t->dir, "/tmp/wisp-test-XXXXXX");
+	*state = mkdtemp(t->dir) ? t : NULL;
+	return *state ? 0 : -1;
+}
+
+static int remove_directory(void **state)
+{
+	struct there *t = *state;
+	char command[64];
+	int r;
+
+	snprintf(command, sizeof(command), "rm -rf %s", t->dir);
+	r = system(command);
+	free(t);
+	return r;
+}
+
+static char *path_in(const struct there *t, const char *name)
+{
+	static char path[4][80];
+	static unsigned next;
+	char *p = path[next++ % ARRAY_SIZE(path)];
+
+	snprintf(p, sizeof(path[0]), "%s/%s", t->dir, name);
+	return p;
+}
+
+static void put_file(int fd, const void *data, size_t len)
+{
+	assert_int_equal(pwrite(fd, data, len, 0), len);
+}
+
+static void put_state(int fd)
+{
+	struct state_writer w;
+
+	state_writer_init(&w);
+	state_seal(&w);
+	put_file(fd, w.buf, w.len);
+	state_writer_done(&w);
+}
+
+/* A page of a snapshot and what it begins with; "" is a page of zeros. */
+struct page {
+	unsigned number;
+	const char *text;
+};
+
+/* A snapshot @name whose pages are @pages, up to one without a text. On @base: differential. */
+static void make(const struct there *t, const char *name, const char *base,
+		 const struct page *pages)
+{
+	json_t *manifest = json_pack("{s:[{s:s, s:s}]}", "disks", "id", "disk0", "copy", "disk-0");
+	uint64_t bits[(PAGES + 63) / 64] = { 0 };
+	struct snapshot_draft d;
+	struct error err = { 0 };
+	struct state_writer w;
+	int fd;
+
+	assert_int_equal(snapshot_draft_begin(&d, path_in(t, name), base != NULL, &err), 0);
+	fd = openat(d.dir_fd, "disk-0", O_WRONLY | O_CREAT, 0600);
+	put_file(fd, name, strlen(name));
+	close(fd);
+	put_state(d.state_fd);
+	assert_int_equal(ftruncate(d.memory_fd, PAGES * PAGE_SIZE), 0);
+	for (; pages->text; pages++) {
+		bits[pages->number / 64] |= 1ull << pages->number % 64;
+		assert_int_equal(pwrite(d.memory_fd, pages->text, strlen(pages->text),
+					pages->number * PAGE_SIZE),
+				 strlen(pages->text));
+	}
+	if (base) {
+		struct snapshot b;
+
+		assert_int_equal(snapshot_open(&b, path_in(t, base), &err), 0);
+		json_object_set_new(manifest, "base",
+				    json_pack("{s:s, s:s}", "id", b.id, "path", path_in(t, base)));
+		snapshot_close(&b);
+		state_writer_init(&w);
+		snapshot_pages_write(&w, bits, PAGES);
+		put_file(d.pages_fd, w.buf, w.len);
+		state_writer_done(&w);
+	}
+	assert_int_equal(snapshot_draft_commit(&d, manifest, &err), 0);
+	snapshot_draft_end(&d);
+	json_decref(manifest);
+}
+
+static const struct page first_pages[] = { { 0, "a" }, { 1, "b" }, { 2, "c" }, { 0 } };
+static const struct page second_pages[] = { { 1, "B" }, { PAGES - 1, "end" }, { 0 } };
+static const struct page third_pages[] = { { 2, "" }, { 3, "D" }, { 0 } };
+static const struct page all_pages[] = { { 0, "a" }, { 1, "B" },	   { 2, "" },
+					 { 3, "D" }, { PAGES - 1, "end" }, { 0 } };
+
+static void make_three(const struct there *t)
+{
+	make(t, "one", NULL, first_pages);
+	make(t, "two", "one", second_pages);
+	make(t, "three", "two", third_pages);
+}
+
+/* The memory of the complete snapshot @name has @pages, and all else is zero. */
+static void expect_ram(const struct there *t, const char *name, const struct page *pages)
+{
+	char expected[PAGE_SIZE], there[PAGE_SIZE];
+	struct snapshot s;
+	struct error err = { 0 };
+
+	assert_int_equal(snapshot_open(&s, path_in(t, name), &err), 0);
+	assert_null(s.base);
+	assert_int_equal(snapshot_check_memory(&s, PAGES * PAGE_SIZE, &err), 0);
+	for (unsigned i = 0; i < PAGES; i++) {
+		memset(expected, 0, sizeof(expected));
+		if (pages->text && pages->number == i) {
+			memcpy(expected, pages->text, strlen(pages->text));
+			pages++;
+		}
+		assert_int_equal(pread(s.memory_fd, there, PAGE_SIZE, i * PAGE_SIZE), PAGE_SIZE);
+		assert_memory_equal(there, expected, PAGE_SIZE);
+	}
+	snapshot_close(&s);
+}
+
+static int open_chain(struct snapshot_chain *c, const struct there *t, const char *name,
+		      struct error *err)
+{
+	*err = (struct error){ 0 };
+	return snapshot_chain_open(c, path_in(t, name), err);
+}
+
+static void chain_is_followed_to_its_begin(void **state)
+{
+	struct guest_mem *mem = create_memory();
+	struct snapshot_chain c;
+	struct error err;
+	char there[4];
+
+	make_three(*state);
+	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
+	assert_int_equal(c.num, 3);
+	assert_null(c.link[0].base);
+	/* What a restore does. */
+	assert_int_equal(guest_mem_load(mem, c.link[0].memory_fd, &err), 0);
+	for (unsigned i = 1; i < c.num; i++)
+		assert_int_equal(guest_mem_load_pages(mem, c.link[i].memory_fd, c.link[i].pages),
+				 0);
+	for (const struct page *p = all_pages; p->text; p++) {
+		memcpy(there, mem->map + p->number * PAGE_SIZE, sizeof(there));
+		assert_string_equal(there, p->text);
+	}
+	snapshot_chain_close(&c);
+	guest_mem_free(mem);
+}
+
+static void chain_that_moved_together_is_found(void **state)
+{
+	struct there *t = *state;
+	struct snapshot_chain c;
+	char to[48];
+	struct error err;
+
+	make_three(t);
+	snprintf(to, sizeof(to), "%.30s-moved", t->dir);
+	assert_int_equal(rename(t->dir, to), 0);
+	strcpy(t->dir, to);
+	assert_int_equal(open_chain(&c, t, "three", &err), 0);
+	assert_int_equal(c.num, 3);
+	snapshot_chain_close(&c);
+}
+
+static void missing_base_is_refused(void **state)
+{
+	struct there *t = *state;
+	struct snapshot_chain c;
+	struct error err;
+
+	make_three(t);
+	assert_int_equal(rename(path_in(t, "one"), path_in(t, "elsewhere")), 0);
+	assert_true(open_chain(&c, t, "three", &err) < 0);
+	assert_int_equal(err.kind, ERROR_USAGE);
+	assert_non_null(strstr(err.msg, "/two': builds on"));
+	snapshot_chain_close(&c);
+}
+
+static void base_that_is_another_is_refused(void **state)
+{
+	struct snapshot_chain c;
+	struct error err;
+
+	make_three(*state);
+	/* Replaced by a later one under the same name. */
+	make(*state, "one", NULL, first_pages);
+	assert_true(open_chain(&c, *state, "two", &err) < 0);
+	assert_non_null(strstr(err.msg, "another one"));
+	snapshot_chain_close(&c);
+}
+
+static void snapshot_that_builds_on_another_is_not_appended(void **state)
+{
+	struct snapshot_chain c;
+	struct error err;
+
+	make_three(*state);
+	assert_int_equal(open_chain(&c, *state, "one", &err), 0);
+	assert_int_equal(snapshot_chain_append(&c, path_in(*state, "three"), &err), -ESTALE);
+	snapshot_chain_close(&c);
+	assert_int_equal(open_chain(&c, *state, "one", &err), 0);
+	assert_int_equal(snapshot_chain_append(&c, path_in(*state, "one"), &err), -ESTALE);
+	snapshot_chain_close(&c);
+}
+
+static void differential_snapshot_replaces_none(void **state)
+{
+	struct snapshot_draft d;
+	struct error err = { 0 };
+
+	make(*state, "one", NULL, first_pages);
+	assert_int_equal(snapshot_draft_begin(&d, path_in(*state, "one"), true, &err), -EEXIST);
+	snapshot_draft_end(&d);
+	expect_ram(*state, "one", first_pages);
+}
+
+static void expect_disk(const struct there *t, const char *name, const char *text)
+{
+	char path[120], there[16] = "";
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s/disk-0", t->dir, name);
+	fd = open(path, O_RDONLY);
+	assert_true(read(fd, there, sizeof(there) - 1) >= 0);
+	assert_string_equal(there, text);
+	close(fd);
+}
+
+static void merged_chain_is_one_complete_snapshot(void **state)
+{
+	struct snapshot_chain c;
+	struct snapshot s;
+	struct error err;
+	char id[SNAPSHOT_ID_SIZE];
+
+	make_three(*state);
+	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
+	snprintf(id, sizeof(id), "%s", snapshot_chain_last(&c)->id);
+	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "three"), &err), 0);
+	snapshot_chain_close(&c);
+	expect_ram(*state, "three", all_pages);
+	expect_disk(*state, "three", "three");
+	/* The others are as they were, and it is who it was: what builds on it goes on to. */
+	expect_ram(*state, "one", first_pages);
+	assert_int_equal(snapshot_open(&s, path_in(*state, "three"), &err), 0);
+	assert_string_equal(s.id, id);
+	snapshot_close(&s);
+}
+
+static void merge_elsewhere_leaves_all_as_it_was(void **state)
+{
+	struct snapshot_chain c;
+	struct error err;
+
+	make_three(*state);
+	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
+	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "new"), &err), 0);
+	snapshot_chain_close(&c);
+	expect_ram(*state, "new", all_pages);
+	expect_disk(*state, "new", "three");
+	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
+	assert_int_equal(c.num, 3);
+	snapshot_chain_close(&c);
+}
+
+#define in_directory(f) cmocka_unit_test_setup_teardown(f, make_directory, remove_directory)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(writes_of_guest_and_monitor_are_known),
+		cmocka_unit_test(nothing_is_a_base_until_it_is_kept),
+		cmocka_unit_test(changes_before_a_snapshot_that_was_lost_come_again),
+		cmocka_unit_test(list_of_pages_comes_back),
+		cmocka_unit_test(pages_beyond_ram_are_refused),
+		in_directory(chain_is_followed_to_its_begin),
+		in_directory(chain_that_moved_together_is_found),
+		in_directory(missing_base_is_refused),
+		in_directory(base_that_is_another_is_refused),
+		in_directory(snapshot_that_builds_on_another_is_not_appended),
+		in_directory(differential_snapshot_replaces_none),
+		in_directory(merged_chain_is_one_complete_snapshot),
+		in_directory(merge_elsewhere_leaves_all_as_it_was),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
