@@ -305,6 +305,12 @@ soak: ## unit tests under sanitizers again and again (SOAK_ROUNDS), then a long 
 	$(Q)$(MAKE) --no-print-directory soak-block
 	$(Q)$(MAKE) --no-print-directory soak-migrate
 	$(Q)$(MAKE) --no-print-directory soak-hostile
+	$(Q)$(MAKE) --no-print-directory soak-snapshot
+
+.PHONY: soak-snapshot
+soak-snapshot: all ## snapshots: killed at 50 random moments while one is written
+	$(Q)BUILD=$(BUILD) SNAPSHOT_KILLS=50 tests/guest/snapshot | \
+		awk '{ print } /^not ok/ { bad = 1 } END { exit bad }'
 
 .PHONY: soak-migrate
 soak-migrate: all $(GUEST_TOOLS) ## migrations with a fault at a random moment each

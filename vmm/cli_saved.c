@@ -73,6 +73,11 @@ const struct config_item restore_options[] = {
 	{ "--changed-disks", NULL,
 	  "Go on although a disk was written since: the guest's memory may contradict it",
 	  CONFIG_FLAG, MEMBER(changed_disks) },
+	{ "--clone", "N",
+	  "Run N copies in the background, called ID-1, ID-2, ... (the saved name), with private "
+	  "copies of the disks; paths of consoles and sockets get the same numbers, interfaces on a "
+	  "tap or switch have no cable",
+	  CONFIG_NUMBER, MEMBER(clones), 1, 1000 },
 	{ "--clock", "continue|realtime",
 	  "The guest's clocks go on from where they stood, or catch up with the host's (continue)",
 	  CONFIG_CHOICE, MEMBER(clock) },

@@ -19,6 +19,7 @@ struct saved_options {
 
 	unsigned clock;	    /* enum machine_clock; restore's */
 	bool changed_disks; /* restore's */
+	unsigned clones;    /* restore's; 0: the machine itself */
 	bool trust_source;  /* receive's */
 	struct saved_replacement disk[CONFIG_MAX_DISKS];
 	unsigned num_disks;

@@ -144,9 +144,9 @@ static void close_vsock(struct monitor_params *params)
 }
 
 /* Helpers start first, so that they get ready while the files are opened. */
-static int start_helpers(const struct machine_config *c, const struct run_dir *dir,
-			 struct machine_files *files, struct helper *helpers, struct share *shares,
-			 struct error *err)
+static int start_helpers(const struct machine_config *c, const struct launch_ends *ends,
+			 const struct run_dir *dir, struct machine_files *files,
+			 struct helper *helpers, struct share *shares, struct error *err)
 {
 	int r = 0;
 
@@ -154,7 +154,10 @@ static int start_helpers(const struct machine_config *c, const struct run_dir *d
 		helpers[i].no_sandbox = c->sandbox == SANDBOX_OFF;
 		helpers[i].stays = c->reboot_resets;
 		helpers[i].dir = dir->listen_fd < 0 ? NULL : dir;
-		r = net_ends_open(&files->net[i], &c->net[i], c, &helpers[i], err);
+		if (ends && ends->unplugged && c->net[i].kind != CONFIG_NET_USER)
+			r = net_ends_open_nothing(&files->net[i], err);
+		else
+			r = net_ends_open(&files->net[i], &c->net[i], c, &helpers[i], err);
 	}
 	for (unsigned i = 0; i < c->num_shares && !r; i++) {
 		shares[i].no_filter = c->sandbox == SANDBOX_OFF;
@@ -362,7 +365,7 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 		for (unsigned i = 0; i < c->num_disks; i++)
 			dialers[i] = (struct nbd_dialer){ .fd = -1 };
 		listening = false;
-		r = start_helpers(c, dir, params->files, helpers, shares, &err);
+		r = start_helpers(c, ends, dir, params->files, helpers, shares, &err);
 		if (!r && ends)
 			r = use_ends(params->files, ends, &err);
 		/* A saved machine has no use for a kernel. */
