@@ -51,7 +51,7 @@ struct taking {
 	bool stay_paused, was_paused;
 	bool shared; /* RAM is, so that the guest stands still until it is written */
 	uint64_t start_ns, pause_ns, fork_ns;
-	uint64_t resumes; /* of the machine, when its state was taken */
+	bool holding; /* it stays paused for us, whoever resumes it */
 	struct state_writer state;
 	struct loop_op go, done;
 };
@@ -75,8 +75,16 @@ static void free_taking(struct taking *t)
 	free(t);
 }
 
+static void let_go(struct taking *t)
+{
+	if (t->holding)
+		machine_release(t->m);
+	t->holding = false;
+}
+
 static void go_on(struct taking *t)
 {
+	let_go(t);
 	if (t->was_paused || !machine_is_paused(t->m))
 		return;
 	machine_resume(t->m);
@@ -155,6 +163,7 @@ static void copy_done(struct loop_op *op, int res)
 	}
 	if (t->shared && !t->stay_paused)
 		go_on(t);
+	let_go(t);
 	/* Who gave it no ID has nothing more to say of it. */
 	if (t->m->track && !*t->id)
 		snapshot_track_keep(t->m->track, t->id, "");
@@ -201,17 +210,8 @@ static void nursery_ended(struct loop_op *op, int res)
 static void take(struct taking *t)
 {
 	struct error err = { 0 };
-	int r;
+	int r = fork_copy(t);
 
-	/* Another client's resume: memory is no longer what the state belongs to. */
-	if (!machine_is_paused(t->m) || t->m->resumes != t->resumes) {
-		error_set(&err, -EBUSY, "the guest was resumed meanwhile");
-		/* Paused again, it is somebody else's pause. */
-		t->was_paused = true;
-		fail(t, &err);
-		return;
-	}
-	r = fork_copy(t);
 	if (r < 0) {
 		error_set(&err, r, "cannot fork: %m");
 		fail(t, &err);
@@ -301,7 +301,8 @@ static void paused(void *arg)
 		fail(t, &err);
 		return;
 	}
-	t->resumes = t->m->resumes;
+	machine_hold(t->m);
+	t->holding = true;
 	/* Its client does nothing before it is told, and so would both wait for ever. */
 	if (!control_progress(t->call, describe(t))) {
 		error_set(&err, -ENOMEM, "the client cannot be told that the guest is paused");

@@ -435,7 +435,6 @@ static void resume_devices(struct machine *m)
 	if (m->winding_down)
 		return;
 	m->paused = false;
-	m->resumes++;
 	for (unsigned i = 0; i < m->num_virtio; i++)
 		virtio_resume(m->virtio[i].dev);
 	if (m->changed_fn)
@@ -446,11 +445,26 @@ void machine_resume(struct machine *m)
 {
 	const struct hv_ops *ops = m->hv->ops;
 
+	m->resume_due = m->holds > 0;
+	if (m->resume_due)
+		return;
 	resume_devices(m);
 	for (unsigned i = 0; i < m->vcpus.num && ops->vcpu_stood_still; i++)
 		ops->vcpu_stood_still(m->vcpus.vcpu[i].hv);
 	if (!m->debug_stopped)
 		vcpu_set_want(&m->vcpus, VCPU_RUN, NULL, NULL);
+}
+
+void machine_hold(struct machine *m)
+{
+	m->holds++;
+}
+
+void machine_release(struct machine *m)
+{
+	m->holds--;
+	if (m->resume_due && !m->holds)
+		machine_resume(m);
 }
 
 void machine_watch(struct machine *m, void (*fn)(void *arg), void *arg)

@@ -133,6 +133,12 @@ void machine_end_hung(struct machine *m);
 void machine_pause(struct machine *m, void (*done)(void *arg), void *arg);
 void machine_resume(struct machine *m);
 bool machine_is_paused(const struct machine *m);
+/*
+ * Hold a paused machine: whoever resumes it meanwhile has it resumed when the last one lets go. For
+ * what needs more than one turn of the loop and must not see it change. On the loop.
+ */
+void machine_hold(struct machine *m);
+void machine_release(struct machine *m);
 /* Have fn(arg) called whenever that changed. For one; NULL: nobody any more. On the loop. */
 void machine_watch(struct machine *m, void (*fn)(void *arg), void *arg);
 

@@ -71,7 +71,8 @@ struct machine {
 	void (*changed_fn)(void *arg); /* it was paused, or goes on; or NULL */
 	void *changed_arg;
 	struct machine_pauser *pausers; /* who waits for a pause that is under way */
-	uint64_t resumes; /* so that whoever found it paused can tell whether it has been since */
+	unsigned holds;	 /* who needs it to stay paused for now */
+	bool resume_due; /* it was resumed meanwhile */
 
 	struct snapshot_track *track; /* what changed since the last snapshot; NULL: nobody asked */
 	struct migrate_source *migration; /* the one at hand, or the last; NULL: none */

@@ -305,6 +305,32 @@ static void paused_guest_does_not_run_and_resumed_one_does(void **state)
 	destroy(&g);
 }
 
+static void held_machine_goes_on_when_the_last_one_lets_go(void **state)
+{
+	struct machine_end end = { 0 };
+	struct guest g;
+
+	create(&g, COUNT);
+	start(&g);
+	pause_and_wait(&g);
+	machine_hold(g.machine);
+	machine_hold(g.machine);
+	machine_resume(g.machine);
+	assert_true(machine_is_paused(g.machine));
+	machine_release(g.machine);
+	assert_true(machine_is_paused(g.machine));
+	machine_release(g.machine);
+	assert_false(machine_is_paused(g.machine));
+	/* And nobody's wish is left over. */
+	pause_and_wait(&g);
+	machine_hold(g.machine);
+	machine_release(g.machine);
+	assert_true(machine_is_paused(g.machine));
+	machine_end(g.machine, MACHINE_END_ASKED, 0, NULL);
+	machine_run(g.machine, &end);
+	destroy(&g);
+}
+
 static void all_who_wait_for_a_pause_are_told(void **state)
 {
 	struct machine_end end = { 0 };
@@ -462,6 +488,7 @@ int main(void)
 		cmocka_unit_test(timeout_follows_the_machines_own_clock),
 		cmocka_unit_test(first_end_wins),
 		cmocka_unit_test(paused_guest_does_not_run_and_resumed_one_does),
+		cmocka_unit_test(held_machine_goes_on_when_the_last_one_lets_go),
 		cmocka_unit_test(all_who_wait_for_a_pause_are_told),
 		cmocka_unit_test(machine_ends_in_the_middle_of_a_pause),
 		cmocka_unit_test(paused_machine_can_end),
