@@ -15,6 +15,10 @@
 #include "vmm/launch.h"
 #include "vmm/machine_state.h"
 #include "vmm/snapshot_chain.h"
+#include "vmm/working_set.h"
+
+/* What is recorded has its name when it is complete. */
+#define PREFETCH_DRAFT SNAPSHOT_PREFETCH ".partial"
 
 struct restoring {
 	struct saved_options *options;
@@ -23,6 +27,8 @@ struct restoring {
 	struct machine_layer layers[SNAPSHOT_MAX_LINKS];
 	struct machine_config config;
 	int disk_fds[CONFIG_MAX_DISKS];
+	struct working_set working_set;
+	int record_fd; /* a new working set's; or -1 */
 };
 
 /* RAM that was written elsewhere than the state. */
@@ -93,8 +99,10 @@ static int separate_disk(struct restoring *t, unsigned i, struct error *err)
 	int fd, r;
 
 	if (nbd_is_uri(d->path))
-		return error_usage(err, -ENOTSUP, "--clone: disk '%s' is a server's: no clone can "
-						  "have it for itself", d->id);
+		return error_usage(err, -ENOTSUP,
+				   "--clone: disk '%s' is a server's: no clone can "
+				   "have it for itself",
+				   d->id);
 	fd = open(d->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0)
 		return error_usage(err, -errno, "disk '%s': cannot open: %m", d->path);
@@ -116,6 +124,48 @@ static int separate_disks(struct restoring *t, struct error *err)
 		if (t->disk_fds[i] < 0 && !t->config.disk[i].read_only)
 			r = separate_disk(t, i, err);
 	return r;
+}
+
+/* ---- what is needed of memory ---- */
+
+static int start_record(struct restoring *t, const char *path, struct error *err)
+{
+	int dir = snapshot_chain_last(&t->chain)->dir_fd;
+
+	t->record_fd = openat(dir, PREFETCH_DRAFT, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	return t->record_fd < 0 ? error_usage(err, -errno, "--prefetch record: '%s': %m", path) : 0;
+}
+
+/* The monitor has written it at the guest's end, or nothing. */
+static void end_record(struct restoring *t)
+{
+	int dir = snapshot_chain_last(&t->chain)->dir_fd;
+	struct stat st;
+
+	if (t->record_fd < 0)
+		return;
+	if (fstat(t->record_fd, &st) == 0 && st.st_size > 0 && fsync(t->record_fd) == 0)
+		renameat(dir, PREFETCH_DRAFT, dir, SNAPSHOT_PREFETCH);
+	else
+		unlinkat(dir, PREFETCH_DRAFT, 0);
+	close(t->record_fd);
+}
+
+/* What earlier runs needed, where that was recorded. It is a help only: nothing fails for it. */
+static void read_record(struct restoring *t, const char *path)
+{
+	const struct snapshot *s = snapshot_chain_last(&t->chain);
+	uint8_t *buf = NULL;
+	struct error err = { 0 };
+	size_t len;
+	int r = snapshot_read_file(s, path, SNAPSHOT_PREFETCH, &buf, &len, &err);
+
+	if (!r)
+		r = working_set_read(&t->working_set, buf, len,
+				     t->config.memory_bytes >> PAGE_SHIFT, &err);
+	if (r < 0 && r != -ENOENT)
+		log_warn("snapshot '%s': " SNAPSHOT_PREFETCH ": %s", path, err.msg);
+	free(buf);
 }
 
 /* ---- one machine ---- */
@@ -152,6 +202,10 @@ static int prepare(struct restoring *t, const char *path, struct error *err)
 		r = snapshot_disks(s, c, o->changed_disks, given, t->disk_fds, err);
 	if (!r && t->number)
 		r = separate_disks(t, err);
+	if (!r && o->prefetch == SAVED_PREFETCH_RECORD)
+		r = start_record(t, path, err);
+	else if (!r && o->prefetch == SAVED_PREFETCH_ON)
+		read_record(t, path);
 	/* A snapshot is a file that was named, whatever is wrong with it. */
 	if (r < 0 && err->kind == ERROR_OTHER)
 		err->kind = ERROR_USAGE;
@@ -166,6 +220,9 @@ static void use_chain(struct machine_image *image, struct restoring *t)
 	image->state = &snapshot_chain_last(&t->chain)->state;
 	image->memory_fd = c->link[0].memory_fd;
 	image->layer = t->layers;
+	image->working_set = t->working_set.touched ? &t->working_set : NULL;
+	image->records = t->record_fd >= 0;
+	image->record_fd = t->record_fd;
 	for (unsigned i = 1; i < c->num; i++)
 		t->layers[image->num_layers++] = (struct machine_layer){
 			.fd = c->link[i].memory_fd,
@@ -193,6 +250,7 @@ static int restore(struct saved_options *o, const char *path, unsigned number)
 	}
 	t->options = o;
 	t->number = number;
+	t->record_fd = -1;
 	ends.disk_fds = t->disk_fds;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		t->disk_fds[i] = -1;
@@ -210,6 +268,8 @@ static int restore(struct saved_options *o, const char *path, unsigned number)
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		if (t->disk_fds[i] >= 0)
 			close(t->disk_fds[i]);
+	end_record(t);
+	working_set_done(&t->working_set);
 	snapshot_chain_close(&t->chain);
 	config_done(&t->config);
 	free(t);
@@ -249,9 +309,11 @@ int restore_main(int argc, char **argv)
 	r = config_parse_verb("restore", restore_options, &o, argc, argv, &path, 1, &err);
 	if (r == 0)
 		r = error_usage(&err, -EINVAL, "restore: needs DIR");
-	if (r > 0 && o.clones && (o.memory_file || o.ready_fd || o.num_taps))
+	if (r > 0 && o.clones &&
+	    (o.memory_file || o.ready_fd || o.num_taps || o.prefetch == SAVED_PREFETCH_RECORD))
 		r = error_usage(&err, -EINVAL,
-				"--clone: without --memory-file, --ready-fd and --tap");
+				"--clone: without --memory-file, --ready-fd, --tap "
+				"and --prefetch record");
 	if (r < 0) {
 		error_print(&err);
 		status = error_status(&err);

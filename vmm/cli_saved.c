@@ -75,9 +75,13 @@ const struct config_item restore_options[] = {
 	  CONFIG_FLAG, MEMBER(changed_disks) },
 	{ "--clone", "N",
 	  "Run N copies in the background, called ID-1, ID-2, ... (the saved name), with private "
-	  "copies of the disks; paths of consoles and sockets get the same numbers, interfaces on a "
-	  "tap or switch have no cable",
+	  "copies of the disks; paths of consoles and sockets get the same numbers, interfaces on "
+	  "a tap or switch have no cable",
 	  CONFIG_NUMBER, MEMBER(clones), 1, 1000 },
+	{ "--prefetch", "on|off|record",
+	  "Read at once what earlier runs needed of memory (on, where that was recorded); record: "
+	  "write down what this run needs until its end, into DIR",
+	  CONFIG_CHOICE, MEMBER(prefetch) },
 	{ "--clock", "continue|realtime",
 	  "The guest's clocks go on from where they stood, or catch up with the host's (continue)",
 	  CONFIG_CHOICE, MEMBER(clock) },

@@ -11,6 +11,8 @@ struct saved_replacement {
 	char *id, *path;
 };
 
+enum saved_prefetch { SAVED_PREFETCH_ON, SAVED_PREFETCH_OFF, SAVED_PREFETCH_RECORD };
+
 struct saved_options {
 	/* Of this run, not of the machine: taken over into the configuration. */
 	char *name, *run_dir, *metrics, *log_file, *console, *serial, *vsock;
@@ -20,6 +22,7 @@ struct saved_options {
 	unsigned clock;	    /* enum machine_clock; restore's */
 	bool changed_disks; /* restore's */
 	unsigned clones;    /* restore's; 0: the machine itself */
+	unsigned prefetch;  /* restore's: enum saved_prefetch */
 	bool trust_source;  /* receive's */
 	struct saved_replacement disk[CONFIG_MAX_DISKS];
 	unsigned num_disks;

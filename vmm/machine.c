@@ -10,6 +10,7 @@
 #include "vmm/machine_state.h"
 #include "vmm/migrate.h"
 #include "vmm/snapshot_track.h"
+#include "vmm/working_set.h"
 
 const char *machine_end_name(enum machine_end_reason reason)
 {
@@ -114,6 +115,8 @@ static int fill_memory(struct machine *m, const struct machine_image *image, str
 		if (r < 0)
 			error_set(err, r, "saved memory: cannot be read: %m");
 	}
+	if (!r && image->working_set)
+		working_set_bring_in(image->working_set, m->mem);
 	return r;
 }
 

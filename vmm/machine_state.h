@@ -27,6 +27,9 @@ struct machine_image {
 	int memory_fd;		 /* guest RAM from its start to its end, or -1 */
 	const struct machine_layer *layer; /* what goes over that, in this order */
 	unsigned num_layers;
+	const struct working_set *working_set; /* what to bring in at once; NULL: nothing */
+	bool records;  /* what the guest touches until the end is to be written to */
+	int record_fd; /* this file */
 	struct guest_mem *mem;	 /* RAM that is there already, owned by the machine then; or NULL */
 	enum machine_clock clock;
 	bool same_identity; /* it moves (migration): no new generation ID */

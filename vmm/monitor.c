@@ -14,6 +14,7 @@
 #include "vmm/kvm.h"
 #include "vmm/machine_state.h"
 #include "vmm/migrate.h"
+#include "vmm/working_set.h"
 
 /* A second signal after this long means: do not wait for disks any more. */
 #define PATIENCE_NS NSEC_PER_SEC
@@ -148,6 +149,26 @@ static void write_core(struct machine *m, int fd, struct machine_end *end)
 	elf_core_free(core);
 }
 
+/* As with metrics: opened before, read at the end. -1: nobody wants it, or there is none. */
+static int open_page_map(const struct machine_image *image)
+{
+	int fd = image && image->records ? working_set_open_map() : -1;
+
+	if (image && image->records && fd < 0)
+		log_warn("--prefetch record: which pages the guest touches cannot be told");
+	return fd;
+}
+
+static void write_working_set(struct machine *m, const struct machine_image *image, int map_fd)
+{
+	int r = map_fd < 0 ? 0 : working_set_record(machine_memory(m), map_fd, image->record_fd);
+
+	if (r < 0)
+		log_warn("--prefetch record: cannot be written: %s", strerror(-r));
+	if (map_fd >= 0)
+		close(map_fd);
+}
+
 static int build(const struct monitor_params *p, struct sandbox *sandbox, struct machine **ret_m,
 		 struct error *err)
 {
@@ -190,6 +211,7 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 	struct machine_end *end = p->end;
 	struct control *control = NULL;
 	FILE *metrics = NULL;
+	int page_map = -1;
 	struct machine *m = NULL;
 	struct error err = { 0 };
 	int r;
@@ -207,6 +229,7 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 		if (p->deadline_ns)
 			machine_set_deadline(m, p->deadline_ns);
 		metrics = open_metrics(config->metrics_file);
+		page_map = open_page_map(p->image);
 		if (p->control_fd >= 0)
 			r = control_create(&control, m, p->control_fd, &err);
 	}
@@ -241,6 +264,7 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 	report(config, end);
 	write_core(m, p->core_fd, end);
 	write_metrics(m, metrics, config->metrics_file);
+	write_working_set(m, p->image, page_map);
 	machine_free(m);
 	return end->status;
 }

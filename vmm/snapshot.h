@@ -29,6 +29,7 @@
 #define SNAPSHOT_STATE	  "state"
 #define SNAPSHOT_MEMORY	  "memory"
 #define SNAPSHOT_PAGES	  "pages"
+#define SNAPSHOT_PREFETCH "prefetch" /* vmm/working_set.h */
 
 /* What tells one snapshot from all others, in text. */
 #define SNAPSHOT_ID_SIZE 33
@@ -81,6 +82,13 @@ struct snapshot {
 /* Open and check all but the memory's content and what the sections hold. */
 int snapshot_open(struct snapshot *s, const char *path, struct error *err);
 void snapshot_close(struct snapshot *s);
+
+/*
+ * One of its files, whole, for free(); @path is for messages, @name one of the words above. -ENOENT
+ * with @err when there is none.
+ */
+int snapshot_read_file(const struct snapshot *s, const char *path, const char *name,
+		       uint8_t **ret_buf, size_t *ret_len, struct error *err);
 
 /* Is the memory file as large as RAM of @bytes? */
 int snapshot_check_memory(const struct snapshot *s, uint64_t bytes, struct error *err);

@@ -68,9 +68,8 @@ static int read_manifest(struct snapshot *s, const char *path, struct error *err
 	return 0;
 }
 
-/* One of its files, whole. @name is a word of ours. */
-static int read_part(const struct snapshot *s, const char *path, const char *name,
-		     uint8_t **ret_buf, size_t *ret_len, struct error *err)
+int snapshot_read_file(const struct snapshot *s, const char *path, const char *name,
+		       uint8_t **ret_buf, size_t *ret_len, struct error *err)
 {
 	int fd = open_part(s, path, name, err), r = 0;
 	uint8_t *buf = NULL;
@@ -110,7 +109,7 @@ static int read_part(const struct snapshot *s, const char *path, const char *nam
 
 static int read_state(struct snapshot *s, const char *path, struct error *err)
 {
-	int r = read_part(s, path, SNAPSHOT_STATE, &s->buf, &s->len, err);
+	int r = snapshot_read_file(s, path, SNAPSHOT_STATE, &s->buf, &s->len, err);
 
 	return r ? r : state_set_open(&s->state, s->buf, s->len, err);
 }
@@ -125,7 +124,7 @@ static int read_pages(struct snapshot *s, const char *path, struct error *err)
 
 	if (!s->base)
 		return 0;
-	r = read_part(s, path, SNAPSHOT_PAGES, &buf, &len, err);
+	r = snapshot_read_file(s, path, SNAPSHOT_PAGES, &buf, &len, err);
 	if (!r && fstat(s->memory_fd, &st) < 0)
 		r = error_usage(err, -errno, "snapshot '%s': " SNAPSHOT_MEMORY ": %m", path);
 	if (!r)

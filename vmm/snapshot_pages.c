@@ -7,13 +7,19 @@
 #define SECTION "memory/pages"
 #define VERSION 1
 
-void snapshot_pages_write(struct state_writer *w, const uint64_t *pages, uint64_t num)
+void snapshot_pages_put(struct state_writer *w, const char *section, const uint64_t *pages,
+			uint64_t num)
 {
-	state_begin(w, SECTION, 0, VERSION);
+	state_begin(w, section, 0, VERSION);
 	state_put_u64(w, num);
 	/* The bytes of a word in the order in which this architecture has them: bit 0 first. */
 	state_put_bytes(w, pages, (num + 63) / 64 * sizeof(*pages));
 	state_end(w);
+}
+
+void snapshot_pages_write(struct state_writer *w, const uint64_t *pages, uint64_t num)
+{
+	snapshot_pages_put(w, SECTION, pages, num);
 	state_seal(w);
 }
 
@@ -41,18 +47,24 @@ static int read_bitmap(struct state_reader *r, uint64_t num, uint64_t **ret_page
 	return ret;
 }
 
+int snapshot_pages_take(struct state_set *set, const char *section, uint64_t num,
+			uint64_t **ret_pages, struct error *err)
+{
+	struct state_reader r;
+	int ret = state_set_take(set, section, 0, VERSION, &r, err);
+
+	return ret ? ret : read_bitmap(&r, num, ret_pages, err);
+}
+
 int snapshot_pages_read(const uint8_t *buf, size_t len, uint64_t num, uint64_t **ret_pages,
 			struct error *err)
 {
 	struct state_set set = { 0 };
-	struct state_reader r;
 	uint64_t *pages = NULL;
 	int ret = state_set_open(&set, buf, len, err);
 
 	if (!ret)
-		ret = state_set_take(&set, SECTION, 0, VERSION, &r, err);
-	if (!ret)
-		ret = read_bitmap(&r, num, &pages, err);
+		ret = snapshot_pages_take(&set, SECTION, num, &pages, err);
 	if (!ret)
 		ret = state_set_finish(&set, err);
 	if (ret < 0)
