@@ -6,6 +6,8 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -24,6 +26,7 @@ struct made {
 	struct machine_config config;
 	struct clock clock;
 	struct hv *hv;
+	uint64_t disk_bytes; /* 0: DISK_BYTES */
 	int net_peer;
 };
 
@@ -59,7 +62,7 @@ static void open_files(struct made *m, struct machine_files *files)
 	int pair[2];
 
 	machine_files_init(files);
-	files->disk[0] = memory_file(DISK_BYTES);
+	files->disk[0] = memory_file(m->disk_bytes ? m->disk_bytes : DISK_BYTES);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
 	files->net[0].socket = pair[0];
 	m->net_peer = pair[1];
@@ -123,13 +126,15 @@ static void save(struct machine *m, struct state_writer *w)
 }
 
 /* Make a machine of what is in @buf; its memory is empty. */
-static int load(struct made *m, const uint8_t *buf, size_t len, struct error *err)
+static int load_with_disk(struct made *m, const uint8_t *buf, size_t len, uint64_t disk_bytes,
+			  struct error *err)
 {
 	struct machine_image image = { .memory_fd = -1, .same_identity = true };
 	struct state_set set;
 	int r;
 
 	memset(m, 0, sizeof(*m));
+	m->disk_bytes = disk_bytes;
 	m->net_peer = -1;
 	config_init(&m->config);
 	r = state_set_open(&set, buf, len, err);
@@ -151,6 +156,11 @@ static int load(struct made *m, const uint8_t *buf, size_t len, struct error *er
 	}
 	state_set_close(&set);
 	return r;
+}
+
+static int load(struct made *m, const uint8_t *buf, size_t len, struct error *err)
+{
+	return load_with_disk(m, buf, len, DISK_BYTES, err);
 }
 
 static void make_first(struct made *m, const char *transport)
@@ -243,6 +253,41 @@ static void restored_machine_has_another_generation_and_its_event(void **unused)
 	state_writer_done(&w);
 	destroy(&first);
 	destroy(&second);
+}
+
+/* ---- what earlier versions wrote ---- */
+
+static void golden_state_is_read(const char *name)
+{
+	struct error err = { 0 };
+	uint8_t buf[64 * KiB];
+	char path[80];
+	struct made m;
+	ssize_t len;
+	int fd;
+
+	snprintf(path, sizeof(path), "tests/golden/%s/state", name);
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		fail_msg("%s: %m", path);
+	len = read(fd, buf, sizeof(buf));
+	close(fd);
+	assert_in_range(len, 1, sizeof(buf) - 1);
+	if (load_with_disk(&m, buf, len, 64 * KiB, &err) < 0)
+		fail_msg("%s: %s", path, err.msg);
+	assert_true(machine_is_paused(m.machine));
+	assert_string_equal(m.config.disk[0].id, "disk0");
+	destroy(&m);
+}
+
+static void golden_state_with_pci_and_split_rings_is_read(void **unused)
+{
+	golden_state_is_read("format-1-pci-split");
+}
+
+static void golden_state_with_mmio_and_packed_rings_is_read(void **unused)
+{
+	golden_state_is_read("format-1-mmio-packed");
 }
 
 /* ---- hostile files ---- */
@@ -523,6 +568,8 @@ int main(void)
 		cmocka_unit_test(mmio_machine_made_of_a_saved_one_saves_the_same),
 		cmocka_unit_test(machine_that_runs_is_not_saved),
 		cmocka_unit_test(restored_machine_has_another_generation_and_its_event),
+		cmocka_unit_test(golden_state_with_pci_and_split_rings_is_read),
+		cmocka_unit_test(golden_state_with_mmio_and_packed_rings_is_read),
 		cmocka_unit_test(missing_section_is_refused_by_name),
 		cmocka_unit_test(left_over_section_is_refused_by_name),
 		cmocka_unit_test(cut_off_file_is_refused_wherever_it_ends),
