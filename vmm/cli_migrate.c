@@ -17,7 +17,7 @@ struct migrate_options {
 	char *run_dir;
 	uint64_t bandwidth;
 	unsigned level, max_rounds, downtime_ms;
-	bool converge, json, progress, cancel, recover;
+	bool converge, hand_off, json, progress, cancel, recover;
 };
 
 #define MEMBER(m) offsetof(struct migrate_options, m)
@@ -44,6 +44,10 @@ const struct config_item migrate_options[] = {
 	{ "--converge", "on|off",
 	  "Slow the guest down when it changes memory faster than it can be sent (on)",
 	  CONFIG_SWITCH, MEMBER(converge) },
+	{ "--hand-off", NULL,
+	  "To a monitor of this host, by a UNIX socket: hand shared memory over as it is, write private "
+	  "memory straight into the other's",
+	  CONFIG_FLAG, MEMBER(hand_off) },
 	{ "--zstd", "LEVEL", "Compress pages (0: not)", CONFIG_NUMBER, MEMBER(level), 0, 19 },
 	{ "--progress", NULL, "Print a line for each round and half second, on standard error",
 	  CONFIG_FLAG, MEMBER(progress) },
@@ -98,6 +102,15 @@ static void show(void *arg, const json_t *p)
 		number(p, "bytes_per_second") / MiB, number(p, "total_us") / 1e6);
 }
 
+static const char *way_text(const json_t *reply)
+{
+	const char *way = json_string_value(json_object_get(reply, "memory"));
+
+	if (way && !strcmp(way, "shared"))
+		return ", handed over as they are";
+	return way && !strcmp(way, "written") ? ", written there" : "";
+}
+
 static void report(const struct migration *mig, const char *id, json_t *reply)
 {
 	if (mig->options->json) {
@@ -105,11 +118,12 @@ static void report(const struct migration *mig, const char *id, json_t *reply)
 		print_json(reply);
 		return;
 	}
-	printf("'%s' runs at %s: %.1f MiB sent in %.2f s (pages %.1f MiB, state %.1f KiB), %.0f "
+	printf("'%s' runs at %s: %.1f MiB sent in %.2f s (pages %.1f MiB%s, state %.1f KiB), %.0f "
 	       "rounds, guest paused for %.1f ms\n",
 	       id, mig->journal.peer, number(reply, "bytes") / MiB, number(reply, "total_us") / 1e6,
-	       number(reply, "page_bytes") / MiB, number(reply, "state_bytes") / KiB,
-	       number(reply, "rounds"), number(reply, "blackout_us") / 1000);
+	       number(reply, "page_bytes") / MiB, way_text(reply),
+	       number(reply, "state_bytes") / KiB, number(reply, "rounds"),
+	       number(reply, "blackout_us") / 1000);
 }
 
 static int ask(struct migration *mig, int sock, json_t **ret_reply, struct error *err)
@@ -117,10 +131,11 @@ static int ask(struct migration *mig, int sock, json_t **ret_reply, struct error
 	const struct migrate_options *o = mig->options;
 	struct control_extra extra = { .progress = show, .arg = mig };
 	const int fds[] = { mig->in, mig->out, mig->journal.fd, mig->hold[0] };
-	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b}", "do", "migrate", "uuid",
+	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:b}", "do", "migrate", "uuid",
 				    mig->journal.uuid, "level", o->level, "max_rounds",
 				    o->max_rounds, "downtime_ms", o->downtime_ms, "bandwidth",
-				    (json_int_t)o->bandwidth, "converge", o->converge);
+				    (json_int_t)o->bandwidth, "converge", o->converge, "hand_off",
+				    o->hand_off);
 
 	return control_ask_extra(sock, request, fds, ARRAY_SIZE(fds), ret_reply, &extra, err);
 }

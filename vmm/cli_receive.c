@@ -8,6 +8,7 @@
 
 #include "vmm/cli_migrate.h"
 #include "vmm/cli_saved.h"
+#include "vmm/core/guest_mem.h"
 #include "vmm/config_state.h"
 #include "vmm/default_guest.h"
 #include "vmm/launch.h"
@@ -61,8 +62,10 @@ static int receive_hello(struct receiving *x, struct error *err)
 	struct migrate_record rec;
 	int r = migrate_wire_expect_greeting(&x->wire, HELLO_MS, err);
 
+	x->wire.wants_fd = true;
 	if (!r)
 		r = migrate_wire_expect(&x->wire, MIGRATE_HELLO, &rec, HELLO_MS, err);
+	x->wire.wants_fd = false;
 	if (r < 0)
 		return r;
 	x->hello = malloc(MAX(rec.len, 1u));
@@ -75,6 +78,25 @@ static int receive_hello(struct receiving *x, struct error *err)
 	if (!r)
 		r = migrate_read_hello(&x->state, &x->arrival.hello, err);
 	return r ? r : config_load(&x->config, &x->state, err);
+}
+
+/*
+ * Memory takes the way that the source asks for, if descriptors pass between us. What it is to
+ * write to must be a file that both can map.
+ */
+static int choose_way(struct receiving *x, struct error *err)
+{
+	const struct migrate_hello *hello = &x->arrival.hello;
+
+	if (hello->way == MIGRATE_SHARED && x->wire.fd >= 0)
+		x->arrival.way = MIGRATE_SHARED;
+	else if (hello->way == MIGRATE_WRITTEN && migrate_wire_is_local(&x->wire))
+		x->arrival.way = MIGRATE_WRITTEN;
+	if (x->arrival.way != MIGRATE_COPIED)
+		x->config.memory_backing = GUEST_MEM_SHARED;
+	return x->arrival.way == MIGRATE_SHARED ?
+		       guest_mem_check_fd(x->wire.fd, hello->memory_bytes, err) :
+		       0;
 }
 
 /* As the kernel guesses it; 0: it does not say. */
@@ -99,6 +121,9 @@ static int check_memory(const struct receiving *x, struct error *err)
 
 	if (hello->memory_bytes != x->config.memory_bytes)
 		return error_set(err, -EBADMSG, "migration: two sizes of memory");
+	/* What is there already takes no more. */
+	if (x->arrival.way == MIGRATE_SHARED)
+		return 0;
 	if (available && available < hello->populated_bytes)
 		return error_set(err, -ENOMEM,
 				 "the guest uses %llu MiB of memory, and this host has only %llu "
@@ -124,6 +149,8 @@ static int prepare(struct receiving *x, const char *source, struct error *err)
 
 	if (!r)
 		r = saved_options_apply(&x->config, &x->options, &given, err);
+	if (!r)
+		r = choose_way(x, err);
 	if (!r)
 		r = config_validate(&x->config, err);
 	if (!r)
@@ -190,7 +217,7 @@ int receive_main(int argc, char **argv)
 {
 	struct receiving x = {
 		.options = { .log_level = LOG_WARN, .sandbox = SANDBOX_ON },
-		.wire = { .in = -1, .out = -1 },
+		.wire = { .in = -1, .out = -1, .fd = -1 },
 		.journal.fd = -1,
 	};
 	struct error err = { 0 };

@@ -40,8 +40,8 @@ static void client_gone(struct loop_op *op, int res)
 
 static json_t *describe(const struct migrate_report *r)
 {
-	return json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "phase",
-			 migrate_phase_name(r->phase), "rounds", r->rounds, "pages_sent",
+	return json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "phase",
+			 migrate_phase_name(r->phase), "memory", migrate_way_name(r->way), "rounds", r->rounds, "pages_sent",
 			 (json_int_t)r->pages_sent, "zero_pages", (json_int_t)r->zero_pages,
 			 "page_bytes", (json_int_t)r->page_bytes, "state_bytes",
 			 (json_int_t)r->state_bytes, "bytes", (json_int_t)r->bytes, "pending_pages",
@@ -89,7 +89,8 @@ static int read_params(struct control_call *call, struct migrate_params *p)
 	    control_arg_number(call, "max_rounds", 30, MAX_ROUNDS, &rounds) < 0 ||
 	    control_arg_number(call, "bandwidth", 0, MAX_BANDWIDTH, &p->bandwidth) < 0 ||
 	    control_arg_number(call, "downtime_ms", 100, MAX_DOWNTIME, &downtime) < 0 ||
-	    control_arg_bool(call, "converge", true, &p->converge) < 0)
+	    control_arg_bool(call, "converge", true, &p->converge) < 0 ||
+	    control_arg_bool(call, "hand_off", false, &p->hand_off) < 0)
 		return -EINVAL;
 	if (migrate_uuid_parse(uuid, p->uuid) < 0 || !rounds) {
 		control_fail(call, -EINVAL, "a migration needs a name, and a round at least");

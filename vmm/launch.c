@@ -22,6 +22,8 @@
 #include "vmm/kvm.h"
 #include "vmm/late_file.h"
 #include "vmm/machine.h"
+#include "vmm/machine_state.h"
+#include "vmm/migrate.h"
 #include "vmm/monitor.h"
 #include "vmm/nbd_dial.h"
 #include "vmm/resources.h"
@@ -287,6 +289,9 @@ static int run_once(struct monitor_params *params)
 		close(params->started_fd);
 	params->started_fd = -1;
 	machine_files_close(params->files);
+	/* A source is to see the monitor's end at once, and its memory to go with the monitor. */
+	if (params->image && params->image->arrival)
+		migrate_wire_done(params->image->arrival->wire);
 	status = await_monitor(params, monitor, &set, &signal);
 	terminal_restore();
 	if (WIFEXITED(status)) {

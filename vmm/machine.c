@@ -83,7 +83,7 @@ void machine_files_close(struct machine_files *files)
 /* ---- creation, in the order in which things need one another ---- */
 
 /* RAM from 0 up to the 32-bit hole, the rest from 4 GiB on. */
-static int reserve_memory(struct machine *m, struct error *err)
+static int reserve_memory(struct machine *m, const struct machine_image *image, struct error *err)
 {
 	uint64_t size = m->config->memory_bytes;
 	struct guest_mem_range ranges[2] = { 0 };
@@ -95,6 +95,8 @@ static int reserve_memory(struct machine *m, struct error *err)
 		ranges[1].size = size - FW_HOLE_START;
 		num = 2;
 	}
+	if (image && image->arrival && image->arrival->way == MIGRATE_SHARED)
+		return guest_mem_adopt(&m->mem, image->arrival->wire->fd, ranges, num, err);
 	return guest_mem_create(&m->mem, m->config->memory_backing, ranges, num, err);
 }
 
@@ -122,7 +124,7 @@ static int fill_memory(struct machine *m, const struct machine_image *image, str
 
 static int create_memory(struct machine *m, const struct machine_image *image, struct error *err)
 {
-	int r = image && image->mem ? 0 : reserve_memory(m, err);
+	int r = image && image->mem ? 0 : reserve_memory(m, image, err);
 
 	if (!r && image)
 		r = fill_memory(m, image, err);

@@ -12,6 +12,7 @@
 #include "vmm/core/error.h"
 #include "vmm/core/state.h"
 #include "vmm/machine.h"
+#include "vmm/migrate_wire.h"
 
 struct migrate_source;
 struct x86_cpuid;
@@ -38,6 +39,7 @@ struct migrate_params {
 	uint64_t bandwidth; /* bytes a second; 0: no limit */
 	uint64_t downtime_ns; /* pause for the last round when it would take no longer */
 	bool converge; /* slow a guest down that changes memory faster than it can be sent */
+	bool hand_off; /* to another monitor of this host: memory is not sent */
 };
 
 enum migrate_phase {
@@ -52,9 +54,11 @@ enum migrate_phase {
 
 struct migrate_report {
 	enum migrate_phase phase;
+	enum migrate_way way; /* that memory takes */
 	unsigned rounds;
 	uint64_t pages_sent, zero_pages;
-	uint64_t page_bytes, state_bytes, bytes; /* sent: in records of pages, of state, all */
+	uint64_t page_bytes, state_bytes, bytes; /* sent: in records of pages, of state, all;
+						  * @page_bytes: or written to its memory */
 	uint64_t pending_pages; /* changed, and not sent yet */
 	uint64_t bytes_per_second; /* in the last round */
 	uint64_t total_ns;
@@ -63,6 +67,7 @@ struct migrate_report {
 };
 
 const char *migrate_phase_name(enum migrate_phase phase);
+const char *migrate_way_name(enum migrate_way way);
 
 struct migrate_watcher {
 	/* On the loop, now and then. */
@@ -100,14 +105,16 @@ struct migrate_hello {
 	uint8_t uuid[MIGRATE_UUID_BYTES];
 	char name[64];
 	uint64_t memory_bytes, populated_bytes;
+	enum migrate_way way; /* that it asks for */
 	unsigned num_disks;
 	uint64_t disk_bytes[CONFIG_MAX_DISKS];
 };
 
 /* What a machine begins with that another one is to hand over. */
 struct migrate_arrival {
-	struct migrate_wire *wire; /* HELLO was received by it */
+	struct migrate_wire *wire; /* HELLO was received by it, with memory if SHARED */
 	struct migrate_hello hello;
+	enum migrate_way way; /* that memory takes */
 	int journal;
 };
 

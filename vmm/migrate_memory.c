@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <zstd.h>
 
 #define BITMAP_BYTES (MIGRATE_WINDOW_WORDS * 8)
@@ -53,8 +54,26 @@ int migrate_memory_start(struct migrate_memory *s, struct guest_mem *mem, struct
 	return r < 0 ? error_set(err, r, "migration: cannot watch what the guest writes: %m") : 0;
 }
 
+int migrate_memory_write_to(struct migrate_memory *s, int fd, struct error *err)
+{
+	uint64_t size = s->mem->map_size;
+	int r = guest_mem_check_fd(fd, size, err);
+	void *p;
+
+	if (r < 0)
+		return r;
+	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (p == MAP_FAILED)
+		return error_set(err, -errno, "migration: the other side's memory: %m");
+	s->target = p;
+	return 0;
+}
+
 void migrate_memory_stop(struct migrate_memory *s)
 {
+	if (s->target)
+		munmap(s->target, s->mem->map_size);
+	s->target = NULL;
 	if (s->logging)
 		dirty_log_stop(s->mem, s->hv);
 	s->logging = false;
@@ -163,6 +182,37 @@ static size_t pack_window(struct migrate_memory *s, size_t len)
 	return PAGES_AT + n;
 }
 
+/* A page that is to be empty; what was never touched stays so. */
+static void make_zero(uint8_t *page)
+{
+	if (!guest_mem_page_is_zero(page))
+		memset(page, 0, PAGE_SIZE);
+}
+
+/* As fill_window(), straight to where the pages are to be. */
+static void write_window(struct migrate_memory *s, const uint64_t *todo, uint64_t offset,
+			 unsigned num)
+{
+	const uint8_t *from = s->mem->map + offset;
+	uint8_t *to = s->target + offset;
+	bool populated[MIGRATE_WINDOW_PAGES];
+
+	guest_mem_populated(s->mem, offset, num, populated);
+	for (unsigned i = 0; i < num; i++, from += PAGE_SIZE, to += PAGE_SIZE) {
+		if (!has_bit(todo, i))
+			continue;
+		/* One that changes between the two looks is written again in the next round. */
+		if (populated[i] && !guest_mem_page_is_zero(from)) {
+			memcpy(to, from, PAGE_SIZE);
+			s->pages_sent++;
+			s->page_bytes += PAGE_SIZE;
+		} else if (!s->first) {
+			make_zero(to);
+			s->zero_pages++;
+		}
+	}
+}
+
 static int send_window(struct migrate_memory *s, struct migrate_wire *w, unsigned index,
 		       uint64_t first, struct error *err)
 {
@@ -177,7 +227,9 @@ static int send_window(struct migrate_memory *s, struct migrate_wire *w, unsigne
 	r = s->hv->ops->dirty_clear(s->hv, range->slot, first, num, todo);
 	if (r < 0)
 		return error_set(err, r, "migration: the log of changed memory: %m");
-	len = fill_window(s, todo, offset, num);
+	if (s->target)
+		write_window(s, todo, offset, num);
+	len = s->target ? 0 : fill_window(s, todo, offset, num);
 	memset(todo, 0, (num + 63) / 64 * 8);
 	if (!len)
 		return 0;
@@ -270,13 +322,6 @@ static int read_bitmaps(const struct migrate_record *rec, uint64_t total, uint64
 		pages += __builtin_popcountll(present[i]);
 	}
 	return pages;
-}
-
-/* A page that is to be empty; what was never touched stays so. */
-static void make_zero(uint8_t *page)
-{
-	if (!guest_mem_page_is_zero(page))
-		memset(page, 0, PAGE_SIZE);
 }
 
 int migrate_sink_take(struct migrate_sink *s, const struct migrate_record *rec,

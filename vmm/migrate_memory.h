@@ -21,13 +21,21 @@ struct migrate_memory {
 	int level;	/* zstd's; 0: pages are sent as they are */
 	void *zstd;
 	uint8_t *window, *packed; /* a record, plain and compressed */
+	uint8_t *target; /* the other side's memory, when pages are written there; else NULL */
 
-	uint64_t pages_sent, zero_pages, page_bytes; /* @page_bytes: of records, as sent */
+	uint64_t pages_sent, zero_pages, page_bytes; /* @page_bytes: of records as sent, or
+						    * of pages written */
 };
 
 /* Begin to watch. The guest may run. */
 int migrate_memory_start(struct migrate_memory *s, struct guest_mem *mem, struct hv *hv, int level,
 			 struct error *err);
+
+/*
+ * From now on write pages to the other side's memory, which is the file @fd, in place of sending
+ * them. @fd is borrowed. -EBADMSG when it cannot be that.
+ */
+int migrate_memory_write_to(struct migrate_memory *s, int fd, struct error *err);
 
 /* Watch no more. Harmless when it never began. */
 void migrate_memory_stop(struct migrate_memory *s);

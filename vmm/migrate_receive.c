@@ -60,6 +60,10 @@ int migrate_read_hello(struct state_set *state, struct migrate_hello *ret, struc
 		state_reader_fail(&r, "%u disks", hello.num_disks);
 	for (unsigned i = 0; i < hello.num_disks && !r.failed; i++)
 		hello.disk_bytes[i] = state_get_u64(&r);
+	if (r.version > 1)
+		hello.way = state_get_u8(&r);
+	if (hello.way > MIGRATE_WRITTEN)
+		state_reader_fail(&r, "way %u of memory", hello.way);
 	if (!r.failed && hello.populated_bytes > hello.memory_bytes)
 		state_reader_fail(&r, "more memory in use than there is");
 	ret_r = state_reader_end(&r, err);
@@ -213,10 +217,12 @@ static int await_commit(struct receiver *rx, struct error *err)
 
 static int receive(struct receiver *rx, struct error *err)
 {
+	enum migrate_way way = rx->arrival->way;
 	int r = migrate_wire_greet(rx->wire, err);
 
 	if (!r)
-		r = migrate_wire_send(rx->wire, MIGRATE_READY, 0, NULL, 0, err);
+		r = migrate_wire_send_fd(rx->wire, MIGRATE_READY, way, NULL, 0,
+					 way == MIGRATE_WRITTEN ? rx->m->mem->fd : -1, err);
 	if (!r)
 		r = receive_memory(rx, err);
 	if (!r)

@@ -73,6 +73,17 @@ const char *migrate_phase_name(enum migrate_phase phase)
 	return names[phase];
 }
 
+const char *migrate_way_name(enum migrate_way way)
+{
+	static const char *const names[] = {
+		[MIGRATE_COPIED] = "copied",
+		[MIGRATE_SHARED] = "shared",
+		[MIGRATE_WRITTEN] = "written",
+	};
+
+	return names[way];
+}
+
 int migrate_note(int journal, const char *phase)
 {
 	char line[32];
@@ -206,12 +217,22 @@ static int ask_for_pause(struct migrate_source *s, struct error *err)
 
 /* ---- the thread ---- */
 
+/* What we ask for. */
+static enum migrate_way wanted_way(const struct migrate_source *s)
+{
+	if (!s->params.hand_off)
+		return MIGRATE_COPIED;
+	return s->m->mem->backing == GUEST_MEM_SHARED ? MIGRATE_SHARED : MIGRATE_WRITTEN;
+}
+
 static int save_hello(struct migrate_source *s, struct state_writer *w, struct error *err)
 {
 	const struct machine_config *c = s->m->config;
+	enum migrate_way way = wanted_way(s);
 
 	machine_save_kind(s->m, w);
-	state_begin(w, "migrate", 0, MIGRATE_VERSION);
+	/* What an older wisp can do, it is asked for in its own words. */
+	state_begin(w, "migrate", 0, way == MIGRATE_COPIED ? 1 : MIGRATE_VERSION);
 	state_put_bytes(w, s->params.uuid, MIGRATE_UUID_BYTES);
 	state_put_string(w, c->name);
 	state_put_u64(w, c->memory_bytes);
@@ -219,13 +240,30 @@ static int save_hello(struct migrate_source *s, struct state_writer *w, struct e
 	state_put_u32(w, c->num_disks);
 	for (unsigned i = 0; i < c->num_disks; i++)
 		state_put_u64(w, s->disk_bytes[i]);
+	if (way != MIGRATE_COPIED)
+		state_put_u8(w, way);
 	state_end(w);
 	state_seal(w);
 	return w->failed ? error_set(err, w->failed, "migration: %m") : 0;
 }
 
+/* The way that READY grants: the one asked for, or over the stream after all. */
+static int take_way(struct migrate_source *s, uint64_t granted, struct error *err)
+{
+	if (granted != MIGRATE_COPIED && granted != wanted_way(s))
+		return error_set(err, -EBADMSG, "migration: a READY that makes no sense");
+	/* Between us there may be somebody who forwards bytes only. */
+	if (granted == MIGRATE_WRITTEN && s->wire.fd < 0)
+		granted = MIGRATE_COPIED;
+	pthread_mutex_lock(&s->lock);
+	s->report.way = granted;
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
 static int introduce(struct migrate_source *s, struct error *err)
 {
+	int memory_fd = wanted_way(s) == MIGRATE_SHARED ? s->m->mem->fd : -1;
 	struct migrate_record rec;
 	struct state_writer w;
 	int r;
@@ -235,13 +273,15 @@ static int introduce(struct migrate_source *s, struct error *err)
 	if (!r)
 		r = migrate_wire_greet(&s->wire, err);
 	if (!r)
-		r = migrate_wire_send(&s->wire, MIGRATE_HELLO, 0, w.buf, w.len, err);
+		r = migrate_wire_send_fd(&s->wire, MIGRATE_HELLO, 0, w.buf, w.len, memory_fd, err);
 	state_writer_done(&w);
 	if (!r)
 		r = migrate_wire_expect_greeting(&s->wire, BUILD_MS, err);
+	s->wire.wants_fd = wanted_way(s) == MIGRATE_WRITTEN;
 	if (!r)
 		r = migrate_wire_expect(&s->wire, MIGRATE_READY, &rec, BUILD_MS, err);
-	return r;
+	s->wire.wants_fd = false;
+	return r ? r : take_way(s, rec.page, err);
 }
 
 /* Sleep, unless we are to stop. */
@@ -272,7 +312,7 @@ static int between_windows(void *arg, struct error *err)
 /* One round, up to the word that all of it has arrived. */
 static int copy_round(struct migrate_source *s, uint64_t *ret_pages, struct error *err)
 {
-	uint64_t before_ns = clock_monotonic_ns(NULL), bytes = s->wire.bytes_out, ns;
+	uint64_t before_ns = clock_monotonic_ns(NULL), bytes = s->memory.page_bytes, ns;
 	uint64_t pages = s->memory.pages_sent;
 	struct migrate_record rec;
 	int r = migrate_memory_send(&s->memory, &s->wire, between_windows, s, err);
@@ -285,7 +325,7 @@ static int copy_round(struct migrate_source *s, uint64_t *ret_pages, struct erro
 	if (r < 0)
 		return r;
 	ns = MAX(clock_monotonic_ns(NULL) - before_ns, 1u);
-	bytes = s->wire.bytes_out - bytes;
+	bytes = s->memory.page_bytes - bytes;
 	pages = s->memory.pages_sent - pages;
 	pthread_mutex_lock(&s->lock);
 	s->report.rounds++;
@@ -349,17 +389,36 @@ static int copy_rounds(struct migrate_source *s, struct error *err)
 	}
 }
 
+/* All but what changes until the guest stands still. */
+static int copy_memory(struct migrate_source *s, struct error *err)
+{
+	int r = migrate_memory_start(&s->memory, s->m->mem, s->m->hv, s->params.level, err);
+
+	if (!r && s->report.way == MIGRATE_WRITTEN)
+		r = migrate_memory_write_to(&s->memory, s->wire.fd, err);
+	return r ? r : copy_rounds(s, err);
+}
+
+/* Two monitors of one host see the same page cache: nothing needs to be on the medium. */
+static int sync_disks(struct migrate_source *s, struct error *err)
+{
+	return s->report.way == MIGRATE_COPIED ? migrate_sync_disks(s->m, err) : 0;
+}
+
 /* With the guest standing still: the rest of it, up to the word that it could run there. */
 static int send_rest(struct migrate_source *s, struct error *err)
 {
 	struct migrate_record rec;
 	uint64_t pending;
-	int r = migrate_memory_collect(&s->memory, &pending, err);
+	int r = 0;
 
+	if (s->report.way != MIGRATE_SHARED) {
+		r = migrate_memory_collect(&s->memory, &pending, err);
+		if (!r)
+			r = migrate_memory_send(&s->memory, &s->wire, between_windows, s, err);
+	}
 	if (!r)
-		r = migrate_memory_send(&s->memory, &s->wire, between_windows, s, err);
-	if (!r)
-		r = migrate_sync_disks(s->m, err);
+		r = sync_disks(s, err);
 	if (!r)
 		r = migrate_wire_send(&s->wire, MIGRATE_STATE, s->was_paused, s->state.buf,
 				      s->state.len, err);
@@ -418,14 +477,12 @@ static int go(struct migrate_source *s, struct error *err)
 {
 	int r = introduce(s, err);
 
-	if (!r)
-		r = migrate_memory_start(&s->memory, s->m->mem, s->m->hv, s->params.level, err);
 	set_phase(s, MIGRATE_ROUNDS);
-	if (!r)
-		r = copy_rounds(s, err);
+	if (!r && s->report.way != MIGRATE_SHARED)
+		r = copy_memory(s, err);
 	/* What is written until the pause is little then. */
 	if (!r)
-		r = migrate_sync_disks(s->m, err);
+		r = sync_disks(s, err);
 	if (!r)
 		r = ask_for_pause(s, err);
 	if (r < 0)
@@ -533,7 +590,7 @@ int migrate_start(struct machine *m, const struct migrate_params *params,
 		.m = m,
 		.params = *params,
 		.watcher = *watcher,
-		.wire = { .in = -1, .out = -1 },
+		.wire = { .in = -1, .out = -1, .fd = -1 },
 		.wake_fd = -1,
 		.start_ns = clock_monotonic_ns(NULL),
 		.was_paused = machine_is_paused(m),

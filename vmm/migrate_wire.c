@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -58,6 +59,7 @@ int migrate_wire_init(struct migrate_wire *w, int in, int out, struct error *err
 		.in = in,
 		.out = out,
 		.wake_fd = -1,
+		.fd = -1,
 		.patience_ms = PATIENCE_MS,
 	};
 	r = set_nonblocking(in);
@@ -72,7 +74,9 @@ void migrate_wire_done(struct migrate_wire *w)
 		close(w->in);
 	if (w->out >= 0 && w->out != w->in)
 		close(w->out);
-	w->in = w->out = -1;
+	if (w->fd >= 0)
+		close(w->fd);
+	w->in = w->out = w->fd = -1;
 	free(w->buf);
 	w->buf = NULL;
 }
@@ -121,15 +125,43 @@ static unsigned advance(struct iovec **iov, unsigned num, size_t n)
 	return num;
 }
 
-static int send_all(struct migrate_wire *w, struct iovec *iov, unsigned num, struct error *err)
+/* Room for one descriptor beside what is sent or received. */
+union fd_space {
+	struct cmsghdr header;
+	char bytes[CMSG_SPACE(sizeof(int))];
+};
+
+static ssize_t send_with(int socket, struct iovec *iov, unsigned num, int fd)
+{
+	union fd_space space = { .header = {
+		.cmsg_len = CMSG_LEN(sizeof(int)),
+		.cmsg_level = SOL_SOCKET,
+		.cmsg_type = SCM_RIGHTS,
+	} };
+	struct msghdr msg = {
+		.msg_iov = iov,
+		.msg_iovlen = num,
+		.msg_control = space.bytes,
+		.msg_controllen = sizeof(space.bytes),
+	};
+
+	memcpy(CMSG_DATA(&space.header), &fd, sizeof(fd));
+	return sendmsg(socket, &msg, MSG_NOSIGNAL);
+}
+
+/* With the first bytes descriptor @fd, unless it is -1. */
+static int send_all(struct migrate_wire *w, struct iovec *iov, unsigned num, int fd,
+		    struct error *err)
 {
 	num = advance(&iov, num, 0);
 	while (num) {
-		ssize_t n = writev(w->out, iov, (int)num);
+		ssize_t n = fd < 0 ? writev(w->out, iov, (int)num) :
+				     send_with(w->out, iov, num, fd);
 		int r;
 
 		if (n >= 0) {
 			w->bytes_out += n;
+			fd = -1;
 			num = advance(&iov, num, n);
 			continue;
 		}
@@ -144,6 +176,49 @@ static int send_all(struct migrate_wire *w, struct iovec *iov, unsigned num, str
 	return 0;
 }
 
+/* Keep the first descriptor that came with @msg; whoever sends more than one has no use for us. */
+static void keep_fd(struct migrate_wire *w, struct msghdr *msg)
+{
+	const struct cmsghdr *c = CMSG_FIRSTHDR(msg);
+	size_t num;
+	int fd;
+
+	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+		return;
+	/* In the space of one there may be two: it is padded. */
+	num = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+	for (size_t i = 0; i < num; i++) {
+		memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
+		if (w->fd < 0)
+			w->fd = fd;
+		else
+			close(fd);
+	}
+}
+
+static ssize_t read_some(struct migrate_wire *w, void *buf, size_t len)
+{
+	struct iovec iov = { .iov_base = buf, .iov_len = len };
+	union fd_space space;
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = space.bytes,
+		.msg_controllen = sizeof(space.bytes),
+	};
+	ssize_t n;
+
+	/* A plain read has the kernel drop what nobody asked for. */
+	if (!w->wants_fd)
+		return read(w->in, buf, len);
+	n = recvmsg(w->in, &msg, MSG_CMSG_CLOEXEC);
+	if (n < 0 && errno == ENOTSOCK)
+		return read(w->in, buf, len);
+	if (n >= 0)
+		keep_fd(w, &msg);
+	return n;
+}
+
 /* Read all @len bytes; @wait_ms for the first, the wire's patience for each further part. */
 static int receive_all(struct migrate_wire *w, void *buf, size_t len, int wait_ms,
 		       struct error *err)
@@ -151,7 +226,7 @@ static int receive_all(struct migrate_wire *w, void *buf, size_t len, int wait_m
 	uint8_t *p = buf;
 
 	while (len) {
-		ssize_t n = read(w->in, p, len);
+		ssize_t n = read_some(w, p, len);
 		int r;
 
 		if (n > 0) {
@@ -181,7 +256,7 @@ int migrate_wire_greet(struct migrate_wire *w, struct error *err)
 {
 	struct iovec iov = { .iov_base = MIGRATE_MAGIC, .iov_len = strlen(MIGRATE_MAGIC) };
 
-	return send_all(w, &iov, 1, err);
+	return send_all(w, &iov, 1, -1, err);
 }
 
 int migrate_wire_expect_greeting(struct migrate_wire *w, int wait_ms, struct error *err)
@@ -202,8 +277,23 @@ static uint64_t hash(const uint8_t *header, const void *payload, size_t len)
 	return XXH3_64bits_withSeed(payload, len, XXH3_64bits(header, AT_HASH));
 }
 
+bool migrate_wire_is_local(const struct migrate_wire *w)
+{
+	int domain;
+	socklen_t len = sizeof(domain);
+
+	return w->in == w->out &&
+	       getsockopt(w->out, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
+}
+
 int migrate_wire_send(struct migrate_wire *w, enum migrate_record_type type, uint64_t page,
 		      const void *payload, size_t len, struct error *err)
+{
+	return migrate_wire_send_fd(w, type, page, payload, len, -1, err);
+}
+
+int migrate_wire_send_fd(struct migrate_wire *w, enum migrate_record_type type, uint64_t page,
+			 const void *payload, size_t len, int fd, struct error *err)
 {
 	uint8_t header[HEADER_BYTES] = { 0 };
 	struct iovec iov[2] = {
@@ -219,7 +309,7 @@ int migrate_wire_send(struct migrate_wire *w, enum migrate_record_type type, uin
 	put_le64(header + 8, page);
 	put_le32(header + 16, w->next_out++);
 	put_le64(header + AT_HASH, hash(header, payload ? payload : "", len));
-	return send_all(w, iov, len ? 2 : 1, err);
+	return send_all(w, iov, len ? 2 : 1, fd, err);
 }
 
 void migrate_wire_give_up(struct migrate_wire *w, const struct error *err)

@@ -14,7 +14,14 @@
 
 /* What comes first in every stream, in either direction. */
 #define MIGRATE_MAGIC	"WISPMIG1"
-#define MIGRATE_VERSION 1
+#define MIGRATE_VERSION 2
+
+/* What becomes of guest memory: HELLO's section asks for it, READY's page grants it. */
+enum migrate_way {
+	MIGRATE_COPIED,	 /* it goes over the stream */
+	MIGRATE_SHARED,	 /* the source's is the destination's too, by the descriptor with HELLO */
+	MIGRATE_WRITTEN, /* the source writes into the destination's, by the one with READY */
+};
 
 /* A window of guest memory: what one PAGES record is about. */
 #define MIGRATE_WINDOW_PAGES 512u
@@ -46,13 +53,16 @@ enum migrate_record_type {
 struct migrate_record {
 	enum migrate_record_type type;
 	uint32_t len;  /* of the payload */
-	uint64_t page; /* PAGES: the window's first page; ROUND, ROUND_DONE: its number */
+	uint64_t page; /* PAGES: the window's first page; ROUND, ROUND_DONE: its number;
+			* READY: enum migrate_way */
 	uint8_t *payload; /* in the wire's buffer, until the next one is received */
 };
 
 struct migrate_wire {
 	int in, out;	 /* the same for a socket; owned */
 	int wake_fd;	 /* readable: stop at once with -ECANCELED; borrowed, or -1 */
+	bool wants_fd;	 /* a descriptor may come with what is received */
+	int fd;		 /* the one that came; owned; -1: none did */
 	unsigned patience_ms; /* a peer that moves no byte for so long is given up */
 	uint32_t next_in, next_out;
 	uint64_t bytes_in, bytes_out;
@@ -71,6 +81,16 @@ int migrate_wire_expect_greeting(struct migrate_wire *w, int wait_ms, struct err
 /* Send one record; returns when the kernel has all of it. -ETIMEDOUT, -ECANCELED, -EPIPE. */
 int migrate_wire_send(struct migrate_wire *w, enum migrate_record_type type, uint64_t page,
 		      const void *payload, size_t len, struct error *err);
+
+/*
+ * The same with descriptor @fd beside it, over a UNIX socket; what forwards a stream drops it, so
+ * whether it arrived the other side has to say. Over anything else -ENOTSOCK, nothing sent.
+ */
+int migrate_wire_send_fd(struct migrate_wire *w, enum migrate_record_type type, uint64_t page,
+			 const void *payload, size_t len, int fd, struct error *err);
+
+/* Whether descriptors can travel with what is sent. */
+bool migrate_wire_is_local(const struct migrate_wire *w);
 
 /* Say why it ends here, if the peer still listens; @err is what happened. */
 void migrate_wire_give_up(struct migrate_wire *w, const struct error *err);

@@ -71,13 +71,14 @@ static void try_hello(const uint8_t *data, size_t size)
 	struct error err = { 0 };
 
 	state_writer_init(&w);
-	state_begin(&w, "migrate", 0, 1);
+	state_begin(&w, "migrate", 0, 1 + size % MIGRATE_VERSION);
 	state_put_bytes(&w, data, size);
 	state_end(&w);
 	state_seal(&w);
 	if (state_set_open(&set, w.buf, w.len, &err) == 0 &&
 	    migrate_read_hello(&set, &hello, &err) == 0 &&
-	    (hello.num_disks > CONFIG_MAX_DISKS || hello.populated_bytes > hello.memory_bytes))
+	    (hello.num_disks > CONFIG_MAX_DISKS || hello.way > MIGRATE_WRITTEN ||
+	     hello.populated_bytes > hello.memory_bytes))
 		abort();
 	state_set_close(&set);
 	state_writer_done(&w);

@@ -421,6 +421,37 @@ static void memory_file_of_another_size_is_refused(void **state)
 	guest_mem_free(mem);
 }
 
+static void memory_of_another_process_is_shared_with_it(void **state)
+{
+	struct guest_mem *theirs = create(GUEST_MEM_SHARED), *ours;
+	struct error err = { 0 };
+
+	theirs->map[5 * MiB] = 7;
+	assert_int_equal(guest_mem_adopt(&ours, theirs->fd, layout, ARRAY_SIZE(layout), &err), 0);
+	assert_int_equal(ours->map[5 * MiB], 7);
+	assert_int_equal(guest_mem_write(ours, 4 * GiB, "x", 1), 0);
+	/* It outlives them. */
+	assert_int_equal(theirs->map[6 * MiB], 'x');
+	guest_mem_free(theirs);
+	assert_int_equal(ours->map[6 * MiB], 'x');
+	assert_int_equal(ours->backing, GUEST_MEM_SHARED);
+	guest_mem_free(ours);
+}
+
+static void memory_that_could_fail_under_us_is_not_adopted(void **state)
+{
+	struct guest_mem *mem = create(GUEST_MEM_SHARED), *ours;
+	int loose = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	struct error err = { 0 };
+
+	assert_int_equal(ftruncate(loose, 8 * MiB), 0);
+	assert_int_equal(guest_mem_adopt(&ours, loose, layout, 3, &err), -EBADMSG);
+	assert_int_equal(guest_mem_adopt(&ours, mem->fd, layout, 2, &err), -EBADMSG);
+	assert_int_equal(guest_mem_adopt(&ours, STDIN_FILENO, layout, 3, &err), -EBADMSG);
+	close(loose);
+	guest_mem_free(mem);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -442,6 +473,8 @@ int main(void)
 		cmocka_unit_test(some_pages_are_saved_and_laid_over_others),
 		cmocka_unit_test(pages_of_zeros_are_data_where_holes_have_a_meaning),
 		cmocka_unit_test(memory_file_of_another_size_is_refused),
+		cmocka_unit_test(memory_of_another_process_is_shared_with_it),
+		cmocka_unit_test(memory_that_could_fail_under_us_is_not_adopted),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -224,6 +224,51 @@ static void another_protocol_is_told_from_ours(void **state)
 	close_ends(&e);
 }
 
+static void descriptors_arrive_where_they_are_wanted(void **state)
+{
+	struct migrate_record rec;
+	struct error err = { 0 };
+	struct stat sent, came;
+	int fd = memfd_create("test", MFD_CLOEXEC);
+	struct ends e;
+
+	open_ends(&e);
+	assert_true(migrate_wire_is_local(&e.a));
+	assert_int_equal(migrate_wire_send_fd(&e.a, MIGRATE_HELLO, 0, "one", 3, fd, &err), 0);
+	assert_int_equal(migrate_wire_send_fd(&e.a, MIGRATE_HELLO, 0, "two", 3, fd, &err), 0);
+	assert_int_equal(migrate_wire_send_fd(&e.a, MIGRATE_HELLO, 0, "three", 5, fd, &err), 0);
+	assert_int_equal(migrate_wire_receive(&e.b, &rec, 20, &err), 0);
+	assert_int_equal(e.b.fd, -1);
+	e.b.wants_fd = true;
+	assert_int_equal(migrate_wire_receive(&e.b, &rec, 20, &err), 0);
+	assert_memory_equal(rec.payload, "two", 3);
+	assert_int_equal(fstat(fd, &sent), 0);
+	assert_int_equal(fstat(e.b.fd, &came), 0);
+	assert_int_equal(sent.st_ino, came.st_ino);
+	/* One is enough, and what comes with it is as whole as ever. */
+	assert_int_equal(migrate_wire_receive(&e.b, &rec, 20, &err), 0);
+	assert_memory_equal(rec.payload, "three", 5);
+	close(fd);
+	close_ends(&e);
+}
+
+static void descriptors_do_not_travel_through_pipes(void **state)
+{
+	struct migrate_wire w;
+	struct error err = { 0 };
+	int pair[2];
+
+	assert_int_equal(pipe2(pair, O_CLOEXEC), 0);
+	assert_int_equal(migrate_wire_init(&w, pair[0], pair[1], &err), 0);
+	assert_false(migrate_wire_is_local(&w));
+	assert_int_equal(migrate_wire_send_fd(&w, MIGRATE_HELLO, 0, "x", 1, 0, &err), -ENOTSOCK);
+	assert_int_equal(w.bytes_out, 0);
+	/* Wanted, and none can come. */
+	w.wants_fd = true;
+	assert_int_equal(migrate_wire_send(&w, MIGRATE_HELLO, 0, "y", 1, &err), 0);
+	migrate_wire_done(&w);
+}
+
 /* ---- memory ---- */
 
 #define LOW_BYTES  (4 * MiB + 3 * PAGE_SIZE)
@@ -394,6 +439,37 @@ static void compressed_pages_are_the_same_and_fewer_bytes(void **state)
 	end(&m);
 }
 
+static void pages_are_written_where_they_are_to_be(void **state)
+{
+	const struct guest_mem_range ranges[] = {
+		{ .gpa = 0, .size = LOW_BYTES },
+		{ .gpa = HIGH_GPA, .size = HIGH_BYTES },
+	};
+	struct error err = { 0 };
+	struct moving m;
+
+	begin(&m, 0);
+	guest_mem_free(m.to);
+	assert_int_equal(guest_mem_create(&m.to, GUEST_MEM_SHARED, ranges, 2, &err), 0);
+	m.sink.mem = m.to;
+	assert_int_equal(migrate_memory_write_to(&m.memory, 0, &err), -EBADMSG);
+	assert_int_equal(migrate_memory_write_to(&m.memory, m.to->fd, &err), 0);
+	memset(m.from->map, 0xaa, 16 * PAGE_SIZE);
+	m.from->map[LOW_BYTES + 7] = 3;
+	assert_int_equal(copy_round(&m), 17);
+	assert_same(&m);
+	collect(&m);
+	copy_round(&m);
+	assert_int_equal(guest_mem_discard(m.from, 4 * PAGE_SIZE, 2 * PAGE_SIZE), 0);
+	assert_int_equal(fake_hv_write(m.hv, 7 * PAGE_SIZE, "z", 1), 0);
+	assert_int_equal(collect(&m), 3);
+	assert_int_equal(copy_round(&m), 1);
+	assert_same(&m);
+	/* Nothing of it went over the stream. */
+	assert_int_equal(m.e.a.bytes_out, 0);
+	end(&m);
+}
+
 static int take(struct moving *m, uint64_t page, uint64_t present, uint64_t zero, size_t len)
 {
 	static uint8_t payload[MIGRATE_MAX_WINDOW];
@@ -488,10 +564,13 @@ int main(void)
 		cmocka_unit_test(the_peers_last_words_reach_a_terminal_harmlessly),
 		cmocka_unit_test(a_cancelled_wait_ends_at_once),
 		cmocka_unit_test(another_protocol_is_told_from_ours),
+		cmocka_unit_test(descriptors_arrive_where_they_are_wanted),
+		cmocka_unit_test(descriptors_do_not_travel_through_pipes),
 		cmocka_unit_test(only_pages_that_hold_something_are_sent),
 		cmocka_unit_test(what_changes_comes_again_whoever_wrote_it),
 		cmocka_unit_test(pages_that_became_empty_are_emptied),
 		cmocka_unit_test(compressed_pages_are_the_same_and_fewer_bytes),
+		cmocka_unit_test(pages_are_written_where_they_are_to_be),
 		cmocka_unit_test(pages_that_make_no_sense_are_refused),
 		cmocka_unit_test(a_journals_last_whole_line_counts),
 		cmocka_unit_test(names_of_migrations_survive_text),

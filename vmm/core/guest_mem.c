@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define HUGE_PAGE  (2 * MiB)
@@ -70,7 +71,21 @@ static int map_anonymous(struct guest_mem *mem, struct error *err)
 	return 0;
 }
 
-static int map_shared(struct guest_mem *mem, struct error *err)
+int guest_mem_check_fd(int fd, uint64_t size, struct error *err)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+	struct stat st;
+
+	if (seals < 0 || !(seals & F_SEAL_SHRINK))
+		return error_set(err, -EBADMSG, "guest memory: what was handed over is no memory, "
+						"or could shrink");
+	if (fstat(fd, &st) < 0 || (uint64_t)st.st_size != size)
+		return error_set(err, -EBADMSG, "guest memory: what was handed over has another "
+						"size than the guest");
+	return 0;
+}
+
+static int create_memfd(struct guest_mem *mem, struct error *err)
 {
 	mem->fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (mem->fd < 0 || ftruncate(mem->fd, mem->map_size) < 0)
@@ -78,6 +93,26 @@ static int map_shared(struct guest_mem *mem, struct error *err)
 	/* Whoever else maps it must not be able to shrink it: our accesses would fault. */
 	if (fcntl(mem->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		return cannot_map(mem, err);
+	return 0;
+}
+
+/* @fd: of memory that is there already, or -1. */
+static int map_shared(struct guest_mem *mem, int fd, struct error *err)
+{
+	int r;
+
+	if (fd < 0) {
+		r = create_memfd(mem, err);
+	} else {
+		r = guest_mem_check_fd(fd, mem->map_size, err);
+		if (!r) {
+			mem->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+			if (mem->fd < 0)
+				r = cannot_map(mem, err);
+		}
+	}
+	if (r < 0)
+		return r;
 	mem->reservation_size = mem->map_size;
 	mem->reservation = map_or_null(NULL, mem->map_size, MAP_SHARED | MAP_NORESERVE, mem->fd, 0);
 	if (!mem->reservation)
@@ -105,8 +140,8 @@ static int map_hugetlb(struct guest_mem *mem, struct error *err)
 	return 0;
 }
 
-int guest_mem_create(struct guest_mem **ret_mem, enum guest_mem_backing backing,
-		     const struct guest_mem_range *ranges, unsigned num_ranges, struct error *err)
+static int create(struct guest_mem **ret_mem, enum guest_mem_backing backing, int fd,
+		  const struct guest_mem_range *ranges, unsigned num_ranges, struct error *err)
 {
 	struct guest_mem *mem;
 	uint64_t offset = 0;
@@ -126,7 +161,7 @@ int guest_mem_create(struct guest_mem **ret_mem, enum guest_mem_backing backing,
 		r = map_anonymous(mem, err);
 		break;
 	case GUEST_MEM_SHARED:
-		r = map_shared(mem, err);
+		r = map_shared(mem, fd, err);
 		break;
 	case GUEST_MEM_HUGETLB:
 		r = map_hugetlb(mem, err);
@@ -156,6 +191,18 @@ int guest_mem_create(struct guest_mem **ret_mem, enum guest_mem_backing backing,
 fail:
 	guest_mem_free(mem);
 	return r;
+}
+
+int guest_mem_create(struct guest_mem **ret_mem, enum guest_mem_backing backing,
+		     const struct guest_mem_range *ranges, unsigned num_ranges, struct error *err)
+{
+	return create(ret_mem, backing, -1, ranges, num_ranges, err);
+}
+
+int guest_mem_adopt(struct guest_mem **ret_mem, int fd, const struct guest_mem_range *ranges,
+		    unsigned num_ranges, struct error *err)
+{
+	return create(ret_mem, GUEST_MEM_SHARED, fd, ranges, num_ranges, err);
 }
 
 void guest_mem_free(struct guest_mem *mem)

@@ -68,6 +68,19 @@ int guest_mem_create(struct guest_mem **ret_mem, enum guest_mem_backing backing,
 void guest_mem_free(struct guest_mem *mem);
 
 /*
+ * The same over RAM that is there already, in the memfd of another process: mapped shared, and
+ * nothing of it touched. @fd is borrowed, and checked as guest_mem_check_fd() does.
+ */
+int guest_mem_adopt(struct guest_mem **ret_mem, int fd, const struct guest_mem_range *ranges,
+		    unsigned num_ranges, struct error *err);
+
+/*
+ * Can @fd, which somebody else made, be mapped as RAM of @size bytes? It has that size and
+ * nobody can shrink it: our accesses would fault. -EBADMSG.
+ */
+int guest_mem_check_fd(int fd, uint64_t size, struct error *err);
+
+/*
  * Leave guest memory out of core dumps. Once, after all files are mapped over
  * it: a new mapping forgets the advice.
  */
