@@ -71,6 +71,7 @@ HELPER_LIBS_wisp-net := $(shell pkg-config --libs slirp 2>/dev/null || echo -lsl
 HELPER_CFLAGS_wisp-net := $(shell pkg-config --cflags slirp 2>/dev/null)
 
 HELPER_LIBS_wisp-api := -lmicrohttpd
+HELPER_LIBS_wisp-tls := -lgnutls
 # Not the wide one: names of microVMs are ASCII.
 HELPER_LIBS_wisp-top := -lncurses -ltinfo
 

@@ -21,7 +21,8 @@ enum chardev_kind { CHARDEV_NULL, CHARDEV_STDIO, CHARDEV_FILE, CHARDEV_SOCKET, C
 
 struct chardev_config {
 	enum chardev_kind kind;
-	const char *path; /* FILE: truncated; SOCKET: a UNIX socket we listen on */
+	const char *path; /* FILE: truncated, unless @append; SOCKET: a UNIX socket we listen on */
+	bool append;
 	int in_fd, out_fd; /* FDS; borrowed. STDIO: 0 and 1 */
 	int listen_fd; /* SOCKET without a path: one that listens already, owned on success */
 };

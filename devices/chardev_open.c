@@ -53,9 +53,11 @@ static int open_socket(struct chardev_ends *e, const char *path, struct error *e
 	return 0;
 }
 
-static int open_file(struct chardev_ends *e, const char *path, struct error *err)
+static int open_file(struct chardev_ends *e, const char *path, bool append, struct error *err)
 {
-	e->out_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0666);
+	int how = append ? O_APPEND : O_TRUNC;
+
+	e->out_fd = open(path, O_WRONLY | O_CREAT | how | O_CLOEXEC | O_NOCTTY, 0666);
 	if (e->out_fd < 0)
 		return error_usage(err, -errno, "file '%s': cannot write: %m", path);
 	e->owns_out = true;
@@ -96,7 +98,7 @@ static int open_kind(struct chardev_ends *e, const struct chardev_config *config
 		return 0;
 	case CHARDEV_FILE:
 		e->name = "file";
-		return open_file(e, config->path, err);
+		return open_file(e, config->path, config->append, err);
 	case CHARDEV_SOCKET:
 		e->name = "socket";
 		if (!config->path) {

@@ -14,7 +14,7 @@
 #include "vmm/migrate_journal.h"
 
 struct migrate_options {
-	char *run_dir;
+	char *run_dir, *tls;
 	uint64_t bandwidth;
 	unsigned level, max_rounds, downtime_ms;
 	bool converge, hand_off, json, progress, cancel, recover;
@@ -48,6 +48,9 @@ const struct config_item migrate_options[] = {
 	  "To a monitor of this host, by a UNIX socket: hand shared memory over as it is, write private "
 	  "memory straight into the other's",
 	  CONFIG_FLAG, MEMBER(hand_off) },
+	{ "--tls", "DIR",
+	  "Encrypt tcp:, with the certificates of DIR: ca.pem, cert.pem, key.pem (docs/migration.md)",
+	  CONFIG_STRING, MEMBER(tls) },
 	{ "--zstd", "LEVEL", "Compress pages (0: not)", CONFIG_NUMBER, MEMBER(level), 0, 19 },
 	{ "--progress", NULL, "Print a line for each round and half second, on standard error",
 	  CONFIG_FLAG, MEMBER(progress) },
@@ -111,16 +114,17 @@ static const char *way_text(const json_t *reply)
 	return way && !strcmp(way, "written") ? ", written there" : "";
 }
 
-static void report(const struct migration *mig, const char *id, json_t *reply)
+static void report(const struct migrate_options *o, const char *id, const char *dest,
+		   json_t *reply)
 {
-	if (mig->options->json) {
+	if (o->json) {
 		json_object_del(reply, "ok");
 		print_json(reply);
 		return;
 	}
 	printf("'%s' runs at %s: %.1f MiB sent in %.2f s (pages %.1f MiB%s, state %.1f KiB), %.0f "
 	       "rounds, guest paused for %.1f ms\n",
-	       id, mig->journal.peer, number(reply, "bytes") / MiB, number(reply, "total_us") / 1e6,
+	       id, dest, number(reply, "bytes") / MiB, number(reply, "total_us") / 1e6,
 	       number(reply, "page_bytes") / MiB, way_text(reply),
 	       number(reply, "state_bytes") / KiB, number(reply, "rounds"),
 	       number(reply, "blackout_us") / 1000);
@@ -184,8 +188,9 @@ static int check_disks(const struct cli_disks *d, struct error *err)
 	return 0;
 }
 
-static int migrate(const struct migrate_options *o, const char *id, const char *dest,
-		   struct error *err)
+/* To @dest, which is called @peer in words. */
+static int hand_over(const struct migrate_options *o, const char *id, const char *dest,
+		     const char *peer, json_t **ret_report, struct error *err)
 {
 	struct migration mig = {
 		.options = o,
@@ -194,7 +199,6 @@ static int migrate(const struct migrate_options *o, const char *id, const char *
 		.out = -1,
 		.hold = { -1, -1 },
 	};
-	json_t *reply = NULL;
 	int sock, r;
 
 	sock = control_connect_in(o->run_dir, id, err);
@@ -206,13 +210,11 @@ static int migrate(const struct migrate_options *o, const char *id, const char *
 	if (!r && pipe2(mig.hold, O_CLOEXEC) < 0)
 		r = error_set(err, -errno, "pipe: %m");
 	if (!r)
-		r = migrate_address_open(dest, false, &mig.in, &mig.out, err);
+		r = migrate_address_open(dest, false, o->tls, &mig.in, &mig.out, err);
 	if (!r)
-		r = begin_journal(&mig, id, dest, err);
+		r = begin_journal(&mig, id, peer, err);
 	if (!r) {
-		r = ask(&mig, sock, &reply, err);
-		if (!r)
-			report(&mig, id, reply);
+		r = ask(&mig, sock, ret_report, err);
 		end_journal(&mig, r, err);
 	}
 	cli_disks_done(&mig.disks);
@@ -224,6 +226,17 @@ static int migrate(const struct migrate_options *o, const char *id, const char *
 	if (mig.out >= 0 && mig.out != mig.in)
 		close(mig.out);
 	close(sock);
+	return r;
+}
+
+static int migrate(const struct migrate_options *o, const char *id, const char *dest,
+		   struct error *err)
+{
+	json_t *reply = NULL;
+	int r = hand_over(o, id, dest, dest, &reply, err);
+
+	if (!r)
+		report(o, id, dest, reply);
 	json_decref(reply);
 	return r;
 }
@@ -252,9 +265,23 @@ static int carry_out(const struct migrate_options *o, const char *const *args, i
 					 "--recover [ID]");
 }
 
+#define DEFAULTS .max_rounds = 30, .downtime_ms = 100, .converge = true
+
+int migrate_in_place(const char *run_dir, const char *id, const char *dest, const char *peer,
+		     json_t **ret_report, struct error *err)
+{
+	const struct migrate_options o = {
+		.run_dir = (char *)run_dir,
+		.hand_off = true,
+		DEFAULTS,
+	};
+
+	return hand_over(&o, id, dest, peer, ret_report, err);
+}
+
 int migrate_main(int argc, char **argv)
 {
-	struct migrate_options o = { .max_rounds = 30, .downtime_ms = 100, .converge = true };
+	struct migrate_options o = { DEFAULTS };
 	const char *args[2];
 	struct error err = { 0 };
 	int r;
@@ -263,6 +290,7 @@ int migrate_main(int argc, char **argv)
 	if (r >= 0)
 		r = carry_out(&o, args, r, &err);
 	free(o.run_dir);
+	free(o.tls);
 	if (r < 0)
 		error_print(&err);
 	return r < 0 ? error_status(&err) : r > 0;

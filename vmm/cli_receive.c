@@ -29,6 +29,7 @@ struct receiving {
 	struct machine_config config;
 	struct state_set state;
 	uint8_t *hello; /* what @state borrows from */
+	const char *run_id; /* where it is found for now; NULL: by its name */
 };
 
 /*
@@ -41,13 +42,14 @@ static int check_source(const struct receiving *x, const char *source, struct er
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
 
-	if (x->options.trust_source)
+	/* With certificates it is somebody to whom our authority gave one, for this. */
+	if (x->options.trust_source || x->options.tls)
 		return 0;
 	if (!strncmp(source, "tcp:", strlen("tcp:"))) {
 		error_usage(err, -EPERM,
 			    "'%s': whoever connects there could name any file of yours", source);
-		error_hint(err, "--trust-source, where only those can that you trust; or exec: "
-				"with ssh");
+		error_hint(err, "--tls; or exec: with ssh; or --trust-source, where only those can "
+				"that you trust");
 		return -EPERM;
 	}
 	if (!strncmp(source, "unix:", strlen("unix:")) &&
@@ -164,7 +166,8 @@ static int prepare(struct receiving *x, const char *source, struct error *err)
 		return r;
 	x->journal.role = MIGRATE_DESTINATION;
 	migrate_uuid_print(x->arrival.hello.uuid, x->journal.uuid);
-	snprintf(x->journal.id, sizeof(x->journal.id), "%s", x->config.name);
+	snprintf(x->journal.id, sizeof(x->journal.id), "%s",
+		 x->run_id ? x->run_id : x->config.name);
 	snprintf(x->journal.peer, sizeof(x->journal.peer), "%.200s", source);
 	r = migrate_journal_create(&x->journal, x->config.run_dir, err);
 	x->arrival.journal = x->journal.fd;
@@ -198,7 +201,13 @@ static int launch(struct receiving *x)
 		.arrival = &x->arrival,
 	};
 	struct error why = { 0 };
-	struct launch_ends ends = { .initrd = -1, .serial_out = -1, .image = &image, .why = &why };
+	struct launch_ends ends = {
+		.initrd = -1,
+		.serial_out = -1,
+		.image = &image,
+		.run_id = x->run_id,
+		.why = &why,
+	};
 	pid_t self = getpid();
 	int status;
 
@@ -213,18 +222,73 @@ static int launch(struct receiving *x)
 	return status;
 }
 
-int receive_main(int argc, char **argv)
+/* Have it come from @source, and run it to its end; the exit status. Says what went wrong. */
+static int receive(struct receiving *x, const char *source)
 {
-	struct receiving x = {
+	struct error err = { 0 };
+	int in = -1, out = -1, r;
+
+	r = migrate_address_open(source, true, x->options.tls, &in, &out, &err);
+	if (!r) {
+		r = migrate_wire_init(&x->wire, in, out, &err);
+		x->arrival.wire = &x->wire;
+		if (!r)
+			r = check_source(x, source, &err);
+		if (!r)
+			r = receive_hello(x, &err);
+		if (!r)
+			r = prepare(x, source, &err);
+		if (r < 0)
+			migrate_refuse(&x->arrival, &err);
+	}
+	if (r == 0)
+		return launch(x);
+	error_print(&err);
+	return error_status(&err);
+}
+
+static void receiving_init(struct receiving *x)
+{
+	*x = (struct receiving){
 		.options = { .log_level = LOG_WARN, .sandbox = SANDBOX_ON },
 		.wire = { .in = -1, .out = -1, .fd = -1 },
 		.journal.fd = -1,
 	};
-	struct error err = { 0 };
-	const char *source;
-	int in = -1, out = -1, r, status;
+	config_init(&x->config);
+}
 
-	config_init(&x.config);
+static void receiving_done(struct receiving *x)
+{
+	migrate_wire_done(&x->wire);
+	state_set_close(&x->state);
+	free(x->hello);
+	config_done(&x->config);
+	saved_options_done(&x->options);
+}
+
+int receive_in_place(const char *run_dir, const char *run_id, const char *source)
+{
+	struct receiving x;
+	int status = 1;
+
+	receiving_init(&x);
+	x.run_id = run_id;
+	x.options.detach = true;
+	x.options.run_dir = run_dir ? strdup(run_dir) : NULL;
+	if (!run_dir || x.options.run_dir)
+		status = receive(&x, source);
+	receiving_done(&x);
+	return status;
+}
+
+int receive_main(int argc, char **argv)
+{
+	struct error err = { 0 };
+	struct receiving x;
+	const char *source;
+	int r, status;
+
+	receiving_init(&x);
 	r = config_parse_verb("receive", receive_options, &x.options, argc, argv, &source, 1,
 			      &err);
 	if (r == 0)
@@ -232,30 +296,12 @@ int receive_main(int argc, char **argv)
 	/* Before anybody can connect, where that is known already. */
 	if (r > 0 && !strncmp(source, "tcp:", strlen("tcp:")))
 		r = check_source(&x, source, &err);
-	if (r >= 0)
-		r = migrate_address_open(source, true, &in, &out, &err);
-	if (!r) {
-		r = migrate_wire_init(&x.wire, in, out, &err);
-		x.arrival.wire = &x.wire;
-		if (!r)
-			r = check_source(&x, source, &err);
-		if (!r)
-			r = receive_hello(&x, &err);
-		if (!r)
-			r = prepare(&x, source, &err);
-		if (r < 0)
-			migrate_refuse(&x.arrival, &err);
-	}
 	if (r < 0) {
 		error_print(&err);
 		status = error_status(&err);
 	} else {
-		status = launch(&x);
+		status = receive(&x, source);
 	}
-	migrate_wire_done(&x.wire);
-	state_set_close(&x.state);
-	free(x.hello);
-	config_done(&x.config);
-	saved_options_done(&x.options);
+	receiving_done(&x);
 	return status;
 }

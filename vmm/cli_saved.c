@@ -99,6 +99,10 @@ const struct config_item restore_options[] = {
 
 const struct config_item receive_options[] = {
 	COMMON_OPTIONS
+	{ "--tls", "DIR",
+	  "Encrypt tcp:, and let only those connect who have a certificate by the authority of DIR: "
+	  "ca.pem, cert.pem, key.pem (docs/migration.md)",
+	  CONFIG_STRING, MEMBER(tls) },
 	{ "--trust-source", NULL,
 	  "Also whoever connects by tcp: may say which of this user's files and networks to open",
 	  CONFIG_FLAG, MEMBER(trust_source) },
@@ -115,6 +119,7 @@ void saved_options_done(struct saved_options *o)
 	free(o->serial);
 	free(o->vsock);
 	free(o->memory_file);
+	free(o->tls);
 	for (unsigned i = 0; i < o->num_taps; i++) {
 		free(o->tap[i].id);
 		free(o->tap[i].path);

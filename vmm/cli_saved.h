@@ -24,6 +24,7 @@ struct saved_options {
 	unsigned clones;    /* restore's; 0: the machine itself */
 	unsigned prefetch;  /* restore's: enum saved_prefetch */
 	bool trust_source;  /* receive's */
+	char *tls;	    /* receive's */
 	struct saved_replacement disk[CONFIG_MAX_DISKS];
 	unsigned num_disks;
 

@@ -184,9 +184,17 @@ const struct cli_verb cli_verbs[] = {
 	{ "receive", "[OPTION]... SOURCE", "Run the microVM that a 'wisp migrate' hands over",
 	  "Waits at SOURCE, which is tcp:HOST:PORT, unix:PATH, exec:COMMAND or fd:N (fd:0 that is "
 	  "a pipe: standard input and output), and runs in the foreground, as 'wisp run'. What "
-	  "cannot run here is refused before its memory is sent. tcp: is neither encrypted nor "
-	  "authenticated: for networks that are trusted, else use exec: with ssh.",
+	  "cannot run here is refused before its memory is sent. tcp: without --tls is neither "
+	  "encrypted nor authenticated: for networks that are trusted.",
 	  receive_options, .main = receive_main },
+	{ "upgrade", "[OPTION]... ID", "Let a running microVM go on in this version of wisp",
+	  "Hands the guest from its monitor, of another version perhaps, to one of this program: "
+	  "shared memory as it is, private memory by one copy. It keeps its name and goes on in the "
+	  "background ('wisp console' attaches), and the 'wisp run' it came from ends. What the old "
+	  "one listens at cannot be listened at by the new one meanwhile, so guests with --vsock, "
+	  "with forwards or with the serial port or console at a socket of the user's are refused, "
+	  "and go on as they were.",
+	  upgrade_options, .main = upgrade_main },
 	{ "doctor", "[--json]", "Say what this host can do, and how to mend what it cannot",
 	  "Prints a line for each thing that microVMs need or can make use of: ok, warn (works, "
 	  "but not as well as it could) or missing, with a line on how to mend it. The status is 0 "

@@ -423,11 +423,14 @@ struct machine_end *launch_share_end(struct error *err)
  * Without a directory a microVM runs as well, it only cannot be controlled; so a host without a
  * place for it is no reason to fail, unless somebody means to find it there.
  */
-static int create_run_dir(const struct machine_config *c, struct run_dir *dir, struct error *err)
+static int create_run_dir(const struct machine_config *c, const char *run_id, struct run_dir *dir,
+			  struct error *err)
 {
 	struct error why = { 0 };
-	int r = run_dir_create(dir, c->run_dir, c->name, &why);
+	int r = run_dir_create(dir, c->run_dir, run_id ? run_id : c->name, &why);
 
+	if (r == 0 && run_id)
+		r = run_dir_may_move(dir);
 	if (r < 0 && (r == -EEXIST || c->run_dir || c->detach)) {
 		*err = why;
 		return r;
@@ -440,6 +443,7 @@ static int create_run_dir(const struct machine_config *c, struct run_dir *dir, s
 int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 		   struct machine_end *end)
 {
+	const char *run_id = ends ? ends->run_id : NULL;
 	struct run_dir dir = { .listen_fd = -1 };
 	struct machine_files files;
 	struct kvm_host host;
@@ -464,7 +468,7 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 	if (params.kvm_fd >= 0 && !r)
 		r = resources_admit(c, &admission, &err);
 	if (params.kvm_fd >= 0 && !r)
-		r = create_run_dir(c, &dir, &err);
+		r = create_run_dir(c, run_id, &dir, &err);
 	/* From here on others see it, and count it. */
 	if (admission >= 0)
 		close(admission);
@@ -484,7 +488,7 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 	}
 	params.control_fd = dir.listen_fd;
 	params.core_fd = core.fd;
-	r = resources_apply(&c->resources, c->name, &cgroup, &err);
+	r = resources_apply(&c->resources, run_id ? run_id : c->name, &cgroup, &err);
 	if (r < 0) {
 		error_print(&err);
 		end->reason = MACHINE_END_START_FAILED;

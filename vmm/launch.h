@@ -22,6 +22,7 @@ struct launch_ends {
 	struct machine_port port[MACHINE_MAX_PORTS];
 	unsigned num_ports;
 	const struct machine_image *image; /* a saved machine to begin with, or NULL */
+	const char *run_id; /* where it is found for now, by a name that is not its own; or NULL */
 	const int *disk_fds; /* of each disk: open already, or -1; NULL: none is */
 	bool unplugged; /* networks on taps and switches end nowhere: another machine has them */
 	struct error *why;   /* filled when it cannot be started; or NULL */

@@ -79,6 +79,8 @@ static int add_chardev(struct machine *m, const struct config_char *c, int *list
 	struct chardev_config config = {
 		.kind = layout_only ? CHARDEV_NULL : c->kind,
 		.path = c->path,
+		/* What it said where it comes from may be in the same file. */
+		.append = m->arriving,
 		.listen_fd = *listen_fd,
 	};
 	int r = chardev_create(ret_c, &config, m->loop, err);

@@ -13,6 +13,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vmm/core/log.h"
+#include "vmm/migrate_tls.h"
+
 const char migrate_addresses[] = "tcp:HOST:PORT|unix:PATH|exec:COMMAND|fd:N";
 
 /* ---- sockets ---- */
@@ -24,11 +27,20 @@ union address {
 	struct sockaddr_un un;
 };
 
+/* Where to, and what is to be known of who is there. */
+struct target {
+	union address addr;
+	socklen_t len;
+	char host[64];	 /* tcp: as the user wrote it */
+	const char *tls; /* certificates; NULL: anybody will do */
+};
+
 /* "HOST:PORT", "[HOST]:PORT": numbers only, since names need more than this process has. */
-static int parse_tcp(const char *text, union address *a, socklen_t *len)
+static int parse_tcp(const char *text, struct target *t)
 {
 	const char *colon = strrchr(text, ':');
-	char host[64], *end;
+	union address *a = &t->addr;
+	char *host = t->host, *end;
 	unsigned long port;
 	size_t n;
 
@@ -36,7 +48,7 @@ static int parse_tcp(const char *text, union address *a, socklen_t *len)
 		return -EINVAL;
 	port = strtoul(colon + 1, &end, 10);
 	n = colon - text;
-	if (!colon[1] || *end || port == 0 || port > 65535 || n >= sizeof(host))
+	if (!colon[1] || *end || port == 0 || port > 65535 || n >= sizeof(t->host))
 		return -EINVAL;
 	if (n >= 2 && text[0] == '[' && text[n - 1] == ']') {
 		text++;
@@ -44,33 +56,32 @@ static int parse_tcp(const char *text, union address *a, socklen_t *len)
 	}
 	memcpy(host, text, n);
 	host[n] = '\0';
-	*a = (union address){ 0 };
-	if (!strcmp(host, "localhost"))
-		memcpy(host, "127.0.0.1", sizeof("127.0.0.1"));
-	if (inet_pton(AF_INET, host, &a->ip4.sin_addr) == 1) {
+	if (inet_pton(AF_INET, strcmp(host, "localhost") ? host : "127.0.0.1",
+		      &a->ip4.sin_addr) == 1) {
 		a->ip4.sin_family = AF_INET;
 		a->ip4.sin_port = htons(port);
-		*len = sizeof(a->ip4);
+		t->len = sizeof(a->ip4);
 		return 0;
 	}
 	if (inet_pton(AF_INET6, host, &a->ip6.sin6_addr) == 1) {
 		a->ip6.sin6_family = AF_INET6;
 		a->ip6.sin6_port = htons(port);
-		*len = sizeof(a->ip6);
+		t->len = sizeof(a->ip6);
 		return 0;
 	}
 	return -EINVAL;
 }
 
-static int parse_unix(const char *path, union address *a, socklen_t *len)
+static int parse_unix(const char *path, struct target *t)
 {
+	union address *a = &t->addr;
 	size_t n = strlen(path);
 
 	if (!n || n >= sizeof(a->un.sun_path))
 		return -EINVAL;
-	*a = (union address){ .un.sun_family = AF_UNIX };
+	a->un.sun_family = AF_UNIX;
 	memcpy(a->un.sun_path, path, n);
-	*len = sizeof(a->un);
+	t->len = sizeof(a->un);
 	return 0;
 }
 
@@ -84,33 +95,64 @@ static int accept_one(int fd)
 	return peer < 0 ? -errno : peer;
 }
 
-static int await_peer(int fd, const union address *a, socklen_t len)
+/* A blackout is no time to wait for more to send. */
+static void send_at_once(int fd)
 {
+	int one = 1;
+
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+}
+
+/* One that we would not talk to is no reason not to wait for the right one. */
+static int accept_trusted(int fd, const char *tls, struct error *err)
+{
+	for (;;) {
+		int r = accept_one(fd);
+
+		if (r < 0)
+			return r;
+		send_at_once(r);
+		r = migrate_tls_start(r, tls, NULL, err);
+		if (r != -EPROTO)
+			return r;
+		log_warn("%s; waiting for another one", err->msg);
+	}
+}
+
+static int await_peer(int fd, const struct target *t, struct error *err)
+{
+	const struct sockaddr *sa = &t->addr.any;
 	int one = 1, r;
 
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(fd, &a->any, len) < 0)
+	if (bind(fd, sa, t->len) < 0 || listen(fd, 1) < 0)
 		return -errno;
-	r = listen(fd, 1) < 0 ? -errno : accept_one(fd);
-	if (a->any.sa_family == AF_UNIX)
-		unlink(a->un.sun_path);
+	r = t->tls ? accept_trusted(fd, t->tls, err) : accept_one(fd);
+	if (sa->sa_family == AF_UNIX)
+		unlink(t->addr.un.sun_path);
 	return r;
 }
 
-static int open_socket(const union address *a, socklen_t len, bool listening)
+static int call_peer(int fd, const struct target *t, struct error *err)
 {
-	int fd = socket(a->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1, r;
+	int r = connect(fd, &t->addr.any, t->len) < 0 ? -errno : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+
+	if (r < 0 || !t->tls)
+		return r;
+	send_at_once(r);
+	return migrate_tls_start(r, t->tls, t->host, err);
+}
+
+static int open_socket(const struct target *t, bool listening, struct error *err)
+{
+	int fd = socket(t->addr.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), r;
 
 	if (fd < 0)
 		return -errno;
-	if (listening)
-		r = await_peer(fd, a, len);
-	else
-		r = connect(fd, &a->any, len) < 0 ? -errno : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	r = listening ? await_peer(fd, t, err) : call_peer(fd, t, err);
 	close(fd);
-	/* A blackout is no time to wait for more to send. */
-	if (r >= 0 && a->any.sa_family != AF_UNIX)
-		setsockopt(r, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (r >= 0 && !t->tls && t->addr.any.sa_family != AF_UNIX)
+		send_at_once(r);
 	return r;
 }
 
@@ -164,37 +206,55 @@ static int use_descriptor(const char *text, int *ret_in, int *ret_out)
 	return 0;
 }
 
-int migrate_address_open(const char *address, bool listening, int *ret_in, int *ret_out,
-			 struct error *err)
+static bool is_kind(const char *address, const char *kind)
+{
+	size_t len = strlen(kind);
+
+	return !strncmp(address, kind, len) && address[len] == ':';
+}
+
+/* Either end of a socket. */
+static int open_address(const char *address, bool listening, const char *tls, struct error *err)
 {
 	const char *rest = strchr(address, ':');
-	size_t kind = rest ? (size_t)(rest - address) : 0;
-	union address a;
-	socklen_t len;
+	struct target t = { .tls = tls };
 	int r = -EINVAL;
 
-	rest = rest ? rest + 1 : "";
-	if (kind == 2 && !strncmp(address, "fd", kind)) {
-		r = use_descriptor(rest, ret_in, ret_out);
+	if (is_kind(address, "tcp"))
+		r = parse_tcp(rest + 1, &t);
+	else if (is_kind(address, "unix"))
+		r = parse_unix(rest + 1, &t);
+	if (r < 0) {
+		error_usage(err, r, "'%s' is none of %s", address, migrate_addresses);
+		error_hint(err, "HOST is an address in numbers, or localhost");
+		return r;
+	}
+	return open_socket(&t, listening, err);
+}
+
+int migrate_address_open(const char *address, bool listening, const char *tls, int *ret_in,
+			 int *ret_out, struct error *err)
+{
+	struct error why = { 0 };
+	int r;
+
+	if (tls && !is_kind(address, "tcp"))
+		return error_usage(err, -EINVAL, "--tls: '%s' is no tcp:HOST:PORT", address);
+	if (is_kind(address, "fd")) {
+		r = use_descriptor(address + strlen("fd:"), ret_in, ret_out);
 		return r < 0 ? error_usage(err, r, "'%s': %m", address) : 0;
 	}
-	if (kind == 4 && !strncmp(address, "exec", kind) && *rest) {
-		r = run_command(rest);
-	} else {
-		if (kind == 3 && !strncmp(address, "tcp", kind))
-			r = parse_tcp(rest, &a, &len);
-		else if (kind == 4 && !strncmp(address, "unix", kind))
-			r = parse_unix(rest, &a, &len);
-		if (r < 0) {
-			error_usage(err, r, "'%s' is none of %s", address, migrate_addresses);
-			error_hint(err, "HOST is an address in numbers, or localhost");
-			return r;
-		}
-		r = open_socket(&a, len, listening);
+	if (is_kind(address, "exec") && address[strlen("exec:")])
+		r = run_command(address + strlen("exec:"));
+	else
+		r = open_address(address, listening, tls, &why);
+	if (r >= 0) {
+		*ret_in = *ret_out = r;
+		return 0;
 	}
-	if (r < 0)
+	if (!why.msg[0])
 		return error_usage(err, r, "'%s': cannot %s: %m", address,
 				   listening ? "listen" : "connect");
-	*ret_in = *ret_out = r;
-	return 0;
+	*err = why;
+	return r;
 }

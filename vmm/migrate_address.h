@@ -12,10 +12,12 @@ extern const char migrate_addresses[]; /* how to write one, for messages and hel
 
 /*
  * Connect to @address, or @listen there for one connection (exec and fd are the same both ways).
- * fd:0 that is no socket stands for standard input and output. @ret_in and @ret_out, which may be
- * the same, become the caller's.
+ * fd:0 that is no socket stands for standard input and output. With @tls, a directory of
+ * certificates (vmm/migrate_tls.h), tcp is encrypted, whoever connects has to be trusted, and
+ * other kinds are refused; NULL: as it is. @ret_in and @ret_out, which may be the same, become
+ * the caller's.
  */
-int migrate_address_open(const char *address, bool listen, int *ret_in, int *ret_out,
-			 struct error *err);
+int migrate_address_open(const char *address, bool listen, const char *tls, int *ret_in,
+			 int *ret_out, struct error *err);
 
 #endif

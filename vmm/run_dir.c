@@ -249,6 +249,47 @@ int run_dir_create(struct run_dir *dir, const char *root, const char *id, struct
 	return error_usage(err, r, "run directory '%s': %m", dir->path);
 }
 
+int run_dir_may_move(struct run_dir *dir)
+{
+	int fd = open(dir->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	dir->moving_fd = fd;
+	return 0;
+}
+
+/* What the directory is called by now. */
+static void find_path(struct run_dir *dir)
+{
+	char link[64];
+	ssize_t n;
+
+	if (dir->moving_fd <= 0)
+		return;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", dir->moving_fd);
+	n = readlink(link, dir->path, sizeof(dir->path) - 1);
+	if (n > 0)
+		dir->path[n] = '\0';
+	close(dir->moving_fd);
+	dir->moving_fd = 0;
+}
+
+int run_dir_rename(const char *root, const char *from, const char *to, struct error *err)
+{
+	char base[PATH_MAX - 300], old[PATH_MAX], new[PATH_MAX];
+	int r = run_dir_root(base, sizeof(base), root, false, err);
+
+	if (r < 0)
+		return r;
+	snprintf(old, sizeof(old), "%s/%s", base, from);
+	snprintf(new, sizeof(new), "%s/%s", base, to);
+	r = take_name(old, new);
+	if (r == -EEXIST)
+		return error_usage(err, r, "a microVM '%s' is running", to);
+	return r < 0 ? error_usage(err, r, "run directory '%s': %m", old) : 0;
+}
+
 void run_dir_inherit(struct run_dir *dir)
 {
 	/* Listening again changes whose credentials a client is shown (SO_PEERCRED). */
@@ -271,6 +312,7 @@ void run_dir_remove(struct run_dir *dir)
 
 	if (dir->listen_fd < 0)
 		return;
+	find_path(dir);
 	snprintf(root, sizeof(root), "%s", dir->path);
 	slash = strrchr(root, '/');
 	if (slash)

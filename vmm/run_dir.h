@@ -26,6 +26,7 @@
 /* One microVM's, while it runs. Zero-initialised with listen_fd -1: none. */
 struct run_dir {
 	int listen_fd;	     /* control.sock */
+	int moving_fd;	     /* of a directory that may get another name meanwhile; 0: it does not */
 	char path[PATH_MAX]; /* of the directory */
 };
 
@@ -41,6 +42,15 @@ int run_dir_root(char *buf, size_t size, const char *given, bool create, struct 
  * microVM of that name runs. @root as for run_dir_root().
  */
 int run_dir_create(struct run_dir *dir, const char *root, const char *id, struct error *err);
+
+/*
+ * Somebody else may give the directory another name (run_dir_rename()): run_dir_remove() is to
+ * find it. -errno.
+ */
+int run_dir_may_move(struct run_dir *dir);
+
+/* Give the directory of the microVM @from, which runs, the name @to. -EEXIST when one has it. */
+int run_dir_rename(const char *root, const char *from, const char *to, struct error *err);
 
 /* After a fork: this process is now the one that clients see as the listener's. */
 void run_dir_inherit(struct run_dir *dir);

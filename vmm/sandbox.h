@@ -40,6 +40,7 @@ enum sandbox_thread {
 	SANDBOX_THREAD_WORKER, /* of an epoll loop */
 	SANDBOX_THREAD_FS,     /* the server of a shared directory */
 	SANDBOX_THREAD_NET,    /* the helper wisp-net */
+	SANDBOX_THREAD_TLS,    /* the helper wisp-tls */
 	SANDBOX_NUM_THREADS
 };
 

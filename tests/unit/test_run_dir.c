@@ -104,6 +104,33 @@ static void name_of_a_running_one_is_refused(void **state)
 	run_dir_remove(&a);
 }
 
+static void one_that_was_given_another_name_goes_by_that(void **state)
+{
+	struct place *p = *state;
+	struct run_dir a = { .listen_fd = -1 }, b = { .listen_fd = -1 };
+	struct error err = { 0 };
+	int sock;
+
+	assert_int_equal(run_dir_create(&a, p->root, "a", &err), 0);
+	assert_int_equal(run_dir_create(&b, p->root, "b", &err), 0);
+	assert_int_equal(run_dir_may_move(&b), 0);
+	assert_int_equal(run_dir_rename(p->root, "b", "a", &err), -EEXIST);
+	assert_non_null(strstr(err.msg, "'a' is running"));
+	run_dir_remove(&a);
+	assert_int_equal(run_dir_rename(p->root, "b", "a", &err), 0);
+	assert_false(exists(p->root, "b"));
+	sock = run_dir_connect(p->root, "a", RUN_DIR_CONTROL, SOCK_SEQPACKET, &err);
+	assert_true(sock >= 0);
+	close(sock);
+	/* Another one may have the old name by now. */
+	assert_int_equal(run_dir_create(&a, p->root, "b", &err), 0);
+	run_dir_remove(&b);
+	assert_false(exists(p->root, "a"));
+	assert_true(exists(p->root, "b"));
+	run_dir_remove(&a);
+	assert_int_equal(run_dir_rename(p->root, "b", "a", &err), -ENOENT);
+}
+
 static void name_of_a_dead_one_is_free(void **state)
 {
 	struct place *p = *state;
@@ -277,6 +304,7 @@ int main(void)
 #define IN_PLACE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 		IN_PLACE(directory_is_ours_alone_and_goes_without_a_trace),
 		IN_PLACE(name_of_a_running_one_is_refused),
+		IN_PLACE(one_that_was_given_another_name_goes_by_that),
 		IN_PLACE(name_of_a_dead_one_is_free),
 		IN_PLACE(connecting_to_a_dead_one_finds_none_and_cleans_up),
 		IN_PLACE(directory_that_is_no_microvms_is_left_alone),

@@ -29,6 +29,7 @@ static const struct kind kinds[] = {
 	{ "QUEUE", "queue threads", { seccomp_common, seccomp_queue, seccomp_worker } },
 	{ "WORKER", "workers of the epoll loop", { seccomp_common, seccomp_worker } },
 	{ "NET", "wisp-net", { seccomp_common, seccomp_net } },
+	{ "TLS", "wisp-tls", { seccomp_common, seccomp_tls } },
 	{ "FS", "the server of a shared directory", { seccomp_common, seccomp_fs } },
 };
 
