@@ -156,17 +156,32 @@ static int begin_journal(struct migration *mig, const char *id, const char *dest
 	return migrate_journal_create(&mig->journal, mig->options->run_dir, err);
 }
 
+/* Does its monitor still answer? Connected it may be to one that was killed just now. */
+static bool is_there(const struct migration *mig)
+{
+	struct error ignored = { 0 };
+	int sock = control_connect_in(mig->options->run_dir, mig->journal.id, &ignored), r;
+
+	if (sock < 0)
+		return false;
+	r = control_ask(sock, json_pack("{s:s}", "do", "migrate-status"), NULL, 0, NULL, &ignored);
+	close(sock);
+	return r == 0;
+}
+
 /*
  * The guest is here as before, or there and known to run: then nothing is left to be settled. With
- * the answer missing the journal stays for --recover.
+ * the answer missing the journal stays for --recover: also when the guest was killed here, for a
+ * destination may be ready by now, and be waiting to be told of the commit or of that.
  */
-static void end_journal(struct migration *mig, int r, const struct error *err)
+static void end_journal(struct migration *mig, int r)
 {
 	struct migrate_journal now = { 0 };
 
 	if (r < 0 && migrate_journal_read(mig->options->run_dir, mig->journal.uuid, MIGRATE_SOURCE,
 					  &now) == 0 &&
-	    !strcmp(now.phase, MIGRATE_PHASE_COMMITTED)) {
+	    (!strcmp(now.phase, MIGRATE_PHASE_COMMITTED) ||
+	     (!strcmp(now.phase, MIGRATE_PHASE_STARTED) && !is_there(mig)))) {
 		close(mig->journal.fd);
 		mig->journal.fd = -1;
 		return;
@@ -215,7 +230,7 @@ static int hand_over(const struct migrate_options *o, const char *id, const char
 		r = begin_journal(&mig, id, peer, err);
 	if (!r) {
 		r = ask(&mig, sock, ret_report, err);
-		end_journal(&mig, r, err);
+		end_journal(&mig, r);
 	}
 	cli_disks_done(&mig.disks);
 	for (unsigned i = 0; i < 2; i++)

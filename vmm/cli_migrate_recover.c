@@ -87,6 +87,15 @@ static int settle(struct side *s, const char *as)
 	return r;
 }
 
+/* One that waits for a guest may end faster than it answers. */
+static bool end_destination(struct side *dst)
+{
+	struct error ignored = { 0 };
+	int r = control_ask(dst->sock, json_pack("{s:s}", "do", "kill"), NULL, 0, NULL, &ignored);
+
+	return r == 0 || r == -ECONNRESET;
+}
+
 /* The source is here, has committed, and does not know whether its guest runs. */
 static bool settle_source(struct side *src, struct side *dst)
 {
@@ -126,8 +135,7 @@ static bool settle_destination(struct side *src, struct side *dst)
 		printf("'%s' ended and took its guest along, before it was handed over: '%s' "
 		       "runs nothing and ends\n",
 		       src->journal.id, dst->journal.id);
-		return control_ask(dst->sock, json_pack("{s:s}", "do", "kill"), NULL, 0, NULL,
-				   NULL) == 0;
+		return end_destination(dst);
 	}
 	if (dst->sock >= 0 && dst->waits) {
 		printf("'%s' could run at once and waits to be told whether it was handed over: "
@@ -165,8 +173,7 @@ static int recover(void *arg, const struct migrate_journal *j)
 	} else if (src.sock >= 0) {
 		printf("it is here, and as it was\n");
 		if (dst.waits && dst.sock >= 0)
-			control_ask(dst.sock, json_pack("{s:s}", "do", "kill"), NULL, 0, NULL,
-				    NULL);
+			end_destination(&dst);
 	} else {
 		settled = settle_destination(&src, &dst);
 	}

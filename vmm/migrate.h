@@ -21,6 +21,7 @@ struct x86_cpuid;
 #define MIGRATE_UUID_BYTES 16
 
 /* What both sides say of it to their journals; in this order. */
+#define MIGRATE_PHASE_STARTED	"started"   /* both */
 #define MIGRATE_PHASE_PREPARED	"prepared"  /* destination: could run at once */
 #define MIGRATE_PHASE_COMMITTED "committed" /* source: it is not mine any more */
 #define MIGRATE_PHASE_RUNNING	"running"   /* destination: runs */
