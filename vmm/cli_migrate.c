@@ -45,11 +45,12 @@ const struct config_item migrate_options[] = {
 	  "Slow the guest down when it changes memory faster than it can be sent (on)",
 	  CONFIG_SWITCH, MEMBER(converge) },
 	{ "--hand-off", NULL,
-	  "To a monitor of this host, by a UNIX socket: hand shared memory over as it is, write private "
-	  "memory straight into the other's",
+	  "To a monitor of this host, by a UNIX socket: hand shared memory over as it is, write "
+	  "private memory straight into the other's",
 	  CONFIG_FLAG, MEMBER(hand_off) },
 	{ "--tls", "DIR",
-	  "Encrypt tcp:, with the certificates of DIR: ca.pem, cert.pem, key.pem (docs/migration.md)",
+	  "Encrypt tcp:, with the certificates of DIR: ca.pem, cert.pem, key.pem "
+	  "(docs/migration.md)",
 	  CONFIG_STRING, MEMBER(tls) },
 	{ "--zstd", "LEVEL", "Compress pages (0: not)", CONFIG_NUMBER, MEMBER(level), 0, 19 },
 	{ "--progress", NULL, "Print a line for each round and half second, on standard error",
@@ -135,8 +136,8 @@ static int ask(struct migration *mig, int sock, json_t **ret_reply, struct error
 	const struct migrate_options *o = mig->options;
 	struct control_extra extra = { .progress = show, .arg = mig };
 	const int fds[] = { mig->in, mig->out, mig->journal.fd, mig->hold[0] };
-	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:b}", "do", "migrate", "uuid",
-				    mig->journal.uuid, "level", o->level, "max_rounds",
+	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:b}", "do", "migrate",
+				    "uuid", mig->journal.uuid, "level", o->level, "max_rounds",
 				    o->max_rounds, "downtime_ms", o->downtime_ms, "bandwidth",
 				    (json_int_t)o->bandwidth, "converge", o->converge, "hand_off",
 				    o->hand_off);

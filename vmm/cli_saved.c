@@ -100,8 +100,8 @@ const struct config_item restore_options[] = {
 const struct config_item receive_options[] = {
 	COMMON_OPTIONS
 	{ "--tls", "DIR",
-	  "Encrypt tcp:, and let only those connect who have a certificate by the authority of DIR: "
-	  "ca.pem, cert.pem, key.pem (docs/migration.md)",
+	  "Encrypt tcp:, and let only those connect who have a certificate by the authority of "
+	  "DIR: ca.pem, cert.pem, key.pem (docs/migration.md)",
 	  CONFIG_STRING, MEMBER(tls) },
 	{ "--trust-source", NULL,
 	  "Also whoever connects by tcp: may say which of this user's files and networks to open",

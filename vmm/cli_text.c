@@ -188,12 +188,12 @@ const struct cli_verb cli_verbs[] = {
 	  "encrypted nor authenticated: for networks that are trusted.",
 	  receive_options, .main = receive_main },
 	{ "upgrade", "[OPTION]... ID", "Let a running microVM go on in this version of wisp",
-	  "Hands the guest from its monitor, of another version perhaps, to one of this program: "
-	  "shared memory as it is, private memory by one copy. It keeps its name and goes on in the "
-	  "background ('wisp console' attaches), and the 'wisp run' it came from ends. What the old "
-	  "one listens at cannot be listened at by the new one meanwhile, so guests with --vsock, "
-	  "with forwards or with the serial port or console at a socket of the user's are refused, "
-	  "and go on as they were.",
+	  "Hands the guest from its monitor, of another version perhaps, to one of this "
+	  "program: shared memory as it is, private memory by one copy. It keeps its name and "
+	  "goes on in the background ('wisp console' attaches), and the 'wisp run' it came from "
+	  "ends. Two cannot listen at one place, so guests with --vsock, with forwards, or with "
+	  "the serial port or console at a socket of the user's are refused, and go on as they "
+	  "were.",
 	  upgrade_options, .main = upgrade_main },
 	{ "doctor", "[--json]", "Say what this host can do, and how to mend what it cannot",
 	  "Prints a line for each thing that microVMs need or can make use of: ok, warn (works, "

@@ -40,15 +40,20 @@ static void client_gone(struct loop_op *op, int res)
 
 static json_t *describe(const struct migrate_report *r)
 {
-	return json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "phase",
-			 migrate_phase_name(r->phase), "memory", migrate_way_name(r->way), "rounds", r->rounds, "pages_sent",
-			 (json_int_t)r->pages_sent, "zero_pages", (json_int_t)r->zero_pages,
-			 "page_bytes", (json_int_t)r->page_bytes, "state_bytes",
-			 (json_int_t)r->state_bytes, "bytes", (json_int_t)r->bytes, "pending_pages",
-			 (json_int_t)r->pending_pages, "bytes_per_second",
-			 (json_int_t)r->bytes_per_second, "total_us",
-			 (json_int_t)(r->total_ns / 1000), "blackout_us",
-			 (json_int_t)(r->blackout_ns / 1000), "throttle", r->throttle);
+	return json_pack("{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+			 "phase", migrate_phase_name(r->phase),
+			 "memory", migrate_way_name(r->way),
+			 "rounds", r->rounds,
+			 "throttle", r->throttle,
+			 "pages_sent", (json_int_t)r->pages_sent,
+			 "zero_pages", (json_int_t)r->zero_pages,
+			 "page_bytes", (json_int_t)r->page_bytes,
+			 "state_bytes", (json_int_t)r->state_bytes,
+			 "bytes", (json_int_t)r->bytes,
+			 "pending_pages", (json_int_t)r->pending_pages,
+			 "bytes_per_second", (json_int_t)r->bytes_per_second,
+			 "total_us", (json_int_t)(r->total_ns / 1000),
+			 "blackout_us", (json_int_t)(r->blackout_ns / 1000));
 }
 
 static void progress(void *arg, const struct migrate_report *report)

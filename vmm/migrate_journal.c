@@ -77,7 +77,8 @@ int migrate_journal_create(struct migrate_journal *j, const char *root, struct e
 	j->fd = open(j->path, O_WRONLY | O_APPEND | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (j->fd < 0)
 		return error_set(err, -errno, "migration: journal '%s': %m", j->path);
-	if (dprintf(j->fd, "%s\n%s\n" MIGRATE_PHASE_STARTED "\n", j->id, j->peer) < 0 || fsync(j->fd) < 0) {
+	if (dprintf(j->fd, "%s\n%s\n" MIGRATE_PHASE_STARTED "\n", j->id, j->peer) < 0 ||
+	    fsync(j->fd) < 0) {
 		r = error_set(err, -errno, "migration: journal '%s': %m", j->path);
 		migrate_journal_remove(j);
 	}

@@ -26,7 +26,7 @@ static _Noreturn void become_helper(const int *fds, const char *dir, const char 
 
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	/* It lives as long as the connection: Ctrl-C is for the verb, which ends that in good order. */
+	/* It lives as long as the connection, and Ctrl-C is for the verb, which ends that. */
 	setpgid(0, 0);
 	/* Away from where they are to be, so that none overwrites another. */
 	for (unsigned i = 0; i < NUM_FDS; i++)

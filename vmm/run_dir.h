@@ -26,7 +26,7 @@
 /* One microVM's, while it runs. Zero-initialised with listen_fd -1: none. */
 struct run_dir {
 	int listen_fd;	     /* control.sock */
-	int moving_fd;	     /* of a directory that may get another name meanwhile; 0: it does not */
+	int moving_fd;	     /* of one that may get another name meanwhile; 0: it does not */
 	char path[PATH_MAX]; /* of the directory */
 };
 
