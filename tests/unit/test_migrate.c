@@ -506,6 +506,54 @@ static void pages_that_make_no_sense_are_refused(void **state)
 	end(&m);
 }
 
+/* ---- what the source says of itself ---- */
+
+static int read_hello(uint32_t version, int way, struct migrate_hello *ret, struct error *err)
+{
+	static const uint8_t uuid[MIGRATE_UUID_BYTES] = { 1, 2, 3 };
+	struct state_set set = { 0 };
+	struct state_writer w;
+	int r;
+
+	state_writer_init(&w);
+	state_begin(&w, "migrate", 0, version);
+	state_put_bytes(&w, uuid, sizeof(uuid));
+	state_put_string(&w, "vm1");
+	state_put_u64(&w, 256 * MiB);
+	state_put_u64(&w, 3 * MiB);
+	state_put_u32(&w, 1);
+	state_put_u64(&w, 77 * MiB);
+	if (way >= 0)
+		state_put_u8(&w, way);
+	state_end(&w);
+	state_seal(&w);
+	assert_int_equal(w.failed, 0);
+	r = state_set_open(&set, w.buf, w.len, err);
+	if (!r)
+		r = migrate_read_hello(&set, ret, err);
+	state_set_close(&set);
+	state_writer_done(&w);
+	return r;
+}
+
+static void older_sources_are_understood_and_newer_ones_refused(void **state)
+{
+	struct migrate_hello hello;
+	struct error err = { 0 };
+
+	assert_int_equal(read_hello(1, -1, &hello, &err), 0);
+	assert_string_equal(hello.name, "vm1");
+	assert_int_equal(hello.disk_bytes[0], 77 * MiB);
+	assert_int_equal(hello.way, MIGRATE_COPIED);
+	assert_int_equal(read_hello(2, MIGRATE_WRITTEN, &hello, &err), 0);
+	assert_int_equal(hello.way, MIGRATE_WRITTEN);
+	assert_int_equal(read_hello(1, MIGRATE_WRITTEN, &hello, &err), -EBADMSG);
+	assert_int_equal(read_hello(2, -1, &hello, &err), -EBADMSG);
+	assert_int_equal(read_hello(2, MIGRATE_WRITTEN + 1, &hello, &err), -EBADMSG);
+	assert_int_equal(read_hello(3, MIGRATE_WRITTEN, &hello, &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, "version 3"));
+}
+
 /* ---- journals ---- */
 
 static void a_journals_last_whole_line_counts(void **state)
@@ -572,6 +620,7 @@ int main(void)
 		cmocka_unit_test(compressed_pages_are_the_same_and_fewer_bytes),
 		cmocka_unit_test(pages_are_written_where_they_are_to_be),
 		cmocka_unit_test(pages_that_make_no_sense_are_refused),
+		cmocka_unit_test(older_sources_are_understood_and_newer_ones_refused),
 		cmocka_unit_test(a_journals_last_whole_line_counts),
 		cmocka_unit_test(names_of_migrations_survive_text),
 	};
