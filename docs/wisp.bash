@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat top events pause resume stop kill change console api exec cp batch balloon test bisect core gdb disk snapshot restore clone migrate receive doctor switch help version"
+		_wisp_words "run ls stat top events pause resume stop kill change console api exec cp batch balloon test bisect core gdb disk snapshot restore clone migrate receive upgrade doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -479,11 +479,13 @@ _wisp()
 		esac ;;
 	snapshot)
 		case $prev in
+		--output)
+			return ;;
 		--run-dir)
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--stop --json --run-dir --help" ;;
+		-*) _wisp_words "--stop --diff --output --json --run-dir --help" ;;
 		esac ;;
 	restore)
 		case $prev in
@@ -519,6 +521,11 @@ _wisp()
 		--log-file)
 			_wisp_files
 			return ;;
+		--clone)
+			return ;;
+		--prefetch)
+			_wisp_words "on off record"
+			return ;;
 		--clock)
 			_wisp_words "continue realtime"
 			return ;;
@@ -531,7 +538,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --changed-disks --clock --tap --memory-file --paused --ready-fd --help" ;;
+		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --changed-disks --clone --prefetch --clock --tap --memory-file --paused --ready-fd --help" ;;
 		esac ;;
 	clone)
 		case $prev in
@@ -556,13 +563,15 @@ _wisp()
 		--converge)
 			_wisp_words "on off"
 			return ;;
+		--tls)
+			return ;;
 		--zstd)
 			return ;;
 		--run-dir)
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--bandwidth --downtime --max-rounds --converge --zstd --progress --json --cancel --recover --run-dir --help" ;;
+		-*) _wisp_words "--bandwidth --downtime --max-rounds --converge --hand-off --tls --zstd --progress --json --cancel --recover --run-dir --help" ;;
 		esac ;;
 	receive)
 		case $prev in
@@ -598,9 +607,19 @@ _wisp()
 		--log-file)
 			_wisp_files
 			return ;;
+		--tls)
+			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --trust-source --help" ;;
+		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --tls --trust-source --help" ;;
+		esac ;;
+	upgrade)
+		case $prev in
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--json --run-dir --help" ;;
 		esac ;;
 	doctor)
 		case $prev in
