@@ -30,7 +30,7 @@ CORE     := $(wildcard vmm/core/*.c)
 DEVICES  := $(wildcard devices/*.c)
 VIRTIO   := $(wildcard virtio/*.c)
 FIRMWARE := $(wildcard firmware/*.c)
-TOP      := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
+TOP      := $(filter-out vmm/main.c vmm/core/% vmm/seccomp/%,$(wildcard vmm/*.c vmm/*/*.c))
 LIB_SRC  := $(CORE) $(DEVICES) $(VIRTIO) $(FIRMWARE) $(TOP)
 # Filters of system calls: libseccomp makes them of tables when wisp is built.
 SECCOMP  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard vmm/seccomp/*.c))

@@ -4,7 +4,7 @@
 #include <time.h>
 
 #include "helpers/api.h"
-#include "vmm/control_client.h"
+#include "vmm/control/control_client.h"
 
 #define PAGES_A_MIB 256
 

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "helpers/api.h"
-#include "vmm/control_client.h"
+#include "vmm/control/control_client.h"
 #include "vmm/default_guest.h"
 
 #define MAX_MEMORY_MIB (64u << 20) /* of `wisp run` */

@@ -12,7 +12,7 @@
 #include <time.h>
 
 #include "helpers/api.h"
-#include "vmm/control_client.h"
+#include "vmm/control/control_client.h"
 
 /*
  * A group of keys. "+" behind a name: a latency, of which there are min_us, max_us and sum_us;

@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include "helpers/api.h"
-#include "vmm/control_client.h"
+#include "vmm/control/control_client.h"
 
 #define DEFAULT_ADDRESS "169.254.169.254"
 

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "helpers/api.h"
-#include "vmm/control_client.h"
+#include "vmm/control/control_client.h"
 
 #define MAX_RESOURCES (1u << 20)
 #define MAX_STATE     (64u << 20)

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "helpers/api.h"
-#include "vmm/control_client.h"
+#include "vmm/control/control_client.h"
 
 #define MAX_CLONES 1000
 #define MAX_OUTPUT (256 * 1024)

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "devices/net.h"
-#include "vmm/sandbox.h"
+#include "vmm/sandbox/sandbox.h"
 
 #define FRAMES_A_TURN 64
 #define MAX_CONTENTS  (64u << 20)

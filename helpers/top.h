@@ -8,8 +8,8 @@
 
 #include <jansson.h>
 
+#include "vmm/cli/usage.h"
 #include "vmm/core/util.h"
-#include "vmm/usage.h"
 
 #define TOP_MAX_COLUMNS 400
 #define TOP_MAX_ROWS	200

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "vmm/fleet.h"
+#include "vmm/fleet/fleet.h"
 
 /* Bytes of its pairs of queues: the even ones receive. What is left over is the control queue. */
 static void add_net(struct top_machine *m, const json_t *device)

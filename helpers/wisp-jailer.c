@@ -4,7 +4,8 @@
  * directory of a mount namespace, becomes --uid and --gid, and there runs --exec-file, which is
  * wisp under the name `firecracker`. See docs/firecracker.md.
  *
- * Needs root, as Firecracker's does. The monitor then locks itself in once more (vmm/sandbox.h).
+ * Needs root, as Firecracker's does. The monitor then locks itself in once more
+ * (vmm/sandbox/sandbox.h).
  */
 #include <errno.h>
 #include <getopt.h>

@@ -18,7 +18,7 @@
 
 #include "helpers/user_net.h"
 #include "vmm/core/log.h"
-#include "vmm/sandbox.h"
+#include "vmm/sandbox/sandbox.h"
 
 #define MAX_FORWARDS 64
 #define MAX_SEGMENTS 8

@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #include "vmm/core/util.h"
-#include "vmm/sandbox.h"
+#include "vmm/sandbox/sandbox.h"
 
 enum { CONNECTION_FD = 3, PLAIN_FD, STATUS_FD };
 

@@ -11,10 +11,10 @@
 #include <unistd.h>
 
 #include "helpers/top.h"
-#include "vmm/cli_control.h"
-#include "vmm/control_client.h"
+#include "vmm/cli/cli_control.h"
+#include "vmm/control/control_client.h"
 #include "vmm/core/clock.h"
-#include "vmm/fleet.h"
+#include "vmm/fleet/fleet.h"
 
 /* On the screen, those that do not answer must not make the others wait for long. */
 #define PATIENCE_MS 500

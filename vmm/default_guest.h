@@ -2,7 +2,7 @@
 #ifndef WISP_VMM_DEFAULT_GUEST_H
 #define WISP_VMM_DEFAULT_GUEST_H
 
-#include "vmm/config.h"
+#include "vmm/config/config.h"
 
 /*
  * The directory of this executable, without a slash at its end, into @dir.

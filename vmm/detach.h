@@ -5,7 +5,7 @@
 #ifndef WISP_VMM_DETACH_H
 #define WISP_VMM_DETACH_H
 
-#include "vmm/config.h"
+#include "vmm/config/config.h"
 #include "vmm/run_dir.h"
 
 /*

@@ -13,7 +13,7 @@
 
 #include <sys/types.h>
 
-#include "vmm/config.h"
+#include "vmm/config/config.h"
 #include "vmm/run_dir.h"
 
 /* Zero-initialised: not running. */

@@ -8,7 +8,7 @@
 #ifndef WISP_VMM_LAUNCH_H
 #define WISP_VMM_LAUNCH_H
 
-#include "vmm/machine.h"
+#include "vmm/machine/machine.h"
 
 struct machine_image;
 

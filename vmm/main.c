@@ -1,4 +1,4 @@
-/* wisp: the command line's entry. Verbs and options are in vmm/cli.h's tables. */
+/* wisp: the command line's entry. Verbs and options are in vmm/cli/cli.h's tables. */
 #include <fcntl.h>
 #include <malloc.h>
 #include <poll.h>
@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "vmm/cli.h"
+#include "vmm/cli/cli.h"
 #include "vmm/core/util.h"
 
 /*

@@ -8,13 +8,13 @@
 #include <unistd.h>
 
 #include "devices/terminal.h"
-#include "vmm/control.h"
-#include "vmm/core_sched.h"
-#include "vmm/elf_core.h"
-#include "vmm/kvm.h"
-#include "vmm/machine_state.h"
-#include "vmm/migrate.h"
-#include "vmm/working_set.h"
+#include "vmm/control/control.h"
+#include "vmm/debug/elf_core.h"
+#include "vmm/hypervisor/kvm.h"
+#include "vmm/machine/machine_state.h"
+#include "vmm/migrate/migrate.h"
+#include "vmm/sandbox/core_sched.h"
+#include "vmm/saved/working_set.h"
 
 /* A second signal after this long means: do not wait for disks any more. */
 #define PATIENCE_NS NSEC_PER_SEC

@@ -6,8 +6,8 @@
 #ifndef WISP_VMM_MONITOR_H
 #define WISP_VMM_MONITOR_H
 
-#include "vmm/kvm.h"
-#include "vmm/machine.h"
+#include "vmm/hypervisor/kvm.h"
+#include "vmm/machine/machine.h"
 #include "vmm/nbd_dial.h"
 
 /*
@@ -30,7 +30,7 @@ struct monitor_params {
 	int signal_fd;		 /* signalfd of END_SIGNALS and SIGWINCH, which are blocked */
 	int core_fd;		 /* where a core of a guest that failed goes; -1: nowhere */
 	uint64_t deadline_ns;	 /* when --timeout is over, on the monotonic clock; 0: never */
-	bool locked_in;		 /* born in a sandbox that is locked already (vmm/clone.h) */
+	bool locked_in;		 /* born in a sandbox that is locked already (vmm/saved/clone.h) */
 	struct machine_end *end; /* shared with the parent: how it ended */
 };
 

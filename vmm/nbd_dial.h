@@ -8,7 +8,7 @@
 
 #include <sys/types.h>
 
-#include "vmm/config.h"
+#include "vmm/config/config.h"
 
 /* Connect to the server of @uri, whose host may be a name. Returns the socket, or -errno. */
 int nbd_dial(const char *uri, struct error *err);

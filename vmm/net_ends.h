@@ -7,7 +7,7 @@
 #define WISP_VMM_NET_ENDS_H
 
 #include "devices/net_tap.h"
-#include "vmm/config.h"
+#include "vmm/config/config.h"
 #include "vmm/helper.h"
 
 struct net_ends {

@@ -1,6 +1,6 @@
 /*
  * Run directories: where a running microVM is found. RUNDIR/ID/ (0700) holds
- * control.sock (vmm/control.h) and, for those without a terminal, console.sock
+ * control.sock (vmm/control/control.h) and, for those without a terminal, console.sock
  * and the log.
  *
  * RUNDIR is $XDG_RUNTIME_DIR/wisp, else /run/user/UID/wisp, else /tmp/wisp-UID;

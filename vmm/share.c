@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 #include "devices/fs.h"
-#include "vmm/image.h"
-#include "vmm/sandbox.h"
+#include "vmm/images/image.h"
+#include "vmm/sandbox/sandbox.h"
 
 enum { ROOT_FD = 3, SOCKET_FD = 4 };
 

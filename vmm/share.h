@@ -10,7 +10,7 @@
 
 #include <sys/types.h>
 
-#include "vmm/config.h"
+#include "vmm/config/config.h"
 
 /* Zero-initialised: not running. */
 struct share {
@@ -21,8 +21,8 @@ struct share {
 /*
  * Start serving @config; @ret_socket is the monitor's end. Raises this
  * process's limit of open files, which the monitor inherits: every file that the guest
- * opens is one of its own. A root that is a container image (vmm/image.h) is unpacked first if need
- * be, and is read-only.
+ * opens is one of its own. A root that is a container image (images/image.h) is unpacked first if
+ * need be, and is read-only.
  */
 int share_start(struct share *s, const struct config_share *config, int *ret_socket,
 		struct error *err);

@@ -6,7 +6,7 @@
 #ifndef WISP_VMM_SWITCH_H
 #define WISP_VMM_SWITCH_H
 
-#include "vmm/config_parse.h"
+#include "vmm/config/config_parse.h"
 
 extern const struct config_item switch_options[];
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * wisp-agent: runs commands and copies files in the guest, for `wisp exec` and
- * `wisp cp` (vmm/agent_wire.h). It listens on a port of its vsock device, which
+ * `wisp cp` (vmm/control/agent_wire.h). It listens on a port of its vsock device, which
  * only the host can reach, and forks for each connection: what one session does
  * wrong is nothing to the next.
  *
@@ -18,7 +18,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "vmm/agent_tree.h"
+#include "vmm/control/agent_tree.h"
 
 /* As linux/vm_sockets.h has it, which not every C library finds. */
 struct vm_address {

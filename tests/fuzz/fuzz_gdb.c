@@ -11,9 +11,9 @@
 #include <unistd.h>
 
 #include "vmm/core/log.h"
-#include "vmm/gdb.h"
-#include "vmm/hv_null.h"
-#include "vmm/machine_internal.h"
+#include "vmm/debug/gdb.h"
+#include "vmm/hypervisor/hv_null.h"
+#include "vmm/machine/machine_internal.h"
 
 #define MAX_PACKET 4096u
 

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 #include "firmware/firmware.h"
-#include "vmm/x86.h"
+#include "vmm/hypervisor/x86.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -16,8 +16,8 @@
 #include <unistd.h>
 
 #include "vmm/core/log.h"
-#include "vmm/hv_null.h"
-#include "vmm/machine_internal.h"
+#include "vmm/hypervisor/hv_null.h"
+#include "vmm/machine/machine_internal.h"
 
 #define MEMORY (16 * MiB)
 

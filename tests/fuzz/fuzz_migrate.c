@@ -8,9 +8,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "vmm/migrate.h"
-#include "vmm/migrate_memory.h"
-#include "vmm/migrate_wire.h"
+#include "vmm/migrate/migrate.h"
+#include "vmm/migrate/migrate_memory.h"
+#include "vmm/migrate/migrate_wire.h"
 
 #define RAM_BYTES (3 * MiB + 5 * PAGE_SIZE)
 

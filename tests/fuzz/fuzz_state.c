@@ -9,9 +9,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "vmm/config_state.h"
-#include "vmm/hv_null.h"
-#include "vmm/machine_state.h"
+#include "vmm/config/config_state.h"
+#include "vmm/hypervisor/hv_null.h"
+#include "vmm/machine/machine_state.h"
 
 #define HEADER	    80u
 #define AT_VERSION  4

@@ -6,7 +6,7 @@
 #include <unistd.h>
 #include <zstd.h>
 
-#include "vmm/migrate_wire.h"
+#include "vmm/migrate/migrate_wire.h"
 
 #define WINDOW_HEADER 128
 

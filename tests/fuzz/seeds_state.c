@@ -8,7 +8,7 @@
 
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
-#include "vmm/machine_state.h"
+#include "vmm/machine/machine_state.h"
 
 static void set_flag(void *arg)
 {

@@ -2,8 +2,8 @@
  * relay LISTEN CONNECT FAULT WHERE [MARK] : between the two ends of a migration, to harm it.
  *
  * Forwards one connection at the UNIX socket LISTEN to CONNECT, record by record (the layout is
- * in vmm/migrate_wire.c). FAULT happens once, at the first record of type WHERE (a number), or at
- * the first behind WHERE bytes from the source ("@BYTES"):
+ * in vmm/migrate/migrate_wire.c). FAULT happens once, at the first record of type WHERE (a number),
+ * or at the first behind WHERE bytes from the source ("@BYTES"):
  *
  *   cut     both connections end, before the record
  *   after   both connections end, after it

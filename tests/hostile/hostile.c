@@ -26,7 +26,7 @@
 
 #include "tests/hostile/rings.h"
 #include "vmm/core/util.h"
-#include "vmm/sandbox.h"
+#include "vmm/sandbox/sandbox.h"
 
 #define ORDERS_FD 99
 

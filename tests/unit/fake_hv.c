@@ -8,7 +8,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "vmm/x86_state.h"
+#include "vmm/hypervisor/x86_state.h"
 
 #define MAX_SLOTS   32
 #define MAX_BOUND   256 /* ioeventfds, and irqfds */

@@ -13,8 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "vmm/agent_client.h"
-#include "vmm/agent_tree.h"
+#include "vmm/control/agent_client.h"
+#include "vmm/control/agent_tree.h"
 
 /* A directory of the test's own, and a connection. */
 struct fixture {

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "vmm/batch.h"
+#include "vmm/fleet/batch.h"
 
 static const struct batch_room plenty = { .cpus = 8, .jobs = 100, .memory_bytes = 4 * GiB };
 

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "vmm/cli.h"
+#include "vmm/cli/cli.h"
 
 #define MAX_FILE (1 << 20)
 

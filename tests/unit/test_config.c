@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "vmm/config.h"
+#include "vmm/config/config.h"
 
 #define MAX_ARGS 40
 

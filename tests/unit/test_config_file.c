@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "vmm/config_file.h"
+#include "vmm/config/config_file.h"
 
 #define MAX_GIVEN 16
 

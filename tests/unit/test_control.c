@@ -17,8 +17,8 @@
 
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
-#include "vmm/control.h"
-#include "vmm/control_client.h"
+#include "vmm/control/control.h"
+#include "vmm/control/control_client.h"
 #include "vmm/run_dir.h"
 
 struct served {

@@ -7,7 +7,7 @@
 
 #include <errno.h>
 
-#include "vmm/x86_cpuid.h"
+#include "vmm/hypervisor/x86_cpuid.h"
 
 #define TSC_KHZ 2600000
 

@@ -1,5 +1,5 @@
 /* `wisp disk`, with QEMU's tools as the judge of what it makes. */
-#include "vmm/disk.h"
+#include "vmm/disk/disk.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "vmm/doctor.h"
+#include "vmm/doctor/doctor.h"
 
 static char *text_of(const struct doctor *d, void (*print)(const struct doctor *d, FILE *out))
 {

@@ -12,8 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "vmm/fleet.h"
-#include "vmm/prometheus.h"
+#include "vmm/fleet/fleet.h"
+#include "vmm/fleet/prometheus.h"
 
 #define STAT_TAIL                                                                                  \
 	" S 1 1 1 0 -1 0 0 0 0 0 300 200 0 0 20 0 4 0 1 4096 25 18446744073709551615 0 0 0 0 0 0 " \

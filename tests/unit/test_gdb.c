@@ -15,8 +15,8 @@
 
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
-#include "vmm/gdb.h"
-#include "vmm/machine.h"
+#include "vmm/debug/gdb.h"
+#include "vmm/machine/machine.h"
 
 #define CODE 0x200000u /* where the guest "executes" */
 

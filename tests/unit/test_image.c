@@ -13,7 +13,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#include "vmm/image_internal.h"
+#include "vmm/images/image_internal.h"
 
 /* ---- a small writer of archives ---- */
 

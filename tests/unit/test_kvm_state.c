@@ -11,8 +11,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "vmm/kvm.h"
-#include "vmm/x86_state.h"
+#include "vmm/hypervisor/kvm.h"
+#include "vmm/hypervisor/x86_state.h"
 
 #define MEMORY_BYTES (2 * MiB)
 #define CODE_ADDR    0x1000

@@ -13,8 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/control/late_file.h"
 #include "vmm/core/util.h"
-#include "vmm/late_file.h"
 
 struct place {
 	char dir[64];

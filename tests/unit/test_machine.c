@@ -12,8 +12,8 @@
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
 #include "vmm/core/platform.h"
-#include "vmm/machine.h"
-#include "vmm/x86.h"
+#include "vmm/hypervisor/x86.h"
+#include "vmm/machine/machine.h"
 
 /* What the guest program does; one per machine. */
 enum program {

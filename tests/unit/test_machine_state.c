@@ -15,9 +15,9 @@
 
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
-#include "vmm/config_state.h"
-#include "vmm/machine_state.h"
-#include "vmm/x86_state.h"
+#include "vmm/config/config_state.h"
+#include "vmm/hypervisor/x86_state.h"
+#include "vmm/machine/machine_state.h"
 
 #define DISK_BYTES (1 * MiB)
 

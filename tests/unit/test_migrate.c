@@ -15,9 +15,9 @@
 #include <unistd.h>
 
 #include "tests/unit/fake_hv.h"
-#include "vmm/migrate_journal.h"
-#include "vmm/migrate_memory.h"
-#include "vmm/migrate_wire.h"
+#include "vmm/migrate/migrate_journal.h"
+#include "vmm/migrate/migrate_memory.h"
+#include "vmm/migrate/migrate_wire.h"
 
 /* ---- the stream ---- */
 

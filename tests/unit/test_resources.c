@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "vmm/resources.h"
+#include "vmm/fleet/resources.h"
 
 /* The configuration of @option with @value; its status. */
 static int parse(struct machine_config *c, const char *option, const char *value, struct error *err)

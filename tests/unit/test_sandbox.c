@@ -22,8 +22,8 @@
 
 #include <cmocka.h>
 
-#include "vmm/core_sched.h"
-#include "vmm/sandbox.h"
+#include "vmm/sandbox/core_sched.h"
+#include "vmm/sandbox/sandbox.h"
 
 /* What became of a child: by signal, or the errno of its call (0: it succeeded). */
 #define KILLED (-1)

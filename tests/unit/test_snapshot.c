@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 #include "tests/unit/fake_hv.h"
-#include "vmm/snapshot_chain.h"
-#include "vmm/snapshot_pages.h"
-#include "vmm/snapshot_track.h"
+#include "vmm/saved/snapshot_chain.h"
+#include "vmm/saved/snapshot_pages.h"
+#include "vmm/saved/snapshot_track.h"
 
 /* Two ranges, of which the first ends with a word of a bitmap and the second does not. */
 #define LOW_PAGES  128u

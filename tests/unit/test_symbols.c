@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 #include "vmm/core/guest_mem.h"
-#include "vmm/symbols.h"
-#include "vmm/test_internal.h"
-#include "vmm/vmcoreinfo.h"
+#include "vmm/debug/symbols.h"
+#include "vmm/testing/test_internal.h"
+#include "vmm/debug/vmcoreinfo.h"
 
 static const char map[] = "0000000000000000 D __per_cpu_start\n"
 			  "ffffffff81000000 T _text\n"

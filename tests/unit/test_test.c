@@ -14,9 +14,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "vmm/cpio.h"
-#include "vmm/modules.h"
-#include "vmm/test_internal.h"
+#include "vmm/testing/cpio.h"
+#include "vmm/testing/modules.h"
+#include "vmm/testing/test_internal.h"
 
 /* ---- options ---- */
 

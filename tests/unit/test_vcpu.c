@@ -6,8 +6,8 @@
 #include <cmocka.h>
 
 #include "tests/unit/fake_hv.h"
-#include "vmm/machine_internal.h"
-#include "vmm/vcpu.h"
+#include "vmm/machine/machine_internal.h"
+#include "vmm/machine/vcpu.h"
 
 #define NUM_VCPUS 3
 

@@ -7,7 +7,7 @@
 
 #include <errno.h>
 
-#include "vmm/x86.h"
+#include "vmm/hypervisor/x86.h"
 
 #define PHYS_BITS 46
 

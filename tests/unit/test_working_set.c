@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "vmm/working_set.h"
+#include "vmm/saved/working_set.h"
 
 #define PAGES 1024u
 

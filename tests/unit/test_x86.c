@@ -7,7 +7,7 @@
 
 #include <errno.h>
 
-#include "vmm/x86.h"
+#include "vmm/hypervisor/x86.h"
 
 static const struct fw_start linux64 = {
 	.entry = FW_ENTRY_LINUX64,

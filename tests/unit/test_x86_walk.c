@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "vmm/x86_walk.h"
+#include "vmm/hypervisor/x86_walk.h"
 
 #define RAM_BYTES (8 * MiB)
 #define PRESENT	  1ull

@@ -1,7 +1,7 @@
 /*
  * The hypervisor as the rest of wisp sees it: the one seam to KVM.
  *
- * vmm/kvm.c implements it over /dev/kvm, tests/unit/fake_hv.c over nothing.
+ * vmm/hypervisor/kvm.c implements it over /dev/kvm, tests/unit/fake_hv.c over nothing.
  * VM-wide functions may be called from any thread; those of a vCPU only from
  * the thread that runs it, but for hv_vcpu_kick().
  */
@@ -132,13 +132,13 @@ struct hv_ops {
 	int (*vcpu_setup)(struct hv_vcpu *vcpu, const struct x86_cpuid *cpuid, struct error *err);
 	/* The TSC's frequency as @vcpu's guest sees it; 0 when nobody says. May be NULL. */
 	uint64_t (*tsc_khz)(struct hv_vcpu *vcpu);
-	/* Registers as vmm/x86.h has them. */
+	/* Registers as vmm/hypervisor/x86.h has them. */
 	int (*vcpu_get)(struct hv_vcpu *vcpu, struct x86_vcpu_state *state);
 	int (*vcpu_set)(struct hv_vcpu *vcpu, const struct x86_vcpu_state *state);
 
 	/*
 	 * All of a vCPU that is out of the guest with nothing pending, and of the
-	 * interrupt controllers and clock, as vmm/x86_state.h has them. Any thread while
+	 * interrupt controllers and clock, as vmm/hypervisor/x86_state.h has them. Any thread while
 	 * all vCPUs stand still. Saved first the VM, then its vCPUs from 0 up; loaded
 	 * the other way round, the vCPUs having had their CPUID. Errors say what is missing.
 	 */

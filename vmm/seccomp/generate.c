@@ -99,7 +99,7 @@ static void print_filters(bool log)
 	unsigned len[NUM_KINDS];
 
 	printf("/* Made by vmm/seccomp/generate.c from the tables there. */\n"
-	       "#include \"vmm/sandbox_internal.h\"\n");
+	       "#include \"vmm/sandbox/sandbox_internal.h\"\n");
 	for (unsigned i = 0; i < NUM_KINDS; i++)
 		print_filter(&kinds[i], log, &len[i]);
 	printf("\nconst struct sandbox_filter sandbox_filters[SANDBOX_NUM_THREADS] = {\n");

@@ -1,0 +1,101 @@
+/* Completion for bash: docs/wisp.bash is what this prints. */
+#include "vmm/cli/cli.h"
+
+#include <ctype.h>
+
+/*
+ * The words of "stdio|none|file=PATH" as "stdio none file=": what a person
+ * chooses (in capitals) is left out.
+ */
+static void put_words(FILE *out, const char *value)
+{
+	for (const char *w = value; *w;) {
+		size_t len = strcspn(w, "|"), fixed = 0;
+
+		while (fixed < len && !isupper((unsigned char)w[fixed]) && w[fixed] != '[')
+			fixed++;
+		fprintf(out, "%s%.*s", w == value ? "" : " ", (int)fixed, w);
+		w += len;
+		w += *w == '|';
+	}
+}
+
+static bool is_path(const char *value)
+{
+	return !strncmp(value, "PATH", 4) || !strncmp(value, "FILE", 4);
+}
+
+/* How the value of option @o is completed; options without a fixed set of values offer nothing. */
+static void put_value(FILE *out, const struct config_item *o)
+{
+	if (!o->value || o->kind == CONFIG_FLAG)
+		return;
+	fprintf(out, "\t\t%s)\n", o->name);
+	if (o->keys) {
+		fputs("\t\t\tcase $cur in *,*)\n\t\t\t\t_wisp_keys \"", out);
+		for (const struct config_item *k = o->keys; k->name; k++)
+			fprintf(out, "%s%s%s", k == o->keys ? "" : " ", k->name,
+				k->kind == CONFIG_FLAG ? "" : "=");
+		fputs("\"\n\t\t\t\treturn ;;\n\t\t\tesac\n", out);
+	}
+	if (is_path(o->value)) {
+		fputs("\t\t\t_wisp_files\n", out);
+	} else if (strchr(o->value, '|')) {
+		fputs("\t\t\t_wisp_words \"", out);
+		put_words(out, o->value);
+		fputs("\"\n", out);
+	}
+	fputs("\t\t\treturn ;;\n", out);
+}
+
+static void put_verb(FILE *out, const struct cli_verb *v)
+{
+	if (!v->options)
+		return;
+	fprintf(out, "\t%s)\n\t\tcase $prev in\n", v->name);
+	for (const struct config_item *o = v->options; o->name; o++)
+		put_value(out, o);
+	fputs("\t\tesac\n\t\tcase $cur in\n\t\t-*) _wisp_words \"", out);
+	for (const struct config_item *o = v->options; o->name; o++)
+		fprintf(out, "%s ", o->name);
+	fputs("--help\" ;;\n", out);
+	if (v->takes_image)
+		fputs("\t\t*) _wisp_files ;;\n", out);
+	fputs("\t\tesac ;;\n", out);
+}
+
+void cli_print_bash(FILE *out)
+{
+	fputs("# bash completion for wisp, printed by 'wisp help --bash' from the option tables.\n"
+	      "# shellcheck shell=bash\n\n"
+	      "_wisp_words()\n{\n"
+	      "\tmapfile -t COMPREPLY < <(compgen -W \"$1\" -- \"$cur\")\n"
+	      "\tcase ${COMPREPLY[0]-} in *=) compopt -o nospace ;; esac\n}\n\n"
+	      "_wisp_files()\n{\n"
+	      "\tcompopt -o filenames\n"
+	      "\tmapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n}\n\n"
+	      "_wisp_keys()\n{\n"
+	      "\tcompopt -o nospace\n"
+	      "\tmapfile -t COMPREPLY < <(compgen -P \"${cur%,*},\" -W \"$1\" -- "
+	      "\"${cur##*,}\")\n}\n\n"
+	      "_wisp()\n{\n"
+	      "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n\n"
+	      "\tCOMPREPLY=()\n"
+	      "\tif [ \"$COMP_CWORD\" -eq 1 ]; then\n"
+	      "\t\t_wisp_words \"",
+	      out);
+	for (const struct cli_verb *v = cli_verbs; v->name; v++)
+		fprintf(out, "%s%s", v == cli_verbs ? "" : " ", v->name);
+	fputs("\"\n\t\treturn\n\tfi\n"
+	      "\t# bash splits --option=value at the sign.\n"
+	      "\tif [ \"$cur\" = = ]; then\n"
+	      "\t\tcur=\n"
+	      "\telif [ \"$prev\" = = ]; then\n"
+	      "\t\tprev=${COMP_WORDS[COMP_CWORD-2]}\n"
+	      "\tfi\n"
+	      "\tcase ${COMP_WORDS[1]} in\n",
+	      out);
+	for (const struct cli_verb *v = cli_verbs; v->name; v++)
+		put_verb(out, v);
+	fputs("\tesac\n}\n\ncomplete -F _wisp wisp\n", out);
+}

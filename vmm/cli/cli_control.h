@@ -1,0 +1,42 @@
+/*
+ * The verbs that look after running microVMs: ls, stat, pause, resume, stop,
+ * kill, console. Their option tables, for vmm/cli/cli_text.c, and what others need to
+ * write a verb of that kind.
+ */
+#ifndef WISP_VMM_CLI_CONTROL_H
+#define WISP_VMM_CLI_CONTROL_H
+
+#include <jansson.h>
+
+#include "vmm/config/config_parse.h"
+
+extern const struct config_item control_plain_options[];  /* --run-dir */
+extern const struct config_item control_report_options[]; /* and --json */
+extern const struct config_item control_stat_options[]; /* and --prometheus */
+extern const struct config_item control_stop_options[];
+extern const struct config_item control_top_options[]; /* of helpers/wisp-top.c */
+extern const struct config_item change_options[]; /* cli_change.c */
+
+/* What those options fill. */
+struct control_options {
+	char *run_dir;
+	bool json, prometheus;
+	unsigned timeout_seconds, delay_seconds;
+	bool once;
+};
+
+void control_options_done(struct control_options *o);
+
+/* Parse the arguments of @verb, which takes one microVM, and connect to it. A socket, or -errno. */
+int control_open(const char *verb, const struct config_item *options, struct control_options *o,
+		 int argc, char *const *argv, const char **ret_id, struct error *err);
+
+/*
+ * Ask for the end by @request ("stop", "kill") and return after it; with @force also that of a
+ * monitor that does not answer. @ret_reply, which may be NULL, says how it ended, or becomes NULL
+ * when nobody was left to say so.
+ */
+int control_end_machine(int sock, json_t *request, bool force, json_t **ret_reply,
+			struct error *err);
+
+#endif

@@ -1,0 +1,113 @@
+/* The verbs core and gdb. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "vmm/cli/cli.h"
+#include "vmm/cli/cli_control.h"
+#include "vmm/control/control_client.h"
+#include "vmm/control/late_file.h"
+#include "vmm/debug/gdb.h"
+#include "vmm/run_dir.h"
+
+struct gdb_options {
+	char *run_dir;
+	char *listen;
+};
+
+#define RUN_DIR_ITEM(options)                                                                      \
+	{ "--run-dir", "DIR", "Where running microVMs have their directories (as for run)",        \
+	  CONFIG_STRING, offsetof(struct options, run_dir) }
+
+const struct config_item cli_gdb_options[] = {
+	RUN_DIR_ITEM(gdb_options),
+	{ "--listen", "tcp:PORT|unix:PATH",
+	  "Where gdb is to connect (gdb.sock in the run directory)",
+	  CONFIG_STRING, offsetof(struct gdb_options, listen) },
+	{ 0 },
+};
+
+static int ask_with_fd(const char *run_dir, const char *id, const char *verb, int fd,
+		       struct error *err)
+{
+	int sock = control_connect_in(run_dir, id, err), r;
+
+	if (sock < 0)
+		return sock;
+	r = control_ask(sock, json_pack("{s:s}", "do", verb), &fd, 1, NULL, err);
+	close(sock);
+	return r;
+}
+
+int core_main(int argc, char **argv)
+{
+	struct control_options o = { 0 };
+	struct late_file file = { .fd = -1 };
+	const char *names[2];
+	struct error err = { 0 };
+	int r = config_parse_verb("core", control_plain_options, &o, argc, argv, names, 2, &err);
+
+	if (r >= 0 && r != 2)
+		r = error_usage(&err, -EINVAL, "core: which microVM, and into which file?");
+	if (r >= 0)
+		r = late_file_open(&file, "core", names[1], &err);
+	if (r >= 0)
+		r = ask_with_fd(o.run_dir, names[0], "core", file.fd, &err);
+	if (r >= 0)
+		r = late_file_keep(&file, &err);
+	late_file_close(&file);
+	control_options_done(&o);
+	if (r < 0) {
+		error_print(&err);
+		return error_status(&err);
+	}
+	return 0;
+}
+
+/* gdb's name for what listens at @where: "unix:" is ours. */
+static const char *target_name(const char *where)
+{
+	return strncmp(where, "unix:", 5) == 0 ? where + 5 : where;
+}
+
+int gdb_main(int argc, char **argv)
+{
+	struct gdb_options o = { 0 };
+	struct error err = { 0 };
+	char root[PATH_MAX], where[PATH_MAX + 64];
+	const char *id;
+	int fd = -1;
+	int r = config_parse_verb("gdb", cli_gdb_options, &o, argc, argv, &id, 1, &err);
+
+	if (r == 0)
+		r = error_usage(&err, -EINVAL, "gdb: which microVM? ('wisp ls' lists them)");
+	if (r > 0 && o.listen) {
+		snprintf(where, sizeof(where), "%s", o.listen);
+	} else if (r > 0 && strchr(id, '/')) {
+		snprintf(where, sizeof(where), "unix:%s/gdb.sock", id);
+	} else if (r > 0) {
+		r = run_dir_root(root, sizeof(root), o.run_dir, false, &err);
+		if (r == -ENOENT)
+			error_usage(&err, r, "gdb: no microVM '%s'", id);
+		snprintf(where, sizeof(where), "unix:%s/%s/gdb.sock", root, id);
+	}
+	if (r >= 0)
+		r = fd = gdb_listen(where, &err);
+	if (r >= 0) {
+		r = ask_with_fd(o.run_dir, id, "gdb", fd, &err);
+		close(fd);
+		if (r < 0)
+			gdb_unlisten(where);
+	}
+	if (r >= 0)
+		printf("target remote %s\n", target_name(where));
+	free(o.run_dir);
+	free(o.listen);
+	if (r < 0) {
+		error_print(&err);
+		return error_status(&err);
+	}
+	return 0;
+}

@@ -1,0 +1,79 @@
+#include "vmm/cli/cli_disks.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/control/control_client.h"
+
+#define QCOW2_MAGIC "QFI\xfb"
+
+static bool is_qcow2(const json_t *disk, int fd)
+{
+	char magic[4096] __attribute__((aligned(4096)));
+
+	/* By its own blocks, for a disk that is open with O_DIRECT. */
+	return !json_is_true(json_object_get(disk, "raw")) &&
+	       pread(fd, magic, sizeof(magic), 0) >= 4 && !memcmp(magic, QCOW2_MAGIC, 4);
+}
+
+int cli_disks_refuse(const struct cli_disks *d, bool all, struct error *err)
+{
+	for (unsigned i = 0; i < d->num; i++) {
+		if (!d->disk[i].is_file)
+			return error_usage(err, -ENOTSUP,
+					   "disk '%s': not a file, so %s cannot keep it",
+					   d->disk[i].path, all ? "a clone" : "a snapshot");
+		if (!d->disk[i].qcow2 || (d->disk[i].read_only && !all))
+			continue;
+		error_usage(err, -ENOTSUP, "disk '%s': of format qcow2, which %s cannot keep yet",
+			    d->disk[i].path, all ? "a clone" : "a snapshot");
+		error_hint(err, "'wisp disk convert' makes it a raw one");
+		return -ENOTSUP;
+	}
+	return 0;
+}
+
+int cli_disks_get(struct cli_disks *d, int sock, struct error *err)
+{
+	int fds[CONFIG_MAX_DISKS];
+	struct control_extra extra = { .fds = fds, .max_fds = CONFIG_MAX_DISKS };
+	json_t *disks, *disk;
+	size_t i;
+	int r;
+
+	*d = (struct cli_disks){ 0 };
+	r = control_ask_extra(sock, json_pack("{s:s}", "do", "disks"), NULL, 0, &d->reply, &extra,
+			      err);
+	if (r < 0)
+		return r;
+	disks = json_object_get(d->reply, "disks");
+	for (i = 0; i < extra.num_fds; i++)
+		d->disk[d->num++].fd = fds[i];
+	if (json_array_size(disks) != d->num)
+		return error_set(err, -EBADMSG, "the monitor's answer makes no sense");
+	json_array_foreach(disks, i, disk)
+	{
+		struct cli_disk *to = &d->disk[i];
+		struct stat st;
+
+		to->id = json_string_value(json_object_get(disk, "id"));
+		to->path = json_string_value(json_object_get(disk, "path"));
+		to->read_only = json_is_true(json_object_get(disk, "read_only"));
+		to->direct = json_is_true(json_object_get(disk, "direct"));
+		if (!to->id || !to->path || strchr(to->id, '/') || fstat(to->fd, &st) < 0)
+			return error_set(err, -EBADMSG, "the monitor's answer makes no sense");
+		to->is_file = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode);
+		to->nameless = st.st_nlink == 0;
+		to->qcow2 = is_qcow2(disk, to->fd);
+	}
+	return 0;
+}
+
+void cli_disks_done(struct cli_disks *d)
+{
+	for (unsigned i = 0; i < d->num; i++)
+		close(d->disk[i].fd);
+	json_decref(d->reply);
+	*d = (struct cli_disks){ 0 };
+}

@@ -1,0 +1,285 @@
+/* wisp exec: a command in a running guest, with our streams or our terminal. */
+#include "vmm/cli/cli_guest.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "devices/terminal.h"
+#include "vmm/cli/cli.h"
+#include "vmm/control/agent_client.h"
+
+#define MEMBER(m) offsetof(struct exec_options, m)
+
+#define MAX_ARGS      1024
+#define MAX_VARIABLES 256
+#define WAIT_SECONDS  10
+
+struct exec_options {
+	char *run_dir, *directory;
+	bool terminal;
+	unsigned wait_seconds;
+	const char *variable[MAX_VARIABLES];
+	unsigned num_variables;
+};
+
+static int add_variable(struct config_parse *p, const char *value, void *target)
+{
+	struct exec_options *o = target;
+
+	if (!strchr(value, '=') || *value == '=')
+		return config_fail(p, "'%s' is not VARIABLE=VALUE", value);
+	if (o->num_variables == MAX_VARIABLES)
+		return config_fail(p, "more than %d variables", MAX_VARIABLES);
+	o->variable[o->num_variables++] = value;
+	return 0;
+}
+
+const struct config_item exec_options[] = {
+	{ "-t", NULL, "Give the command a terminal, joined to this one", CONFIG_FLAG,
+	  MEMBER(terminal) },
+	{ "-e", "VARIABLE=VALUE", "Set a variable of its environment. May be repeated",
+	  CONFIG_CUSTOM, .repeat = true, .parse = add_variable },
+	{ "-w", "DIRECTORY", "Where in the guest it starts (/)", CONFIG_STRING, MEMBER(directory) },
+	{ "--wait", "SECONDS", "How long the guest may take to be ready (10)", CONFIG_NUMBER,
+	  MEMBER(wait_seconds), 0, 86400 },
+	{ "--run-dir", "DIR", "Where running microVMs have their directories (as for run)",
+	  CONFIG_STRING, MEMBER(run_dir) },
+	{ 0 },
+};
+
+/* A command that runs. */
+struct exec {
+	int sock;
+	int signals; /* signalfd */
+	bool terminal;
+	bool input_ended;
+	size_t under_way; /* bytes of input that the guest has not taken */
+	int status;	  /* once it has ended */
+};
+
+/* ---- to the guest ---- */
+
+static int send_window(int sock, enum agent_type type)
+{
+	struct winsize w = { .ws_row = 24, .ws_col = 80 };
+	uint8_t size[4];
+
+	ioctl(STDIN_FILENO, TIOCGWINSZ, &w);
+	put_le16(size, w.ws_row);
+	put_le16(size + 2, w.ws_col);
+	return agent_send(sock, type, size, sizeof(size));
+}
+
+static int send_string(int sock, enum agent_type type, const char *s)
+{
+	return agent_send(sock, type, s, strlen(s));
+}
+
+static int send_command(const struct exec_options *o, int sock, const char *const *args,
+			unsigned num)
+{
+	const char *term = getenv("TERM");
+	char text[256];
+	int r = 0;
+
+	if (o->terminal && term) {
+		snprintf(text, sizeof(text), "TERM=%s", term);
+		r = send_string(sock, AGENT_VARIABLE, text);
+	}
+	for (unsigned i = 0; i < o->num_variables && !r; i++)
+		r = send_string(sock, AGENT_VARIABLE, o->variable[i]);
+	for (unsigned i = 0; i < num && !r; i++)
+		r = send_string(sock, AGENT_ARG, args[i]);
+	if (!r && o->directory)
+		r = send_string(sock, AGENT_DIRECTORY, o->directory);
+	if (!r && o->terminal)
+		r = send_window(sock, AGENT_TERMINAL);
+	return r ? r : agent_send(sock, AGENT_RUN, NULL, 0);
+}
+
+/* Room for input that the guest will certainly take: so sending never waits for its reader. */
+static size_t window(const struct exec *e)
+{
+	return AGENT_WINDOW - e->under_way;
+}
+
+static int pass_input(struct exec *e)
+{
+	char buf[AGENT_MAX_FRAME];
+	ssize_t n = read(STDIN_FILENO, buf, MIN(sizeof(buf), window(e)));
+
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return 0;
+	if (n <= 0) {
+		e->input_ended = true;
+		n = 0;
+	}
+	e->under_way += n;
+	return agent_send(e->sock, AGENT_INPUT, buf, n);
+}
+
+static int pass_signal(struct exec *e)
+{
+	struct signalfd_siginfo info;
+	uint8_t number;
+
+	if (read(e->signals, &info, sizeof(info)) != sizeof(info))
+		return 0;
+	if (info.ssi_signo == SIGWINCH)
+		return e->terminal ? send_window(e->sock, AGENT_WINDOW_SIZE) : 0;
+	number = info.ssi_signo;
+	return agent_send(e->sock, AGENT_SIGNAL, &number, 1);
+}
+
+/* ---- from the guest ---- */
+
+static int write_all(int fd, const char *p, size_t len)
+{
+	while (len) {
+		struct pollfd wait = { .fd = fd, .events = POLLOUT };
+		ssize_t n = write(fd, p, len);
+
+		if (n < 0 && errno == EAGAIN)
+			poll(&wait, 1, -1);
+		else if (n < 0 && errno != EINTR)
+			return -errno;
+		if (n > 0) {
+			p += n;
+			len -= n;
+		}
+	}
+	return 0;
+}
+
+/* Returns 1 when the command has ended, 0 to go on, -errno. */
+static int handle(struct exec *e, const struct agent_frame *f, struct error *err)
+{
+	int r;
+
+	switch (f->type) {
+	case AGENT_OUTPUT:
+	case AGENT_ERRORS:
+		r = write_all(f->type == AGENT_OUTPUT ? STDOUT_FILENO : STDERR_FILENO, f->data,
+			      f->len);
+		return r < 0 ? error_set(err, r, "exec: cannot write: %m") : 0;
+	case AGENT_TAKEN:
+		if (f->len != 4 || get_le32(f->data) > e->under_way)
+			break;
+		e->under_way -= get_le32(f->data);
+		return 0;
+	case AGENT_ENDED:
+		if (f->len != 2)
+			break;
+		e->status = f->data[0] ? 128 + (uint8_t)f->data[1] : (uint8_t)f->data[1];
+		return 1;
+	case AGENT_FAILED:
+		r = agent_failure(f, "exec", err);
+		/* As shells have it. */
+		e->status = r == -ENOENT ? 127 : 126;
+		return r;
+	}
+	return error_set(err, -EBADMSG, "exec: the guest's agent makes no sense");
+}
+
+static int serve(struct exec *e, struct error *err)
+{
+	struct agent_frame f;
+	int r;
+
+	for (;;) {
+		bool more = !e->input_ended && window(e);
+		struct pollfd p[3] = {
+			{ .fd = e->sock, .events = POLLIN },
+			{ .fd = e->signals, .events = POLLIN },
+			{ .fd = more ? STDIN_FILENO : -1, .events = POLLIN },
+		};
+
+		if (poll(p, ARRAY_SIZE(p), -1) < 0 && errno != EINTR)
+			return error_set(err, -errno, "exec: %m");
+		if (p[0].revents) {
+			r = agent_receive(e->sock, &f);
+			if (r <= 0)
+				return error_set(err, -ECONNRESET,
+						 "exec: the connection to the guest is lost");
+			r = handle(e, &f, err);
+			if (r)
+				return r;
+		}
+		/* An end is noticed above. */
+		if (p[1].revents)
+			pass_signal(e);
+		if (p[2].revents)
+			pass_input(e);
+	}
+}
+
+static int open_signals(bool terminal)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGWINCH);
+	/* From a terminal of its own these come as characters. */
+	if (!terminal) {
+		sigaddset(&set, SIGINT);
+		sigaddset(&set, SIGQUIT);
+	}
+	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGUSR2);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	return signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+}
+
+static int run(const struct exec_options *o, const char *const *args, unsigned num, struct exec *e,
+	       struct error *err)
+{
+	int r;
+
+	e->sock = agent_connect(o->run_dir, args[0], o->wait_seconds, err);
+	if (e->sock < 0)
+		return e->sock;
+	e->terminal = o->terminal;
+	e->signals = open_signals(o->terminal);
+	r = e->signals < 0 ? -errno : send_command(o, e->sock, args + 1, num - 1);
+	if (r < 0)
+		return error_set(err, r, "exec: %m");
+	if (o->terminal && isatty(STDIN_FILENO)) {
+		terminal_save(STDIN_FILENO);
+		terminal_raw();
+	}
+	r = serve(e, err);
+	terminal_restore();
+	return r;
+}
+
+int exec_main(int argc, char **argv)
+{
+	struct exec_options o = { .wait_seconds = WAIT_SECONDS };
+	struct exec e = { .sock = -1, .signals = -1 };
+	const char *args[MAX_ARGS];
+	struct error err = { 0 };
+	int n, r;
+
+	n = r = config_parse_verb("exec", exec_options, &o, argc, argv, args, MAX_ARGS, &err);
+	if (n == 0)
+		r = error_usage(&err, -EINVAL, "exec: which microVM? ('wisp ls' lists them)");
+	else if (n == 1)
+		r = error_usage(&err, -EINVAL, "exec: which command?");
+	if (r >= 0)
+		r = run(&o, args, n, &e, &err);
+	if (r < 0)
+		error_print(&err);
+	free(o.run_dir);
+	free(o.directory);
+	return r == 1 || e.status ? e.status : error_status(&err);
+}

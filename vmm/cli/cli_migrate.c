@@ -1,0 +1,313 @@
+/* wisp migrate: hand a running guest to a `wisp receive`, without stopping it for long. */
+#include "vmm/cli/cli_migrate.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "vmm/cli/cli_disks.h"
+#include "vmm/control/control_client.h"
+#include "vmm/migrate/migrate_address.h"
+#include "vmm/migrate/migrate_journal.h"
+
+struct migrate_options {
+	char *run_dir, *tls;
+	uint64_t bandwidth;
+	unsigned level, max_rounds, downtime_ms;
+	bool converge, hand_off, json, progress, cancel, recover;
+};
+
+#define MEMBER(m) offsetof(struct migrate_options, m)
+
+static int parse_bandwidth(struct config_parse *p, const char *value, void *target)
+{
+	struct migrate_options *o = target;
+
+	/* Slower than this, a record may take longer than the other side waits for one. */
+	if (config_parse_size(value, 1, &o->bandwidth) < 0 || o->bandwidth < MiB)
+		return config_fail(p, "'%s' is not a size of at least 1M", value);
+	return 0;
+}
+
+const struct config_item migrate_options[] = {
+	{ "--bandwidth", "SIZE",
+	  "Send at most so many bytes a second while the guest runs (no limit)",
+	  CONFIG_CUSTOM, .parse = parse_bandwidth },
+	{ "--downtime", "MS",
+	  "Stop the guest for the rest when that should take no longer, in milliseconds (100)",
+	  CONFIG_NUMBER, MEMBER(downtime_ms), 1, 600000 },
+	{ "--max-rounds", "N", "Stop it after so many rounds in any case (30)", CONFIG_NUMBER,
+	  MEMBER(max_rounds), 1, 1000 },
+	{ "--converge", "on|off",
+	  "Slow the guest down when it changes memory faster than it can be sent (on)",
+	  CONFIG_SWITCH, MEMBER(converge) },
+	{ "--hand-off", NULL,
+	  "To a monitor of this host, by a UNIX socket: hand shared memory over as it is, write "
+	  "private memory straight into the other's",
+	  CONFIG_FLAG, MEMBER(hand_off) },
+	{ "--tls", "DIR",
+	  "Encrypt tcp:, with the certificates of DIR: ca.pem, cert.pem, key.pem "
+	  "(docs/migration.md)",
+	  CONFIG_STRING, MEMBER(tls) },
+	{ "--zstd", "LEVEL", "Compress pages (0: not)", CONFIG_NUMBER, MEMBER(level), 0, 19 },
+	{ "--progress", NULL, "Print a line for each round and half second, on standard error",
+	  CONFIG_FLAG, MEMBER(progress) },
+	{ "--json", NULL,
+	  "Print progress (with --progress) and the report as JSON objects, one a line",
+	  CONFIG_FLAG, MEMBER(json) },
+	{ "--cancel", NULL, "Give up the migration of ID that is under way", CONFIG_FLAG,
+	  MEMBER(cancel) },
+	{ "--recover", NULL,
+	  "Settle what crashes have left of migrations, of ID or of all microVMs of this user",
+	  CONFIG_FLAG, MEMBER(recover) },
+	{ "--run-dir", "DIR", "Where running microVMs have their directories (as for run)",
+	  CONFIG_STRING, MEMBER(run_dir) },
+	{ 0 },
+};
+
+/* One that is being carried out. */
+struct migration {
+	const struct migrate_options *options;
+	struct migrate_journal journal;
+	struct cli_disks disks;
+	int in, out;
+	int hold[2]; /* while the second is open we are there */
+};
+
+static double number(const json_t *o, const char *key)
+{
+	return (double)json_integer_value(json_object_get(o, key));
+}
+
+static void print_json(const json_t *o)
+{
+	json_dumpf(o, stdout, JSON_COMPACT);
+	printf("\n");
+	fflush(stdout);
+}
+
+static void show(void *arg, const json_t *p)
+{
+	const struct migration *mig = arg;
+
+	if (!mig->options->progress)
+		return;
+	if (mig->options->json) {
+		print_json(p);
+		return;
+	}
+	fprintf(stderr,
+		"wisp: %s: round %.0f, %.1f MiB sent, %.1f MiB to go, %.0f MiB/s, %.1f s\n",
+		json_string_value(json_object_get(p, "phase")), number(p, "rounds"),
+		number(p, "bytes") / MiB, number(p, "pending_pages") * PAGE_SIZE / MiB,
+		number(p, "bytes_per_second") / MiB, number(p, "total_us") / 1e6);
+}
+
+static const char *way_text(const json_t *reply)
+{
+	const char *way = json_string_value(json_object_get(reply, "memory"));
+
+	if (way && !strcmp(way, "shared"))
+		return ", handed over as they are";
+	return way && !strcmp(way, "written") ? ", written there" : "";
+}
+
+static void report(const struct migrate_options *o, const char *id, const char *dest,
+		   json_t *reply)
+{
+	if (o->json) {
+		json_object_del(reply, "ok");
+		print_json(reply);
+		return;
+	}
+	printf("'%s' runs at %s: %.1f MiB sent in %.2f s (pages %.1f MiB%s, state %.1f KiB), %.0f "
+	       "rounds, guest paused for %.1f ms\n",
+	       id, dest, number(reply, "bytes") / MiB, number(reply, "total_us") / 1e6,
+	       number(reply, "page_bytes") / MiB, way_text(reply),
+	       number(reply, "state_bytes") / KiB, number(reply, "rounds"),
+	       number(reply, "blackout_us") / 1000);
+}
+
+static int ask(struct migration *mig, int sock, json_t **ret_reply, struct error *err)
+{
+	const struct migrate_options *o = mig->options;
+	struct control_extra extra = { .progress = show, .arg = mig };
+	const int fds[] = { mig->in, mig->out, mig->journal.fd, mig->hold[0] };
+	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:b}", "do", "migrate",
+				    "uuid", mig->journal.uuid, "level", o->level, "max_rounds",
+				    o->max_rounds, "downtime_ms", o->downtime_ms, "bandwidth",
+				    (json_int_t)o->bandwidth, "converge", o->converge, "hand_off",
+				    o->hand_off);
+
+	return control_ask_extra(sock, request, fds, ARRAY_SIZE(fds), ret_reply, &extra, err);
+}
+
+static int begin_journal(struct migration *mig, const char *id, const char *dest, struct error *err)
+{
+	uint8_t uuid[MIGRATE_UUID_BYTES];
+
+	if (migrate_uuid_new(uuid) < 0)
+		return error_set(err, -EIO, "migration: no random numbers");
+	migrate_uuid_print(uuid, mig->journal.uuid);
+	snprintf(mig->journal.id, sizeof(mig->journal.id), "%s", id);
+	snprintf(mig->journal.peer, sizeof(mig->journal.peer), "%.200s", dest);
+	return migrate_journal_create(&mig->journal, mig->options->run_dir, err);
+}
+
+/* Does its monitor still answer? Connected it may be to one that was killed just now. */
+static bool is_there(const struct migration *mig)
+{
+	struct error ignored = { 0 };
+	int sock = control_connect_in(mig->options->run_dir, mig->journal.id, &ignored), r;
+
+	if (sock < 0)
+		return false;
+	r = control_ask(sock, json_pack("{s:s}", "do", "migrate-status"), NULL, 0, NULL, &ignored);
+	close(sock);
+	return r == 0;
+}
+
+/*
+ * The guest is here as before, or there and known to run: then nothing is left to be settled. With
+ * the answer missing the journal stays for --recover: also when the guest was killed here, for a
+ * destination may be ready by now, and be waiting to be told of the commit or of that.
+ */
+static void end_journal(struct migration *mig, int r)
+{
+	struct migrate_journal now = { 0 };
+
+	if (r < 0 && migrate_journal_read(mig->options->run_dir, mig->journal.uuid, MIGRATE_SOURCE,
+					  &now) == 0 &&
+	    (!strcmp(now.phase, MIGRATE_PHASE_COMMITTED) ||
+	     (!strcmp(now.phase, MIGRATE_PHASE_STARTED) && !is_there(mig)))) {
+		close(mig->journal.fd);
+		mig->journal.fd = -1;
+		return;
+	}
+	migrate_journal_remove(&mig->journal);
+}
+
+/* Two monitors would have two ideas of what is in its tables. */
+static int check_disks(const struct cli_disks *d, struct error *err)
+{
+	for (unsigned i = 0; i < d->num; i++) {
+		if (!d->disk[i].qcow2 || d->disk[i].read_only)
+			continue;
+		error_usage(err, -ENOTSUP, "disk '%s': of format qcow2, which cannot move yet",
+			    d->disk[i].path);
+		error_hint(err, "'wisp disk convert' makes it a raw one");
+		return -ENOTSUP;
+	}
+	return 0;
+}
+
+/* To @dest, which is called @peer in words. */
+static int hand_over(const struct migrate_options *o, const char *id, const char *dest,
+		     const char *peer, json_t **ret_report, struct error *err)
+{
+	struct migration mig = {
+		.options = o,
+		.journal.fd = -1,
+		.in = -1,
+		.out = -1,
+		.hold = { -1, -1 },
+	};
+	int sock, r;
+
+	sock = control_connect_in(o->run_dir, id, err);
+	if (sock < 0)
+		return sock;
+	r = cli_disks_get(&mig.disks, sock, err);
+	if (!r)
+		r = check_disks(&mig.disks, err);
+	if (!r && pipe2(mig.hold, O_CLOEXEC) < 0)
+		r = error_set(err, -errno, "pipe: %m");
+	if (!r)
+		r = migrate_address_open(dest, false, o->tls, &mig.in, &mig.out, err);
+	if (!r)
+		r = begin_journal(&mig, id, peer, err);
+	if (!r) {
+		r = ask(&mig, sock, ret_report, err);
+		end_journal(&mig, r);
+	}
+	cli_disks_done(&mig.disks);
+	for (unsigned i = 0; i < 2; i++)
+		if (mig.hold[i] >= 0)
+			close(mig.hold[i]);
+	if (mig.in >= 0)
+		close(mig.in);
+	if (mig.out >= 0 && mig.out != mig.in)
+		close(mig.out);
+	close(sock);
+	return r;
+}
+
+static int migrate(const struct migrate_options *o, const char *id, const char *dest,
+		   struct error *err)
+{
+	json_t *reply = NULL;
+	int r = hand_over(o, id, dest, dest, &reply, err);
+
+	if (!r)
+		report(o, id, dest, reply);
+	json_decref(reply);
+	return r;
+}
+
+static int cancel(const struct migrate_options *o, const char *id, struct error *err)
+{
+	int sock = control_connect_in(o->run_dir, id, err), r;
+
+	if (sock < 0)
+		return sock;
+	r = control_ask(sock, json_pack("{s:s}", "do", "migrate-cancel"), NULL, 0, NULL, err);
+	close(sock);
+	return r;
+}
+
+static int carry_out(const struct migrate_options *o, const char *const *args, int num,
+		     struct error *err)
+{
+	if (o->recover && num < 2)
+		return migrate_recover(o->run_dir, num ? args[0] : NULL, err);
+	if (o->cancel && num == 1)
+		return cancel(o, args[0], err);
+	if (num == 2 && !o->recover && !o->cancel)
+		return migrate(o, args[0], args[1], err);
+	return error_usage(err, -EINVAL, "migrate: needs ID and DESTINATION, --cancel ID, or "
+					 "--recover [ID]");
+}
+
+#define DEFAULTS .max_rounds = 30, .downtime_ms = 100, .converge = true
+
+int migrate_in_place(const char *run_dir, const char *id, const char *dest, const char *peer,
+		     json_t **ret_report, struct error *err)
+{
+	const struct migrate_options o = {
+		.run_dir = (char *)run_dir,
+		.hand_off = true,
+		DEFAULTS,
+	};
+
+	return hand_over(&o, id, dest, peer, ret_report, err);
+}
+
+int migrate_main(int argc, char **argv)
+{
+	struct migrate_options o = { DEFAULTS };
+	const char *args[2];
+	struct error err = { 0 };
+	int r;
+
+	r = config_parse_verb("migrate", migrate_options, &o, argc, argv, args, 2, &err);
+	if (r >= 0)
+		r = carry_out(&o, args, r, &err);
+	free(o.run_dir);
+	free(o.tls);
+	if (r < 0)
+		error_print(&err);
+	return r < 0 ? error_status(&err) : r > 0;
+}

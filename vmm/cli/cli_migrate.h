@@ -1,0 +1,33 @@
+/* The verbs that move a running microVM to another monitor: rows of cli_text.c. */
+#ifndef WISP_VMM_CLI_MIGRATE_H
+#define WISP_VMM_CLI_MIGRATE_H
+
+#include <jansson.h>
+
+#include "vmm/config/config_parse.h"
+
+extern const struct config_item migrate_options[];
+extern const struct config_item receive_options[];
+extern const struct config_item upgrade_options[];
+
+int migrate_main(int argc, char **argv);
+int receive_main(int argc, char **argv);
+int upgrade_main(int argc, char **argv);
+
+/*
+ * For `wisp upgrade`, both ends of it. Hand @id over to who is at the other end of @dest, on this
+ * host, called @peer in words; @ret_report is the monitor's. And there: take the guest that comes
+ * from @source, in the background, to be found as @run_id although that is not its name; the
+ * exit status, in the foreground once it runs.
+ */
+int migrate_in_place(const char *run_dir, const char *id, const char *dest, const char *peer,
+		     json_t **ret_report, struct error *err);
+int receive_in_place(const char *run_dir, const char *run_id, const char *source);
+
+/*
+ * Settle what crashed migrations left, as far as it can be told from here; says each case in
+ * words. @id: of this microVM alone; or NULL. Returns how many are left, or -errno.
+ */
+int migrate_recover(const char *run_dir, const char *id, struct error *err);
+
+#endif

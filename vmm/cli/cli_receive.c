@@ -1,0 +1,307 @@
+/* wisp receive: the machine that another monitor hands over, by what this host calls its files. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "vmm/cli/cli_migrate.h"
+#include "vmm/cli/cli_saved.h"
+#include "vmm/config/config_state.h"
+#include "vmm/core/guest_mem.h"
+#include "vmm/default_guest.h"
+#include "vmm/launch.h"
+#include "vmm/machine/machine_state.h"
+#include "vmm/migrate/migrate.h"
+#include "vmm/migrate/migrate_address.h"
+#include "vmm/migrate/migrate_journal.h"
+#include "vmm/migrate/migrate_wire.h"
+
+/* How long a source that has connected may take to say who it is. */
+#define HELLO_MS 10000
+
+struct receiving {
+	struct saved_options options;
+	struct migrate_wire wire;
+	struct migrate_arrival arrival;
+	struct migrate_journal journal;
+	struct machine_config config;
+	struct state_set state;
+	uint8_t *hello; /* what @state borrows from */
+	const char *run_id; /* where it is found for now; NULL: by its name */
+};
+
+/*
+ * The source says which files and networks its guest has, and they are opened here with our user's
+ * rights. So it has to be somebody who could open them anyway: this user, or whoever is at
+ * the other end of a command or descriptor that this user provided.
+ */
+static int check_source(const struct receiving *x, const char *source, struct error *err)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	/* With certificates it is somebody to whom our authority gave one, for this. */
+	if (x->options.trust_source || x->options.tls)
+		return 0;
+	if (!strncmp(source, "tcp:", strlen("tcp:"))) {
+		error_usage(err, -EPERM,
+			    "'%s': whoever connects there could name any file of yours", source);
+		error_hint(err, "--tls; or exec: with ssh; or --trust-source, where only those can "
+				"that you trust");
+		return -EPERM;
+	}
+	if (!strncmp(source, "unix:", strlen("unix:")) &&
+	    (getsockopt(x->wire.in, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
+	     (peer.uid != geteuid() && peer.uid != 0)))
+		return error_usage(err, -EPERM, "'%s': another user has connected", source);
+	return 0;
+}
+
+static int receive_hello(struct receiving *x, struct error *err)
+{
+	struct migrate_record rec;
+	int r = migrate_wire_expect_greeting(&x->wire, HELLO_MS, err);
+
+	x->wire.wants_fd = true;
+	if (!r)
+		r = migrate_wire_expect(&x->wire, MIGRATE_HELLO, &rec, HELLO_MS, err);
+	x->wire.wants_fd = false;
+	if (r < 0)
+		return r;
+	x->hello = malloc(MAX(rec.len, 1u));
+	if (!x->hello)
+		return error_set(err, -ENOMEM, "migration: %m");
+	memcpy(x->hello, rec.payload, rec.len);
+	r = state_set_open(&x->state, x->hello, rec.len, err);
+	if (!r)
+		r = machine_check_state(&x->state, err);
+	if (!r)
+		r = migrate_read_hello(&x->state, &x->arrival.hello, err);
+	return r ? r : config_load(&x->config, &x->state, err);
+}
+
+/*
+ * Memory takes the way that the source asks for, if descriptors pass between us. What it is to
+ * write to must be a file that both can map.
+ */
+static int choose_way(struct receiving *x, struct error *err)
+{
+	const struct migrate_hello *hello = &x->arrival.hello;
+
+	if (hello->way == MIGRATE_SHARED && x->wire.fd >= 0)
+		x->arrival.way = MIGRATE_SHARED;
+	else if (hello->way == MIGRATE_WRITTEN && migrate_wire_is_local(&x->wire))
+		x->arrival.way = MIGRATE_WRITTEN;
+	if (x->arrival.way != MIGRATE_COPIED)
+		x->config.memory_backing = GUEST_MEM_SHARED;
+	return x->arrival.way == MIGRATE_SHARED ?
+		       guest_mem_check_fd(x->wire.fd, hello->memory_bytes, err) :
+		       0;
+}
+
+/* As the kernel guesses it; 0: it does not say. */
+static uint64_t available_bytes(void)
+{
+	FILE *f = fopen("/proc/meminfo", "re");
+	uint64_t kib = 0;
+	char line[128];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return kib * KiB;
+}
+
+static int check_memory(const struct receiving *x, struct error *err)
+{
+	const struct migrate_hello *hello = &x->arrival.hello;
+	uint64_t available = available_bytes();
+
+	if (hello->memory_bytes != x->config.memory_bytes)
+		return error_set(err, -EBADMSG, "migration: two sizes of memory");
+	/* What is there already takes no more. */
+	if (x->arrival.way == MIGRATE_SHARED)
+		return 0;
+	if (available && available < hello->populated_bytes)
+		return error_set(err, -ENOMEM,
+				 "the guest uses %llu MiB of memory, and this host has only %llu "
+				 "MiB left",
+				 hello->populated_bytes / MiB, available / MiB);
+	return 0;
+}
+
+/* It keeps its name, unless it is told another one. */
+static int take_name(struct receiving *x)
+{
+	if (x->options.name)
+		return 0;
+	x->options.name = strdup(x->arrival.hello.name);
+	return x->options.name ? 0 : -ENOMEM;
+}
+
+/* Everything up to the first process. */
+static int prepare(struct receiving *x, const char *source, struct error *err)
+{
+	uint32_t given = 0;
+	int r = take_name(x) < 0 ? error_set(err, -ENOMEM, "migration: %m") : 0;
+
+	if (!r)
+		r = saved_options_apply(&x->config, &x->options, &given, err);
+	if (!r)
+		r = choose_way(x, err);
+	if (!r)
+		r = config_validate(&x->config, err);
+	if (!r)
+		r = check_memory(x, err);
+	/* A kernel is needed only when the guest is started again. */
+	if (!r && x->config.reboot_resets)
+		r = default_guest_find(&x->config, err);
+	if (!r)
+		r = launch_open_log(&x->config, err);
+	if (r < 0)
+		return r;
+	x->journal.role = MIGRATE_DESTINATION;
+	migrate_uuid_print(x->arrival.hello.uuid, x->journal.uuid);
+	snprintf(x->journal.id, sizeof(x->journal.id), "%s",
+		 x->run_id ? x->run_id : x->config.name);
+	snprintf(x->journal.peer, sizeof(x->journal.peer), "%.200s", source);
+	r = migrate_journal_create(&x->journal, x->config.run_dir, err);
+	x->arrival.journal = x->journal.fd;
+	return r;
+}
+
+/*
+ * The microVM is over. What somebody may still have to be told stays: that it was killed when the
+ * guest was all but here, or, while the source has not heard of it, that it ran.
+ */
+static void end_journal(struct receiving *x)
+{
+	struct migrate_journal here = { 0 }, source = { 0 };
+	const char *run_dir = x->config.run_dir, *uuid = x->journal.uuid;
+	bool known = migrate_journal_read(run_dir, uuid, MIGRATE_DESTINATION, &here) == 0;
+
+	if (known && (!strcmp(here.phase, MIGRATE_PHASE_PREPARED) ||
+		      (!strcmp(here.phase, MIGRATE_PHASE_RUNNING) &&
+		       migrate_journal_read(run_dir, uuid, MIGRATE_SOURCE, &source) == 0)))
+		return;
+	migrate_journal_remove(&x->journal);
+}
+
+static int launch(struct receiving *x)
+{
+	struct machine_image image = {
+		.state = &x->state,
+		.memory_fd = -1,
+		.clock = MACHINE_CLOCK_REALTIME,
+		.same_identity = true,
+		.arrival = &x->arrival,
+	};
+	struct error why = { 0 };
+	struct launch_ends ends = {
+		.initrd = -1,
+		.serial_out = -1,
+		.image = &image,
+		.run_id = x->run_id,
+		.why = &why,
+	};
+	pid_t self = getpid();
+	int status;
+
+	x->arrival.wire = &x->wire;
+	status = launch_run_with(&x->config, &ends);
+	/* What the monitor refuses it says itself. */
+	if (why.msg[0])
+		migrate_refuse(&x->arrival, &why);
+	/* With --detach it is another process that lives as long as the guest. */
+	if (!x->config.detach || getpid() != self)
+		end_journal(x);
+	return status;
+}
+
+/* Have it come from @source, and run it to its end; the exit status. Says what went wrong. */
+static int receive(struct receiving *x, const char *source)
+{
+	struct error err = { 0 };
+	int in = -1, out = -1, r;
+
+	r = migrate_address_open(source, true, x->options.tls, &in, &out, &err);
+	if (!r) {
+		r = migrate_wire_init(&x->wire, in, out, &err);
+		x->arrival.wire = &x->wire;
+		if (!r)
+			r = check_source(x, source, &err);
+		if (!r)
+			r = receive_hello(x, &err);
+		if (!r)
+			r = prepare(x, source, &err);
+		if (r < 0)
+			migrate_refuse(&x->arrival, &err);
+	}
+	if (r == 0)
+		return launch(x);
+	error_print(&err);
+	return error_status(&err);
+}
+
+static void receiving_init(struct receiving *x)
+{
+	*x = (struct receiving){
+		.options = { .log_level = LOG_WARN, .sandbox = SANDBOX_ON },
+		.wire = { .in = -1, .out = -1, .fd = -1 },
+		.journal.fd = -1,
+	};
+	config_init(&x->config);
+}
+
+static void receiving_done(struct receiving *x)
+{
+	migrate_wire_done(&x->wire);
+	state_set_close(&x->state);
+	free(x->hello);
+	config_done(&x->config);
+	saved_options_done(&x->options);
+}
+
+int receive_in_place(const char *run_dir, const char *run_id, const char *source)
+{
+	struct receiving x;
+	int status = 1;
+
+	receiving_init(&x);
+	x.run_id = run_id;
+	x.options.detach = true;
+	x.options.run_dir = run_dir ? strdup(run_dir) : NULL;
+	if (!run_dir || x.options.run_dir)
+		status = receive(&x, source);
+	receiving_done(&x);
+	return status;
+}
+
+int receive_main(int argc, char **argv)
+{
+	struct error err = { 0 };
+	struct receiving x;
+	const char *source;
+	int r, status;
+
+	receiving_init(&x);
+	r = config_parse_verb("receive", receive_options, &x.options, argc, argv, &source, 1,
+			      &err);
+	if (r == 0)
+		r = error_usage(&err, -EINVAL, "receive: needs SOURCE");
+	/* Before anybody can connect, where that is known already. */
+	if (r > 0 && !strncmp(source, "tcp:", strlen("tcp:")))
+		r = check_source(&x, source, &err);
+	if (r < 0) {
+		error_print(&err);
+		status = error_status(&err);
+	} else {
+		status = receive(&x, source);
+	}
+	receiving_done(&x);
+	return status;
+}

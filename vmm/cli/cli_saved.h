@@ -1,0 +1,46 @@
+/*
+ * A machine that was saved or is being received, on this host: what `wisp restore` and
+ * `wisp receive` let a user say differently. In the verb's process.
+ */
+#ifndef WISP_VMM_CLI_SAVED_H
+#define WISP_VMM_CLI_SAVED_H
+
+#include "vmm/config/config_parse.h"
+
+struct saved_replacement {
+	char *id, *path;
+};
+
+enum saved_prefetch { SAVED_PREFETCH_ON, SAVED_PREFETCH_OFF, SAVED_PREFETCH_RECORD };
+
+struct saved_options {
+	/* Of this run, not of the machine: taken over into the configuration. */
+	char *name, *run_dir, *metrics, *log_file, *console, *serial, *vsock;
+	unsigned log_level, loop, sandbox, timeout_seconds;
+	bool detach, json, core_sched;
+
+	unsigned clock;	    /* enum machine_clock; restore's */
+	bool changed_disks; /* restore's */
+	unsigned clones;    /* restore's; 0: the machine itself */
+	unsigned prefetch;  /* restore's: enum saved_prefetch */
+	bool trust_source;  /* receive's */
+	char *tls;	    /* receive's */
+	struct saved_replacement disk[CONFIG_MAX_DISKS];
+	unsigned num_disks;
+
+	/* restore's, for who starts it from another program (wisp api) */
+	char *memory_file;
+	struct saved_replacement tap[CONFIG_MAX_NETS];
+	unsigned num_taps, ready_fd;
+	bool paused;
+};
+
+extern const struct config_item restore_options[];
+extern const struct config_item receive_options[];
+
+/* Take them over into the configuration that was saved; a bit in @given for each disk named. */
+int saved_options_apply(struct machine_config *c, struct saved_options *o, uint32_t *given,
+			struct error *err);
+void saved_options_done(struct saved_options *o);
+
+#endif

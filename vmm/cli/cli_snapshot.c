@@ -1,0 +1,331 @@
+/*
+ * wisp snapshot: files and disks are this process's business, the guest is the monitor's. And
+ * wisp snapshot merge, which asks nobody.
+ */
+#include "vmm/cli/cli_snapshot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm/cli/cli_disks.h"
+#include "vmm/control/control_client.h"
+#include "vmm/saved/snapshot_chain.h"
+
+struct snapshot_options {
+	bool stop, diff, json;
+	char *run_dir, *output;
+};
+
+#define MEMBER(m) offsetof(struct snapshot_options, m)
+
+const struct config_item snapshot_options[] = {
+	{ "--stop", NULL, "End the microVM when the snapshot is safe on disk", CONFIG_FLAG,
+	  MEMBER(stop) },
+	{ "--diff", NULL,
+	  "Save only the memory that changed since the last snapshot. The first one is complete, "
+	  "and "
+	  "from it on changes are watched",
+	  CONFIG_FLAG, MEMBER(diff) },
+	{ "--output", "DIR", "merge: put the complete snapshot there (in place of the last DIR)",
+	  CONFIG_STRING, MEMBER(output) },
+	{ "--json", NULL, "Print what was written as one JSON object", CONFIG_FLAG, MEMBER(json) },
+	{ "--run-dir", "DIR", "Where running microVMs have their directories", CONFIG_STRING,
+	  MEMBER(run_dir) },
+	{ 0 },
+};
+
+struct taking {
+	const struct snapshot_options *options;
+	struct snapshot_draft draft;
+	int go[2]; /* a pipe: the monitor waits at its other end until the disks are seen to */
+	struct cli_disks disks;
+	json_t *manifest;
+	struct error err;
+};
+
+/* ---- while the guest is paused ---- */
+
+/*
+ * A disk that the guest goes on to write is kept as it is now, and so is one that only the monitor
+ * holds; others are only recognised.
+ */
+static int keep_disk(struct taking *t, const struct cli_disk *d)
+{
+	json_t *entry, *stamp = NULL;
+	bool copied = false;
+	char name[80] = "";
+	int r;
+
+	if (d->read_only || (t->options->stop && !d->nameless)) {
+		r = snapshot_disk_stamp(d->fd, &stamp, &t->err);
+	} else {
+		snprintf(name, sizeof(name), "disk-%s", d->id);
+		r = snapshot_draft_disk(&t->draft, d->fd, d->path, name, &copied, &t->err);
+	}
+	if (r < 0)
+		return r;
+	if (copied)
+		fprintf(stderr,
+			"wisp: disk '%s': copied while the guest stood still, since its file "
+			"system has no reflinks\n",
+			d->path);
+	entry = json_pack("{s:s, s:s, s:b}", "id", d->id, "path", d->path, "read_only",
+			  d->read_only);
+	if (stamp)
+		json_object_set_new(entry, "stamp", stamp);
+	else
+		json_object_set_new(entry, "copy", json_string(name));
+	json_array_append_new(json_object_get(t->manifest, "disks"), entry);
+	return 0;
+}
+
+/* What the monitor counts changes from must be where it was told, or they are worth nothing. */
+static int check_base(struct taking *t)
+{
+	json_t *base = json_object_get(t->manifest, "base");
+	const char *path = json_string_value(json_object_get(base, "path"));
+	const char *id = json_string_value(json_object_get(base, "id"));
+	struct snapshot s;
+	struct error why = { 0 };
+	bool there;
+
+	if (!base)
+		return 0;
+	there = snapshot_open(&s, path ? path : "", &why) == 0;
+	if (there && (!s.id || !id || strcmp(s.id, id)))
+		there = error_set(&why, -ESTALE, "'%s' is another one now", path) == 0;
+	snapshot_close(&s);
+	if (there)
+		return 0;
+	error_usage(&t->err, -ENOENT, "the snapshot that this one would build on is gone: %s",
+		    why.msg);
+	error_hint(&t->err,
+		   "without --diff it becomes a complete one, and the next can build on that");
+	return -ENOENT;
+}
+
+static void guest_is_paused(void *arg, const json_t *progress)
+{
+	struct taking *t = arg;
+	int r;
+
+	if (t->manifest)
+		return;
+	t->manifest = json_deep_copy(progress);
+	json_object_set_new(t->manifest, "disks", json_array());
+	r = check_base(t);
+	for (unsigned i = 0; i < t->disks.num && !r; i++)
+		r = keep_disk(t, &t->disks.disk[i]);
+	/* Without a byte the monitor sees the end of the pipe, and lets the guest go on. */
+	if (!r && write(t->go[1], "", 1) != 1)
+		error_set(&t->err, -errno, "the monitor does not wait: %m");
+	close(t->go[1]);
+	t->go[1] = -1;
+}
+
+/* ---- the whole ---- */
+
+static int complete_manifest(struct taking *t, json_t *reply)
+{
+	char now[32];
+	time_t seconds = time(NULL);
+	struct utsname host = { 0 };
+	struct tm utc;
+
+	uname(&host);
+	gmtime_r(&seconds, &utc);
+	strftime(now, sizeof(now), "%Y-%m-%dT%H:%M:%SZ", &utc);
+	json_object_del(reply, "ok");
+	if (json_object_set_new(t->manifest, "time", json_string(now)) < 0 ||
+	    json_object_set_new(t->manifest, "host_kernel", json_string(host.release)) < 0 ||
+	    json_object_set(t->manifest, "taken", reply) < 0)
+		return error_set(&t->err, -ENOMEM, "manifest: %m");
+	return 0;
+}
+
+static int ask(struct taking *t, int sock, json_t **ret_reply)
+{
+	struct control_extra extra = { .progress = guest_is_paused, .arg = t };
+	const int fds[] = { t->go[0], t->draft.state_fd, t->draft.memory_fd, t->draft.pages_fd };
+	struct error err = { 0 };
+	int r;
+
+	r = control_ask_extra(sock,
+			      json_pack("{s:s, s:b, s:b, s:s}", "do", "snapshot", "stay_paused",
+					t->options->stop, "diff", t->options->diff, "id",
+					t->draft.id),
+			      fds, t->options->diff ? 4 : 3, ret_reply, &extra, &err);
+	/* What went wrong here is the reason; what the monitor made of it is not. */
+	if (r < 0 && !t->err.code)
+		t->err = err;
+	if (!r && !t->manifest)
+		r = error_set(&t->err, -EBADMSG, "the monitor's answer makes no sense");
+	return r;
+}
+
+/* With --stop the guest stands still until all is safe, and goes on when it will not be. */
+static int finish(struct taking *t, int sock, int r)
+{
+	struct error err = { 0 };
+	int end;
+
+	if (!t->options->stop)
+		return r;
+	end = control_ask(sock, json_pack("{s:s}", "do", r < 0 ? "resume" : "end"), NULL, 0, NULL,
+			  &err);
+	if (end < 0 && r == 0) {
+		t->err = err;
+		return end;
+	}
+	return r;
+}
+
+/* It is safe, so the next one may build on it. If nobody says so that builds on an earlier one. */
+static void tell_kept(const struct taking *t, int sock, const json_t *reply)
+{
+	struct error err = { 0 };
+	char *path;
+
+	if (t->options->stop || !json_is_true(json_object_get(reply, "tracked")))
+		return;
+	path = realpath(t->draft.path, NULL);
+	if (path && control_ask(sock,
+				json_pack("{s:s, s:s, s:s}", "do", "snapshot-kept", "id",
+					  t->draft.id, "path", path),
+				NULL, 0, NULL, &err) < 0)
+		log_info("the next differential snapshot builds on an earlier one: %s", err.msg);
+	free(path);
+}
+
+static void print(const struct snapshot_options *o, const char *path, json_t *reply)
+{
+	json_int_t pause = json_integer_value(json_object_get(reply, "pause_us"));
+	json_int_t stored = json_integer_value(json_object_get(reply, "stored_bytes"));
+
+	if (o->json) {
+		json_object_set_new(reply, "path", json_string(path));
+		json_dumpf(reply, stdout, 0);
+		printf("\n");
+	} else if (o->stop) {
+		printf("snapshot '%s': %.1f MiB of memory, microVM ended\n", path,
+		       (double)stored / MiB);
+	} else {
+		printf("snapshot '%s': %.1f MiB of %smemory, guest paused for %.1f ms\n", path,
+		       (double)stored / MiB,
+		       json_is_true(json_object_get(reply, "diff")) ? "changed " : "",
+		       (double)pause / 1000);
+	}
+}
+
+static int take(const struct snapshot_options *o, const char *id, const char *path,
+		struct error *err)
+{
+	struct taking t = { .options = o, .go = { -1, -1 } };
+	json_t *reply = NULL;
+	int sock, r;
+
+	sock = control_connect_in(o->run_dir, id, err);
+	if (sock < 0)
+		return sock;
+	r = snapshot_draft_begin(&t.draft, path, o->diff, &t.err);
+	if (!r)
+		r = cli_disks_get(&t.disks, sock, &t.err);
+	if (!r)
+		r = cli_disks_refuse(&t.disks, false, &t.err);
+	if (!r && pipe2(t.go, O_CLOEXEC) < 0)
+		r = error_set(&t.err, -errno, "pipe: %m");
+	if (!r) {
+		r = ask(&t, sock, &reply);
+		if (!r)
+			r = complete_manifest(&t, reply);
+		if (!r)
+			r = snapshot_draft_commit(&t.draft, t.manifest, &t.err);
+		if (!r)
+			tell_kept(&t, sock, reply);
+		r = finish(&t, sock, r);
+	}
+	if (!r)
+		print(o, path, reply);
+	else
+		*err = t.err;
+	snapshot_draft_end(&t.draft);
+	cli_disks_done(&t.disks);
+	for (unsigned i = 0; i < 2; i++)
+		if (t.go[i] >= 0)
+			close(t.go[i]);
+	close(sock);
+	json_decref(reply);
+	json_decref(t.manifest);
+	return r;
+}
+
+/* ---- merge ---- */
+
+/* Chains are short, and have all their snapshots named at most. */
+#define MAX_ARGS (1 + SNAPSHOT_MAX_LINKS)
+
+static int merge(const struct snapshot_options *o, const char *const *paths, int num,
+		 struct error *err)
+{
+	struct snapshot_chain *c = calloc(1, sizeof(*c));
+	const char *to = o->output ? o->output : paths[num - 1];
+	int r;
+
+	if (!c)
+		return error_set(err, -ENOMEM, "snapshot merge: %m");
+	r = snapshot_chain_open(c, paths[0], err);
+	for (int i = 1; i < num && !r; i++)
+		r = snapshot_chain_append(c, paths[i], err);
+	if (!r && c->num == 1 && !o->output)
+		r = error_usage(err, -EINVAL, "snapshot '%s': is complete already", paths[0]);
+	if (!r)
+		r = snapshot_chain_merge(c, to, err);
+	if (!r && o->json)
+		printf("{\"path\": \"%s\", \"merged\": %u}\n", to, c->num);
+	else if (!r)
+		printf("snapshot '%s': complete now, out of %u\n", to, c->num);
+	snapshot_chain_close(c);
+	free(c);
+	return r;
+}
+
+/* ---- the verb ---- */
+
+static int run(const struct snapshot_options *o, const char *const *args, int num,
+	       struct error *err)
+{
+	if (num > 0 && !strcmp(args[0], "merge")) {
+		if (num == 1 || o->stop || o->diff)
+			return error_usage(
+				err, -EINVAL,
+				"snapshot merge: needs DIR..., and takes --output alone");
+		return merge(o, args + 1, num - 1, err);
+	}
+	if (num != 2 || o->output)
+		return error_usage(err, -EINVAL, "snapshot: needs ID and DIR, or merge and DIR...");
+	return take(o, args[0], args[1], err);
+}
+
+int snapshot_main(int argc, char **argv)
+{
+	struct snapshot_options o = { 0 };
+	const char *args[MAX_ARGS];
+	struct error err = { 0 };
+	int r;
+
+	r = config_parse_verb("snapshot", snapshot_options, &o, argc, argv, args, MAX_ARGS, &err);
+	if (r >= 0)
+		r = run(&o, args, r, &err);
+	free(o.run_dir);
+	free(o.output);
+	if (r < 0) {
+		error_print(&err);
+		return error_status(&err);
+	}
+	return 0;
+}

@@ -1,0 +1,158 @@
+/*
+ * wisp upgrade: a running guest goes on in this program, without a pause to speak of.
+ *
+ * The guest is handed from its monitor to one that this process starts, over a socket pair: as by
+ * `wisp migrate --hand-off`, with all that holds for that. Two microVMs cannot have one name, so
+ * the new one is found as ID.upgrade until the old one is gone.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm/cli/cli_migrate.h"
+#include "vmm/core/clock.h"
+#include "vmm/run_dir.h"
+
+#define SUFFIX ".upgrade"
+
+/* How long the old one may take to go, once the guest is not its any more. */
+#define GOING_MS 10000
+#define LOOK_MS	 10
+
+struct upgrade_options {
+	char *run_dir;
+	bool json;
+};
+
+#define MEMBER(m) offsetof(struct upgrade_options, m)
+
+const struct config_item upgrade_options[] = {
+	{ "--json", NULL, "Print the report as one JSON object", CONFIG_FLAG, MEMBER(json) },
+	{ "--run-dir", "DIR", "Where running microVMs have their directories (as for run)",
+	  CONFIG_STRING, MEMBER(run_dir) },
+	{ 0 },
+};
+
+/* The new microVM's side, in a process of its own: it has the guest's options from the old one. */
+static int become_receiver(const struct upgrade_options *o, const char *run_id, int fd)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	char source[32];
+
+	/* That it runs, or why it does not, is ours to say: the stream tells us. */
+	dup2(null, STDOUT_FILENO);
+	dup2(null, STDERR_FILENO);
+	snprintf(source, sizeof(source), "fd:%d", fd);
+	return receive_in_place(o->run_dir, run_id, source);
+}
+
+static int await_receiver(pid_t pid, struct error *err)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return error_set(err, -errno, "upgrade: %m");
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+		return 0;
+	return error_set(err, -ECHILD, "upgrade: the new monitor did not start");
+}
+
+/* The old microVM's name, as soon as it lets go of it. */
+static int take_name(const struct upgrade_options *o, const char *run_id, const char *id,
+		     struct error *err)
+{
+	const struct timespec look = { .tv_nsec = LOOK_MS * NSEC_PER_MSEC };
+	uint64_t until_ns = clock_monotonic_ns(NULL) + GOING_MS * NSEC_PER_MSEC;
+	int r;
+
+	while ((r = run_dir_rename(o->run_dir, run_id, id, err)) == -EEXIST &&
+	       clock_monotonic_ns(NULL) < until_ns)
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &look, NULL);
+	if (r < 0)
+		error_hint(err, "the guest runs, as '%s'", run_id);
+	return r;
+}
+
+static void report(const struct upgrade_options *o, const char *id, json_t *reply)
+{
+	const char *way = json_string_value(json_object_get(reply, "memory"));
+	double written = (double)json_integer_value(json_object_get(reply, "page_bytes"));
+	double paused = (double)json_integer_value(json_object_get(reply, "blackout_us"));
+
+	if (o->json) {
+		json_object_del(reply, "ok");
+		json_dumpf(reply, stdout, JSON_COMPACT);
+		printf("\n");
+		return;
+	}
+	printf("'%s' runs in wisp " WISP_VERSION ": ", id);
+	if (way && !strcmp(way, "shared"))
+		printf("its memory was handed over as it is, ");
+	else
+		printf("%.1f MiB of its memory were copied, ", written / MiB);
+	printf("guest paused for %.1f ms\n", paused / 1000);
+}
+
+static int upgrade(const struct upgrade_options *o, const char *id, struct error *err)
+{
+	char dest[32], run_id[128];
+	json_t *reply = NULL;
+	struct error why = { 0 };
+	int pair[2], r;
+	pid_t pid;
+
+	if ((size_t)snprintf(run_id, sizeof(run_id), "%s" SUFFIX, id) >= sizeof(run_id))
+		return error_usage(err, -ENAMETOOLONG, "microVM '%s': %m", id);
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_set(err, -errno, "upgrade: %m");
+	pid = fork();
+	if (pid < 0) {
+		r = error_set(err, -errno, "upgrade: cannot fork: %m");
+		close(pair[0]);
+		close(pair[1]);
+		return r;
+	}
+	if (pid == 0) {
+		close(pair[0]);
+		exit(become_receiver(o, run_id, pair[1]));
+	}
+	close(pair[1]);
+	snprintf(dest, sizeof(dest), "fd:%d", pair[0]);
+	r = migrate_in_place(o->run_dir, id, dest, run_id, &reply, err);
+	/* Nobody will write there any more: a receiver that still waits for a guest ends. */
+	close(pair[0]);
+	if (r == 0)
+		r = await_receiver(pid, err);
+	else
+		await_receiver(pid, &why);
+	if (!r)
+		r = take_name(o, run_id, id, err);
+	if (!r)
+		report(o, id, reply);
+	json_decref(reply);
+	return r;
+}
+
+int upgrade_main(int argc, char **argv)
+{
+	struct upgrade_options o = { 0 };
+	struct error err = { 0 };
+	const char *id;
+	int r;
+
+	r = config_parse_verb("upgrade", upgrade_options, &o, argc, argv, &id, 1, &err);
+	if (r == 0)
+		r = error_usage(&err, -EINVAL, "upgrade: needs ID");
+	if (r > 0)
+		r = upgrade(&o, id, &err);
+	free(o.run_dir);
+	if (r < 0)
+		error_print(&err);
+	return r < 0 ? error_status(&err) : 0;
+}

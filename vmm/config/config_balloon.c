@@ -1,0 +1,31 @@
+/* --balloon: memory that the guest gives back. */
+#include "vmm/config/config_parse.h"
+
+#define BALLOON(m) offsetof(struct config_balloon, m)
+
+const struct config_item config_balloon_keys[] = {
+	{ "deflate-on-oom", "on|off",
+	  "Let the guest take memory back when it has no other left (on)", CONFIG_SWITCH,
+	  BALLOON(deflate_on_oom) },
+	{ "reporting", "on|off", "Have the guest tell of its free pages (on)", CONFIG_SWITCH,
+	  BALLOON(reporting) },
+	{ 0 },
+};
+
+static int set_size(struct config_parse *p, const char *value, void *target)
+{
+	struct config_balloon *b = target;
+
+	if (*value && config_parse_size(value, MiB, &b->bytes) < 0)
+		return config_fail(p, "'%s' is not a size such as 512M or 2G", value);
+	return 0;
+}
+
+int config_parse_balloon(struct config_parse *p, const char *value, void *target)
+{
+	struct machine_config *c = target;
+
+	c->balloon_present = true;
+	c->balloon = (struct config_balloon){ .deflate_on_oom = true, .reporting = true };
+	return config_set_keys(p, value ? value : "", config_balloon_keys, set_size, &c->balloon);
+}

@@ -1,0 +1,37 @@
+/*
+ * Files and directories as frames (vmm/control/agent_wire.h): the same code sends and
+ * receives at both ends. Linked into the agent, so it needs nothing but the C
+ * library.
+ *
+ * The sender is not trusted: a name is one component, nothing is written
+ * through a symbolic link, and of a mode only what @mode_mask allows is set.
+ */
+#ifndef WISP_VMM_AGENT_TREE_H
+#define WISP_VMM_AGENT_TREE_H
+
+#include <sys/types.h>
+
+#include "vmm/control/agent_wire.h"
+
+/* Where and why it went wrong. */
+struct agent_tree_error {
+	const char *what; /* "open", "write", ... */
+	char path[256];
+};
+
+/*
+ * Send what is at @path, under the last component of it. 0 or -errno with
+ * @err; then the connection can still carry a FAILED. -EPIPE and the like with
+ * err->what NULL: it is the connection that failed.
+ */
+int agent_tree_send(int fd, const char *path, struct agent_tree_error *err);
+
+/*
+ * Receive a tree to @path, or into it when that is a directory, up to DONE. @frame is
+ * the first that has come already, or NULL. Returns 0, or -errno with @err as above;
+ * -ECANCELED: the sender has failed, and its last word is in *@frame.
+ */
+int agent_tree_receive(int fd, const char *path, mode_t mode_mask, struct agent_frame *frame,
+		       struct agent_tree_error *err);
+
+#endif

@@ -1,0 +1,66 @@
+/*
+ * What `wisp exec` and `wisp cp` say to the agent in the guest, and it to them,
+ * over a connection to port AGENT_PORT of the guest. Linked into both ends, so it
+ * needs nothing but the C library.
+ *
+ * Both sides send frames: a length (of what follows the type, little-endian),
+ * a type, bytes. One connection carries one command or one copy.
+ *
+ *	exec:	ARG... VARIABLE... [DIRECTORY] [TERMINAL] RUN, then INPUT, SIGNAL, WINDOW
+ *		answered by OUTPUT, ERRORS, TAKEN, and at last ENDED or FAILED
+ *	put:	PUT, then a tree, then DONE; answered by DONE or FAILED
+ *	get:	GET; answered by a tree, then DONE, or FAILED
+ *
+ * A tree (vmm/control/agent_tree.h) is FILE with CONTENT..., or LINK, or ENTER, trees, LEAVE.
+ */
+#ifndef WISP_VMM_AGENT_WIRE_H
+#define WISP_VMM_AGENT_WIRE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define AGENT_PORT	1024
+#define AGENT_MAX_FRAME 32768	  /* bytes behind the type */
+#define AGENT_HEADER	5	  /* length and type */
+#define AGENT_WINDOW	(1 << 17) /* bytes of INPUT that may be sent and not be TAKEN */
+
+enum agent_type {
+	AGENT_ARG = 'a',       /* one word of the command */
+	AGENT_VARIABLE = 'v',  /* NAME=VALUE for its environment */
+	AGENT_DIRECTORY = 'd', /* where it starts */
+	AGENT_TERMINAL = 't',  /* it gets a terminal: rows and columns, 16 bits each */
+	AGENT_RUN = 'r',
+	AGENT_INPUT = 'i',	 /* empty: the end of it */
+	AGENT_SIGNAL = 's',	 /* one byte: its number */
+	AGENT_WINDOW_SIZE = 'w', /* as TERMINAL */
+	AGENT_OUTPUT = 'o',
+	AGENT_ERRORS = 'e',
+	AGENT_TAKEN = 'k',   /* 32 bits: so much more INPUT was taken */
+	AGENT_ENDED = 'q',   /* two bytes: 0 and the status, or 1 and the signal */
+	AGENT_FAILED = 'f',  /* errno in 32 bits, and what was tried */
+	AGENT_PUT = 'p',     /* a path */
+	AGENT_GET = 'g',     /* a path */
+	AGENT_FILE = 'F',    /* mode in 32 bits, name */
+	AGENT_CONTENT = 'c', /* empty: the end of the file */
+	AGENT_LINK = 'L',    /* name, 0, what it points to */
+	AGENT_ENTER = 'D',   /* mode in 32 bits, name */
+	AGENT_LEAVE = 'E',
+	AGENT_DONE = 'z',
+};
+
+struct agent_frame {
+	uint8_t type;
+	uint32_t len;
+	char data[AGENT_MAX_FRAME + 1]; /* a zero follows what came */
+};
+
+/* Send one frame, waiting as long as it takes. 0 or -errno. */
+int agent_send(int fd, enum agent_type type, const void *data, size_t len);
+
+/* Receive one. 1, 0 at the end, or -errno; -EBADMSG: no frame. */
+int agent_receive(int fd, struct agent_frame *f);
+
+/* As FAILED, with "@what: @path". */
+int agent_send_failure(int fd, int error, const char *what, const char *path);
+
+#endif

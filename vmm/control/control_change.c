@@ -1,0 +1,123 @@
+/*
+ * Changes to a disk or a network interface of a running machine, as its owner asks for them:
+ * size, limits, link.
+ */
+#include <errno.h>
+
+#include "virtio/virtio_devices.h"
+#include "vmm/control/control.h"
+#include "vmm/machine/machine_internal.h"
+
+#define MAX_DISK_BYTES (1ull << 62)
+#define MAX_RATE       (1ull << 40)
+#define NOT_GIVEN      UINT64_MAX
+
+static struct virtio_device *find_device(struct machine *m, const char *id)
+{
+	for (unsigned i = 0; i < m->num_virtio; i++) {
+		struct virtio_device *dev = m->virtio[i].dev;
+
+		if ((dev->ops->id == VIRTIO_ID_BLOCK || dev->ops->id == VIRTIO_ID_NET) &&
+		    !strcmp(dev->id, id))
+			return dev;
+	}
+	return NULL;
+}
+
+static int arg_rate(struct control_call *call, const char *name, uint64_t *rate)
+{
+	return control_arg_number(call, name, *rate, MAX_RATE, rate);
+}
+
+/* Is there one of @keys, which are not for @kind of device? Then the call has failed. */
+static bool has_foreign(struct control_call *call, const char *const *keys, const char *kind)
+{
+	for (; *keys; keys++) {
+		if (json_object_get(control_args(call), *keys)) {
+			control_fail(call, -EINVAL, "'%s' is not for %s", *keys, kind);
+			return true;
+		}
+	}
+	return false;
+}
+
+static void change_disk(struct control_call *call, struct virtio_device *dev)
+{
+	static const char *const foreign[] = { "link", "pps", "pps_burst", NULL };
+	struct rate_limits limits;
+	uint64_t size;
+	int r;
+
+	virtio_blk_limits(dev, &limits);
+	if (has_foreign(call, foreign, "disks") ||
+	    control_arg_number(call, "size", NOT_GIVEN, MAX_DISK_BYTES, &size) < 0 ||
+	    arg_rate(call, "iops", &limits.ops.per_second) < 0 ||
+	    arg_rate(call, "bps", &limits.bytes.per_second) < 0 ||
+	    arg_rate(call, "iops_burst", &limits.ops.burst) < 0 ||
+	    arg_rate(call, "bps_burst", &limits.bytes.burst) < 0)
+		return;
+	if (size != NOT_GIVEN) {
+		r = virtio_blk_resize(dev, size);
+		if (r == -EINVAL) {
+			control_fail(call, r, "%llu bytes are not a size in sectors of 512",
+				     (unsigned long long)size);
+			return;
+		}
+		if (r < 0) {
+			control_fail(call, r, "disk '%s' cannot be resized: %s", dev->id,
+				     strerror(-r));
+			return;
+		}
+	}
+	virtio_blk_limit(dev, &limits);
+	control_reply(call, json_pack("{s:I}", "size", (json_int_t)virtio_blk_size(dev)));
+}
+
+/* Of what is given, each way; the rest stays. */
+static int net_limits(struct control_call *call, struct rate_limits *l)
+{
+	if (arg_rate(call, "pps", &l->ops.per_second) < 0 ||
+	    arg_rate(call, "bps", &l->bytes.per_second) < 0 ||
+	    arg_rate(call, "pps_burst", &l->ops.burst) < 0 ||
+	    arg_rate(call, "bps_burst", &l->bytes.burst) < 0)
+		return -EINVAL;
+	return 0;
+}
+
+static void change_net(struct control_call *call, struct virtio_device *dev)
+{
+	static const char *const foreign[] = { "size", "iops", "iops_burst", NULL };
+	struct rate_limits rx, tx;
+	bool link;
+
+	virtio_net_limits(dev, &rx, &tx);
+	if (has_foreign(call, foreign, "networks") ||
+	    control_arg_bool(call, "link", true, &link) < 0 || net_limits(call, &rx) < 0 ||
+	    net_limits(call, &tx) < 0)
+		return;
+	virtio_net_limit(dev, &rx, &tx);
+	if (json_object_get(control_args(call), "link"))
+		virtio_net_plug(dev, link);
+	control_reply(call, json_pack("{s:b}", "link", virtio_net_has_link(dev)));
+}
+
+/*
+ * {"do":"change","device":ID,...}, with "size":BYTES and "iops":N for a disk, "link":BOOL and
+ * "pps":N for a network, "bps":N for both, and "iops_burst" and the like: what is not given
+ * stays, a rate of 0 is no limit.
+ */
+void control_change(struct control_call *call)
+{
+	struct virtio_device *dev;
+	const char *id;
+
+	if (control_arg_string(call, "device", "", &id) < 0)
+		return;
+	dev = find_device(control_machine(call), id);
+	if (!dev)
+		control_fail(call, -ENOENT, "there is no disk or network '%.40s'", id);
+	else if (dev->ops->id == VIRTIO_ID_BLOCK)
+		change_disk(call, dev);
+	else
+		change_net(call, dev);
+}

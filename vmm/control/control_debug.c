@@ -1,0 +1,154 @@
+#include "vmm/control/control_debug.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "vmm/debug/elf_core.h"
+#include "vmm/debug/gdb.h"
+#include "vmm/machine/machine_internal.h"
+
+/* ---- core ---- */
+
+struct dump {
+	struct control_call *call;
+	struct machine *m;
+	int fd;
+	int report_fd; /* the copy's result, an int */
+	pid_t copy;
+	bool was_paused;
+	struct loop_op done;
+};
+
+static void dump_free(struct dump *d)
+{
+	if (d->fd >= 0)
+		close(d->fd);
+	if (d->report_fd >= 0)
+		close(d->report_fd);
+	free(d);
+}
+
+static void dump_done(struct loop_op *op, int res)
+{
+	struct dump *d = container_of(op, struct dump, done);
+	int r = -ECHILD;
+
+	if (read(d->report_fd, &r, sizeof(r)) != sizeof(r))
+		r = -ECHILD;
+	while (waitpid(d->copy, NULL, 0) < 0 && errno == EINTR)
+		;
+	if (r < 0)
+		control_fail(d->call, r, "core: cannot be written: %s", strerror(-r));
+	else
+		control_reply(d->call, NULL);
+	dump_free(d);
+}
+
+/* In the copy, where nothing moves any more. */
+static _Noreturn void write_copy(struct elf_core *core, int fd, int report_fd)
+{
+	int r;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	r = elf_core_write(core, fd);
+	_exit(write(report_fd, &r, sizeof(r)) != sizeof(r));
+}
+
+static void dump_paused(void *arg)
+{
+	struct dump *d = arg;
+	struct elf_core *core = NULL;
+	struct error err = { 0 };
+	int fds[2] = { -1, -1 };
+	int r = machine_is_paused(d->m) ?
+			elf_core_create(&core, d->m, &err) :
+			error_set(&err, -EBUSY, "core: the guest was resumed meanwhile");
+
+	if (!r && pipe2(fds, O_CLOEXEC) < 0)
+		r = error_set(&err, -errno, "core: %m");
+	if (!r) {
+		d->report_fd = fds[0];
+		d->copy = fork();
+		if (d->copy < 0)
+			r = error_set(&err, -errno, "core: cannot fork: %m");
+		else if (d->copy == 0)
+			write_copy(core, d->fd, fds[1]);
+	}
+	if (fds[1] >= 0)
+		close(fds[1]);
+	elf_core_free(core);
+	if (!d->was_paused && machine_is_paused(d->m))
+		machine_resume(d->m);
+	if (r < 0) {
+		control_fail_error(d->call, &err);
+		dump_free(d);
+		return;
+	}
+	d->done.done = dump_done;
+	loop_poll(d->m->loop, &d->done, d->report_fd, POLLIN);
+}
+
+void control_verb_core(struct control_call *call)
+{
+	struct dump *d = calloc(1, sizeof(*d));
+
+	if (!d) {
+		control_fail(call, -ENOMEM, "core: no memory");
+		return;
+	}
+	d->call = call;
+	d->m = control_machine(call);
+	d->report_fd = -1;
+	d->fd = control_take_fd(call, 0);
+	if (d->fd < 0) {
+		control_fail(call, -EBADF, "core: no file came along");
+		dump_free(d);
+		return;
+	}
+	d->was_paused = machine_is_paused(d->m);
+	if (d->was_paused)
+		dump_paused(d);
+	else
+		machine_pause(d->m, dump_paused, d);
+}
+
+/* ---- gdb ---- */
+
+static bool is_listening(int fd)
+{
+	int listening = 0;
+	socklen_t len = sizeof(listening);
+
+	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) == 0 && listening;
+}
+
+void control_verb_gdb(struct control_call *call)
+{
+	struct machine *m = control_machine(call);
+	struct error err = { 0 };
+	int fd;
+
+	if (m->gdb) {
+		control_fail(call, -EBUSY, "gdb: a debugging stub is there already");
+		return;
+	}
+	fd = control_take_fd(call, 0);
+	if (fd < 0 || !is_listening(fd)) {
+		if (fd >= 0)
+			close(fd);
+		control_fail(call, -EBADF, "gdb: no listening socket came along");
+		return;
+	}
+	if (gdb_create(&m->gdb, m, fd, &err) < 0) {
+		close(fd);
+		control_fail_error(call, &err);
+		return;
+	}
+	control_reply(call, NULL);
+}

@@ -1,0 +1,122 @@
+#include "vmm/control/control_guest.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "devices/net_divert.h"
+#include "virtio/virtio_balloon.h"
+#include "virtio/virtio_devices.h"
+#include "vmm/machine/machine_internal.h"
+
+static json_t *statistics(const struct virtio_balloon_info *info)
+{
+	static const char *const name[VIRTIO_BALLOON_S_NR] = {
+		"swap_in",	    "swap_out",	   "major_faults",
+		"minor_faults",	    "free_memory", "total_memory",
+		"available_memory", "disk_caches", "hugetlb_allocations",
+		"hugetlb_failures",
+	};
+	json_t *all = json_object();
+
+	for (unsigned i = 0; i < VIRTIO_BALLOON_S_NR; i++)
+		if (info->known & 1u << i)
+			json_object_set_new(all, name[i], json_integer((json_int_t)info->stat[i]));
+	return all;
+}
+
+void control_balloon(struct control_call *call)
+{
+	struct virtio_device *dev = control_machine(call)->balloon;
+	struct virtio_balloon_info info;
+	uint64_t target;
+	bool refresh;
+
+	if (!dev) {
+		control_fail(call, -ENODEV, "this microVM was started without --balloon");
+		return;
+	}
+	if (control_arg_number(call, "target", UINT64_MAX, INT64_MAX, &target) < 0 ||
+	    control_arg_bool(call, "refresh", false, &refresh) < 0)
+		return;
+	if (target != UINT64_MAX && virtio_balloon_set_target(dev, target) < 0) {
+		control_fail(call, -ERANGE, "balloon: more than the guest has");
+		return;
+	}
+	if (refresh)
+		virtio_balloon_ask_stats(dev);
+	virtio_balloon_info(dev, &info);
+	control_reply(call,
+		      json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "target",
+				(json_int_t)info.target_bytes, "actual",
+				(json_int_t)info.actual_bytes, "inflated",
+				(json_int_t)(info.counters.inflated << PAGE_SHIFT), "deflated",
+				(json_int_t)(info.counters.deflated << PAGE_SHIFT), "reported",
+				(json_int_t)(info.counters.reported << PAGE_SHIFT), "told",
+				(json_int_t)info.told, "statistics", statistics(&info)));
+}
+
+void control_connect_guest(struct control_call *call)
+{
+	struct virtio_device *dev = control_machine(call)->vsock;
+	uint64_t port;
+	int fd, r;
+
+	if (control_arg_number(call, "port", 0, UINT32_MAX, &port) < 0)
+		return;
+	if (!dev) {
+		control_fail(call, -ENODEV, "this microVM was started without --vsock");
+		return;
+	}
+	fd = control_take_fd(call, 0);
+	if (fd < 0) {
+		control_fail(call, fd, "connect: no socket came along");
+		return;
+	}
+	r = virtio_vsock_connect(dev, fd, port);
+	if (r == -ENOTCONN)
+		control_fail(call, r, "the guest has no driver for --vsock now");
+	else if (r < 0)
+		control_fail(call, r, "connect: %s", strerror(-r));
+	else
+		control_reply(call, NULL);
+}
+
+static struct virtio_device *find_net(struct machine *m, const char *id)
+{
+	for (unsigned i = 0; i < m->num_virtio; i++) {
+		struct virtio_device *dev = m->virtio[i].dev;
+
+		if (dev->ops->id == VIRTIO_ID_NET && !strcmp(dev->id, id))
+			return dev;
+	}
+	return NULL;
+}
+
+void control_serve_net(struct control_call *call)
+{
+	struct virtio_device *dev;
+	const char *id;
+	int fd, r;
+
+	if (control_arg_string(call, "id", "", &id) < 0)
+		return;
+	dev = find_net(control_machine(call), id);
+	if (!dev) {
+		control_fail(call, -ENODEV, "there is no network '%.40s'", id);
+		return;
+	}
+	fd = control_take_fd(call, 0);
+	if (fd < 0) {
+		control_fail(call, fd, "serve: no socket came along");
+		return;
+	}
+	r = net_divert_attach(virtio_net_end(dev), fd);
+	if (r < 0)
+		close(fd);
+	if (r == -EOPNOTSUPP)
+		control_fail(call, r, "network '%s' was started without service=ADDRESS", id);
+	else if (r < 0)
+		control_fail(call, r, "network '%s' has a service already", id);
+	else
+		control_reply(call, NULL);
+}

@@ -1,0 +1,204 @@
+#include "vmm/control/control_migrate.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "vmm/machine/machine_internal.h"
+#include "vmm/migrate/migrate.h"
+#include "vmm/migrate/migrate_journal.h"
+
+#define MAX_ROUNDS    1000
+#define MAX_BANDWIDTH (1ull << 50)
+#define MAX_DOWNTIME  600000
+
+struct going {
+	struct control_call *call;
+	struct machine *m;
+	struct loop_op hang_up; /* of the client */
+	int client_fd;
+	bool over;
+};
+
+static void let_go(struct going *g)
+{
+	close(g->client_fd);
+	free(g);
+}
+
+static void client_gone(struct loop_op *op, int res)
+{
+	struct going *g = container_of(op, struct going, hang_up);
+
+	if (g->over)
+		let_go(g);
+	else
+		migrate_cancel(g->m);
+	g->over = true;
+}
+
+static json_t *describe(const struct migrate_report *r)
+{
+	return json_pack("{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+			 "phase", migrate_phase_name(r->phase),
+			 "memory", migrate_way_name(r->way),
+			 "rounds", r->rounds,
+			 "throttle", r->throttle,
+			 "pages_sent", (json_int_t)r->pages_sent,
+			 "zero_pages", (json_int_t)r->zero_pages,
+			 "page_bytes", (json_int_t)r->page_bytes,
+			 "state_bytes", (json_int_t)r->state_bytes,
+			 "bytes", (json_int_t)r->bytes,
+			 "pending_pages", (json_int_t)r->pending_pages,
+			 "bytes_per_second", (json_int_t)r->bytes_per_second,
+			 "total_us", (json_int_t)(r->total_ns / 1000),
+			 "blackout_us", (json_int_t)(r->blackout_ns / 1000));
+}
+
+static void progress(void *arg, const struct migrate_report *report)
+{
+	struct going *g = arg;
+
+	control_progress(g->call, describe(report));
+}
+
+static void done(void *arg, int r, const struct error *err, const struct migrate_report *report)
+{
+	struct going *g = arg;
+	struct error told = *err;
+
+	if (report->phase == MIGRATE_UNCONFIRMED)
+		error_prefix(&told, "the guest was handed over, and whether it runs is not known");
+	if (r < 0)
+		control_fail_error(g->call, &told);
+	else
+		control_reply(g->call, describe(report));
+	if (report->phase == MIGRATE_CONFIRMED)
+		machine_end(g->m, MACHINE_END_MIGRATED, 0, NULL);
+	if (g->over) {
+		let_go(g);
+		return;
+	}
+	g->over = true;
+	loop_cancel(g->m->loop, &g->hang_up);
+}
+
+static int read_params(struct control_call *call, struct migrate_params *p)
+{
+	uint64_t level, rounds, downtime;
+	const char *uuid;
+
+	if (control_arg_string(call, "uuid", "", &uuid) < 0 ||
+	    control_arg_number(call, "level", 0, 19, &level) < 0 ||
+	    control_arg_number(call, "max_rounds", 30, MAX_ROUNDS, &rounds) < 0 ||
+	    control_arg_number(call, "bandwidth", 0, MAX_BANDWIDTH, &p->bandwidth) < 0 ||
+	    control_arg_number(call, "downtime_ms", 100, MAX_DOWNTIME, &downtime) < 0 ||
+	    control_arg_bool(call, "converge", true, &p->converge) < 0 ||
+	    control_arg_bool(call, "hand_off", false, &p->hand_off) < 0)
+		return -EINVAL;
+	if (migrate_uuid_parse(uuid, p->uuid) < 0 || !rounds) {
+		control_fail(call, -EINVAL, "a migration needs a name, and a round at least");
+		return -EINVAL;
+	}
+	p->level = level;
+	p->max_rounds = rounds;
+	p->downtime_ns = downtime * NSEC_PER_MSEC;
+	return 0;
+}
+
+void control_verb_migrate(struct control_call *call)
+{
+	struct machine *m = control_machine(call);
+	struct migrate_params params = { 0 };
+	struct migrate_watcher watcher = { .progress = progress, .done = done };
+	struct error err = { 0 };
+	struct going *g;
+
+	if (read_params(call, &params) < 0)
+		return;
+	if (control_num_fds(call) != 4) {
+		control_fail(call, -EBADF, "the request came without its descriptors");
+		return;
+	}
+	g = calloc(1, sizeof(*g));
+	if (!g) {
+		control_fail(call, -ENOMEM, "no memory");
+		return;
+	}
+	params.in = control_take_fd(call, 0);
+	params.out = control_take_fd(call, 1);
+	params.journal = control_take_fd(call, 2);
+	*g = (struct going){
+		.call = call,
+		.m = m,
+		.client_fd = control_take_fd(call, 3),
+		.hang_up.done = client_gone,
+	};
+	watcher.arg = g;
+	if (migrate_start(m, &params, &watcher, &err) < 0) {
+		control_fail_error(call, &err);
+		let_go(g);
+		return;
+	}
+	loop_poll(m->loop, &g->hang_up, g->client_fd, POLLIN);
+}
+
+void control_verb_migrate_cancel(struct control_call *call)
+{
+	int r = migrate_cancel(control_machine(call));
+
+	if (r < 0)
+		control_fail(call, r, "there is no migration that could still be cancelled");
+	else
+		control_reply(call, NULL);
+}
+
+void control_verb_migrate_status(struct control_call *call)
+{
+	struct machine *m = control_machine(call);
+	uint8_t uuid[MIGRATE_UUID_BYTES];
+	struct migrate_report report;
+	char text[MIGRATE_UUID_TEXT];
+
+	if (m->arriving) {
+		control_reply(call, json_pack("{s:s, s:b}", "role", "destination", "waits",
+					      m->commit_by_hand));
+		return;
+	}
+	if (!migrate_status(m, &report, uuid)) {
+		control_reply(call, json_pack("{s:s}", "role", "none"));
+		return;
+	}
+	migrate_uuid_print(uuid, text);
+	control_reply(call, json_pack("{s:s, s:s, s:o}", "role", "source", "uuid", text, "report",
+				      describe(&report)));
+}
+
+void control_verb_migrate_settle(struct control_call *call)
+{
+	struct machine *m = control_machine(call);
+	struct error err = { 0 };
+	bool confirm;
+	const char *as;
+	int r;
+
+	if (control_arg_string(call, "as", "", &as) < 0)
+		return;
+	confirm = !strcmp(as, "confirm");
+	if (confirm)
+		r = migrate_confirm(m, &err);
+	else if (!strcmp(as, "take-back"))
+		r = migrate_take_back(m, &err);
+	else if (!strcmp(as, "commit"))
+		r = migrate_commit_here(m, &err);
+	else
+		r = error_set(&err, -EINVAL, "there is no way '%.20s' to settle a migration", as);
+	if (r < 0)
+		control_fail_error(call, &err);
+	else
+		control_reply(call, NULL);
+	/* After the answer, which @as is gone with. */
+	if (r == 0 && confirm)
+		machine_end(m, MACHINE_END_MIGRATED, 0, NULL);
+}

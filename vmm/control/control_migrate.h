@@ -1,0 +1,30 @@
+/* Verbs of the control socket that move a guest to another monitor: rows of control_verbs.c. */
+#ifndef WISP_VMM_CONTROL_MIGRATE_H
+#define WISP_VMM_CONTROL_MIGRATE_H
+
+#include "vmm/control/control.h"
+
+/*
+ * {"do":"migrate","uuid":HEX,"level":N,"max_rounds":N,"bandwidth":N,"downtime_ms":N,
+ * "converge":BOOL} with the stream's two ends (in, out), the journal, and a pipe whose other
+ * end the client holds: when that closes it is cancelled. Progress and reply: the
+ * members of struct migrate_report. After the reply the microVM ends.
+ */
+void control_verb_migrate(struct control_call *call);
+
+/* {"do":"migrate-cancel"}: fails with EALREADY when there is none, or it is too late. */
+void control_verb_migrate_cancel(struct control_call *call);
+
+/*
+ * {"do":"migrate-status"}: {"role":"source","uuid","phase"} of the one at hand or the last, or
+ * {"role":"destination","waits":BOOL}: for a word that the lost connection will not bring.
+ */
+void control_verb_migrate_status(struct control_call *call);
+
+/*
+ * {"do":"migrate-settle","as":WORD}: "confirm" or "take-back" of the source's, "commit" of the
+ * destination's; vmm/migrate/migrate.h says when.
+ */
+void control_verb_migrate_settle(struct control_call *call);
+
+#endif

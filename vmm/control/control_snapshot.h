@@ -1,0 +1,46 @@
+/* Verbs of the control socket that take a machine's state: rows of control_verbs.c. */
+#ifndef WISP_VMM_CONTROL_SNAPSHOT_H
+#define WISP_VMM_CONTROL_SNAPSHOT_H
+
+#include "vmm/control/control.h"
+
+/*
+ * {"do":"disks"}: {"disks":[{"id", "path", "read_only", "direct", "raw"}],
+ * "args":[...], "directory"},
+ * with a descriptor of each disk, and the options that the machine was made of.
+ */
+void control_verb_disks(struct control_call *call);
+
+/*
+ * {"do":"snapshot","stay_paused":BOOL,"diff":BOOL,"id":ID} with a pipe (see the .c) and two empty
+ * files, for the state and for RAM; a third one gets which pages are in that
+ * (vmm/saved/snapshot_pages.h).
+ *
+ * With "diff" RAM is only what changed since the last snapshot that was kept, when there has been
+ * a "diff" before; else it is complete, and changes are watched from now on. A snapshot with an ID
+ * is kept when "snapshot-kept" says so, one without when it is written. When it gets no third file,
+ * pages that changed are data in the second one, also those that are zero, and all others holes.
+ *
+ * Progress, when it is paused: {"wisp", "machine":{...}, "devices":[...]}, and when only changes
+ * are to come "base":{"id", "path"}: what they are counted from.
+ * Reply: {"pause_us", "fork_us", "memory_bytes", "stored_bytes", "state_bytes", "diff":is it one,
+ * "tracked":may the next be one}.
+ */
+void control_verb_snapshot(struct control_call *call);
+
+/*
+ * {"do":"snapshot-kept","id":ID,"path":PATH}: that snapshot is safe there, and a base from now on.
+ * ESTALE: another was taken meanwhile, or changes are not watched any more.
+ */
+void control_verb_snapshot_kept(struct control_call *call);
+
+/*
+ * {"do":"clone"} with a pipe and a nursery's socket (saved/clone.h). Reply: {"pause_us",
+ * "fork_us"}.
+ */
+void control_verb_clone(struct control_call *call);
+
+/* {"do":"end"}: the microVM ends in good order with status 0, whatever its guest is at. */
+void control_verb_end(struct control_call *call);
+
+#endif

@@ -1,0 +1,51 @@
+/*
+ * `wisp disk`: making, looking at, checking, converting and resizing disk
+ * images, raw and qcow2. Runs in the caller's process and waits for its I/O.
+ *
+ * What is made has its name only when it is complete: a failure, a full file
+ * system or a kill leaves what was there before, and at most a temporary file.
+ */
+#ifndef WISP_VMM_DISK_H
+#define WISP_VMM_DISK_H
+
+#include "vmm/config/config_parse.h"
+
+struct disk_options {
+	int format; /* BLOCK_FORMAT_*: of what is made or looked at */
+	int source_format;
+	char *backing, *cluster_size;
+	int backing_format;
+	bool follow_backing;
+	bool json, force, repair, shrink;
+};
+
+extern const struct config_item disk_options[];
+
+int disk_main(int argc, char **argv);
+
+/* ---- for the verb's parts; each returns 0 or -errno with the error filled in ---- */
+
+/* A file that has another name until disk_new_commit(). */
+struct disk_new {
+	const char *path;
+	char *temporary;
+	int fd;
+};
+
+int disk_new_open(struct disk_new *n, const char *path, bool force, struct error *err);
+/* Durable, and called by its name. */
+int disk_new_commit(struct disk_new *n, struct error *err);
+/* After a commit this only closes. */
+void disk_new_done(struct disk_new *n);
+
+/*
+ * Copy what the image at @from holds, read by @o, into a new image at @to. Shows
+ * progress on standard error when that is a terminal.
+ */
+int disk_convert(const struct disk_options *o, const char *from, const char *to,
+		 struct error *err);
+
+/* Zero the disk of the qcow2 image @fd from @from to its end, and free what was there. */
+int disk_zero_end(int fd, const char *path, uint64_t from, struct error *err);
+
+#endif

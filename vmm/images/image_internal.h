@@ -1,0 +1,143 @@
+/*
+ * What the files of container images share: a stream of bytes, unpacked as it is
+ * read (image_stream.c), the members of a tar archive in it (image_tar.c), a layer of them
+ * put over a tree (image_layer.c), where the parts of an image are (image_source.c) and which
+ * they are (image_manifest.c). All of it is somebody else's input, and runs in a process of its own
+ * that can reach nothing but the cache (image.c).
+ */
+#ifndef WISP_VMM_IMAGE_INTERNAL_H
+#define WISP_VMM_IMAGE_INTERNAL_H
+
+#include <limits.h>
+#include <sys/types.h>
+
+#include "vmm/core/error.h"
+#include "vmm/core/sha256.h"
+#include "vmm/images/image.h"
+
+/* ---- bytes (image_stream.c) ---- */
+
+/* Part of a file that holds something. */
+struct image_blob {
+	int fd;
+	uint64_t offset, size;
+};
+
+struct image_stream;
+
+/*
+ * The bytes of @blob, whose descriptor stays the caller's; what gzip or zstd packed comes out
+ * unpacked. @name is for messages, and outlives the stream.
+ */
+int image_stream_open(struct image_stream **ret_s, const struct image_blob *blob, const char *name,
+		      struct error *err);
+void image_stream_close(struct image_stream *s);
+bool image_stream_packed(const struct image_stream *s);
+/* Up to @len bytes; fewer only at the end. -errno with @err. */
+ssize_t image_stream_read(struct image_stream *s, void *buf, size_t len, struct error *err);
+/* Past @len bytes, without reading them where nothing depends on them. */
+int image_stream_skip(struct image_stream *s, uint64_t len, struct error *err);
+/* How many bytes came out of it until now. */
+uint64_t image_stream_position(const struct image_stream *s);
+/* From now on, know the SHA-256 of what comes out; and read the rest and tell it. */
+void image_stream_hash(struct image_stream *s);
+int image_stream_digest(struct image_stream *s, char ret_hex[SHA256_HEX], struct error *err);
+
+/* ---- members (image_tar.c) ---- */
+
+enum tar_kind {
+	TAR_FILE,
+	TAR_HARD_LINK,
+	TAR_SYMLINK,
+	TAR_DIRECTORY,
+	TAR_FIFO,
+	TAR_DEVICE, /* of either kind */
+};
+
+struct tar_member {
+	enum tar_kind kind;
+	char name[PATH_MAX]; /* as it is there: may be anything */
+	char link[PATH_MAX];
+	uint64_t size; /* of its data; 0 but for files */
+	mode_t mode;   /* permissions */
+	uint32_t uid, gid;
+	int64_t mtime;
+};
+
+struct tar {
+	struct image_stream *stream;
+	uint64_t left;	  /* of this member's data */
+	unsigned padding; /* behind it */
+};
+
+void tar_init(struct tar *t, struct image_stream *stream);
+/* 1 with the next member, 0 at the end, or -errno with @err. */
+int tar_next(struct tar *t, struct tar_member *ret, struct error *err);
+/* Of the member's data; 0 at its end. */
+ssize_t tar_read(struct tar *t, void *buf, size_t len, struct error *err);
+
+/*
+ * @name in the shape in which it is used: no slash at either end, no empty component and no ".".
+ * The root is "". -EINVAL when there is ".." in it.
+ */
+int tar_clean_name(char *name);
+
+/* ---- a layer over a tree (image_layer.c) ---- */
+
+/* Metadata of directories, which are open to us until all layers are in. */
+struct image_tree {
+	int fd;	     /* its root */
+	bool owners; /* we may give files away */
+	struct image_dir *dir;
+	size_t num_dirs, room_dirs;
+	unsigned skipped; /* devices */
+};
+
+void image_tree_init(struct image_tree *t, int fd);
+void image_tree_done(struct image_tree *t);
+/*
+ * Put the layer @blob over the tree, the lowest one first. @diff_id is the SHA-256, in hex, that it
+ * has unpacked, else -EBADMSG: then the tree is good for nothing.
+ */
+int image_tree_add(struct image_tree *t, const struct image_blob *blob, const char *name,
+		   const char *diff_id, bool lowest, struct error *err);
+/* When all are in. */
+int image_tree_finish(struct image_tree *t, struct error *err);
+/* Remove @name in the directory @dir_fd, whatever it is and with all below. 0 if it is gone. */
+int image_remove_tree(int dir_fd, const char *name);
+
+/* ---- where parts are (image_source.c) ---- */
+
+struct image_source {
+	const char *path; /* for messages */
+	int fd;
+	bool is_archive;
+	struct image_entry *entry; /* of the archive */
+	size_t num_entries, room_entries;
+};
+
+/*
+ * @fd is a layout's directory or an archive, and the source's from now on; @path is what it is
+ * called; what must be unpacked as a whole goes into the directory @spool_fd, without a name.
+ */
+int image_source_open(struct image_source *s, const char *path, int fd, int spool_fd,
+		      struct error *err);
+void image_source_close(struct image_source *s);
+/* The part called @name, until image_source_put(); -ENOENT if there is none. */
+int image_source_find(struct image_source *s, const char *name, struct image_blob *ret);
+void image_source_put(struct image_source *s, struct image_blob *blob);
+
+/* ---- which parts (image_manifest.c) ---- */
+
+#define IMAGE_MAX_LAYERS 256
+
+struct image_manifest {
+	unsigned num_layers;
+	char *layer[IMAGE_MAX_LAYERS];		    /* names in the source */
+	char diff_id[IMAGE_MAX_LAYERS][SHA256_HEX]; /* of each, unpacked */
+};
+
+int image_manifest_read(struct image_manifest *m, struct image_source *s, struct error *err);
+void image_manifest_done(struct image_manifest *m);
+
+#endif

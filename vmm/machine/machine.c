@@ -1,0 +1,623 @@
+#include "vmm/machine/machine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "virtio/virtio_devices.h"
+#include "vmm/debug/gdb.h"
+#include "vmm/machine/machine_internal.h"
+#include "vmm/machine/machine_state.h"
+#include "vmm/migrate/migrate.h"
+#include "vmm/saved/snapshot_track.h"
+#include "vmm/saved/working_set.h"
+
+const char *machine_end_name(enum machine_end_reason reason)
+{
+	static const char *const name[] = {
+		[MACHINE_END_NONE] = "none",
+		[MACHINE_END_POWEROFF] = "poweroff",
+		[MACHINE_END_REBOOT] = "reboot",
+		[MACHINE_END_EXIT_PORT] = "exit",
+		[MACHINE_END_PANIC] = "panic",
+		[MACHINE_END_TRIPLE_FAULT] = "triple-fault",
+		[MACHINE_END_INTERNAL] = "internal-error",
+		[MACHINE_END_TIMEOUT] = "timeout",
+		[MACHINE_END_ASKED] = "asked",
+		[MACHINE_END_SIGNAL] = "signal",
+		[MACHINE_END_MIGRATED] = "migrated",
+		[MACHINE_END_START_FAILED] = "start-failed",
+		[MACHINE_END_HANG] = "hang",
+	};
+
+	/* The page it is read from is shared with a process that trusts its guest less. */
+	return (unsigned)reason < ARRAY_SIZE(name) ? name[reason] : "unknown";
+}
+
+void machine_files_init(struct machine_files *files)
+{
+	files->kernel = NULL;
+	files->initrd = files->serial = files->console = -1;
+	files->gdb = -1;
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
+		files->disk[i] = files->dialer[i] = -1;
+		files->beneath[i].num = 0;
+	}
+	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
+		net_ends_init(&files->net[i]);
+	files->vsock_listen = files->vsock_broker = -1;
+	for (unsigned i = 0; i < CONFIG_MAX_SHARES; i++)
+		files->share[i] = -1;
+	files->serial_out = -1;
+	files->num_ports = 0;
+}
+
+static void close_file(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+void machine_files_close(struct machine_files *files)
+{
+	fw_kernel_free(files->kernel);
+	files->kernel = NULL;
+	close_file(&files->initrd);
+	close_file(&files->gdb);
+	close_file(&files->serial);
+	close_file(&files->console);
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
+		close_file(&files->disk[i]);
+		close_file(&files->dialer[i]);
+		block_chain_close(&files->beneath[i]);
+	}
+	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
+		net_ends_close(&files->net[i]);
+	close_file(&files->vsock_listen);
+	close_file(&files->vsock_broker);
+	for (unsigned i = 0; i < CONFIG_MAX_SHARES; i++)
+		close_file(&files->share[i]);
+}
+
+/* ---- creation, in the order in which things need one another ---- */
+
+/* RAM from 0 up to the 32-bit hole, the rest from 4 GiB on. */
+static int reserve_memory(struct machine *m, const struct machine_image *image, struct error *err)
+{
+	uint64_t size = m->config->memory_bytes;
+	struct guest_mem_range ranges[2] = { 0 };
+	unsigned num = 1;
+
+	ranges[0].size = MIN(size, FW_HOLE_START);
+	if (size > FW_HOLE_START) {
+		ranges[1].gpa = FW_HOLE_END;
+		ranges[1].size = size - FW_HOLE_START;
+		num = 2;
+	}
+	if (image && image->arrival && image->arrival->way == MIGRATE_SHARED)
+		return guest_mem_adopt(&m->mem, image->arrival->wire->fd, ranges, num, err);
+	return guest_mem_create(&m->mem, m->config->memory_backing, ranges, num, err);
+}
+
+/* Take over or map what a saved machine had in its RAM. */
+static int fill_memory(struct machine *m, const struct machine_image *image, struct error *err)
+{
+	int r;
+
+	if (image->mem) {
+		m->mem = image->mem;
+		return 0;
+	}
+	if (image->arrival)
+		return 0;
+	r = guest_mem_load(m->mem, image->memory_fd, err);
+	for (unsigned i = 0; i < image->num_layers && !r; i++) {
+		r = guest_mem_load_pages(m->mem, image->layer[i].fd, image->layer[i].pages);
+		if (r < 0)
+			error_set(err, r, "saved memory: cannot be read: %m");
+	}
+	if (!r && image->working_set)
+		working_set_bring_in(image->working_set, m->mem);
+	return r;
+}
+
+static int create_memory(struct machine *m, const struct machine_image *image, struct error *err)
+{
+	int r = image && image->mem ? 0 : reserve_memory(m, image, err);
+
+	if (!r && image)
+		r = fill_memory(m, image, err);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < m->mem->num_ranges; i++) {
+		struct guest_mem_range *range = &m->mem->range[i];
+
+		range->slot = i;
+		r = m->hv->ops->mem_set(m->hv, i, range->gpa, range->size, range->host, 0);
+		if (r < 0)
+			return error_kind_set(err, ERROR_START, r,
+					      "cannot give the guest %llu MiB at 0x%llx: %m",
+					      (unsigned long long)(range->size / MiB),
+					      (unsigned long long)range->gpa);
+	}
+	return 0;
+}
+
+static int create_buses(struct machine *m, struct error *err)
+{
+	int r = bus_create(&m->pio, "pio");
+
+	if (!r)
+		r = bus_create(&m->mmio, "mmio");
+	if (!r)
+		r = irq_table_create(&m->irqs, m->hv);
+	return r < 0 ? error_set(err, r, "buses: %m") : 0;
+}
+
+/* The local APIC where every processor has it, enabled, on the boot processor (SDM 3, 11.4.4). */
+#define APIC_BASE_BOOT (FW_LAPIC_ADDR | 1 << 11 | 1 << 8)
+
+int machine_set_cpuid(struct machine *m, const struct x86_cpuid *cpuid, struct error *err)
+{
+	size_t bytes = offsetof(struct x86_cpuid, entry) + cpuid->num * sizeof(cpuid->entry[0]);
+	struct x86_cpuid *own = malloc(sizeof(*own));
+	int r = 0;
+
+	if (!own)
+		return error_set(err, -ENOMEM, "CPUID: %m");
+	memcpy(own, cpuid, bytes);
+	for (unsigned i = m->vcpus.num; i-- > 0 && !r;) {
+		x86_cpuid_set_index(own, i);
+		r = m->hv->ops->vcpu_setup(m->vcpus.vcpu[i].hv, own, err);
+	}
+	free(m->cpuid);
+	/* Only what there is of it: a machine keeps this for its life. */
+	m->cpuid = realloc(own, bytes);
+	return r;
+}
+
+/* Every vCPU gets its CPUID; the boot processor starts where @start says, the rest wait for it. */
+static int setup_vcpus(struct machine *m, const struct x86_cpuid *host,
+		       const struct fw_start *start, struct error *err)
+{
+	const struct hv_ops *ops = m->hv->ops;
+	struct x86_vcpu_state state = { .sregs.apic_base = APIC_BASE_BOOT };
+	struct vcpu *boot = &m->vcpus.vcpu[0];
+	struct x86_cpuid *cpuid;
+	int r = 0;
+
+	m->tsc_khz = ops->tsc_khz ? ops->tsc_khz(boot->hv) : 0;
+	if (host) {
+		cpuid = calloc(1, sizeof(*cpuid));
+		if (!cpuid)
+			return error_set(err, -ENOMEM, "CPUID: %m");
+		r = x86_cpuid_make(cpuid, host, m->config->cpu, m->vcpus.num, m->tsc_khz, err);
+		if (!r)
+			r = machine_set_cpuid(m, cpuid, err);
+		free(cpuid);
+		if (r < 0)
+			return r;
+	}
+	x86_boot_state(&state, start);
+	r = ops->vcpu_set(boot->hv, &state);
+	return r < 0 ? error_kind_set(err, ERROR_START, r, "boot processor: registers: %m") : 0;
+}
+
+/* Put the kernel and all it finds into memory, and the boot processor at its entry. */
+static int load_guest(struct machine *m, const struct machine_params *params, struct error *err)
+{
+	const struct machine_config *c = m->config;
+	struct fw_start start = { 0 };
+	struct fw_boot_config boot = {
+		.kernel = params->files->kernel,
+		.protocol = c->protocol,
+		.initrd_fd = params->files->initrd,
+		.initrd_path = c->initrd,
+		.platform = &m->platform,
+	};
+	char *cmdline = config_cmdline(c);
+	int r;
+
+	if (!cmdline)
+		return error_set(err, -ENOMEM, "command line: %m");
+	boot.cmdline = cmdline;
+	r = fw_boot_setup(m->mem, &boot, &start, err);
+	free(cmdline);
+	if (r < 0)
+		return r;
+	guest_mem_hide(m->mem);
+	r = machine_new_generation(m);
+	if (r < 0)
+		return error_set(err, r, "generation ID: %m");
+	r = x86_boot_tables(m->mem, &start);
+	if (r < 0)
+		return error_set(err, r, "boot tables: %m");
+	return setup_vcpus(m, params->host_cpuid, &start, err);
+}
+
+/* A worker that cannot be confined further is under the main thread's filter at least. */
+static void worker_begins(void *sandbox)
+{
+	int r = sandbox_filter(sandbox, SANDBOX_THREAD_WORKER);
+
+	if (r < 0)
+		log_warn("worker: cannot load its system call filter: %s", strerror(-r));
+}
+
+int machine_create(struct machine **ret_m, const struct machine_params *params, struct error *err)
+{
+	const struct machine_config *c = params->config;
+	struct loop_params loop = { .backend = c->loop, .clock = params->clock, .name = "main" };
+	struct machine *m;
+	int r;
+
+	if (params->sandbox) {
+		loop.worker_begins = worker_begins;
+		loop.worker_arg = params->sandbox;
+	}
+	m = calloc(1, sizeof(*m));
+	if (!m)
+		return error_set(err, -ENOMEM, "machine: %m");
+	m->config = c;
+	m->clock = params->clock;
+	m->hv = params->hv;
+	m->vcpus.sandbox = params->sandbox;
+	m->arriving = params->image && params->image->arrival;
+
+	r = loop_create(&m->loop, &loop, err);
+	if (!r)
+		r = create_memory(m, params->image, err);
+	if (!r)
+		r = create_buses(m, err);
+	/* Before ioeventfds and routes: KVM synchronises with vCPUs that exist at each of those. */
+	if (!r)
+		r = vcpu_set_init(&m->vcpus, m, m->hv, m->loop, c->cpus, err);
+	if (!r)
+		r = machine_add_devices(m, params->files, params->layout_only, err);
+	if (!r && m->arriving)
+		r = machine_load_kind(m, params->image, params->host_cpuid, err);
+	else if (!r && params->image)
+		r = machine_load(m, params->image, params->host_cpuid, err);
+	else if (!r && !params->layout_only)
+		r = load_guest(m, params, err);
+	if (!r && params->files->gdb >= 0) {
+		r = gdb_create(&m->gdb, m, params->files->gdb, err);
+		if (!r)
+			params->files->gdb = -1;
+	}
+	if (r < 0) {
+		m->hv = NULL;
+		machine_free(m);
+		return r;
+	}
+	*ret_m = m;
+	return 0;
+}
+
+/* Several may wait for the same pause, each by a client of its own. */
+struct machine_pauser {
+	void (*fn)(void *arg);
+	void *arg;
+	struct machine_pauser *next;
+};
+
+static void free_pausers(struct machine *m)
+{
+	while (m->pausers) {
+		struct machine_pauser *p = m->pausers;
+
+		m->pausers = p->next;
+		free(p);
+	}
+}
+
+void machine_free(struct machine *m)
+{
+	if (!m)
+		return;
+	vcpu_set_done(&m->vcpus);
+	snapshot_track_free(m->track);
+	machine_free_devices(m);
+	machine_free_loops(m);
+	irq_table_free(m->irqs);
+	bus_free(m->mmio);
+	bus_free(m->pio);
+	if (m->hv)
+		m->hv->ops->free(m->hv);
+	free(m->cpuid);
+	guest_mem_free(m->mem);
+	loop_free(m->loop);
+	gdb_free(m->gdb);
+	free_pausers(m);
+	free(m);
+}
+
+/* ---- pause ---- */
+
+/* True when that was possible. */
+static bool add_pauser(struct machine *m, void (*fn)(void *arg), void *arg)
+{
+	struct machine_pauser *p = malloc(sizeof(*p)), **last = &m->pausers;
+
+	if (!p)
+		return false;
+	*p = (struct machine_pauser){ .fn = fn, .arg = arg };
+	while (*last)
+		last = &(*last)->next;
+	*last = p;
+	return true;
+}
+
+static void all_drained(struct machine *m)
+{
+	struct machine_pauser *p = m->pausers;
+
+	m->paused = true;
+	m->pausers = NULL;
+	/* That it stands still for its end is no news beside the end. */
+	if (m->changed_fn && !m->winding_down)
+		m->changed_fn(m->changed_arg);
+	while (p) {
+		struct machine_pauser *next = p->next;
+
+		if (p->fn)
+			p->fn(p->arg);
+		free(p);
+		p = next;
+	}
+}
+
+static void device_drained(struct virtio_device *dev, void *arg)
+{
+	struct machine *m = arg;
+
+	if (--m->undrained == 0)
+		all_drained(m);
+}
+
+static void vcpus_left(void *arg)
+{
+	struct machine *m = arg;
+
+	/* One more than there are devices, so that none can end the count before all began. */
+	m->undrained = m->num_virtio + 1;
+	for (unsigned i = 0; i < m->num_virtio; i++)
+		virtio_pause(m->virtio[i].dev, device_drained, m);
+	device_drained(NULL, m);
+}
+
+/* A pause and the debugger's stop may wait for the same moment. */
+static void vcpus_stopped(void *arg)
+{
+	struct machine *m = arg;
+	void (*fn)(void *arg) = m->debug_fn;
+	bool pausing = m->pausing;
+
+	m->debug_fn = NULL;
+	m->pausing = false;
+	if (pausing)
+		vcpus_left(m);
+	if (fn)
+		fn(m->debug_arg);
+}
+
+void machine_pause(struct machine *m, void (*done)(void *arg), void *arg)
+{
+	/* Its vCPUs go already; whoever waits for the pause learns of the end. */
+	if (m->winding_down)
+		return;
+	if (!add_pauser(m, done, arg)) {
+		if (done)
+			done(arg);
+		return;
+	}
+	if (m->pausing || m->undrained)
+		return;
+	m->pausing = true;
+	vcpu_set_want(&m->vcpus, VCPU_PAUSE, vcpus_stopped, m);
+}
+
+void machine_debug_stop(struct machine *m, void (*fn)(void *arg), void *arg)
+{
+	if (m->winding_down)
+		return;
+	m->debug_stopped = true;
+	m->debug_fn = fn;
+	m->debug_arg = arg;
+	vcpu_set_want(&m->vcpus, VCPU_PAUSE, vcpus_stopped, m);
+}
+
+void machine_debug_continue(struct machine *m)
+{
+	m->debug_stopped = false;
+	if (!m->paused && !m->pausing && !m->undrained && !m->winding_down)
+		vcpu_set_want(&m->vcpus, VCPU_RUN, NULL, NULL);
+}
+
+static void resume_devices(struct machine *m)
+{
+	if (m->winding_down)
+		return;
+	m->paused = false;
+	for (unsigned i = 0; i < m->num_virtio; i++)
+		virtio_resume(m->virtio[i].dev);
+	if (m->changed_fn)
+		m->changed_fn(m->changed_arg);
+}
+
+void machine_resume(struct machine *m)
+{
+	const struct hv_ops *ops = m->hv->ops;
+
+	m->resume_due = m->holds > 0;
+	if (m->resume_due)
+		return;
+	resume_devices(m);
+	for (unsigned i = 0; i < m->vcpus.num && ops->vcpu_stood_still; i++)
+		ops->vcpu_stood_still(m->vcpus.vcpu[i].hv);
+	if (!m->debug_stopped)
+		vcpu_set_want(&m->vcpus, VCPU_RUN, NULL, NULL);
+}
+
+void machine_hold(struct machine *m)
+{
+	m->holds++;
+}
+
+void machine_release(struct machine *m)
+{
+	m->holds--;
+	if (m->resume_due && !m->holds)
+		machine_resume(m);
+}
+
+void machine_watch(struct machine *m, void (*fn)(void *arg), void *arg)
+{
+	m->changed_fn = fn;
+	m->changed_arg = arg;
+}
+
+bool machine_is_paused(const struct machine *m)
+{
+	return m->paused;
+}
+
+/* ---- running and ending ---- */
+
+void machine_end(struct machine *m, enum machine_end_reason reason, int status, struct vcpu *v)
+{
+	/* A kernel that an NMI made panic tells of it before it prints what was to be known. */
+	if (m->hung && reason == MACHINE_END_PANIC)
+		return;
+	if (atomic_exchange(&m->ending, true))
+		return;
+	/* Whatever it does after it was found to hang, it was ended for that. */
+	m->end.reason = m->hung ? MACHINE_END_HANG : reason;
+	m->end.status = m->hung ? MACHINE_STATUS_HANG : status;
+	if (v && !m->hung)
+		machine_dump_vcpu(m, v, m->end.evidence, sizeof(m->end.evidence));
+	/* Release: whoever sees @ended may read @end. */
+	atomic_store_explicit(&m->ended, true, memory_order_release);
+	loop_stop(m->loop);
+}
+
+static void timed_out(struct loop_timer *t)
+{
+	struct machine *m = container_of(t, struct machine, timeout);
+
+	machine_end(m, MACHINE_END_TIMEOUT, MACHINE_STATUS_TIMEOUT, NULL);
+}
+
+void machine_set_deadline(struct machine *m, uint64_t deadline_ns)
+{
+	m->timeout.expired = timed_out;
+	loop_timer_set(m->loop, &m->timeout, deadline_ns);
+}
+
+int machine_start(struct machine *m, struct error *err)
+{
+	int r = machine_start_loops(m, err);
+
+	if (r < 0)
+		return r;
+	if (m->arrives_paused || (m->paused && m->config->start_paused))
+		return vcpu_set_start(&m->vcpus, VCPU_PAUSE, err);
+	/* A loaded machine: its devices first, as after a pause. */
+	if (m->paused)
+		resume_devices(m);
+	if (m->gdb && m->config->wait_gdb) {
+		m->debug_stopped = true;
+		gdb_hold(m->gdb);
+		return vcpu_set_start(&m->vcpus, VCPU_PAUSE, err);
+	}
+	return vcpu_set_start(&m->vcpus, VCPU_RUN, err);
+}
+
+static void set_flag(void *arg)
+{
+	*(bool *)arg = true;
+}
+
+/* How long the guest's last words may take to reach a slow reader. */
+#define LAST_OUTPUT_NS (2 * NSEC_PER_SEC)
+/* What programs wrote to ports waits as any program's would, for all practical purposes. */
+#define PORT_OUTPUT_NS (86400 * NSEC_PER_SEC)
+
+/*
+ * vCPUs first, with the loop running: one may wait for the loop to acknowledge
+ * a reset. Then the queues, so that what the guest was promised is done.
+ */
+static void wind_down(struct machine *m)
+{
+	bool quit = false;
+
+	m->winding_down = true;
+	vcpu_set_want(&m->vcpus, VCPU_QUIT, set_flag, &quit);
+	while (!quit)
+		loop_run_once(m->loop, UINT64_MAX);
+	vcpu_set_join(&m->vcpus);
+
+	while (m->num_ports && !m->paused && virtio_console_flush(m->console))
+		loop_run_once(m->loop, UINT64_MAX);
+	if (!m->paused) {
+		/* Those who wait for a pause learn of the end. */
+		free_pausers(m);
+		vcpus_left(m);
+		while (m->undrained)
+			loop_run_once(m->loop, UINT64_MAX);
+	}
+	for (unsigned i = 0; i < m->num_ports; i++)
+		chardev_flush(m->port_char[i], PORT_OUTPUT_NS);
+	if (m->console_char)
+		chardev_flush(m->console_char, LAST_OUTPUT_NS);
+	if (m->serial_char)
+		chardev_flush(m->serial_char, LAST_OUTPUT_NS);
+}
+
+void machine_run(struct machine *m, struct machine_end *ret_end)
+{
+	while (!atomic_load_explicit(&m->ended, memory_order_acquire))
+		loop_run(m->loop);
+	loop_timer_cancel(m->loop, &m->timeout);
+	loop_timer_cancel(m->loop, &m->stop);
+	migrate_source_free(m);
+	wind_down(m);
+	gdb_ended(m->gdb, m->end.status);
+	*ret_end = m->end;
+}
+
+void machine_power_button(struct machine *m)
+{
+	power_ged_raise(m->power, GED_POWER_BUTTON);
+}
+
+void machine_window_changed(struct machine *m)
+{
+	if (m->console_char)
+		chardev_window_changed(m->console_char);
+	if (m->serial_char)
+		chardev_window_changed(m->serial_char);
+}
+
+void machine_set_monitor(struct machine *m, const struct monitor_params *params)
+{
+	m->monitor = params;
+}
+
+struct loop *machine_loop(struct machine *m)
+{
+	return m->loop;
+}
+
+struct guest_mem *machine_memory(struct machine *m)
+{
+	return m->mem;
+}
+
+int machine_vcpu_state(struct machine *m, unsigned index, struct x86_vcpu_state *state)
+{
+	if (index >= m->vcpus.num)
+		return -EINVAL;
+	return m->hv->ops->vcpu_get(m->vcpus.vcpu[index].hv, state);
+}

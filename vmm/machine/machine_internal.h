@@ -1,0 +1,114 @@
+/* The machine's insides, for the files that make it up: machine*.c and vcpu.c. */
+#ifndef WISP_VMM_MACHINE_INTERNAL_H
+#define WISP_VMM_MACHINE_INTERNAL_H
+
+#include "devices/chardev.h"
+#include "devices/pci.h"
+#include "devices/power.h"
+#include "devices/rtc.h"
+#include "devices/serial.h"
+#include "virtio/virtio.h"
+#include "virtio/virtio_mmio.h"
+#include "virtio/virtio_pci.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/vcpu.h"
+
+/* Disks, networks, shared directories, and one each: console, sockets, balloon, random numbers. */
+#define MACHINE_MAX_VIRTIO (CONFIG_MAX_DISKS + CONFIG_MAX_NETS + CONFIG_MAX_SHARES + 4)
+
+/* One virtio device with the transport it is behind. */
+struct machine_virtio {
+	struct virtio_device *dev;
+	struct virtio_pci *pci;
+	struct virtio_mmio *mmio;
+	unsigned slot; /* PCI */
+	uint64_t base; /* MMIO */
+	uint32_t gsi;  /* MMIO */
+	bool drained;
+};
+
+struct machine {
+	const struct machine_config *config;
+	const struct clock *clock;
+	struct hv *hv;
+	struct loop *loop;
+	struct machine_loop *loops; /* of queues with threads of their own */
+	struct guest_mem *mem;
+	struct bus *pio, *mmio;
+	struct irq_table *irqs;
+
+	struct pci_bus *pci;
+	struct chardev *serial_char, *console_char;
+	struct chardev *port_char[MACHINE_MAX_PORTS];
+	unsigned num_ports;
+	struct virtio_device *console; /* NULL: there is none */
+	struct serial *serial;
+	struct rtc *rtc;
+	struct power *power;
+	struct machine_virtio virtio[MACHINE_MAX_VIRTIO];
+	unsigned num_virtio;
+	struct virtio_device *vsock, *balloon; /* one of these, or NULL */
+
+	int disk_fd[CONFIG_MAX_DISKS]; /* borrowed from the blocks, for copies of disks */
+	uint64_t tsc_khz; /* of the guest's TSC; 0: nobody says */
+	struct x86_cpuid *cpuid; /* as the boot processor was told, or NULL */
+	const struct monitor_params *monitor; /* NULL in tests */
+	struct fw_platform platform;
+	struct fw_mmio_device mmio_device[MACHINE_MAX_VIRTIO];
+	struct vcpu_set vcpus;
+
+	struct gdb *gdb; /* NULL: nobody debugs */
+	void (*debug_fn)(void *arg); /* waits for the vCPUs to stop; or NULL */
+	void *debug_arg;
+	bool debug_stopped;
+
+	struct loop_timer timeout;
+	_Atomic bool hung; /* somebody said so, and @end.evidence is written */
+	struct loop_timer stop; /* when a guest that was asked to power off is made to */
+	unsigned undrained; /* devices that a pause or the end still waits for */
+	bool pausing, paused;
+	bool winding_down; /* the end is being carried out: nothing stops or goes on any more */
+	void (*changed_fn)(void *arg); /* it was paused, or goes on; or NULL */
+	void *changed_arg;
+	struct machine_pauser *pausers; /* who waits for a pause that is under way */
+	unsigned holds;	 /* who needs it to stay paused for now */
+	bool resume_due; /* it was resumed meanwhile */
+
+	struct snapshot_track *track; /* what changed since the last snapshot; NULL: nobody asked */
+	struct migrate_source *migration; /* the one at hand, or the last; NULL: none */
+	bool guest_gone;     /* it was handed over, and does not go on here */
+	bool arriving;	     /* another machine is to hand its guest over to this one */
+	bool arrives_paused; /* and does not want it to run */
+	bool commit_by_hand; /* it may have done so: somebody has to tell */
+
+	_Atomic bool ending; /* the first to set it writes @end */
+	_Atomic bool ended;  /* @end is complete */
+	struct machine_end end;
+};
+
+/* machine_devices.c: everything the guest can see but processors and memory. */
+int machine_add_devices(struct machine *m, struct machine_files *files, bool layout_only,
+			struct error *err);
+void machine_free_devices(struct machine *m);
+
+/* machine.c: tell every vCPU what it is, and remember it. */
+int machine_set_cpuid(struct machine *m, const struct x86_cpuid *cpuid, struct error *err);
+
+/* machine_state.c: another generation ID, which the guest has not been told of yet. -errno. */
+int machine_new_generation(struct machine *m);
+
+/*
+ * machine_loops.c: one more loop for @queue of @device, with a thread that runs it from the
+ * machine's start until machine_free_loops(); until then it is the caller's thread's.
+ */
+int machine_add_loop(struct machine *m, const char *device, unsigned queue,
+		     struct loop **ret_loop, struct error *err);
+int machine_start_loops(struct machine *m, struct error *err);
+void machine_free_loops(struct machine *m);
+/* In the child of a fork: let go of all loops, the main one too, see loop_abandon(). */
+void machine_abandon_loops(struct machine *m);
+
+/* machine_dump.c: registers, instruction bytes and a page walk of RIP, as text. */
+void machine_dump_vcpu(struct machine *m, struct vcpu *v, char *text, size_t size);
+
+#endif

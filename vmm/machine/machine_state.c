@@ -1,0 +1,349 @@
+#include "vmm/machine/machine_state.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+#include "vmm/config/config_state.h"
+#include "vmm/hypervisor/x86_state.h"
+#include "vmm/machine/machine_internal.h"
+
+/* Sections of ours have a slash, which no device's id can have. */
+#define SECTION_MACHINE "machine"
+#define SECTION_CPU	"machine/cpu"
+#define SECTION_POWER	"machine/power"
+#define SECTION_RTC	"machine/rtc"
+#define SECTION_SERIAL	"machine/serial"
+#define SECTION_PCI	"machine/pci"
+#define SECTION_VM	"machine/vm"
+#define SECTION_VCPU	"machine/vcpu"
+
+#define FORMAT_VERSION 1 /* of the set of sections; each has a version of its own besides */
+#define VERSION	       1
+
+#define ARCHITECTURE "x86_64"
+
+/* KVM itself tells no slower difference from none (its module parameter tsc_tolerance_ppm). */
+#define TSC_TOLERANCE_PPM 250
+
+/* ---- out ---- */
+
+static void save_platform(struct machine *m, struct state_writer *w)
+{
+	state_begin(w, SECTION_POWER, 0, VERSION);
+	power_save(m->power, w);
+	state_end(w);
+
+	state_begin(w, SECTION_RTC, 0, VERSION);
+	rtc_save(m->rtc, w);
+	state_end(w);
+
+	if (m->serial) {
+		state_begin(w, SECTION_SERIAL, 0, VERSION);
+		serial_save(m->serial, w);
+		state_end(w);
+	}
+	if (m->pci) {
+		state_begin(w, SECTION_PCI, 0, VERSION);
+		pci_bus_save(m->pci, w);
+		state_end(w);
+	}
+}
+
+static void save_virtio(struct machine *m, struct state_writer *w)
+{
+	for (unsigned i = 0; i < m->num_virtio; i++) {
+		if (m->virtio[i].pci)
+			virtio_pci_save(m->virtio[i].pci, w);
+		else
+			virtio_mmio_save(m->virtio[i].mmio, w);
+	}
+}
+
+static int save_vcpus(struct machine *m, struct state_writer *w, struct error *err)
+{
+	const struct hv_ops *ops = m->hv->ops;
+	struct x86_saved_vcpu *vcpu = malloc(sizeof(*vcpu));
+	struct x86_saved_vm vm;
+	int r;
+
+	if (!vcpu)
+		return error_set(err, -ENOMEM, "vCPUs: %m");
+	r = ops->vm_save(m->hv, &vm, err);
+	if (!r) {
+		state_begin(w, SECTION_VM, 0, VERSION);
+		x86_vm_write(&vm, w);
+		state_end(w);
+	}
+	for (unsigned i = 0; i < m->vcpus.num && !r; i++) {
+		r = ops->vcpu_save(m->vcpus.vcpu[i].hv, vcpu, err);
+		state_begin(w, SECTION_VCPU, i, VERSION);
+		x86_vcpu_write(vcpu, w);
+		state_end(w);
+	}
+	free(vcpu);
+	return r;
+}
+
+static void save_cpu(struct machine *m, struct state_writer *w)
+{
+	static const struct x86_cpuid none;
+
+	state_begin(w, SECTION_CPU, 0, VERSION);
+	/* Not asked for now: that would wait for the vCPU to leave the guest. */
+	state_put_u64(w, m->tsc_khz);
+	x86_cpuid_write(m->cpuid ? m->cpuid : &none, w);
+	state_end(w);
+}
+
+void machine_save_kind(struct machine *m, struct state_writer *w)
+{
+	state_begin(w, SECTION_MACHINE, 0, FORMAT_VERSION);
+	state_put_string(w, ARCHITECTURE);
+	state_put_string(w, WISP_VERSION);
+	state_end(w);
+	config_save(m->config, w);
+	save_cpu(m, w);
+}
+
+int machine_save(struct machine *m, struct state_writer *w, struct error *err)
+{
+	int r;
+
+	if (!m->paused)
+		return error_set(err, -EBUSY, "a machine that runs cannot be saved");
+	machine_save_kind(m, w);
+	save_platform(m, w);
+	save_virtio(m, w);
+	r = save_vcpus(m, w, err);
+	if (r < 0)
+		return r;
+	state_seal(w);
+	return w->failed ? error_set(err, w->failed, "machine state: %m") : 0;
+}
+
+/* ---- in ---- */
+
+int machine_check_state(struct state_set *state, struct error *err)
+{
+	char arch[16], version[32];
+	struct state_reader r;
+	int ret = state_set_take(state, SECTION_MACHINE, 0, FORMAT_VERSION, &r, err);
+
+	if (ret < 0)
+		return ret;
+	state_get_string(&r, arch, sizeof(arch));
+	state_get_string(&r, version, sizeof(version));
+	if (!r.failed && strcmp(arch, ARCHITECTURE))
+		return error_set(err, -EBADMSG, "saved state: of another architecture's machine");
+	return state_reader_end(&r, err);
+}
+
+/* Load one section by @load, which gets @of; all of it must be read. */
+#define LOAD(name, load, of)                                               \
+	({                                                                 \
+		int _r = state_set_take(state, name, 0, VERSION, &r, err); \
+		if (!_r)                                                   \
+			load(of, &r);                                      \
+		_r ? _r : state_reader_end(&r, err);                       \
+	})
+
+static int load_platform(struct machine *m, struct state_set *state, struct error *err)
+{
+	struct state_reader r;
+	int ret = LOAD(SECTION_POWER, power_load, m->power);
+
+	if (!ret)
+		ret = LOAD(SECTION_RTC, rtc_load, m->rtc);
+	if (!ret && m->serial)
+		ret = LOAD(SECTION_SERIAL, serial_load, m->serial);
+	if (!ret && m->pci)
+		ret = LOAD(SECTION_PCI, pci_bus_load, m->pci);
+	return ret;
+}
+
+static int load_virtio(struct machine *m, struct state_set *state, struct error *err)
+{
+	for (unsigned i = 0; i < m->num_virtio; i++) {
+		struct machine_virtio *v = &m->virtio[i];
+		struct state_reader r;
+		/* The transports compare the version themselves. */
+		int ret = state_set_take(state, v->dev->id, 0, UINT32_MAX, &r, err);
+
+		if (ret < 0)
+			return ret;
+		ret = v->pci ? virtio_pci_load(v->pci, &r) : virtio_mmio_load(v->mmio, &r);
+		/* A load that failed for want of memory says so by its result alone. */
+		if (ret < 0 && !r.failed)
+			return error_set(err, ret, "'%s': cannot be loaded: %m", v->dev->id);
+		ret = state_reader_end(&r, err);
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+/* Let the guest's TSC run as fast as it did. */
+static int match_tsc(struct machine *m, uint64_t khz, struct error *err)
+{
+	const struct hv_ops *ops = m->hv->ops;
+	uint64_t here = ops->tsc_khz ? ops->tsc_khz(m->vcpus.vcpu[0].hv) : 0;
+	uint64_t apart = khz > here ? khz - here : here - khz;
+
+	if (!khz || !here || apart <= here / (1000000 / TSC_TOLERANCE_PPM))
+		return 0;
+	for (unsigned i = 0; i < m->vcpus.num; i++) {
+		int r = ops->tsc_set_khz ? ops->tsc_set_khz(m->vcpus.vcpu[i].hv, khz) : -ENOTSUP;
+
+		if (r < 0)
+			return error_kind_set(err, ERROR_REFUSED, r,
+					      "the guest's clock runs at %" PRIu64
+					      " kHz, this host's at %" PRIu64
+					      " kHz, and its processor cannot scale it",
+					      khz, here);
+	}
+	return 0;
+}
+
+/* The CPUID that the guest was told, where this host can keep that promise. */
+static int load_cpu(struct machine *m, struct state_set *state, const struct x86_cpuid *host,
+		    struct error *err)
+{
+	struct x86_cpuid *offered = calloc(1, sizeof(*offered));
+	struct x86_cpuid *saved = calloc(1, sizeof(*saved));
+	struct state_reader r;
+	uint64_t khz = 0;
+	int ret = offered && saved ? 0 : error_set(err, -ENOMEM, "CPUID: %m");
+
+	if (!ret)
+		ret = state_set_take(state, SECTION_CPU, 0, VERSION, &r, err);
+	if (!ret) {
+		khz = state_get_u64(&r);
+		x86_cpuid_read(saved, &r);
+		ret = state_reader_end(&r, err);
+	}
+	if (!ret && host)
+		ret = x86_cpuid_make(offered, host, m->config->cpu, m->vcpus.num, khz, err);
+	if (!ret && host)
+		ret = x86_cpuid_covers(offered, saved, err);
+	if (!ret)
+		ret = match_tsc(m, khz, err);
+	m->tsc_khz = m->hv->ops->tsc_khz ? m->hv->ops->tsc_khz(m->vcpus.vcpu[0].hv) : 0;
+	if (!ret && host)
+		ret = machine_set_cpuid(m, saved, err);
+	free(offered);
+	free(saved);
+	return ret;
+}
+
+/* How much of the host's time has passed that the guest is to notice. */
+static uint64_t time_to_add(struct machine *m, const struct machine_image *image,
+			    const struct x86_saved_vm *vm)
+{
+	uint64_t now = clock_realtime_ns(m->clock);
+
+	if (image->clock == MACHINE_CLOCK_CONTINUE || now < vm->realtime_ns)
+		return 0;
+	return now - vm->realtime_ns;
+}
+
+static int load_vcpus(struct machine *m, const struct machine_image *image, struct error *err)
+{
+	const struct hv_ops *ops = m->hv->ops;
+	uint64_t khz = ops->tsc_khz ? ops->tsc_khz(m->vcpus.vcpu[0].hv) : 0;
+	struct x86_saved_vcpu *vcpu = malloc(sizeof(*vcpu));
+	struct state_set *state = image->state;
+	struct x86_saved_vm vm;
+	struct state_reader r;
+	uint64_t passed;
+	int ret;
+
+	if (!vcpu)
+		return error_set(err, -ENOMEM, "vCPUs: %m");
+	ret = LOAD(SECTION_VM, x86_vm_read, &vm);
+	if (ret < 0)
+		goto out;
+	passed = time_to_add(m, image, &vm);
+	vm.clock_ns += passed;
+	for (unsigned i = 0; i < m->vcpus.num && !ret; i++) {
+		ret = state_set_take(state, SECTION_VCPU, i, VERSION, &r, err);
+		if (ret < 0)
+			break;
+		x86_vcpu_read(vcpu, &r);
+		ret = state_reader_end(&r, err);
+		if (ret < 0)
+			break;
+		vcpu->tsc += (__uint128_t)passed * khz / 1000000;
+		ret = ops->vcpu_load(m->vcpus.vcpu[i].hv, vcpu, err);
+	}
+	if (!ret)
+		ret = ops->vm_load(m->hv, &vm, err);
+out:
+	free(vcpu);
+	return ret;
+}
+
+int machine_new_generation(struct machine *m)
+{
+	uint8_t id[16];
+
+	if (getrandom(id, sizeof(id), 0) != sizeof(id))
+		return -errno;
+	return guest_mem_write(m->mem, FW_VMGENID_ADDR, id, sizeof(id));
+}
+
+/*
+ * It goes on elsewhere: what tied its devices to the other process is gone. Unless @same it is
+ * also another one from now on, with random numbers of its own.
+ */
+static int change_identity(struct machine *m, bool same, struct error *err)
+{
+	int r = same ? 0 : machine_new_generation(m);
+
+	if (r < 0)
+		return error_set(err, r, "generation ID: %m");
+	if (!same)
+		power_ged_raise(m->power, GED_VMGENID);
+	for (unsigned i = 0; i < m->num_virtio; i++) {
+		struct virtio_device *dev = m->virtio[i].dev;
+
+		if (dev->ops->identity_changed)
+			dev->ops->identity_changed(dev);
+	}
+	return 0;
+}
+
+int machine_load_kind(struct machine *m, const struct machine_image *image,
+		      const struct x86_cpuid *host, struct error *err)
+{
+	int r = load_cpu(m, image->state, host, err);
+
+	return r ? r : state_set_finish(image->state, err);
+}
+
+int machine_load(struct machine *m, const struct machine_image *image, const struct x86_cpuid *host,
+		 struct error *err)
+{
+	int r = load_cpu(m, image->state, host, err);
+
+	if (!r)
+		r = load_platform(m, image->state, err);
+	if (!r)
+		r = load_virtio(m, image->state, err);
+	/* Processors after devices: an interrupt that loading raised is not part of their state. */
+	if (!r)
+		r = load_vcpus(m, image, err);
+	if (!r)
+		r = state_set_finish(image->state, err);
+	if (!r)
+		r = change_identity(m, image->same_identity, err);
+	if (r < 0) {
+		/* The file that was named is at fault, not this host. */
+		if (r == -EBADMSG && err && err->kind == ERROR_OTHER)
+			err->kind = ERROR_USAGE;
+		return r;
+	}
+	m->paused = true;
+	return 0;
+}

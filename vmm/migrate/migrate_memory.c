@@ -1,0 +1,359 @@
+/*
+ * A window is MIGRATE_WINDOW_PAGES pages of RAM (fewer at the end of a range), counted over all
+ * ranges in ascending order. Its record begins with two bitmaps, of the pages that follow
+ * and of those that are zero.
+ */
+#include "vmm/migrate/migrate_memory.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <zstd.h>
+
+#define BITMAP_BYTES (MIGRATE_WINDOW_WORDS * 8)
+#define PAGES_AT     (2 * BITMAP_BYTES)
+
+static uint64_t range_pages(const struct guest_mem_range *r)
+{
+	return r->size >> PAGE_SHIFT;
+}
+
+static bool has_bit(const uint64_t *words, uint64_t i)
+{
+	return words[i / 64] >> (i % 64) & 1;
+}
+
+static void set_bit(uint64_t *words, uint64_t i)
+{
+	words[i / 64] |= 1ull << (i % 64);
+}
+
+/* ---- what is to be sent ---- */
+
+int migrate_memory_start(struct migrate_memory *s, struct guest_mem *mem, struct hv *hv, int level,
+			 struct error *err)
+{
+	int r;
+
+	*s = (struct migrate_memory){ .mem = mem, .hv = hv, .first = true, .level = level };
+	s->window = malloc(MIGRATE_MAX_WINDOW);
+	s->packed = level ? malloc(MIGRATE_MAX_WINDOW) : NULL;
+	s->zstd = level ? ZSTD_createCCtx() : NULL;
+	r = !s->window || (level && (!s->packed || !s->zstd)) ? -ENOMEM : 0;
+	for (unsigned i = 0; i < mem->num_ranges && !r; i++) {
+		s->todo[i] = malloc(dirty_log_words(&mem->range[i]) * sizeof(uint64_t));
+		if (!s->todo[i])
+			r = -ENOMEM;
+		else
+			memset(s->todo[i], 0xff,
+			       dirty_log_words(&mem->range[i]) * sizeof(uint64_t));
+	}
+	if (!r)
+		r = dirty_log_start(mem, hv);
+	s->logging = !r;
+	return r < 0 ? error_set(err, r, "migration: cannot watch what the guest writes: %m") : 0;
+}
+
+int migrate_memory_write_to(struct migrate_memory *s, int fd, struct error *err)
+{
+	uint64_t size = s->mem->map_size;
+	int r = guest_mem_check_fd(fd, size, err);
+	void *p;
+
+	if (r < 0)
+		return r;
+	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (p == MAP_FAILED)
+		return error_set(err, -errno, "migration: the other side's memory: %m");
+	s->target = p;
+	return 0;
+}
+
+void migrate_memory_stop(struct migrate_memory *s)
+{
+	if (s->target)
+		munmap(s->target, s->mem->map_size);
+	s->target = NULL;
+	if (s->logging)
+		dirty_log_stop(s->mem, s->hv);
+	s->logging = false;
+	for (unsigned i = 0; i < ARRAY_SIZE(s->todo); i++) {
+		free(s->todo[i]);
+		s->todo[i] = NULL;
+	}
+	ZSTD_freeCCtx(s->zstd);
+	free(s->window);
+	free(s->packed);
+	s->zstd = NULL;
+	s->window = s->packed = NULL;
+}
+
+static int collect_range(struct migrate_memory *s, unsigned i, uint64_t *pages)
+{
+	int r = dirty_log_collect(s->mem, s->hv, i, s->todo[i]);
+
+	for (uint64_t k = 0; k < dirty_log_words(&s->mem->range[i]); k++)
+		*pages += __builtin_popcountll(s->todo[i][k]);
+	return r;
+}
+
+int migrate_memory_collect(struct migrate_memory *s, uint64_t *ret_pages, struct error *err)
+{
+	uint64_t pages = 0;
+	int r = 0;
+
+	for (unsigned i = 0; i < s->mem->num_ranges && !r; i++)
+		r = collect_range(s, i, &pages);
+	if (r < 0)
+		return error_set(err, r, "migration: which memory changed cannot be told: %m");
+	*ret_pages = s->first ? migrate_memory_populated(s->mem) : pages;
+	return 0;
+}
+
+uint64_t migrate_memory_populated(struct guest_mem *mem)
+{
+	bool wanted[MIGRATE_WINDOW_PAGES];
+	uint64_t pages = 0;
+
+	for (uint64_t at = 0; at < mem->map_size; at += MIGRATE_WINDOW_PAGES * PAGE_SIZE) {
+		unsigned num = MIN((mem->map_size - at) >> PAGE_SHIFT,
+				   (uint64_t)MIGRATE_WINDOW_PAGES);
+
+		guest_mem_populated(mem, at, num, wanted);
+		for (unsigned i = 0; i < num; i++)
+			pages += wanted[i];
+	}
+	return pages;
+}
+
+/* ---- out ---- */
+
+/*
+ * Fill the record of a window; 0 when there is nothing to say. Pages are copied, so that what is
+ * summed up and compressed does not change under our hands.
+ */
+static size_t fill_window(struct migrate_memory *s, const uint64_t *todo, uint64_t offset,
+			  unsigned num)
+{
+	uint64_t present[MIGRATE_WINDOW_WORDS] = { 0 }, zero[MIGRATE_WINDOW_WORDS] = { 0 };
+	const uint8_t *host = s->mem->map + offset;
+	bool populated[MIGRATE_WINDOW_PAGES];
+	size_t len = PAGES_AT;
+	bool any_zero = false;
+
+	guest_mem_populated(s->mem, offset, num, populated);
+	for (unsigned i = 0; i < num; i++) {
+		uint8_t *copy = s->window + len;
+
+		if (!has_bit(todo, i))
+			continue;
+		if (populated[i])
+			memcpy(copy, host + i * PAGE_SIZE, PAGE_SIZE);
+		if (populated[i] && !guest_mem_page_is_zero(copy)) {
+			set_bit(present, i);
+			len += PAGE_SIZE;
+			s->pages_sent++;
+		} else if (!s->first) {
+			/* What is there may be what it held before. */
+			set_bit(zero, i);
+			any_zero = true;
+			s->zero_pages++;
+		}
+	}
+	for (unsigned i = 0; i < MIGRATE_WINDOW_WORDS; i++) {
+		put_le64(s->window + i * 8, present[i]);
+		put_le64(s->window + BITMAP_BYTES + i * 8, zero[i]);
+	}
+	return len > PAGES_AT || any_zero ? len : 0;
+}
+
+/* Compress the pages of a record that has @len bytes. The new length, or 0: no gain. */
+static size_t pack_window(struct migrate_memory *s, size_t len)
+{
+	size_t room = len - PAGES_AT, n;
+
+	if (!s->level || room == 0)
+		return 0;
+	n = ZSTD_compressCCtx(s->zstd, s->packed + PAGES_AT, room - 1, s->window + PAGES_AT, room,
+			      s->level);
+	if (ZSTD_isError(n))
+		return 0;
+	memcpy(s->packed, s->window, PAGES_AT);
+	return PAGES_AT + n;
+}
+
+/* A page that is to be empty; what was never touched stays so. */
+static void make_zero(uint8_t *page)
+{
+	if (!guest_mem_page_is_zero(page))
+		memset(page, 0, PAGE_SIZE);
+}
+
+/* As fill_window(), straight to where the pages are to be. */
+static void write_window(struct migrate_memory *s, const uint64_t *todo, uint64_t offset,
+			 unsigned num)
+{
+	const uint8_t *from = s->mem->map + offset;
+	uint8_t *to = s->target + offset;
+	bool populated[MIGRATE_WINDOW_PAGES];
+
+	guest_mem_populated(s->mem, offset, num, populated);
+	for (unsigned i = 0; i < num; i++, from += PAGE_SIZE, to += PAGE_SIZE) {
+		if (!has_bit(todo, i))
+			continue;
+		/* One that changes between the two looks is written again in the next round. */
+		if (populated[i] && !guest_mem_page_is_zero(from)) {
+			memcpy(to, from, PAGE_SIZE);
+			s->pages_sent++;
+			s->page_bytes += PAGE_SIZE;
+		} else if (!s->first) {
+			make_zero(to);
+			s->zero_pages++;
+		}
+	}
+}
+
+static int send_window(struct migrate_memory *s, struct migrate_wire *w, unsigned index,
+		       uint64_t first, struct error *err)
+{
+	const struct guest_mem_range *range = &s->mem->range[index];
+	unsigned num = MIN(range_pages(range) - first, (uint64_t)MIGRATE_WINDOW_PAGES);
+	uint64_t offset = (uint64_t)(range->host - s->mem->map) + first * PAGE_SIZE;
+	uint64_t *todo = s->todo[index] + first / 64;
+	uint64_t before = w->bytes_out;
+	size_t len, packed;
+	int r;
+
+	r = s->hv->ops->dirty_clear(s->hv, range->slot, first, num, todo);
+	if (r < 0)
+		return error_set(err, r, "migration: the log of changed memory: %m");
+	if (s->target)
+		write_window(s, todo, offset, num);
+	len = s->target ? 0 : fill_window(s, todo, offset, num);
+	memset(todo, 0, (num + 63) / 64 * 8);
+	if (!len)
+		return 0;
+	packed = pack_window(s, len);
+	r = migrate_wire_send(w, packed ? MIGRATE_PAGES_ZSTD : MIGRATE_PAGES, offset >> PAGE_SHIFT,
+			      packed ? s->packed : s->window, packed ? packed : len, err);
+	s->page_bytes += w->bytes_out - before;
+	return r;
+}
+
+static bool is_clean(const uint64_t *todo, unsigned num)
+{
+	uint64_t any = 0;
+
+	for (unsigned i = 0; i < (num + 63) / 64; i++)
+		any |= todo[i];
+	return !any;
+}
+
+int migrate_memory_send(struct migrate_memory *s, struct migrate_wire *w,
+			int (*between)(void *arg, struct error *err), void *arg,
+			struct error *err)
+{
+	for (unsigned i = 0; i < s->mem->num_ranges; i++) {
+		uint64_t pages = range_pages(&s->mem->range[i]);
+
+		for (uint64_t at = 0; at < pages; at += MIGRATE_WINDOW_PAGES) {
+			unsigned num = MIN(pages - at, (uint64_t)MIGRATE_WINDOW_PAGES);
+			int r;
+
+			if (is_clean(s->todo[i] + at / 64, num))
+				continue;
+			r = send_window(s, w, i, at, err);
+			if (!r && between)
+				r = between(arg, err);
+			if (r < 0)
+				return r;
+		}
+	}
+	s->first = false;
+	return 0;
+}
+
+/* ---- in ---- */
+
+int migrate_sink_init(struct migrate_sink *s, struct guest_mem *mem, struct error *err)
+{
+	*s = (struct migrate_sink){
+		.mem = mem,
+		.zstd = ZSTD_createDCtx(),
+		.pages = malloc(MIGRATE_WINDOW_PAGES * PAGE_SIZE),
+	};
+	if (s->zstd && s->pages)
+		return 0;
+	migrate_sink_done(s);
+	return error_set(err, -ENOMEM, "migration: %m");
+}
+
+void migrate_sink_done(struct migrate_sink *s)
+{
+	ZSTD_freeDCtx(s->zstd);
+	free(s->pages);
+	*s = (struct migrate_sink){ 0 };
+}
+
+static int nonsense(struct error *err)
+{
+	return error_set(err, -EBADMSG, "migration: pages that make no sense");
+}
+
+/* The bitmaps of @rec: no page twice, none outside. Returns how many pages follow, or -EBADMSG. */
+static int read_bitmaps(const struct migrate_record *rec, uint64_t total, uint64_t *present,
+			uint64_t *zero)
+{
+	unsigned num;
+	int pages = 0;
+
+	if (rec->len < PAGES_AT || rec->page >= total)
+		return -EBADMSG;
+	num = MIN(total - rec->page, (uint64_t)MIGRATE_WINDOW_PAGES);
+	for (unsigned i = 0; i < MIGRATE_WINDOW_WORDS; i++) {
+		uint64_t allowed = num >= (i + 1) * 64 ? UINT64_MAX :
+				   num > i * 64	       ? (1ull << (num - i * 64)) - 1 :
+							 0;
+
+		present[i] = get_le64(rec->payload + i * 8);
+		zero[i] = get_le64(rec->payload + BITMAP_BYTES + i * 8);
+		if ((present[i] & zero[i]) || ((present[i] | zero[i]) & ~allowed))
+			return -EBADMSG;
+		pages += __builtin_popcountll(present[i]);
+	}
+	return pages;
+}
+
+int migrate_sink_take(struct migrate_sink *s, const struct migrate_record *rec,
+		      struct error *err)
+{
+	uint64_t present[MIGRATE_WINDOW_WORDS], zero[MIGRATE_WINDOW_WORDS];
+	uint64_t total = s->mem->map_size >> PAGE_SHIFT;
+	int pages = read_bitmaps(rec, total, present, zero);
+	const uint8_t *from = rec->payload + PAGES_AT;
+	size_t bytes;
+
+	if (pages < 0)
+		return nonsense(err);
+	bytes = (size_t)pages * PAGE_SIZE;
+	if (rec->type == MIGRATE_PAGES_ZSTD) {
+		if (ZSTD_decompressDCtx(s->zstd, s->pages, bytes, from, rec->len - PAGES_AT) !=
+		    bytes)
+			return nonsense(err);
+		from = s->pages;
+	} else if (rec->len != PAGES_AT + bytes) {
+		return nonsense(err);
+	}
+	for (unsigned i = 0; i < MIGRATE_WINDOW_PAGES; i++) {
+		uint8_t *page = s->mem->map + (rec->page + i) * PAGE_SIZE;
+
+		if (has_bit(present, i)) {
+			memcpy(page, from, PAGE_SIZE);
+			from += PAGE_SIZE;
+		} else if (has_bit(zero, i)) {
+			make_zero(page);
+		}
+	}
+	s->pages_received += pages;
+	return 0;
+}

@@ -1,0 +1,72 @@
+/*
+ * Guest memory in a migration: which pages are to be sent, in windows, and back.
+ *
+ * The sender's half belongs to the thread that sends, while the guest runs. A page that changed
+ * is found in the hypervisor's log or, when the monitor wrote it, in the bitmap of
+ * guest_mem. Both are cleared before the page is read, so what changes meanwhile
+ * comes again in the next round.
+ */
+#ifndef WISP_VMM_MIGRATE_MEMORY_H
+#define WISP_VMM_MIGRATE_MEMORY_H
+
+#include "vmm/core/dirty_log.h"
+#include "vmm/migrate/migrate_wire.h"
+
+struct migrate_memory {
+	struct guest_mem *mem;
+	struct hv *hv;
+	uint64_t *todo[GUEST_MEM_MAX_RANGES]; /* a bit for each page that is still to be sent */
+	bool logging;
+	bool first;	/* everything is to be sent, and the other side's memory is empty */
+	int level;	/* zstd's; 0: pages are sent as they are */
+	void *zstd;
+	uint8_t *window, *packed; /* a record, plain and compressed */
+	uint8_t *target; /* the other side's memory, when pages are written there; else NULL */
+
+	uint64_t pages_sent, zero_pages, page_bytes; /* @page_bytes: of records as sent, or
+						    * of pages written */
+};
+
+/* Begin to watch. The guest may run. */
+int migrate_memory_start(struct migrate_memory *s, struct guest_mem *mem, struct hv *hv, int level,
+			 struct error *err);
+
+/*
+ * From now on write pages to the other side's memory, which is the file @fd, in place of sending
+ * them. @fd is borrowed. -EBADMSG when it cannot be that.
+ */
+int migrate_memory_write_to(struct migrate_memory *s, int fd, struct error *err);
+
+/* Watch no more. Harmless when it never began. */
+void migrate_memory_stop(struct migrate_memory *s);
+
+/* Add what changed since the last call to what is to be sent. Returns how many pages that are. */
+int migrate_memory_collect(struct migrate_memory *s, uint64_t *ret_pages, struct error *err);
+
+/*
+ * Send all that is to be sent; between() is called after each window (NULL: nobody), and
+ * ends it by returning non-zero.
+ */
+int migrate_memory_send(struct migrate_memory *s, struct migrate_wire *w,
+			int (*between)(void *arg, struct error *err), void *arg,
+			struct error *err);
+
+/* Pages that hold something, as far as the host knows: what a first round would send at most. */
+uint64_t migrate_memory_populated(struct guest_mem *mem);
+
+/* The receiver's half. */
+struct migrate_sink {
+	struct guest_mem *mem;
+	void *zstd;
+	uint8_t *pages; /* of one window */
+	uint64_t pages_received;
+};
+
+int migrate_sink_init(struct migrate_sink *s, struct guest_mem *mem, struct error *err);
+void migrate_sink_done(struct migrate_sink *s);
+
+/* Put a record of PAGES or PAGES_ZSTD into memory. -EBADMSG: it makes no sense. */
+int migrate_sink_take(struct migrate_sink *s, const struct migrate_record *rec,
+		      struct error *err);
+
+#endif

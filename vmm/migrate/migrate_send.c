@@ -1,0 +1,325 @@
+/*
+ * The thread of a migration's source: says what machine it is, sends memory round by round while
+ * the guest runs, has it paused, sends the rest, and hands it over.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "vmm/machine/machine_internal.h"
+#include "vmm/machine/machine_state.h"
+#include "vmm/migrate/migrate_source.h"
+
+/* How long the other side may take to build a machine, to load its state, to run it. */
+#define BUILD_MS   60000
+#define PREPARE_MS 30000
+#define RUN_MS	   30000
+
+/* What a hand-over costs beside the pages, for the guess of how long the guest will stand still. */
+#define HAND_OVER_NS (10 * NSEC_PER_MSEC)
+
+/* How much of its time is taken from a guest that is to be slowed down, in per cent. */
+#define THROTTLE_FIRST 30
+#define THROTTLE_STEP  15
+#define THROTTLE_MOST  97u
+
+/* What we ask for. */
+static enum migrate_way wanted_way(const struct migrate_source *s)
+{
+	if (!s->params.hand_off)
+		return MIGRATE_COPIED;
+	return s->m->mem->backing == GUEST_MEM_SHARED ? MIGRATE_SHARED : MIGRATE_WRITTEN;
+}
+
+static int save_hello(struct migrate_source *s, struct state_writer *w, struct error *err)
+{
+	const struct machine_config *c = s->m->config;
+	enum migrate_way way = wanted_way(s);
+
+	machine_save_kind(s->m, w);
+	/* What an older wisp can do, it is asked for in its own words. */
+	state_begin(w, "migrate", 0, way == MIGRATE_COPIED ? 1 : MIGRATE_VERSION);
+	state_put_bytes(w, s->params.uuid, MIGRATE_UUID_BYTES);
+	state_put_string(w, c->name);
+	state_put_u64(w, c->memory_bytes);
+	state_put_u64(w, migrate_memory_populated(s->m->mem) * PAGE_SIZE);
+	state_put_u32(w, c->num_disks);
+	for (unsigned i = 0; i < c->num_disks; i++)
+		state_put_u64(w, s->disk_bytes[i]);
+	if (way != MIGRATE_COPIED)
+		state_put_u8(w, way);
+	state_end(w);
+	state_seal(w);
+	return w->failed ? error_set(err, w->failed, "migration: %m") : 0;
+}
+
+/* The way that READY grants: the one asked for, or over the stream after all. */
+static int take_way(struct migrate_source *s, uint64_t granted, struct error *err)
+{
+	if (granted != MIGRATE_COPIED && granted != wanted_way(s))
+		return error_set(err, -EBADMSG, "migration: a READY that makes no sense");
+	/* Between us there may be somebody who forwards bytes only. */
+	if (granted == MIGRATE_WRITTEN && s->wire.fd < 0)
+		granted = MIGRATE_COPIED;
+	pthread_mutex_lock(&s->lock);
+	s->report.way = granted;
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+static int introduce(struct migrate_source *s, struct error *err)
+{
+	int memory_fd = wanted_way(s) == MIGRATE_SHARED ? s->m->mem->fd : -1;
+	struct migrate_record rec;
+	struct state_writer w;
+	int r;
+
+	state_writer_init(&w);
+	r = save_hello(s, &w, err);
+	if (!r)
+		r = migrate_wire_greet(&s->wire, err);
+	if (!r)
+		r = migrate_wire_send_fd(&s->wire, MIGRATE_HELLO, 0, w.buf, w.len, memory_fd, err);
+	state_writer_done(&w);
+	if (!r)
+		r = migrate_wire_expect_greeting(&s->wire, BUILD_MS, err);
+	s->wire.wants_fd = wanted_way(s) == MIGRATE_WRITTEN;
+	if (!r)
+		r = migrate_wire_expect(&s->wire, MIGRATE_READY, &rec, BUILD_MS, err);
+	s->wire.wants_fd = false;
+	return r ? r : take_way(s, rec.page, err);
+}
+
+/* Sleep, unless we are to stop. */
+static int rest(struct migrate_source *s, uint64_t ns, struct error *err)
+{
+	struct pollfd p = { .fd = s->wake_fd, .events = POLLIN };
+
+	if (poll(&p, 1, (int)(ns / NSEC_PER_MSEC)) > 0)
+		return error_set(err, -ECANCELED, "migration: cancelled");
+	return 0;
+}
+
+/* After each window: keep to the bandwidth. */
+static int between_windows(void *arg, struct error *err)
+{
+	struct migrate_source *s = arg;
+	uint64_t due_ns, now_ns;
+
+	migrate_source_update(s, false);
+	if (!s->params.bandwidth || migrate_source_report(s).phase != MIGRATE_ROUNDS)
+		return rest(s, 0, err);
+	now_ns = clock_monotonic_ns(NULL);
+	due_ns = s->start_ns +
+		 (uint64_t)((__uint128_t)s->wire.bytes_out * NSEC_PER_SEC / s->params.bandwidth);
+	return rest(s, due_ns > now_ns ? due_ns - now_ns : 0, err);
+}
+
+/* One round, up to the word that all of it has arrived. */
+static int copy_round(struct migrate_source *s, uint64_t *ret_pages, struct error *err)
+{
+	uint64_t before_ns = clock_monotonic_ns(NULL), bytes = s->memory.page_bytes, ns;
+	uint64_t pages = s->memory.pages_sent;
+	struct migrate_record rec;
+	int r = migrate_memory_send(&s->memory, &s->wire, between_windows, s, err);
+
+	if (!r)
+		r = migrate_wire_send(&s->wire, MIGRATE_ROUND, s->report.rounds, NULL, 0, err);
+	if (!r)
+		r = migrate_wire_expect(&s->wire, MIGRATE_ROUND_DONE, &rec,
+					(int)s->wire.patience_ms, err);
+	if (r < 0)
+		return r;
+	ns = MAX(clock_monotonic_ns(NULL) - before_ns, 1u);
+	bytes = s->memory.page_bytes - bytes;
+	pages = s->memory.pages_sent - pages;
+	pthread_mutex_lock(&s->lock);
+	s->report.rounds++;
+	/* A round of next to nothing says nothing about the link. */
+	if (bytes > MiB || !s->report.bytes_per_second) {
+		s->report.bytes_per_second = (uint64_t)((__uint128_t)bytes * NSEC_PER_SEC / ns);
+		s->pages_per_second = MAX(pages * NSEC_PER_SEC / ns, 1u);
+	}
+	pthread_mutex_unlock(&s->lock);
+	*ret_pages = pages;
+	return 0;
+}
+
+/* How long the guest would stand still if the rest were sent now. */
+static uint64_t expected_ns(const struct migrate_source *s, uint64_t pending)
+{
+	return HAND_OVER_NS + pending * NSEC_PER_SEC / s->pages_per_second;
+}
+
+/*
+ * A round that leaves more than half of what it sent will be followed by many more: take more of
+ * the guest's time.
+ */
+static void converge(struct migrate_source *s, uint64_t sent, uint64_t pending)
+{
+	if (!s->params.converge || pending <= sent / 2)
+		return;
+	pthread_mutex_lock(&s->lock);
+	if (!s->report.throttle)
+		s->report.throttle = THROTTLE_FIRST;
+	else
+		s->report.throttle = MIN(s->report.throttle + THROTTLE_STEP, THROTTLE_MOST);
+	pthread_mutex_unlock(&s->lock);
+	loop_post(s->m->loop, &s->slow);
+}
+
+/* Copy until the rest is small, or will not get smaller. */
+static int copy_rounds(struct migrate_source *s, struct error *err)
+{
+	uint64_t sent, pending;
+	unsigned rounds;
+
+	for (;;) {
+		int r = copy_round(s, &sent, err);
+
+		if (!r)
+			r = migrate_memory_collect(&s->memory, &pending, err);
+		if (r < 0)
+			return r;
+		pthread_mutex_lock(&s->lock);
+		s->report.pending_pages = pending;
+		rounds = s->report.rounds;
+		pthread_mutex_unlock(&s->lock);
+		migrate_source_update(s, true);
+		if (expected_ns(s, pending) <= s->params.downtime_ns ||
+		    rounds >= s->params.max_rounds)
+			return 0;
+		/* The first is of all there is, and says nothing about how fast it changes. */
+		if (rounds > 1)
+			converge(s, sent, pending);
+	}
+}
+
+/* All but what changes until the guest stands still. */
+static int copy_memory(struct migrate_source *s, struct error *err)
+{
+	int r = migrate_memory_start(&s->memory, s->m->mem, s->m->hv, s->params.level, err);
+
+	if (!r && s->report.way == MIGRATE_WRITTEN)
+		r = migrate_memory_write_to(&s->memory, s->wire.fd, err);
+	return r ? r : copy_rounds(s, err);
+}
+
+/* Two monitors of one host see the same page cache: nothing needs to be on the medium. */
+static int sync_disks(struct migrate_source *s, struct error *err)
+{
+	return s->report.way == MIGRATE_COPIED ? migrate_sync_disks(s->m, err) : 0;
+}
+
+/* With the guest standing still: the rest of it, up to the word that it could run there. */
+static int send_rest(struct migrate_source *s, struct error *err)
+{
+	struct migrate_record rec;
+	uint64_t pending;
+	int r = 0;
+
+	if (s->report.way != MIGRATE_SHARED) {
+		r = migrate_memory_collect(&s->memory, &pending, err);
+		if (!r)
+			r = migrate_memory_send(&s->memory, &s->wire, between_windows, s, err);
+	}
+	if (!r)
+		r = sync_disks(s, err);
+	if (!r)
+		r = migrate_wire_send(&s->wire, MIGRATE_STATE, s->was_paused, s->state.buf,
+				      s->state.len, err);
+	if (!r)
+		r = migrate_wire_expect(&s->wire, MIGRATE_PREPARED, &rec, PREPARE_MS, err);
+	return r;
+}
+
+/*
+ * The point of no return. The journal first: whoever reads it after a crash must not find a guest
+ * that was given away and does not say so.
+ */
+static int commit(struct migrate_source *s, struct error *err)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&s->lock);
+	if (s->cancelled)
+		r = error_set(err, -ECANCELED, "migration: cancelled");
+	else if ((r = migrate_note(s->params.journal, MIGRATE_PHASE_COMMITTED)) < 0)
+		error_set(err, r, "migration: the journal cannot be written: %m");
+	else
+		s->report.phase = MIGRATE_COMMITTED;
+	pthread_mutex_unlock(&s->lock);
+	if (r < 0)
+		return r;
+	migrate_unlock_disks(s->m);
+	return 0;
+}
+
+/* After the commit: 0 it runs there, -ECONNABORTED it says that it never will, else who knows. */
+static int hand_over(struct migrate_source *s, struct error *err)
+{
+	struct migrate_record rec;
+	int r;
+
+	/* Where it cannot be sent there may still be a last word to be read. */
+	migrate_wire_send(&s->wire, MIGRATE_COMMIT, 0, NULL, 0, err);
+	r = migrate_wire_expect(&s->wire, MIGRATE_RUNNING, &rec, RUN_MS, err);
+	if (r == -ECONNABORTED && migrate_lock_disks(s->m, NULL) == 0) {
+		migrate_note(s->params.journal, MIGRATE_PHASE_RETURNED);
+		migrate_source_set_phase(s, MIGRATE_FAILED);
+		return r;
+	}
+	if (r < 0) {
+		migrate_source_set_phase(s, MIGRATE_UNCONFIRMED);
+		return r;
+	}
+	s->report.blackout_ns = clock_monotonic_ns(NULL) - s->pause_ns;
+	migrate_note(s->params.journal, MIGRATE_PHASE_CONFIRMED);
+	migrate_source_set_phase(s, MIGRATE_CONFIRMED);
+	return 0;
+}
+
+static int go(struct migrate_source *s, struct error *err)
+{
+	int r = introduce(s, err);
+
+	migrate_source_set_phase(s, MIGRATE_ROUNDS);
+	if (!r && s->report.way != MIGRATE_SHARED)
+		r = copy_memory(s, err);
+	/* What is written until the pause is little then. */
+	if (!r)
+		r = sync_disks(s, err);
+	if (!r)
+		r = migrate_source_pause(s, err);
+	if (r < 0)
+		return r;
+	migrate_source_set_phase(s, MIGRATE_PAUSED);
+	pthread_mutex_lock(&s->lock);
+	s->report.state_bytes = s->state.len;
+	pthread_mutex_unlock(&s->lock);
+	r = send_rest(s, err);
+	if (!r)
+		r = commit(s, err);
+	return r ? r : hand_over(s, err);
+}
+
+void *migrate_source_run(void *arg)
+{
+	struct migrate_source *s = arg;
+	struct error err = { 0 };
+	int r = go(s, &err);
+
+	if (r < 0 && migrate_source_report(s).phase < MIGRATE_COMMITTED) {
+		migrate_source_set_phase(s, MIGRATE_FAILED);
+		migrate_wire_give_up(&s->wire, &err);
+	}
+	migrate_source_update(s, false);
+	migrate_memory_stop(&s->memory);
+	fdatasync(s->params.journal);
+	pthread_mutex_lock(&s->lock);
+	s->result = r;
+	s->err = err;
+	pthread_mutex_unlock(&s->lock);
+	loop_post(s->m->loop, &s->finish);
+	return NULL;
+}

@@ -1,0 +1,58 @@
+/*
+ * Between migrate_source.c, which is the loop's side of a machine that goes, and migrate_send.c,
+ * which is the thread's: the thread sends, so that the loop goes on serving the guest, and what
+ * only the loop may do (pause, save, resume) it asks the loop for and waits.
+ */
+#ifndef WISP_VMM_MIGRATE_SOURCE_H
+#define WISP_VMM_MIGRATE_SOURCE_H
+
+#include <pthread.h>
+
+#include "vmm/core/loop.h"
+#include "vmm/migrate/migrate.h"
+#include "vmm/migrate/migrate_memory.h"
+
+struct migrate_source {
+	struct machine *m;
+	struct migrate_params params;
+	struct migrate_watcher watcher;
+	struct migrate_wire wire;
+	struct migrate_memory memory;
+	pthread_t thread;
+	bool threaded; /* @thread is to be joined */
+	int wake_fd;
+	uint64_t start_ns, pause_ns, shown_ns;
+	struct state_writer state;
+	bool was_paused; /* before we came, so it stays */
+	uint64_t disk_bytes[CONFIG_MAX_DISKS];
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	/* Under the lock. */
+	bool cancelled, abandoned;
+	bool saved; /* the loop has paused and saved, with @result and @err */
+	int result;
+	struct error err;
+	struct migrate_report report;
+
+	uint64_t pages_per_second; /* the thread's: in the last round */
+
+	struct loop_task pause, show, slow, finish;
+	struct loop_timer throttle; /* the next change between standing still and running */
+	bool holding;		    /* the loop's: it stands still */
+};
+
+/* The thread; @source is a struct migrate_source. */
+void *migrate_source_run(void *source);
+
+/* What is known of it so far. Any thread. */
+struct migrate_report migrate_source_report(struct migrate_source *s);
+void migrate_source_set_phase(struct migrate_source *s, enum migrate_phase phase);
+
+/* The thread's: take its counters over, and have them shown now and then; @now: in any case. */
+void migrate_source_update(struct migrate_source *s, bool now);
+
+/* The thread's: have the guest paused and its state saved, and wait for that. */
+int migrate_source_pause(struct migrate_source *s, struct error *err);
+
+#endif

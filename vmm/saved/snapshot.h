@@ -1,0 +1,119 @@
+/*
+ * A snapshot on disk: a directory with `state` (sections, vmm/machine/machine_state.h),
+ * `memory` (a sparse file as large as RAM), `manifest.json` (what a person or a
+ * program wants to know without reading the other two), and copies of disks
+ * that the guest went on to write. docs/snapshot.md describes it.
+ *
+ * A differential one also has `pages` (snapshot_pages.h): only these are in its `memory`, the
+ * others are as in the snapshot that it builds on. Those that belong together are a chain,
+ * vmm/saved/snapshot_chain.h.
+ *
+ * A directory is made under a temporary name and renamed when all of it is
+ * durable: what has the name of a snapshot is whole. Runs with the user's rights, in
+ * the process of the verb; the monitor only gets descriptors.
+ */
+#ifndef WISP_VMM_SNAPSHOT_H
+#define WISP_VMM_SNAPSHOT_H
+
+#include <jansson.h>
+
+#include "vmm/config/config.h"
+#include "vmm/core/state.h"
+
+#define SNAPSHOT_FORMAT 1
+
+/* A differential one cannot be read without the others, so older versions must not try. */
+#define SNAPSHOT_FORMAT_DIFF 2
+
+#define SNAPSHOT_MANIFEST "manifest.json"
+#define SNAPSHOT_STATE	  "state"
+#define SNAPSHOT_MEMORY	  "memory"
+#define SNAPSHOT_PAGES	  "pages"
+#define SNAPSHOT_PREFETCH "prefetch" /* vmm/saved/working_set.h */
+
+/* What tells one snapshot from all others, in text. */
+#define SNAPSHOT_ID_SIZE 33
+
+/* One that is being made. */
+struct snapshot_draft {
+	char *path;	 /* what it will be called */
+	char *temporary; /* what it is called until then */
+	char id[SNAPSHOT_ID_SIZE];
+	int dir_fd;
+	int state_fd, memory_fd;
+	int pages_fd; /* of a differential one; else -1 */
+};
+
+/*
+ * An empty draft of @path, which is free or an earlier snapshot. A differential one (@diff)
+ * replaces none: it may be what this one builds on.
+ */
+int snapshot_draft_begin(struct snapshot_draft *d, const char *path, bool diff, struct error *err);
+
+/*
+ * Keep the disk that @disk_fd is open on as it is at this moment under @name in the draft: by
+ * reflink where the file system can, else by copying. @ret_copied says which. @path is for
+ * messages.
+ */
+int snapshot_draft_disk(struct snapshot_draft *d, int disk_fd, const char *path, const char *name,
+			bool *ret_copied, struct error *err);
+
+/*
+ * Make all of it durable, then give it its name; an earlier snapshot of that name goes. @manifest
+ * gets the ID and the format; without a "base" in it the snapshot is a complete one.
+ */
+int snapshot_draft_commit(struct snapshot_draft *d, json_t *manifest, struct error *err);
+
+/* Remove what is left of it. Harmless after a commit. */
+void snapshot_draft_end(struct snapshot_draft *d);
+
+/* One that is there. */
+struct snapshot {
+	int dir_fd, memory_fd;
+	uint8_t *buf; /* the state file */
+	size_t len;
+	struct state_set state;
+	json_t *manifest;
+	const char *id;	  /* NULL: of a version that gave none */
+	const char *base; /* the ID of the one that it builds on, or NULL: it is complete */
+	uint64_t *pages;  /* those of a differential one, a bit each; else NULL */
+};
+
+/* Open and check all but the memory's content and what the sections hold. */
+int snapshot_open(struct snapshot *s, const char *path, struct error *err);
+void snapshot_close(struct snapshot *s);
+
+/*
+ * One of its files, whole, for free(); @path is for messages, @name one of the words above. -ENOENT
+ * with @err when there is none.
+ */
+int snapshot_read_file(const struct snapshot *s, const char *path, const char *name,
+		       uint8_t **ret_buf, size_t *ret_len, struct error *err);
+
+/* Is the memory file as large as RAM of @bytes? */
+int snapshot_check_memory(const struct snapshot *s, uint64_t bytes, struct error *err);
+
+/*
+ * Are the disks of @c those that the snapshot was taken with? Those it has
+ * copies of get private copies of them as descriptors in @disk_fds (else -1). Of
+ * those with a bit in @given the user said so; with @allow_changed the stamps are not compared.
+ */
+int snapshot_disks(const struct snapshot *s, const struct machine_config *c, bool allow_changed,
+		   uint32_t given, int *disk_fds, struct error *err);
+
+/* What the manifest says of a disk's file, to recognise it by: size and modification time. */
+int snapshot_disk_stamp(int disk_fd, json_t **ret_stamp, struct error *err);
+
+/*
+ * A file without a name, on the file system of @path (or where there is room), with what @disk_fd
+ * has. -errno.
+ */
+int snapshot_private_disk(int disk_fd, const char *path, bool direct, bool *ret_copied);
+
+/*
+ * All of file @from into @to, which is empty: by reflink where the file system can, else by copying
+ * its data. -errno.
+ */
+int snapshot_copy_file(int from, int to, bool *ret_copied);
+
+#endif

@@ -1,0 +1,187 @@
+/* A snapshot that is there: opened and checked, as if an enemy had made it. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/saved/snapshot.h"
+#include "vmm/saved/snapshot_pages.h"
+
+/* Thousands of devices fit, or which pages of 1 TiB changed; a longer one is neither file. */
+#define MAX_FILE_BYTES (64 * MiB)
+
+static int open_part(const struct snapshot *s, const char *path, const char *name,
+		     struct error *err)
+{
+	int fd = openat(s->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+
+	return fd >= 0 ? fd : error_usage(err, -errno, "snapshot '%s': %s: %m", path, name);
+}
+
+/* It names files of ours that its guest then reads and writes: we must have written that. */
+static int check_owner(const struct snapshot *s, const char *path, struct error *err)
+{
+	struct stat st;
+
+	if (fstat(s->dir_fd, &st) < 0)
+		return error_usage(err, -errno, "snapshot '%s': %m", path);
+	if ((st.st_uid == geteuid() || st.st_uid == 0) && !(st.st_mode & (S_IWGRP | S_IWOTH)))
+		return 0;
+	error_usage(err, -EPERM, "snapshot '%s': others than you can write it", path);
+	error_hint(err, "it decides which of your files its guest may write; 'chmod go-w' and "
+			"'chown' say that you have looked at it");
+	return -EPERM;
+}
+
+static int read_manifest(struct snapshot *s, const char *path, struct error *err)
+{
+	int fd = open_part(s, path, SNAPSHOT_MANIFEST, err);
+	const json_t *base;
+	json_int_t format;
+	json_error_t why;
+
+	if (fd < 0) {
+		if (fd == -ENOENT)
+			error_usage(err, fd, "snapshot '%s': is none, or was never finished", path);
+		return fd;
+	}
+	s->manifest = json_loadfd(fd, JSON_REJECT_DUPLICATES, &why);
+	close(fd);
+	if (!s->manifest)
+		return error_usage(err, -EBADMSG,
+				   "snapshot '%s': " SNAPSHOT_MANIFEST ": line %d: %s", path,
+				   why.line, why.text);
+	format = json_integer_value(json_object_get(s->manifest, "format"));
+	if (format != SNAPSHOT_FORMAT && format != SNAPSHOT_FORMAT_DIFF)
+		return error_usage(err, -EBADMSG,
+				   "snapshot '%s': of a format that this version does not read",
+				   path);
+	base = json_object_get(s->manifest, "base");
+	s->id = json_string_value(json_object_get(s->manifest, "id"));
+	s->base = json_string_value(json_object_get(base, "id"));
+	if ((format == SNAPSHOT_FORMAT_DIFF) != (s->base && *s->base) || (base && !s->base))
+		return error_usage(err, -EBADMSG,
+				   "snapshot '%s': " SNAPSHOT_MANIFEST
+				   ": what it builds on makes no sense",
+				   path);
+	return 0;
+}
+
+int snapshot_read_file(const struct snapshot *s, const char *path, const char *name,
+		       uint8_t **ret_buf, size_t *ret_len, struct error *err)
+{
+	int fd = open_part(s, path, name, err), r = 0;
+	uint8_t *buf = NULL;
+	size_t len = 0;
+	struct stat st;
+
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, &st) < 0)
+		r = -errno;
+	else if (!S_ISREG(st.st_mode) || st.st_size <= 0 || st.st_size > (off_t)MAX_FILE_BYTES)
+		r = -EBADMSG;
+	if (!r) {
+		buf = malloc(st.st_size);
+		if (!buf)
+			r = -ENOMEM;
+	}
+	while (!r && len < (size_t)st.st_size) {
+		ssize_t n = read(fd, buf + len, st.st_size - len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			r = n < 0 ? -errno : -EBADMSG;
+		else
+			len += n;
+	}
+	close(fd);
+	if (r < 0) {
+		free(buf);
+		return error_usage(err, r, "snapshot '%s': %s cannot be read: %m", path, name);
+	}
+	*ret_buf = buf;
+	*ret_len = len;
+	return 0;
+}
+
+static int read_state(struct snapshot *s, const char *path, struct error *err)
+{
+	int r = snapshot_read_file(s, path, SNAPSHOT_STATE, &s->buf, &s->len, err);
+
+	return r ? r : state_set_open(&s->state, s->buf, s->len, err);
+}
+
+/* Which pages of its memory count; there must be one bit for each that the file has room for. */
+static int read_pages(struct snapshot *s, const char *path, struct error *err)
+{
+	uint8_t *buf = NULL;
+	struct stat st;
+	size_t len = 0;
+	int r;
+
+	if (!s->base)
+		return 0;
+	r = snapshot_read_file(s, path, SNAPSHOT_PAGES, &buf, &len, err);
+	if (!r && fstat(s->memory_fd, &st) < 0)
+		r = error_usage(err, -errno, "snapshot '%s': " SNAPSHOT_MEMORY ": %m", path);
+	if (!r)
+		r = snapshot_pages_read(buf, len, (uint64_t)st.st_size >> PAGE_SHIFT, &s->pages,
+					err);
+	free(buf);
+	if (r == -EBADMSG)
+		error_prefix(err, "snapshot '%s'", path);
+	return r;
+}
+
+int snapshot_open(struct snapshot *s, const char *path, struct error *err)
+{
+	int r;
+
+	*s = (struct snapshot){ .dir_fd = -1, .memory_fd = -1 };
+	s->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (s->dir_fd < 0)
+		return error_usage(err, -errno, "snapshot '%s': cannot open: %m", path);
+	r = check_owner(s, path, err);
+	if (!r)
+		r = read_manifest(s, path, err);
+	if (!r)
+		r = read_state(s, path, err);
+	if (!r) {
+		s->memory_fd = open_part(s, path, SNAPSHOT_MEMORY, err);
+		r = MIN(s->memory_fd, 0);
+	}
+	if (!r)
+		r = read_pages(s, path, err);
+	if (r < 0 && err->kind == ERROR_OTHER)
+		err->kind = ERROR_USAGE;
+	return r;
+}
+
+void snapshot_close(struct snapshot *s)
+{
+	state_set_close(&s->state);
+	free(s->buf);
+	free(s->pages);
+	json_decref(s->manifest);
+	if (s->dir_fd >= 0)
+		close(s->dir_fd);
+	if (s->memory_fd >= 0)
+		close(s->memory_fd);
+	*s = (struct snapshot){ .dir_fd = -1, .memory_fd = -1 };
+}
+
+int snapshot_check_memory(const struct snapshot *s, uint64_t bytes, struct error *err)
+{
+	struct stat st;
+
+	if (fstat(s->memory_fd, &st) < 0)
+		return error_usage(err, -errno, "saved memory: %m");
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != bytes)
+		return error_usage(err, -EBADMSG,
+				   "saved memory: a file of %lld bytes for RAM of %llu bytes",
+				   (long long)st.st_size, (unsigned long long)bytes);
+	return 0;
+}

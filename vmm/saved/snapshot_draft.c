@@ -1,0 +1,201 @@
+/* A snapshot that is being made: under another name until all of it is on disk. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/saved/snapshot.h"
+
+/* Everything in a directory that is ours; there are no directories in it. */
+static void empty_directory(int dir_fd)
+{
+	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	struct dirent *e;
+
+	if (!dir) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	while ((e = readdir(dir)))
+		if (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."))
+			unlinkat(dir_fd, e->d_name, 0);
+	closedir(dir);
+}
+
+static int make_id(char *id, struct error *err)
+{
+	uint8_t random[(SNAPSHOT_ID_SIZE - 1) / 2];
+
+	if (getrandom(random, sizeof(random), 0) != sizeof(random))
+		return error_set(err, -errno, "snapshot: random numbers: %m");
+	for (unsigned i = 0; i < sizeof(random); i++)
+		snprintf(id + 2 * i, 3, "%02x", random[i]);
+	return 0;
+}
+
+/* Nothing is there yet, or a snapshot that may be replaced. */
+static int check_target(const char *path, bool diff, struct error *err)
+{
+	struct stat st;
+	char *manifest;
+	int r = 0;
+
+	if (lstat(path, &st) < 0)
+		return errno == ENOENT ? 0 : error_usage(err, -errno, "snapshot '%s': %m", path);
+	if (diff)
+		return error_usage(err, -EEXIST,
+				   "snapshot '%s': is there, and a differential one replaces none",
+				   path);
+	if (asprintf(&manifest, "%s/" SNAPSHOT_MANIFEST, path) < 0)
+		return error_set(err, -ENOMEM, "snapshot '%s': %m", path);
+	if (!S_ISDIR(st.st_mode) || access(manifest, F_OK) < 0)
+		r = error_usage(err, -EEXIST, "snapshot '%s': is there and no snapshot", path);
+	free(manifest);
+	return r;
+}
+
+int snapshot_draft_begin(struct snapshot_draft *d, const char *path, bool diff, struct error *err)
+{
+	size_t len = strlen(path);
+	int r;
+
+	*d = (struct snapshot_draft){
+		.dir_fd = -1, .state_fd = -1, .memory_fd = -1, .pages_fd = -1
+	};
+	while (len > 1 && path[len - 1] == '/')
+		len--;
+	d->path = strndup(path, len);
+	if (!d->path || asprintf(&d->temporary, "%s.partial-XXXXXX", d->path) < 0) {
+		d->temporary = NULL;
+		return error_set(err, -ENOMEM, "snapshot '%s': %m", path);
+	}
+	r = check_target(d->path, diff, err);
+	if (!r)
+		r = make_id(d->id, err);
+	if (r < 0)
+		return r;
+	if (!mkdtemp(d->temporary))
+		return error_usage(err, -errno, "snapshot '%s': cannot be made: %m", path);
+	d->dir_fd = open(d->temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (d->dir_fd >= 0)
+		d->state_fd = openat(d->dir_fd, SNAPSHOT_STATE, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (d->state_fd >= 0)
+		d->memory_fd =
+			openat(d->dir_fd, SNAPSHOT_MEMORY, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (d->memory_fd >= 0 && diff)
+		d->pages_fd = openat(d->dir_fd, SNAPSHOT_PAGES, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (d->memory_fd < 0 || (diff && d->pages_fd < 0))
+		return error_set(err, -errno, "snapshot '%s': cannot be made: %m", path);
+	return 0;
+}
+
+static int write_manifest(struct snapshot_draft *d, const json_t *manifest)
+{
+	int fd =
+		openat(d->dir_fd, SNAPSHOT_MANIFEST, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	int r = fd < 0 ? -errno : 0;
+	/* Not json_dumpfd(): it overlooks that some of its writes fail, as on a full disk. */
+	char *text = json_dumps(manifest, JSON_INDENT(2));
+	ssize_t len = text ? (ssize_t)strlen(text) : 0, n;
+
+	if (!r && !text)
+		r = -ENOMEM;
+	if (!r) {
+		n = write(fd, text, len);
+		if (n != len)
+			r = n < 0 ? -errno : -ENOSPC;
+	}
+	free(text);
+	if (!r && (write(fd, "\n", 1) != 1 || fsync(fd) < 0))
+		r = -errno;
+	if (fd >= 0)
+		close(fd);
+	return r;
+}
+
+/* The name, and what the directory above knows of it, on the disk too. */
+static void sync_parent(const char *path)
+{
+	char *above = strdup(path), *slash = above ? strrchr(above, '/') : NULL;
+	int fd;
+
+	if (slash)
+		slash[slash == above ? 1 : 0] = '\0';
+	fd = open(slash ? above : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd >= 0) {
+		fsync(fd);
+		close(fd);
+	}
+	free(above);
+}
+
+/* What it is: differential, with the file that says of which pages, or complete without it. */
+static int settle_format(struct snapshot_draft *d, json_t *manifest)
+{
+	bool diff = json_object_get(manifest, "base") != NULL;
+
+	if (diff && d->pages_fd < 0)
+		return -EINVAL;
+	if (!diff && d->pages_fd >= 0 && unlinkat(d->dir_fd, SNAPSHOT_PAGES, 0) < 0)
+		return -errno;
+	if (json_object_set_new(manifest, "id", json_string(d->id)) < 0 ||
+	    json_object_set_new(manifest, "format",
+				json_integer(diff ? SNAPSHOT_FORMAT_DIFF : SNAPSHOT_FORMAT)) < 0)
+		return -ENOMEM;
+	return diff && fsync(d->pages_fd) < 0 ? -errno : 0;
+}
+
+int snapshot_draft_commit(struct snapshot_draft *d, json_t *manifest, struct error *err)
+{
+	int r = settle_format(d, manifest);
+
+	if (!r && (fsync(d->state_fd) < 0 || fsync(d->memory_fd) < 0))
+		r = -errno;
+	if (!r)
+		r = write_manifest(d, manifest);
+	if (!r && fsync(d->dir_fd) < 0)
+		r = -errno;
+	if (r < 0)
+		return error_set(err, r, "snapshot '%s': cannot be written: %m", d->path);
+	/* In one step: somebody always finds the old one or the new one under this name. */
+	if (renameat2(AT_FDCWD, d->temporary, AT_FDCWD, d->path, RENAME_NOREPLACE) == 0) {
+		free(d->temporary);
+		d->temporary = NULL;
+	} else if (errno != EEXIST ||
+		   renameat2(AT_FDCWD, d->temporary, AT_FDCWD, d->path, RENAME_EXCHANGE) < 0) {
+		return error_set(err, -errno, "snapshot '%s': cannot be named: %m", d->path);
+	} else {
+		/* The temporary name is the earlier snapshot's now, and it goes. */
+		close(d->dir_fd);
+		d->dir_fd = open(d->temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	}
+	sync_parent(d->path);
+	return 0;
+}
+
+void snapshot_draft_end(struct snapshot_draft *d)
+{
+	if (d->temporary && d->dir_fd >= 0) {
+		empty_directory(d->dir_fd);
+		rmdir(d->temporary);
+	}
+	if (d->dir_fd >= 0)
+		close(d->dir_fd);
+	if (d->state_fd >= 0)
+		close(d->state_fd);
+	if (d->memory_fd >= 0)
+		close(d->memory_fd);
+	if (d->pages_fd >= 0)
+		close(d->pages_fd);
+	free(d->path);
+	free(d->temporary);
+	*d = (struct snapshot_draft){
+		.dir_fd = -1, .state_fd = -1, .memory_fd = -1, .pages_fd = -1
+	};
+}

@@ -1,0 +1,182 @@
+/* One complete snapshot out of a chain. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/core/guest_mem.h"
+#include "vmm/saved/snapshot_chain.h"
+
+/* Pages that are copied at once. */
+#define BATCH 256u
+
+/* ---- memory ---- */
+
+static int write_all(int fd, const uint8_t *p, size_t len, uint64_t offset)
+{
+	while (len) {
+		ssize_t n = pwrite(fd, p, len, offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		p += n;
+		len -= n;
+		offset += n;
+	}
+	return 0;
+}
+
+static int read_all(int fd, uint8_t *p, size_t len, uint64_t offset)
+{
+	while (len) {
+		ssize_t n = pread(fd, p, len, offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		p += n;
+		len -= n;
+		offset += n;
+	}
+	return 0;
+}
+
+/* @num pages of @buf to page @at: those that are zero as holes, where the file can have some. */
+static int put_pages(int to, const uint8_t *buf, uint64_t at, unsigned num)
+{
+	unsigned i = 0;
+
+	while (i < num) {
+		unsigned first = i;
+		bool zero = guest_mem_page_is_zero(buf + i * PAGE_SIZE);
+		uint64_t offset = (at + first) * PAGE_SIZE;
+		size_t len;
+		int r;
+
+		while (i < num && guest_mem_page_is_zero(buf + i * PAGE_SIZE) == zero)
+			i++;
+		len = (i - first) * PAGE_SIZE;
+		if (zero && fallocate(to, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+				      (off_t)len) == 0)
+			continue;
+		r = write_all(to, buf + first * PAGE_SIZE, len, offset);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int lay_over(int to, const struct snapshot *s, uint64_t num, uint8_t *buf)
+{
+	uint64_t at = 0, end;
+
+	while ((at = guest_mem_next_run(s->pages, num, at, &end)) < num) {
+		unsigned some = MIN(end - at, (uint64_t)BATCH);
+		int r = read_all(s->memory_fd, buf, some * PAGE_SIZE, at * PAGE_SIZE);
+
+		if (!r)
+			r = put_pages(to, buf, at, some);
+		if (r < 0)
+			return r;
+		at += some;
+	}
+	return 0;
+}
+
+static int join_memory(const struct snapshot_chain *c, int to)
+{
+	uint8_t *buf = malloc(BATCH * PAGE_SIZE);
+	struct stat st;
+	bool copied;
+	int r = buf ? snapshot_copy_file(c->link[0].memory_fd, to, &copied) : -ENOMEM;
+
+	if (!r && fstat(to, &st) < 0)
+		r = -errno;
+	for (unsigned i = 1; i < c->num && !r; i++)
+		r = lay_over(to, &c->link[i], (uint64_t)st.st_size >> PAGE_SHIFT, buf);
+	free(buf);
+	return r;
+}
+
+/* ---- the rest is the newest one's ---- */
+
+/* Snapshots never change their copies of disks, so two can have one file. */
+static int take_disk(struct snapshot_draft *d, const struct snapshot *s, const char *name,
+		     struct error *err)
+{
+	bool copied;
+	int fd, r;
+
+	if (strchr(name, '/'))
+		return error_usage(err, -EBADMSG, "disk: its copy is called '%s'", name);
+	if (linkat(s->dir_fd, name, d->dir_fd, name, 0) == 0)
+		return 0;
+	fd = openat(s->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return error_usage(err, -errno, "disk: the snapshot's copy '%s': %m", name);
+	r = snapshot_draft_disk(d, fd, name, name, &copied, err);
+	close(fd);
+	return r;
+}
+
+static int take_disks(struct snapshot_draft *d, const struct snapshot *s, struct error *err)
+{
+	json_t *disks = json_object_get(s->manifest, "disks"), *disk;
+	size_t i;
+
+	json_array_foreach(disks, i, disk)
+	{
+		const char *copy = json_string_value(json_object_get(disk, "copy"));
+		int r = copy ? take_disk(d, s, copy, err) : 0;
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static json_t *make_manifest(const struct snapshot *s)
+{
+	json_t *manifest = json_deep_copy(s->manifest);
+
+	json_object_del(manifest, "base");
+	return manifest;
+}
+
+static int fill(struct snapshot_draft *d, struct snapshot_chain *c, struct error *err)
+{
+	const struct snapshot *s = snapshot_chain_last(c);
+	int r = join_memory(c, d->memory_fd);
+
+	if (!r)
+		r = write_all(d->state_fd, s->buf, s->len, 0);
+	if (r < 0)
+		return error_set(err, r, "snapshot '%s': cannot be written: %m", d->path);
+	return take_disks(d, s, err);
+}
+
+int snapshot_chain_merge(struct snapshot_chain *c, const char *path, struct error *err)
+{
+	const struct snapshot *s = snapshot_chain_last(c);
+	json_t *manifest = make_manifest(s);
+	struct snapshot_draft d;
+	int r = snapshot_draft_begin(&d, path, false, err);
+
+	if (!r && !manifest)
+		r = error_set(err, -ENOMEM, "manifest: %m");
+	if (!r)
+		r = fill(&d, c, err);
+	if (!r) {
+		/* It is the same in another form: what builds on that goes on to build on this. */
+		snprintf(d.id, sizeof(d.id), "%s", s->id ? s->id : d.id);
+		r = snapshot_draft_commit(&d, manifest, err);
+	}
+	snapshot_draft_end(&d);
+	json_decref(manifest);
+	return r;
+}

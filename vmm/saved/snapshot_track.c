@@ -1,0 +1,141 @@
+#include "vmm/saved/snapshot_track.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+struct snapshot_track {
+	struct guest_mem *mem;
+	struct hv *hv;
+	uint64_t *changed;	   /* since the base: a bit for each page of RAM, in its order */
+	char *base_id, *base_path; /* NULL: nothing is a base */
+	char *taken_id;		   /* the latest one's; NULL: its fate is known */
+};
+
+/* Where the pages of range @i are in a bitmap of all RAM. */
+static uint64_t *words_of(const struct snapshot_track *t, unsigned i, uint64_t *words)
+{
+	return words + ((t->mem->range[i].host - t->mem->map) >> PAGE_SHIFT) / 64;
+}
+
+/* A bitmap of all RAM is those of the ranges one after the other. */
+static bool ranges_end_with_words(const struct guest_mem *mem)
+{
+	for (unsigned i = 0; i + 1 < mem->num_ranges; i++)
+		if (mem->range[i].size % (64 * PAGE_SIZE))
+			return false;
+	return true;
+}
+
+/* Add what both logs have, and have them begin anew. */
+static int collect(struct snapshot_track *t)
+{
+	for (unsigned i = 0; i < t->mem->num_ranges; i++) {
+		const struct guest_mem_range *range = &t->mem->range[i];
+		uint64_t *words = words_of(t, i, t->changed);
+		int r = dirty_log_collect(t->mem, t->hv, i, words);
+
+		/* Also what was there before: a page that is clean now costs nothing to clear. */
+		if (!r)
+			r = t->hv->ops->dirty_clear(t->hv, range->slot, 0,
+						    range->size >> PAGE_SHIFT, words);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static void forget_changes(struct snapshot_track *t)
+{
+	memset(t->changed, 0, guest_mem_bitmap_words(t->mem->map_size) * sizeof(*t->changed));
+}
+
+static int cannot(struct error *err, int r)
+{
+	return error_set(err, r, "which memory changed cannot be told: %m");
+}
+
+int snapshot_track_create(struct snapshot_track **ret_track, struct guest_mem *mem, struct hv *hv,
+			  struct error *err)
+{
+	struct snapshot_track *t;
+	int r;
+
+	if (!ranges_end_with_words(mem))
+		return cannot(err, -ENOTSUP);
+	t = calloc(1, sizeof(*t));
+	if (!t)
+		return cannot(err, -ENOMEM);
+	t->mem = mem;
+	t->hv = hv;
+	t->changed = calloc(guest_mem_bitmap_words(mem->map_size), sizeof(*t->changed));
+	r = t->changed ? dirty_log_start(mem, hv) : -ENOMEM;
+	if (r < 0) {
+		free(t->changed);
+		free(t);
+		return cannot(err, r);
+	}
+	/* The log may begin with all pages in it, which also leaves them writable. */
+	r = collect(t);
+	if (r < 0) {
+		snapshot_track_free(t);
+		return cannot(err, r);
+	}
+	forget_changes(t);
+	*ret_track = t;
+	return 0;
+}
+
+void snapshot_track_free(struct snapshot_track *t)
+{
+	if (!t)
+		return;
+	dirty_log_stop(t->mem, t->hv);
+	free(t->changed);
+	free(t->base_id);
+	free(t->base_path);
+	free(t->taken_id);
+	free(t);
+}
+
+int snapshot_track_take(struct snapshot_track *t, const char *id, struct error *err)
+{
+	int r = collect(t);
+
+	free(t->taken_id);
+	t->taken_id = r < 0 ? NULL : strdup(id);
+	if (!r && !t->taken_id)
+		r = -ENOMEM;
+	return r < 0 ? cannot(err, r) : 0;
+}
+
+bool snapshot_track_base(const struct snapshot_track *t, struct snapshot_base *ret_base)
+{
+	if (!t->base_id)
+		return false;
+	*ret_base = (struct snapshot_base){ .id = t->base_id, .path = t->base_path };
+	return true;
+}
+
+const uint64_t *snapshot_track_changed(const struct snapshot_track *t)
+{
+	return t->changed;
+}
+
+int snapshot_track_keep(struct snapshot_track *t, const char *id, const char *path)
+{
+	char *at;
+
+	if (!t->taken_id || strcmp(t->taken_id, id))
+		return -ESTALE;
+	at = strdup(path);
+	if (!at)
+		return -ENOMEM;
+	free(t->base_id);
+	free(t->base_path);
+	t->base_id = t->taken_id;
+	t->base_path = at;
+	t->taken_id = NULL;
+	/* All that was counted was before it was taken: the logs have what came after. */
+	forget_changes(t);
+	return 0;
+}

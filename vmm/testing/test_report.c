@@ -1,0 +1,278 @@
+/* How tests ended: for people, for scripts, for continuous integration. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/testing/test_internal.h"
+
+const char *test_outcome_name(enum test_outcome outcome)
+{
+	static const char *const name[] = {
+		[TEST_EXIT] = "exit",
+		[TEST_PANIC] = "panic",
+		[TEST_OOPS] = "oops",
+		[TEST_TRIPLE_FAULT] = "triple-fault",
+		[TEST_HANG] = "hang",
+		[TEST_LOCKUP] = "lockup",
+		[TEST_TIMEOUT] = "timeout",
+		[TEST_BOOT_FAILURE] = "boot-failure",
+		[TEST_MONITOR_FAILURE] = "monitor-failure",
+	};
+
+	return name[outcome];
+}
+
+static double seconds(const struct test_job *j)
+{
+	return (double)(j->ended_ns - j->started_ns) / (double)NSEC_PER_SEC;
+}
+
+/* The line of the log that says most of how it ended, or "". */
+static const char *word(const struct test_job *j)
+{
+	bool is_cause = j->log.worst & ~TEST_LOG_WARN || j->outcome == TEST_OOPS;
+
+	if (j->outcome == TEST_HANG && j->log.place[0])
+		return j->log.place;
+	if (is_cause || j->outcome == TEST_EXIT)
+		return j->log.cause;
+	return j->log.last;
+}
+
+static const char *tail(const struct test_job *j, size_t bytes)
+{
+	const char *p = j->log.tail + (j->log.len > bytes ? j->log.len - bytes : 0);
+	const char *line = p > j->log.tail ? strchr(p, '\n') : NULL;
+
+	return line ? line + 1 : p;
+}
+
+void test_print_text(const struct test_job *j)
+{
+	if (j->outcome == TEST_EXIT && j->status != 255)
+		return;
+	if (j->outcome != TEST_MONITOR_FAILURE && !j->config->verbose)
+		fputs(tail(j, 4096), stderr);
+	if (j->end && j->end->evidence[0])
+		fputs(j->end->evidence, stderr);
+	if (j->symbols)
+		fprintf(stderr, "symbols:\n%s", j->symbols);
+	fprintf(stderr, "wisp: test: %s%s%s%s after %.1f s%s%s\n", test_outcome_name(j->outcome),
+		j->cause ? " (" : "", j->cause ? j->cause : "", j->cause ? ")" : "", seconds(j),
+		*word(j) ? ": " : "", word(j));
+}
+
+/* ---- JSON ---- */
+
+static void put_json_string(FILE *out, const char *s, size_t len)
+{
+	fputc('"', out);
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = s[i];
+
+		if (c == '"' || c == '\\')
+			fprintf(out, "\\%c", c);
+		else if (c == '\n')
+			fputs("\\n", out);
+		else if (c < 0x20 || c >= 0x7f) /* a log need not be UTF-8 */
+			fprintf(out, "\\u%04x", c);
+		else
+			fputc(c, out);
+	}
+	fputc('"', out);
+}
+
+static void put_member(FILE *out, const char *name, const char *value)
+{
+	fprintf(out, ",\"%s\":", name);
+	if (value && *value)
+		put_json_string(out, value, strlen(value));
+	else
+		fputs("null", out);
+}
+
+/* The end of what a command among several said, which nobody has seen yet. */
+static void put_output(FILE *out, const struct test_job *j)
+{
+	off_t size = lseek(j->out_fd, 0, SEEK_END);
+	char *text = malloc(TEST_LOG_TAIL);
+	ssize_t n = -1;
+
+	if (text)
+		n = pread(j->out_fd, text, TEST_LOG_TAIL,
+			  MAX(size - (off_t)TEST_LOG_TAIL, (off_t)0));
+	fputs(",\"output\":", out);
+	put_json_string(out, text ? text : "", n > 0 ? (size_t)n : 0);
+	free(text);
+}
+
+/* What the log says of trouble, also when the command went on. */
+static void put_signs(FILE *out, unsigned seen)
+{
+	static const char *const name[] = { "panic", "oops", "warn", "lockup" };
+	const char *comma = "";
+
+	fputs(",\"seen\":[", out);
+	for (unsigned i = 0; i < ARRAY_SIZE(name); i++) {
+		if (!(seen & 1u << i))
+			continue;
+		fprintf(out, "%s\"%s\"", comma, name[i]);
+		comma = ",";
+	}
+	fputc(']', out);
+}
+
+static void put_job(FILE *out, const struct test_job *j)
+{
+	fprintf(out, "{\"outcome\":\"%s\",\"status\":%d,\"seconds\":%.3f",
+		test_outcome_name(j->outcome), j->status, seconds(j));
+	if (j->outcome == TEST_EXIT && j->reported)
+		fprintf(out, ",\"%s\":%d", j->by_signal ? "signal" : "exit_status",
+			j->command_status);
+	put_member(out, "cause", j->cause);
+	put_member(out, "kernel", j->machine.kernel);
+	put_member(out, "release", j->release);
+	put_member(out, "message", word(j));
+	put_signs(out, j->log.seen);
+	put_member(out, "log", tail(j, TEST_LOG_TAIL));
+	put_member(out, "registers", j->end ? j->end->evidence : NULL);
+	put_member(out, "symbols", j->symbols);
+	if (j->out_fd >= 0)
+		put_output(out, j);
+	put_member(out, "core", j->end && j->end->core_written ? j->machine.core_file : NULL);
+	fputc('}', out);
+}
+
+void test_print_json(const struct test_job *jobs, unsigned num, FILE *out)
+{
+	if (num == 1) {
+		put_job(out, jobs);
+	} else {
+		fputs("{\"tests\":[", out);
+		for (unsigned i = 0; i < num; i++) {
+			if (i)
+				fputc(',', out);
+			put_job(out, &jobs[i]);
+		}
+		fputs("]}", out);
+	}
+	fputc('\n', out);
+}
+
+/* ---- several ---- */
+
+static void copy_output(const struct test_job *j, FILE *out)
+{
+	char buf[4096];
+	off_t at = 0;
+	ssize_t n;
+
+	while ((n = pread(j->out_fd, buf, sizeof(buf), at)) > 0) {
+		fwrite(buf, 1, n, out);
+		at += n;
+	}
+}
+
+void test_print_table(const struct test_job *jobs, unsigned num, FILE *out)
+{
+	for (unsigned i = 0; i < num; i++) {
+		if (jobs[i].out_fd < 0)
+			continue;
+		fprintf(out, "--- %s\n", jobs[i].release);
+		copy_output(&jobs[i], out);
+	}
+	fprintf(out, "%-32s %-16s %6s %9s  %s\n", "release", "outcome", "status", "seconds",
+		"message");
+	for (unsigned i = 0; i < num; i++) {
+		const struct test_job *j = &jobs[i];
+
+		fprintf(out, "%-32s %-16s %6d %9.1f  %s\n", j->release,
+			test_outcome_name(j->outcome), j->status, seconds(j), word(j));
+	}
+}
+
+static bool passed(const struct test_job *j)
+{
+	return j->outcome == TEST_EXIT && j->status == 0;
+}
+
+static void put_xml(FILE *out, const char *s)
+{
+	for (; *s; s++) {
+		switch (*s) {
+		case '<':
+			fputs("&lt;", out);
+			break;
+		case '>':
+			fputs("&gt;", out);
+			break;
+		case '&':
+			fputs("&amp;", out);
+			break;
+		case '"':
+			fputs("&quot;", out);
+			break;
+		default:
+			/* Others have no place in XML, nor has what is not UTF-8. */
+			if (*s == '\n' || *s == '\t' || (*s >= 0x20 && *s < 0x7f))
+				fputc(*s, out);
+		}
+	}
+}
+
+int test_write_junit(const struct test_job *jobs, unsigned num, const char *path)
+{
+	FILE *out = fopen(path, "we");
+	unsigned failures = 0;
+
+	if (!out)
+		return -errno;
+	for (unsigned i = 0; i < num; i++)
+		failures += !passed(&jobs[i]);
+	fprintf(out,
+		"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
+		"<testsuite name=\"wisp\" tests=\"%u\" failures=\"%u\">\n",
+		num, failures);
+	for (unsigned i = 0; i < num; i++) {
+		const struct test_job *j = &jobs[i];
+
+		fputs("  <testcase classname=\"", out);
+		put_xml(out, j->release);
+		fputs("\" name=\"", out);
+		put_xml(out, j->config->command[0]);
+		fprintf(out, "\" time=\"%.3f\"", seconds(j));
+		if (passed(j)) {
+			fputs("/>\n", out);
+			continue;
+		}
+		fprintf(out, ">\n    <failure type=\"%s\" message=\"",
+			test_outcome_name(j->outcome));
+		put_xml(out, word(j));
+		fputs("\">", out);
+		put_xml(out, tail(j, 8192));
+		fputs("</failure>\n  </testcase>\n", out);
+	}
+	fputs("</testsuite>\n", out);
+	return fclose(out) ? -errno : 0;
+}
+
+int test_write_tap(const struct test_job *jobs, unsigned num, const char *path)
+{
+	FILE *out = fopen(path, "we");
+
+	if (!out)
+		return -errno;
+	fprintf(out, "TAP version 13\n1..%u\n", num);
+	for (unsigned i = 0; i < num; i++) {
+		const struct test_job *j = &jobs[i];
+
+		fprintf(out, "%sok %u - %s %s\n", passed(j) ? "" : "not ", i + 1, j->release,
+			j->config->command[0]);
+		if (!passed(j))
+			fprintf(out, "# %s, status %d: %s\n", test_outcome_name(j->outcome),
+				j->status, word(j));
+	}
+	return fclose(out) ? -errno : 0;
+}
