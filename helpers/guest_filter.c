@@ -9,6 +9,8 @@
 #define DHCP_PORT 67u
 #define DNS_PORT  53u
 
+#define DONT_FRAGMENT 0x4000u
+
 /* The parts of a packet that matter here, in host byte order. */
 struct packet {
 	const uint8_t *ip;
@@ -41,8 +43,8 @@ static bool parse(struct packet *p, const uint8_t *frame, size_t len)
 	if (type == ETHERTYPE_IP) {
 		header = (p->ip[0] & 15) * 4u;
 		p->protocol = p->ip[9];
-		/* More fragments follow, or some came before. */
-		p->fragment = get_be16(p->ip + 6) & 0x3fff;
+		/* More fragments follow, or some came before, or a bit without a meaning is set. */
+		p->fragment = get_be16(p->ip + 6) & ~DONT_FRAGMENT;
 	} else if (type == ETHERTYPE_IPV6 && left >= IP6_LEN) {
 		/* An extension header is a protocol that nothing is allowed for. */
 		header = IP6_LEN;
@@ -117,7 +119,8 @@ bool guest_filter_allows(const struct guest_filter *f, const uint8_t *frame, siz
 	/* ARP, and what libslirp does not look at. */
 	if (!parse(&p, frame, len))
 		return true;
-	if (is_loopback(&p))
+	/* What libslirp 4.7 puts together again it writes over its own lists with. */
+	if (p.fragment || is_loopback(&p))
 		return false;
 	if (f->host_loopback)
 		return true;

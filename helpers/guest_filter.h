@@ -1,6 +1,7 @@
 /*
  * What of a guest's frames may reach libslirp: nothing that would end at this
- * host's own loopback.
+ * host's own loopback, and no fragment of an IPv4 packet, with which a guest could make
+ * libslirp's reassembly write where it must not.
  *
  * libslirp passes on what a guest sends to 127.0.0.1 itself, and its switch
  * against the router's address standing for the loopback also drops the answers

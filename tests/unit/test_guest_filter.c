@@ -76,6 +76,24 @@ static void name_server_is_reached_on_its_own_port_alone(void **state)
 	}
 }
 
+static void no_fragment_gets_through(void **state)
+{
+	static const uint16_t fragments[] = { 0x2000, 0x0001, 0x1fff, 0x8000, 0xe000 };
+	struct guest_filter f = filter(false), open = filter(true);
+	struct frame frame = packet("192.0.2.1", IPPROTO_UDP, 53, 0);
+
+	for (unsigned i = 0; i < ARRAY_SIZE(fragments); i++) {
+		frame.bytes[20] = fragments[i] >> 8;
+		frame.bytes[21] = fragments[i] & 255;
+		assert_false(allows(&f, frame));
+		assert_false(allows(&open, frame));
+	}
+	/* "Do not fragment" is not one. */
+	frame.bytes[20] = 0x40;
+	frame.bytes[21] = 0;
+	assert_true(allows(&f, frame));
+}
+
 static void name_server_gets_no_fragments(void **state)
 {
 	struct guest_filter f = filter(false);
@@ -154,6 +172,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(name_server_is_reached_on_its_own_port_alone),
+		cmocka_unit_test(no_fragment_gets_through),
 		cmocka_unit_test(name_server_gets_no_fragments),
 		cmocka_unit_test(router_opens_no_connections),
 		cmocka_unit_test(router_gets_udp_only_from_whom_it_asked),
