@@ -231,9 +231,14 @@ static int be_keeper(struct cloning *c, const char *name, int started)
 	struct error err = { 0 };
 	bool heard;
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int complaints = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
 	int r = null < 0 ? error_set(&err, -errno, "/dev/null: %m")
 			 : run_dir_create(&dir, c->options->run_dir, name, &err);
 
+	/* Before the helpers: who reads what the verb prints waits until nobody can write there. */
+	setsid();
+	for (int fd = STDIN_FILENO; !r && fd <= STDERR_FILENO; fd++)
+		dup2(null, fd);
 	if (!r && pipe2(alive, O_CLOEXEC) < 0)
 		r = error_set(&err, -errno, "pipe: %m");
 	if (!r) {
@@ -245,14 +250,13 @@ static int be_keeper(struct cloning *c, const char *name, int started)
 	}
 	if (r < 0) {
 		error_prefix(&err, "clone '%s'", name);
+		dup2(complaints, STDERR_FILENO);
 		error_print(&err);
 		run_dir_remove(&dir);
 		return error_status(&err);
 	}
-	setsid();
-	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
-		dup2(null, fd);
 	close(null);
+	close(complaints);
 	run_dir_inherit(&dir);
 	close_all(c);
 	/* Else who waits would do so for ever, and nobody know of the clone: it ends with us. */
