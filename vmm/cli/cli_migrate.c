@@ -173,7 +173,8 @@ static bool is_there(const struct migration *mig)
 /*
  * The guest is here as before, or there and known to run: then nothing is left to be settled. With
  * the answer missing the journal stays for --recover: also when the guest was killed here, for a
- * destination may be ready by now, and be waiting to be told of the commit or of that.
+ * destination may be ready by now, and be waiting to be told of the commit or of that. An answer that
+ * could not be read is none.
  */
 static void end_journal(struct migration *mig, int r)
 {
@@ -182,7 +183,7 @@ static void end_journal(struct migration *mig, int r)
 	if (r < 0 && migrate_journal_read(mig->options->run_dir, mig->journal.uuid, MIGRATE_SOURCE,
 					  &now) == 0 &&
 	    (!strcmp(now.phase, MIGRATE_PHASE_COMMITTED) ||
-	     (!strcmp(now.phase, MIGRATE_PHASE_STARTED) && !is_there(mig)))) {
+	     (!strcmp(now.phase, MIGRATE_PHASE_STARTED) && (r == -EPROTO || !is_there(mig))))) {
 		close(mig->journal.fd);
 		mig->journal.fd = -1;
 		return;
