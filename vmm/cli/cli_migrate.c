@@ -171,10 +171,10 @@ static bool is_there(const struct migration *mig)
 }
 
 /*
- * The guest is here as before, or there and known to run: then nothing is left to be settled. With
- * the answer missing the journal stays for --recover: also when the guest was killed here, for a
- * destination may be ready by now, and be waiting to be told of the commit or of that. An answer that
- * could not be read is none.
+ * The guest is here as before, or there and known to run: then nothing is left to be settled.
+ * With the answer missing, or one that cannot be read, the journal stays for --recover: also when
+ * the guest was killed here, for a destination may be ready by now, and be waiting to be told of
+ * the commit or of that.
  */
 static void end_journal(struct migration *mig, int r)
 {
