@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "devices/qcow2_image.h"
+#include "vmm/core/io.h"
 
 #define MAX_CLUSTERS  (1ull << 30)
 #define MAX_SNAPSHOTS 65536u
@@ -71,12 +72,11 @@ static int read_at(struct checker *k, void *buf, size_t len, uint64_t offset)
 
 static int write_at(struct checker *k, const void *buf, size_t len, uint64_t offset)
 {
-	ssize_t n = pwrite(k->fd, buf, len, offset);
+	int r = io_write_at(k->fd, buf, len, offset);
 
-	if (n != (ssize_t)len)
-		return error_usage(k->err, n < 0 ? -errno : -EIO, "cannot write at %llu: %m",
-				   (unsigned long long)offset);
-	return 0;
+	return r < 0 ? error_usage(k->err, r, "cannot write at %llu: %m",
+				   (unsigned long long)offset)
+		     : 0;
 }
 
 static int sync_file(struct checker *k)

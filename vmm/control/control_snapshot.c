@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/saved/clone.h"
@@ -100,22 +101,6 @@ static void fail(struct taking *t, const struct error *err)
 
 /* ---- the copy ---- */
 
-static int write_state(const struct state_writer *w, int fd)
-{
-	size_t at = 0;
-
-	while (at < w->len) {
-		ssize_t n = pwrite(fd, w->buf + at, w->len - at, at);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		at += n;
-	}
-	return 0;
-}
-
 /* Without a file to tell which pages there are, holes have to. */
 static int write_changed(struct taking *t, struct guest_mem_saved *ret_saved)
 {
@@ -128,7 +113,7 @@ static int write_changed(struct taking *t, struct guest_mem_saved *ret_saved)
 		return r;
 	state_writer_init(&w);
 	snapshot_pages_write(&w, t->changed, mem->map_size >> PAGE_SHIFT);
-	r = w.failed ? w.failed : write_state(&w, t->pages_fd);
+	r = w.failed ? w.failed : io_write_at(t->pages_fd, w.buf, w.len, 0);
 	state_writer_done(&w);
 	return r;
 }
@@ -142,7 +127,7 @@ static _Noreturn void write_copy(struct taking *t, int report_fd)
 	w.r = t->changed ? write_changed(t, &w.memory)
 			 : guest_mem_save(t->m->mem, t->memory_fd, &w.memory);
 	if (!w.r)
-		w.r = write_state(&t->state, t->state_fd);
+		w.r = io_write_at(t->state_fd, t->state.buf, t->state.len, 0);
 	_exit(write(report_fd, &w, sizeof(w)) != sizeof(w));
 }
 

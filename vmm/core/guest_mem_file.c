@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "vmm/core/guest_mem.h"
+#include "vmm/core/io.h"
 
 /* Looked at and written together: a huge page. */
 #define WINDOW_PAGES 512u
@@ -106,22 +107,6 @@ bool guest_mem_page_is_zero(const uint8_t *page)
 
 /* ---- out ---- */
 
-static int write_all(int fd, const uint8_t *p, size_t len, uint64_t offset)
-{
-	while (len) {
-		ssize_t n = pwrite(fd, p, len, offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		p += n;
-		len -= n;
-		offset += n;
-	}
-	return 0;
-}
-
 static int write_window(struct writer *w, uint64_t offset, unsigned num)
 {
 	const struct guest_mem *mem = w->mem;
@@ -142,7 +127,7 @@ static int write_window(struct writer *w, uint64_t offset, unsigned num)
 			i++;
 			continue;
 		}
-		r = write_all(w->fd, host + first * PAGE_SIZE, (i - first) * PAGE_SIZE,
+		r = io_write_at(w->fd, host + first * PAGE_SIZE, (i - first) * PAGE_SIZE,
 			      w->base + offset + first * PAGE_SIZE);
 		if (r < 0)
 			return r;
@@ -225,7 +210,7 @@ static int save_run(struct guest_mem *mem, int fd, uint64_t first, uint64_t end,
 
 		while (at < end && (zeros || !guest_mem_page_is_zero(map + at * PAGE_SIZE)))
 			at++;
-		r = write_all(fd, map + first * PAGE_SIZE, (at - first) * PAGE_SIZE,
+		r = io_write_at(fd, map + first * PAGE_SIZE, (at - first) * PAGE_SIZE,
 			      first * PAGE_SIZE);
 		if (r < 0)
 			return r;
@@ -253,29 +238,13 @@ int guest_mem_save_pages(struct guest_mem *mem, int fd, const uint64_t *pages, b
 
 /* ---- in ---- */
 
-static int read_all(int fd, uint8_t *p, size_t len, uint64_t offset)
-{
-	while (len) {
-		ssize_t n = pread(fd, p, len, offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		p += n;
-		len -= n;
-		offset += n;
-	}
-	return 0;
-}
-
 int guest_mem_load_pages(struct guest_mem *mem, int fd, const uint64_t *pages)
 {
 	uint64_t num = mem->map_size >> PAGE_SHIFT, at = 0, end;
 	int r = 0;
 
 	while (!r && (at = guest_mem_next_run(pages, num, at, &end)) < num) {
-		r = read_all(fd, mem->map + at * PAGE_SIZE, (end - at) * PAGE_SIZE,
+		r = io_read_at(fd, mem->map + at * PAGE_SIZE, (end - at) * PAGE_SIZE,
 			     at * PAGE_SIZE);
 		at = end;
 	}
@@ -292,7 +261,7 @@ static int copy_data(struct guest_mem *mem, int fd)
 		hole = lseek(fd, data, SEEK_HOLE);
 		if (hole < 0)
 			return -errno;
-		r = read_all(fd, mem->map + data, hole - data, data);
+		r = io_read_at(fd, mem->map + data, hole - data, data);
 		if (r < 0)
 			return r;
 		data = hole;

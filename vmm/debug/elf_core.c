@@ -6,9 +6,10 @@
 #include <sys/procfs.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
+#include "vmm/debug/vmcoreinfo.h"
 #include "vmm/hypervisor/x86_walk.h"
 #include "vmm/machine/machine_internal.h"
-#include "vmm/debug/vmcoreinfo.h"
 
 /* Linux's kernel half; what is below belongs to some process or other. */
 #define KERNEL_HALF 0xffff800000000000ull
@@ -145,22 +146,6 @@ static void put_headers(struct elf_core *c, size_t num_loads, size_t notes_offse
 		put_load(c, c->map[i].linear, c->map[i].gpa, c->map[i].size);
 }
 
-static int write_head(const struct elf_core *c, int fd)
-{
-	size_t done = 0;
-
-	while (done < c->head_size) {
-		ssize_t n = pwrite(fd, c->head + done, c->head_size - done, (off_t)done);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		done += n;
-	}
-	return 0;
-}
-
 static int make_head(struct elf_core *c)
 {
 	size_t loads, notes_offset, notes_size;
@@ -217,7 +202,7 @@ int elf_core_write(struct elf_core *c, int fd)
 	if (!r)
 		r = guest_mem_save_at(c->mem, fd, c->head_size, &saved);
 	/* Last, so that what is incomplete is no ELF file. */
-	return r ? r : write_head(c, fd);
+	return r ? r : io_write_at(fd, c->head, c->head_size, 0);
 }
 
 void elf_core_free(struct elf_core *c)

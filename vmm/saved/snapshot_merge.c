@@ -7,44 +7,13 @@
 #include <unistd.h>
 
 #include "vmm/core/guest_mem.h"
+#include "vmm/core/io.h"
 #include "vmm/saved/snapshot_chain.h"
 
 /* Pages that are copied at once. */
 #define BATCH 256u
 
 /* ---- memory ---- */
-
-static int write_all(int fd, const uint8_t *p, size_t len, uint64_t offset)
-{
-	while (len) {
-		ssize_t n = pwrite(fd, p, len, offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		p += n;
-		len -= n;
-		offset += n;
-	}
-	return 0;
-}
-
-static int read_all(int fd, uint8_t *p, size_t len, uint64_t offset)
-{
-	while (len) {
-		ssize_t n = pread(fd, p, len, offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		p += n;
-		len -= n;
-		offset += n;
-	}
-	return 0;
-}
 
 /* @num pages of @buf to page @at: those that are zero as holes, where the file can have some. */
 static int put_pages(int to, const uint8_t *buf, uint64_t at, unsigned num)
@@ -64,7 +33,7 @@ static int put_pages(int to, const uint8_t *buf, uint64_t at, unsigned num)
 		if (zero && fallocate(to, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
 				      (off_t)len) == 0)
 			continue;
-		r = write_all(to, buf + first * PAGE_SIZE, len, offset);
+		r = io_write_at(to, buf + first * PAGE_SIZE, len, offset);
 		if (r < 0)
 			return r;
 	}
@@ -77,7 +46,7 @@ static int lay_over(int to, const struct snapshot *s, uint64_t num, uint8_t *buf
 
 	while ((at = guest_mem_next_run(s->pages, num, at, &end)) < num) {
 		unsigned some = MIN(end - at, (uint64_t)BATCH);
-		int r = read_all(s->memory_fd, buf, some * PAGE_SIZE, at * PAGE_SIZE);
+		int r = io_read_at(s->memory_fd, buf, some * PAGE_SIZE, at * PAGE_SIZE);
 
 		if (!r)
 			r = put_pages(to, buf, at, some);
@@ -154,7 +123,7 @@ static int fill(struct snapshot_draft *d, struct snapshot_chain *c, struct error
 	int r = join_memory(c, d->memory_fd);
 
 	if (!r)
-		r = write_all(d->state_fd, s->buf, s->len, 0);
+		r = io_write_at(d->state_fd, s->buf, s->len, 0);
 	if (r < 0)
 		return error_set(err, r, "snapshot '%s': cannot be written: %m", d->path);
 	return take_disks(d, s, err);

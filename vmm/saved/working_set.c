@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
 #include "vmm/saved/snapshot_pages.h"
 
 #define SECTION_TOUCHED "memory/touched"
@@ -61,21 +62,6 @@ static int look(const struct guest_mem *mem, int map_fd, struct working_set *set
 	return 0;
 }
 
-static int write_all(int fd, const uint8_t *p, size_t len)
-{
-	while (len) {
-		ssize_t n = write(fd, p, len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		p += n;
-		len -= n;
-	}
-	return 0;
-}
-
 int working_set_record(const struct guest_mem *mem, int map_fd, int fd)
 {
 	uint64_t num = mem->map_size >> PAGE_SHIFT;
@@ -91,7 +77,7 @@ int working_set_record(const struct guest_mem *mem, int map_fd, int fd)
 		snapshot_pages_put(&w, SECTION_TOUCHED, set.touched, num);
 		snapshot_pages_put(&w, SECTION_WRITTEN, set.written, num);
 		state_seal(&w);
-		r = w.failed ? w.failed : write_all(fd, w.buf, w.len);
+		r = w.failed ? w.failed : io_write(fd, w.buf, w.len);
 	}
 	state_writer_done(&w);
 	working_set_done(&set);

@@ -1,0 +1,17 @@
+/*
+ * All of a buffer, in or out of a file, where read and write may move a part or be
+ * interrupted. They block. Any thread.
+ */
+#ifndef WISP_CORE_IO_H
+#define WISP_CORE_IO_H
+
+#include "vmm/core/util.h"
+
+/* 0, or -errno; -EIO when the file ends before @len bytes. @buf is then partly filled. */
+int io_read_at(int fd, void *buf, size_t len, uint64_t offset);
+
+/* 0, or -errno; what was written until then stays. The second writes where the file is. */
+int io_write_at(int fd, const void *buf, size_t len, uint64_t offset);
+int io_write(int fd, const void *buf, size_t len);
+
+#endif
