@@ -22,7 +22,7 @@ CPPFLAGS += -I. -D_GNU_SOURCE -DWISP_VERSION='"$(VERSION)"'
 # The monitor is a static position-independent executable: half the system calls before main(),
 # no relocated pages of shared libraries in every microVM. Sanitizers need it dynamic.
 LINK    := $(if $(SANITIZE),-pie,-static-pie) -Wl,-z,relro,-z,now
-LDLIBS  := -l:liburing.a -l:libjansson.a -l:libz.a -l:libzstd.a -pthread
+LDLIBS  := -l:liburing.a -l:libjansson.a -l:libz.a -l:libzstd.a -l:libnettle.a -pthread
 
 .DEFAULT_GOAL := all
 

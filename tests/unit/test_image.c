@@ -80,13 +80,13 @@ static void put_pax(struct archive *a, const char *key, const char *value)
 	append(a, record, strlen(record));
 }
 
-static void digest_of(const struct archive *a, char hex[SHA256_HEX])
+static void digest_of(const struct archive *a, char hex[IMAGE_HEX])
 {
-	struct sha256 s;
+	struct sha256_ctx s;
 
 	sha256_init(&s);
-	sha256_add(&s, a->data, a->len);
-	sha256_end_hex(&s, hex);
+	sha256_update(&s, a->len, a->data);
+	image_digest_hex(&s, hex);
 }
 
 /* A file without a name that holds @len bytes. */
@@ -132,7 +132,7 @@ static void teardown(struct fixture *f)
 static int add(struct fixture *f, struct archive *a)
 {
 	struct image_blob blob;
-	char hex[SHA256_HEX];
+	char hex[IMAGE_HEX];
 	int r;
 
 	append(a, (char[1024]){ 0 }, 1024);
@@ -182,13 +182,13 @@ static void sha256_gives_the_standards_examples(void **state)
 		{ "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
 		  "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1" },
 	};
-	char hex[SHA256_HEX], million[1000];
-	struct sha256 s;
+	char hex[IMAGE_HEX], million[1000];
+	struct sha256_ctx s;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(example); i++) {
 		sha256_init(&s);
-		sha256_add(&s, example[i].text, strlen(example[i].text));
-		sha256_end_hex(&s, hex);
+		sha256_update(&s, strlen(example[i].text), (const uint8_t *)example[i].text);
+		image_digest_hex(&s, hex);
 		assert_string_equal(hex, example[i].hex);
 	}
 	/* A million times "a", in pieces that fit no block. */
@@ -197,10 +197,10 @@ static void sha256_gives_the_standards_examples(void **state)
 	for (unsigned left = 1000000; left;) {
 		unsigned n = MIN(left, 997u);
 
-		sha256_add(&s, million, n);
+		sha256_update(&s, n, (const uint8_t *)million);
 		left -= n;
 	}
-	sha256_end_hex(&s, hex);
+	image_digest_hex(&s, hex);
 	assert_string_equal(hex,
 			    "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
@@ -516,7 +516,7 @@ static void malformed_archives_are_refused(void **state)
 
 static void content_that_is_not_the_images_is_refused(void **state)
 {
-	char hex[SHA256_HEX] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+	char hex[IMAGE_HEX] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 	struct archive a = { 0 };
 	struct image_blob blob;
 	struct fixture f;
@@ -540,7 +540,7 @@ static void content_that_is_not_the_images_is_refused(void **state)
 struct images {
 	struct fixture f; /* its directory has the images and the cache */
 	struct archive layer[2];
-	char digest[2][SHA256_HEX];
+	char digest[2][IMAGE_HEX];
 };
 
 static void setup_images(struct images *i)
@@ -597,7 +597,7 @@ static void write_docker(struct images *i, const char *name)
 }
 
 /* A part of a layout, called by what it holds; its digest is left in @hex. */
-static void write_blob(struct images *i, const void *data, size_t len, char hex[SHA256_HEX])
+static void write_blob(struct images *i, const void *data, size_t len, char hex[IMAGE_HEX])
 {
 	struct archive a = { (void *)data, len };
 	char name[128];
@@ -609,7 +609,7 @@ static void write_blob(struct images *i, const void *data, size_t len, char hex[
 
 static void write_oci(struct images *i)
 {
-	char text[2000], config[SHA256_HEX], manifest[SHA256_HEX], layer[2][SHA256_HEX];
+	char text[2000], config[IMAGE_HEX], manifest[IMAGE_HEX], layer[2][IMAGE_HEX];
 	char packed[20000];
 	size_t n;
 

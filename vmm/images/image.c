@@ -23,7 +23,7 @@
 struct answer {
 	int r;
 	struct error err;
-	char key[SHA256_HEX];
+	char key[IMAGE_HEX];
 };
 
 /* ---- the cache ---- */
@@ -75,17 +75,17 @@ static int open_cache(char *path, size_t size, struct error *err)
 /* ---- in a process of its own ---- */
 
 /* What the tree is called: by what its layers hold, and by whose they are there. */
-static void make_key(const struct image_manifest *m, char ret[SHA256_HEX])
+static void make_key(const struct image_manifest *m, char ret[IMAGE_HEX])
 {
-	struct sha256 hash;
+	struct sha256_ctx hash;
 	char text[64];
 
 	sha256_init(&hash);
 	snprintf(text, sizeof(text), "wisp image %d, owners: %d\n", CACHE_FORMAT, geteuid() == 0);
-	sha256_add(&hash, text, strlen(text));
+	sha256_update(&hash, strlen(text), (const uint8_t *)text);
 	for (unsigned i = 0; i < m->num_layers; i++)
-		sha256_add(&hash, m->diff_id[i], SHA256_HEX);
-	sha256_end_hex(&hash, ret);
+		sha256_update(&hash, IMAGE_HEX, (const uint8_t *)m->diff_id[i]);
+	image_digest_hex(&hash, ret);
 }
 
 static int unpack_layers(struct image_tree *t, struct image_source *s,
@@ -112,7 +112,7 @@ static int unpack_layers(struct image_tree *t, struct image_source *s,
 static int unpack(int cache, const char *key, struct image_source *s,
 		  const struct image_manifest *m, struct error *err)
 {
-	char partial[SHA256_HEX + 16], root[sizeof(partial) + 8];
+	char partial[IMAGE_HEX + 16], root[sizeof(partial) + 8];
 	struct image_tree tree;
 	int fd, r;
 
@@ -214,8 +214,8 @@ static int check_answer(struct answer *a, ssize_t len, const char *path, struct 
 	a->err.msg[sizeof(a->err.msg) - 1] = '\0';
 	if (a->r < 0)
 		return error_usage(err, a->r, "%s", a->err.msg);
-	if (strnlen(a->key, sizeof(a->key)) != SHA256_HEX - 1 ||
-	    strspn(a->key, "0123456789abcdef") != SHA256_HEX - 1)
+	if (strnlen(a->key, sizeof(a->key)) != IMAGE_HEX - 1 ||
+	    strspn(a->key, "0123456789abcdef") != IMAGE_HEX - 1)
 		return error_kind_set(err, ERROR_START, -EIO, "image '%s': no tree came of it",
 				      path);
 	return 0;

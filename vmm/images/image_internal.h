@@ -9,13 +9,17 @@
 #define WISP_VMM_IMAGE_INTERNAL_H
 
 #include <limits.h>
+#include <nettle/sha2.h>
 #include <sys/types.h>
 
 #include "vmm/core/error.h"
-#include "vmm/core/sha256.h"
 #include "vmm/images/image.h"
 
 /* ---- bytes (image_stream.c) ---- */
+
+/* A SHA-256 in lower-case hexadecimal digits; @s is used up. */
+#define IMAGE_HEX (2 * SHA256_DIGEST_SIZE + 1)
+void image_digest_hex(struct sha256_ctx *s, char ret[IMAGE_HEX]);
 
 /* Part of a file that holds something. */
 struct image_blob {
@@ -41,7 +45,7 @@ int image_stream_skip(struct image_stream *s, uint64_t len, struct error *err);
 uint64_t image_stream_position(const struct image_stream *s);
 /* From now on, know the SHA-256 of what comes out; and read the rest and tell it. */
 void image_stream_hash(struct image_stream *s);
-int image_stream_digest(struct image_stream *s, char ret_hex[SHA256_HEX], struct error *err);
+int image_stream_digest(struct image_stream *s, char ret_hex[IMAGE_HEX], struct error *err);
 
 /* ---- members (image_tar.c) ---- */
 
@@ -134,7 +138,7 @@ void image_source_put(struct image_source *s, struct image_blob *blob);
 struct image_manifest {
 	unsigned num_layers;
 	char *layer[IMAGE_MAX_LAYERS];		    /* names in the source */
-	char diff_id[IMAGE_MAX_LAYERS][SHA256_HEX]; /* of each, unpacked */
+	char diff_id[IMAGE_MAX_LAYERS][IMAGE_HEX]; /* of each, unpacked */
 };
 
 int image_manifest_read(struct image_manifest *m, struct image_source *s, struct error *err);

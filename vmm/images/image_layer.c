@@ -358,7 +358,7 @@ static int pass(struct image_tree *t, const struct image_blob *blob, const char 
 {
 	struct tar_member *m = malloc(sizeof(*m));
 	struct image_stream *s = NULL;
-	char digest[SHA256_HEX];
+	char digest[IMAGE_HEX];
 	struct tar tar;
 	uint32_t count = 0;
 	int r;

@@ -48,14 +48,14 @@ static json_t *read_json(struct image_source *s, const char *name, struct error 
 }
 
 /* "sha256:" and its digits, which are left in @ret. */
-static int parse_digest(const char *text, char ret[SHA256_HEX])
+static int parse_digest(const char *text, char ret[IMAGE_HEX])
 {
 	const char *hex = text ? text + 7 : NULL;
 
-	if (!text || strncmp(text, "sha256:", 7) != 0 || strlen(hex) != SHA256_HEX - 1 ||
-	    strspn(hex, "0123456789abcdef") != SHA256_HEX - 1)
+	if (!text || strncmp(text, "sha256:", 7) != 0 || strlen(hex) != IMAGE_HEX - 1 ||
+	    strspn(hex, "0123456789abcdef") != IMAGE_HEX - 1)
 		return -EBADMSG;
-	memcpy(ret, hex, SHA256_HEX);
+	memcpy(ret, hex, IMAGE_HEX);
 	return 0;
 }
 
@@ -112,7 +112,7 @@ static int read_config(struct image_manifest *m, struct image_source *s, const c
 static int blob_name(const json_t *descriptor, char *buf, size_t size, struct error *err)
 {
 	const char *text = get_text(descriptor, "digest");
-	char hex[SHA256_HEX];
+	char hex[IMAGE_HEX];
 
 	if (parse_digest(text, hex) < 0)
 		return error_set(err, -EBADMSG, "'%.80s' is no SHA-256 digest", text ? text : "");

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -21,7 +22,7 @@ struct image_stream {
 	bool ended;	 /* a packed frame, not necessarily the last */
 	uint64_t position;
 	bool hashing;
-	struct sha256 hash;
+	struct sha256_ctx hash;
 };
 
 /* More packed bytes. 1, 0 at the end, -errno. */
@@ -182,7 +183,7 @@ ssize_t image_stream_read(struct image_stream *s, void *buf, size_t len, struct 
 	}
 	s->position += done;
 	if (s->hashing)
-		sha256_add(&s->hash, buf, done);
+		sha256_update(&s->hash, done, buf);
 	return done;
 }
 
@@ -222,7 +223,16 @@ void image_stream_hash(struct image_stream *s)
 	s->hashing = true;
 }
 
-int image_stream_digest(struct image_stream *s, char ret_hex[SHA256_HEX], struct error *err)
+void image_digest_hex(struct sha256_ctx *s, char ret[IMAGE_HEX])
+{
+	uint8_t sum[SHA256_DIGEST_SIZE];
+
+	sha256_digest(s, sizeof(sum), sum);
+	for (unsigned i = 0; i < sizeof(sum); i++)
+		snprintf(ret + (size_t)2 * i, 3, "%02x", sum[i]);
+}
+
+int image_stream_digest(struct image_stream *s, char ret_hex[IMAGE_HEX], struct error *err)
 {
 	uint8_t sink[8192];
 	ssize_t n;
@@ -232,6 +242,6 @@ int image_stream_digest(struct image_stream *s, char ret_hex[SHA256_HEX], struct
 	} while (n > 0);
 	if (n < 0)
 		return (int)n;
-	sha256_end_hex(&s->hash, ret_hex);
+	image_digest_hex(&s->hash, ret_hex);
 	return 0;
 }
