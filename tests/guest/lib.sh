@@ -2,7 +2,8 @@
 #
 # A test is a function that fails with a reason on its stderr. Each prints one line:
 #   ok NAME | not ok NAME | skip NAME # reason
-# and leaves what it saw in $OUT/NAME.log. Names that the file $TEST_DONE holds are passed over.
+# and leaves what it saw in $OUT/NAME.log. Names that the file $TEST_DONE holds are passed over;
+# $TEST_FAILED is said for "not ok" where the runner is going to try it again.
 
 : "${BUILD:=build}"
 WISP=$BUILD/wisp
@@ -12,6 +13,8 @@ mkdir -p "$OUT"
 
 # Under emulation everything takes longer; a limit is there to end what hangs.
 : "${TEST_LIMIT:=150}"
+# "for _ in $POLLS" with a moment's sleep in it: a minute or two, for the same reason.
+POLLS=$(seq 1200)
 
 # Run the function $2 with the arguments after it as the test called $1.
 t() {
@@ -24,7 +27,7 @@ t() {
 	0) echo "ok $name" ;;
 	77) echo "skip $name # $(tail -1 "$log")" ;;
 	*)
-		echo "not ok $name"
+		echo "${TEST_FAILED:-not ok} $name"
 		sed 's/^/    /' "$log" | tail -${TEST_TAIL:-25}
 		;;
 	esac

@@ -140,27 +140,30 @@ static inline u32 atomic_add(volatile u32 *p, u32 n)
 }
 
 /*
- * Wait until @condition holds, with interrupts open; false when it did not come true in
- * some seconds, whatever this processor's frequency is. A leap of the TSC counts as little:
- * a guest that was saved goes on later, and not every host lets its TSC stand still meanwhile.
+ * Wait until @condition holds, with interrupts open; false when it did not come true in @ticks
+ * of the TSC. A leap of the TSC counts as little: a guest that was saved goes on later, and not
+ * every host lets its TSC stand still meanwhile.
  */
-#define WAIT_TICKS 12000000000ul
-#define wait_for(condition) ({						\
-	u64 left_ = WAIT_TICKS, last_ = rdtsc();			\
+#define wait_up_to(ticks, condition) ({					\
+	u64 left_ = (ticks), last_ = rdtsc();				\
 	bool ok_;							\
 									\
 	sti();								\
 	while (!(ok_ = !!(condition)) && left_) {			\
 		u64 now_ = rdtsc(), step_ = now_ - last_;		\
 									\
-		if (step_ > WAIT_TICKS / 64)				\
-			step_ = WAIT_TICKS / 64;			\
+		if (step_ > TICKS_AT_ONCE)				\
+			step_ = TICKS_AT_ONCE;				\
 		left_ -= step_ < left_ ? step_ : left_;			\
 		last_ = now_;						\
 		pause();						\
 	}								\
 	cli();								\
 	ok_; })
+#define TICKS_AT_ONCE 200000000ul
+
+/* Half a minute on most processors: a disk below may be slow to sync. */
+#define wait_for(condition) wait_up_to(120000000000ul, condition)
 
 /* ---- exceptions and interrupts ---- */
 

@@ -172,7 +172,7 @@ u32 smp_start(void (*f)(u32 number))
 		asked++;
 	}
 	/* A processor that slept through the first gets the second, as the manual has it. */
-	if (!wait_for(ap_done == asked)) {
+	if (!wait_up_to(12000000000ul, ap_done == asked)) {
 		for (u32 i = 0; i < acpi.num_cpus; i++)
 			if (acpi.apic_ids[i] != self)
 				apic_ipi(acpi.apic_ids[i], 0x4600 | TRAMPOLINE >> 12);
