@@ -3,12 +3,9 @@
  * features page numbers, free ranges and statistics, all available, and a host
  * that asks and pauses.
  */
-#include <errno.h>
 #include <linux/virtio_balloon.h>
-#include <linux/virtio_ring.h>
-#include <stdio.h>
-#include <string.h>
 
+#include "tests/fuzz/seed_ring.h"
 #include "vmm/core/util.h"
 
 #define AREA	0x800u
@@ -21,11 +18,6 @@
 static const uint8_t operations[] = {
 	1, 0, 1, 1, 1, 2, 1, 3, 2, 0, 2, 0, 7, 1, 2, 0, 3, 18, 2, 0, 7, 16,
 	6, 5, 4, 0, 2, 0, 6, 7, 3, 19, 2, 0, 8, 3, 5, 0, 2,  0, 0,
-};
-
-struct segment {
-	uint32_t addr, len;
-	bool writable;
 };
 
 /* Queues 0 and 1 take page numbers, 2 statistics (or ranges), the others ranges. */
@@ -47,56 +39,31 @@ static struct segment entry(uint8_t *mem, unsigned queue, unsigned i)
 
 static void put_queue(uint8_t *mem, unsigned queue, bool packed)
 {
-	struct vring_avail *avail = (void *)(mem + queue * AREA + DRIVER);
-	struct vring_desc *d = (void *)(mem + queue * AREA);
-	struct vring_packed_desc *p = (void *)(mem + queue * AREA);
+	struct ring r = {
+		.desc = mem + queue * AREA,
+		.avail = (void *)(mem + queue * AREA + DRIVER),
+		.packed = packed,
+	};
 
 	for (unsigned i = 0; i < ENTRIES; i++) {
 		struct segment s = entry(mem, queue, i);
-		uint16_t flags = s.writable ? VRING_DESC_F_WRITE : 0;
 
-		if (packed) {
-			flags |= 1u << VRING_PACKED_DESC_F_AVAIL;
-			p[i] = (struct vring_packed_desc){ s.addr, s.len, i, flags };
-		} else {
-			d[i] = (struct vring_desc){ s.addr, s.len, flags, 0 };
-			avail->ring[avail->idx++] = i;
-		}
+		ring_add(&r, &s, 1);
 	}
 }
 
-static int save(const char *dir, unsigned features)
+/* Of the sets of features every third is enough; those with reporting have shared memory too. */
+static int save(const char *dir, unsigned nth)
 {
 	uint8_t mem[MEMORY] __attribute__((aligned(16))) = { 0 };
-	char path[4096];
-	FILE *out;
-	bool ok;
+	unsigned features = 3 * nth | (3 * nth & 0x20 ? 0x80 : 0);
 
 	for (unsigned queue = 0; queue < 5; queue++)
 		put_queue(mem, queue, features & 1);
-	snprintf(path, sizeof(path), "%s/features-%02x", dir, features);
-	out = fopen(path, "we");
-	if (!out)
-		return -errno;
-	ok = fputc(features, out) != EOF &&
-	     fwrite(operations, sizeof(operations), 1, out) == 1 &&
-	     fwrite(mem, sizeof(mem), 1, out) == 1;
-	return fclose(out) == 0 && ok ? 0 : -EIO;
+	return ring_seed_write(dir, features, operations, sizeof(operations), mem, sizeof(mem));
 }
 
 int main(int argc, char **argv)
 {
-	if (argc != 2) {
-		fputs("usage: seeds_balloon DIRECTORY\n", stderr);
-		return 2;
-	}
-	for (unsigned features = 0; features < 0x40; features += 3) {
-		int r = save(argv[1], features | (features & 0x20 ? 0x80 : 0));
-
-		if (r < 0) {
-			fprintf(stderr, "%s: %s\n", argv[1], strerror(-r));
-			return 1;
-		}
-	}
-	return 0;
+	return ring_seeds_main(argc, argv, 22, save);
 }

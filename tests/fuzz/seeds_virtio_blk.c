@@ -3,12 +3,9 @@
  * layout one request of each kind, all available, and a driver that kicks,
  * pauses and resets.
  */
-#include <errno.h>
 #include <linux/virtio_blk.h>
-#include <linux/virtio_ring.h>
-#include <stdio.h>
-#include <string.h>
 
+#include "tests/fuzz/seed_ring.h"
 #include "vmm/core/util.h"
 
 #define DESC	0x0000u
@@ -16,6 +13,7 @@
 #define REQUEST 0x1000u /* headers, then ranges, then statuses */
 #define DATA	0x2000u
 #define MEMORY	0x1400u /* what is not zero */
+#define QUEUE_SIZE 16
 
 /* kick, run, pause, more of them, run, cache off, reset, run; then 0. */
 static const uint8_t operations[] = { 1, 0, 2, 0, 4, 0, 3, 2, 2, 0, 6, 0,
@@ -24,11 +22,6 @@ static const uint8_t operations[] = { 1, 0, 2, 0, 4, 0, 3, 2, 2, 0, 6, 0,
 static const uint32_t types[] = {
 	VIRTIO_BLK_T_IN,     VIRTIO_BLK_T_OUT,	   VIRTIO_BLK_T_FLUSH,
 	VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES,
-};
-
-struct segment {
-	uint32_t addr, len;
-	bool writable;
 };
 
 /* The segments of request @i: header, mostly data, status. Returns how many. */
@@ -61,85 +54,28 @@ static unsigned make_request(uint8_t *mem, unsigned i, struct segment *s)
 	return n;
 }
 
-static void put_split(uint8_t *mem)
-{
-	struct vring_avail *avail = (void *)(mem + DRIVER);
-	struct vring_desc *d = (void *)(mem + DESC);
-	struct segment s[3];
-	unsigned at = 0;
-
-	for (unsigned i = 0; i < ARRAY_SIZE(types); i++) {
-		unsigned n = make_request(mem, i, s);
-
-		/* The ring has 16; what is left over when they are used up stays away. */
-		if (at + n > 16)
-			return;
-		avail->ring[avail->idx++] = at;
-		for (unsigned j = 0; j < n; j++, at++)
-			d[at] = (struct vring_desc){
-				s[j].addr, s[j].len,
-				(s[j].writable ? VRING_DESC_F_WRITE : 0) |
-					(j + 1 < n ? VRING_DESC_F_NEXT : 0),
-				at + 1
-			};
-	}
-}
-
-static void put_packed(uint8_t *mem)
-{
-	struct vring_packed_desc *d = (void *)(mem + DESC);
-	struct segment s[3];
-	unsigned at = 0;
-
-	for (unsigned i = 0; i < ARRAY_SIZE(types); i++) {
-		unsigned n = make_request(mem, i, s);
-
-		if (at + n > 16)
-			return;
-		for (unsigned j = 0; j < n; j++, at++)
-			d[at] = (struct vring_packed_desc){
-				s[j].addr, s[j].len, i,
-				1u << VRING_PACKED_DESC_F_AVAIL |
-					(s[j].writable ? VRING_DESC_F_WRITE : 0) |
-					(j + 1 < n ? VRING_DESC_F_NEXT : 0)
-			};
-	}
-}
-
 static int save(const char *dir, unsigned features)
 {
 	uint8_t mem[MEMORY] __attribute__((aligned(16))) = { 0 };
-	char path[4096];
-	FILE *out;
-	bool ok;
+	struct ring r = {
+		.desc = mem + DESC,
+		.avail = (void *)(mem + DRIVER),
+		.packed = features & 1,
+	};
 
-	if (features & 1)
-		put_packed(mem);
-	else
-		put_split(mem);
-	snprintf(path, sizeof(path), "%s/features-%02x", dir, features);
-	out = fopen(path, "we");
-	if (!out)
-		return -errno;
-	ok = fputc(features, out) != EOF &&
-	     fwrite(operations, sizeof(operations), 1, out) == 1 &&
-	     fwrite(mem, sizeof(mem), 1, out) == 1;
-	return fclose(out) == 0 && ok ? 0 : -EIO;
+	for (unsigned i = 0; i < ARRAY_SIZE(types); i++) {
+		struct segment s[3];
+		unsigned n = make_request(mem, i, s);
+
+		/* What is left over when the ring is used up stays away. */
+		if (r.num + n > QUEUE_SIZE)
+			break;
+		ring_add(&r, s, n);
+	}
+	return ring_seed_write(dir, features, operations, sizeof(operations), mem, sizeof(mem));
 }
 
 int main(int argc, char **argv)
 {
-	if (argc != 2) {
-		fputs("usage: seeds_virtio_blk DIRECTORY\n", stderr);
-		return 2;
-	}
-	for (unsigned features = 0; features < 32; features++) {
-		int r = save(argv[1], features);
-
-		if (r < 0) {
-			fprintf(stderr, "%s: %s\n", argv[1], strerror(-r));
-			return 1;
-		}
-	}
-	return 0;
+	return ring_seeds_main(argc, argv, 32, save);
 }

@@ -3,12 +3,9 @@
  * layouts receive buffers, one packet of each kind on two connections, and a
  * host that connects, talks and leaves.
  */
-#include <errno.h>
-#include <linux/virtio_ring.h>
 #include <linux/virtio_vsock.h>
-#include <stdio.h>
-#include <string.h>
 
+#include "tests/fuzz/seed_ring.h"
 #include "vmm/core/util.h"
 
 #define AREA	0x800u
@@ -33,11 +30,6 @@ static const uint16_t ops[] = {
 	VIRTIO_VSOCK_OP_CREDIT_UPDATE, VIRTIO_VSOCK_OP_CREDIT_REQUEST,
 	VIRTIO_VSOCK_OP_RW,	       VIRTIO_VSOCK_OP_SHUTDOWN,
 	VIRTIO_VSOCK_OP_RESPONSE,      VIRTIO_VSOCK_OP_RST,
-};
-
-struct segment {
-	uint32_t addr, len;
-	bool writable;
 };
 
 /* Entry @i of queue @queue: a page to receive into, a packet, or room for an event. */
@@ -65,57 +57,30 @@ static struct segment entry(uint8_t *mem, unsigned queue, unsigned i)
 
 static void put_queue(uint8_t *mem, unsigned queue, bool packed)
 {
-	struct vring_avail *avail = (void *)(mem + queue * AREA + DRIVER);
-	struct vring_desc *d = (void *)(mem + queue * AREA);
-	struct vring_packed_desc *p = (void *)(mem + queue * AREA);
+	struct ring r = {
+		.desc = mem + queue * AREA,
+		.avail = (void *)(mem + queue * AREA + DRIVER),
+		.packed = packed,
+	};
 	unsigned num = queue == 2 ? 8 : ENTRIES;
 
 	for (unsigned i = 0; i < num; i++) {
 		struct segment s = entry(mem, queue, i);
-		uint16_t flags = s.writable ? VRING_DESC_F_WRITE : 0;
 
-		if (packed) {
-			flags |= 1u << VRING_PACKED_DESC_F_AVAIL;
-			p[i] = (struct vring_packed_desc){ s.addr, s.len, i, flags };
-		} else {
-			d[i] = (struct vring_desc){ s.addr, s.len, flags, 0 };
-			avail->ring[avail->idx++] = i;
-		}
+		ring_add(&r, &s, 1);
 	}
 }
 
 static int save(const char *dir, unsigned features)
 {
 	uint8_t mem[MEMORY] __attribute__((aligned(16))) = { 0 };
-	char path[4096];
-	FILE *out;
-	bool ok;
 
 	for (unsigned queue = 0; queue < 3; queue++)
 		put_queue(mem, queue, features & 1);
-	snprintf(path, sizeof(path), "%s/features-%02x", dir, features);
-	out = fopen(path, "we");
-	if (!out)
-		return -errno;
-	ok = fputc(features, out) != EOF &&
-	     fwrite(operations, sizeof(operations), 1, out) == 1 &&
-	     fwrite(mem, sizeof(mem), 1, out) == 1;
-	return fclose(out) == 0 && ok ? 0 : -EIO;
+	return ring_seed_write(dir, features, operations, sizeof(operations), mem, sizeof(mem));
 }
 
 int main(int argc, char **argv)
 {
-	if (argc != 2) {
-		fputs("usage: seeds_vsock DIRECTORY\n", stderr);
-		return 2;
-	}
-	for (unsigned features = 0; features < 8; features++) {
-		int r = save(argv[1], features);
-
-		if (r < 0) {
-			fprintf(stderr, "%s: %s\n", argv[1], strerror(-r));
-			return 1;
-		}
-	}
-	return 0;
+	return ring_seeds_main(argc, argv, 8, save);
 }
