@@ -41,6 +41,7 @@ static void dump_done(struct loop_op *op, int res)
 
 	if (read(d->report_fd, &r, sizeof(r)) != sizeof(r))
 		r = -ECHILD;
+	/* It has closed all its files, and so given its memory back: it is gone in a moment. */
 	while (waitpid(d->copy, NULL, 0) < 0 && errno == EINTR)
 		;
 	if (r < 0)
@@ -91,7 +92,7 @@ static void dump_paused(void *arg)
 		return;
 	}
 	d->done.done = dump_done;
-	loop_poll(d->m->loop, &d->done, d->report_fd, POLLIN);
+	loop_poll(d->m->loop, &d->done, d->report_fd, POLLHUP);
 }
 
 void control_verb_core(struct control_call *call)

@@ -131,6 +131,13 @@ static _Noreturn void write_copy(struct taking *t, int report_fd)
 	_exit(write(report_fd, &w, sizeof(w)) != sizeof(w));
 }
 
+/* It has closed all its files, and so given its memory back: it is gone in a moment. */
+static void reap(struct taking *t)
+{
+	while (waitpid(t->copy, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
 static void copy_done(struct loop_op *op, int res)
 {
 	struct taking *t = container_of(op, struct taking, done);
@@ -139,8 +146,7 @@ static void copy_done(struct loop_op *op, int res)
 
 	if (read(t->done_fd, &w, sizeof(w)) != sizeof(w))
 		w.r = -ECHILD;
-	while (waitpid(t->copy, NULL, 0) < 0 && errno == EINTR)
-		;
+	reap(t);
 	if (w.r < 0) {
 		error_set(&err, w.r, "memory cannot be written: %m");
 		fail(t, &err);
@@ -173,7 +179,7 @@ static int fork_copy(struct taking *t)
 	r = t->copy < 0 ? -errno : 0;
 	if (t->copy == 0) {
 		if (t->nursery_fd >= 0)
-			clone_nursery(t->m, &t->state, t->nursery_fd);
+			clone_nursery(t->m, &t->state, t->nursery_fd, fds[1]);
 		write_copy(t, fds[1]);
 	}
 	t->fork_ns = clock_monotonic_ns(NULL) - before;
@@ -187,8 +193,7 @@ static void nursery_ended(struct loop_op *op, int res)
 {
 	struct taking *t = container_of(op, struct taking, done);
 
-	while (waitpid(t->copy, NULL, 0) < 0 && errno == EINTR)
-		;
+	reap(t);
 	free_taking(t);
 }
 
@@ -214,7 +219,8 @@ static void take(struct taking *t)
 					"fork_us", (json_int_t)(t->fork_ns / 1000)));
 		t->call = NULL;
 	}
-	loop_poll(t->m->loop, &t->done, t->done_fd, POLLIN);
+	/* The end of file, not the report: whoever has only written that may take long to end. */
+	loop_poll(t->m->loop, &t->done, t->done_fd, POLLHUP);
 }
 
 /* ---- up to it ---- */

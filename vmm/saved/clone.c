@@ -19,6 +19,7 @@ struct nursery {
 	struct machine *m; /* what is left of the machine that was forked */
 	const struct state_writer *state;
 	int sock;
+	int life_fd; /* the parent notices our end by it */
 };
 
 /* One request, as it came. */
@@ -59,7 +60,7 @@ static void leave_behind(struct nursery *n)
 {
 	struct machine *m = n->m;
 	const struct guest_mem *mem = m->mem;
-	int keep[GUEST_MEM_MAX_OVERLAYS + 3];
+	int keep[GUEST_MEM_MAX_OVERLAYS + 4];
 	unsigned num = 0;
 
 	for (unsigned i = 0; i < m->vcpus.num; i++)
@@ -67,6 +68,7 @@ static void leave_behind(struct nursery *n)
 	m->hv->ops->free(m->hv);
 	machine_abandon_loops(m);
 	keep[num++] = n->sock;
+	keep[num++] = n->life_fd;
 	keep[num++] = m->monitor->kvm_fd;
 	keep[num++] = m->monitor->signal_fd;
 	for (unsigned i = 0; i < mem->num_overlays; i++)
@@ -94,6 +96,8 @@ static void make_config(struct machine_config *c, const struct machine_config *f
 		c->serial = (struct config_char){ .kind = CHARDEV_SOCKET };
 	c->metrics_file = NULL;
 	c->timeout_seconds = 0;
+	/* Of one that was restored to stand still: nobody asked that of its clones. */
+	c->start_paused = false;
 	/* A ring cannot be made any more where we are (vmm/seccomp/main.c). */
 	c->loop = LOOP_EPOLL;
 }
@@ -165,6 +169,7 @@ static _Noreturn void be_born(struct nursery *n, struct birth *b)
 	int alive, log, status;
 
 	close(n->sock);
+	close(n->life_fd);
 	b->control_fd = take_fd(b);
 	alive = take_fd(b);
 	log = take_fd(b);
@@ -227,9 +232,10 @@ static void serve(struct nursery *n, const char *text, size_t len, struct birth 
 	reply(n, why);
 }
 
-_Noreturn void clone_nursery(struct machine *m, const struct state_writer *state, int sock)
+_Noreturn void clone_nursery(struct machine *m, const struct state_writer *state, int sock,
+			     int life_fd)
 {
-	struct nursery n = { .m = m, .state = state, .sock = sock };
+	struct nursery n = { .m = m, .state = state, .sock = sock, .life_fd = life_fd };
 	char text[MAX_REQUEST];
 
 	leave_behind(&n);

@@ -21,8 +21,10 @@
 
 /*
  * In the fresh child of a fork: @m is the machine that was paused then, @state what was saved of
- * it. Touches nothing that it shares with the parent but memory.
+ * it. Touches nothing that it shares with the parent but memory. @life_fd is open here as long as
+ * the nursery lives, and in none of its children.
  */
-_Noreturn void clone_nursery(struct machine *m, const struct state_writer *state, int sock);
+_Noreturn void clone_nursery(struct machine *m, const struct state_writer *state, int sock,
+			     int life_fd);
 
 #endif
