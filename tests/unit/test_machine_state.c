@@ -221,6 +221,41 @@ static void machine_that_runs_is_not_saved(void **unused)
 	destroy(&m);
 }
 
+/* What the kernel says of the mapping at @at has the two-letter flag @flag. */
+static bool mapping_has(const void *at, const char *flag)
+{
+	FILE *maps = fopen("/proc/self/smaps", "r");
+	unsigned long first, end;
+	bool here = false, has = false;
+	char line[512];
+
+	assert_non_null(maps);
+	while (fgets(line, sizeof(line), maps)) {
+		if (sscanf(line, "%lx-%lx ", &first, &end) == 2)
+			here = (uintptr_t)at >= first && (uintptr_t)at < end;
+		else if (here && !strncmp(line, "VmFlags:", 8))
+			has = strstr(line, flag) != NULL;
+	}
+	fclose(maps);
+	return has;
+}
+
+static void memory_of_a_restored_guest_is_in_no_core_dump(void **unused)
+{
+	struct made first, second;
+	struct state_writer w;
+	struct error err = { 0 };
+
+	make_first(&first, "pci");
+	assert_true(mapping_has(machine_memory(first.machine)->map, " dd"));
+	save(first.machine, &w);
+	assert_int_equal(load(&second, w.buf, w.len, &err), 0);
+	assert_true(mapping_has(machine_memory(second.machine)->map, " dd"));
+	state_writer_done(&w);
+	destroy(&first);
+	destroy(&second);
+}
+
 static void restored_machine_has_another_generation_and_its_event(void **unused)
 {
 	struct machine_image image = { 0 };
@@ -567,6 +602,7 @@ int main(void)
 		cmocka_unit_test(pci_machine_made_of_a_saved_one_saves_the_same),
 		cmocka_unit_test(mmio_machine_made_of_a_saved_one_saves_the_same),
 		cmocka_unit_test(machine_that_runs_is_not_saved),
+		cmocka_unit_test(memory_of_a_restored_guest_is_in_no_core_dump),
 		cmocka_unit_test(restored_machine_has_another_generation_and_its_event),
 		cmocka_unit_test(golden_state_with_pci_and_split_rings_is_read),
 		cmocka_unit_test(golden_state_with_mmio_and_packed_rings_is_read),

@@ -132,7 +132,10 @@ static int start_record(struct restoring *t, const char *path, struct error *err
 {
 	int dir = snapshot_chain_last(&t->chain)->dir_fd;
 
-	t->record_fd = openat(dir, PREFETCH_DRAFT, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	/* What an earlier run left, or somebody laid there as a way to his own file, goes. */
+	unlinkat(dir, PREFETCH_DRAFT, 0);
+	t->record_fd = openat(dir, PREFETCH_DRAFT,
+			      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	return t->record_fd < 0 ? error_usage(err, -errno, "--prefetch record: '%s': %m", path) : 0;
 }
 
@@ -241,6 +244,7 @@ static int restore(struct saved_options *o, const char *path, unsigned number)
 		.unplugged = number > 0,
 	};
 	struct error err = { 0 };
+	pid_t starter = getpid();
 	int r, status;
 
 	if (!t) {
@@ -268,7 +272,9 @@ static int restore(struct saved_options *o, const char *path, unsigned number)
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		if (t->disk_fds[i] >= 0)
 			close(t->disk_fds[i]);
-	end_record(t);
+	/* With --detach the guest runs on in the background, which returns here at its end. */
+	if (!(t->config.detach && getpid() == starter && status == 0))
+		end_record(t);
 	working_set_done(&t->working_set);
 	snapshot_chain_close(&t->chain);
 	config_done(&t->config);

@@ -130,6 +130,8 @@ static int create_memory(struct machine *m, const struct machine_image *image, s
 		r = fill_memory(m, image, err);
 	if (r < 0)
 		return r;
+	if (image)
+		guest_mem_hide(m->mem);
 	for (unsigned i = 0; i < m->mem->num_ranges; i++) {
 		struct guest_mem_range *range = &m->mem->range[i];
 
