@@ -471,6 +471,8 @@ static int fake_mem_set(struct hv *hv, unsigned slot, uint64_t gpa, uint64_t siz
 		*s = (struct slot){ .gpa = gpa, .size = size, .host = host, .flags = flags };
 		if (size && flags & HV_MEM_LOG_DIRTY)
 			s->dirty = need(calloc(bitmap_words(s), sizeof(uint64_t)));
+		if (s->dirty && f->params.log_begins_full)
+			memset(s->dirty, 0xff, bitmap_words(s) * sizeof(uint64_t));
 	}
 	pthread_mutex_unlock(&f->lock);
 	return r;

@@ -46,6 +46,8 @@ struct fake_hv_params {
 	void *arg;
 	/* FAKE_STEP_HALT makes vcpu_run() return HV_EXIT_NONE at once and not wait. */
 	bool never_wait;
+	/* A log of dirty pages begins with all of them in it, up to the end of its last word. */
+	bool log_begins_full;
 };
 
 /* Freed by hv->ops->free(), which the machine does that owns it. */

@@ -45,13 +45,12 @@ static struct guest_mem *create_memory(void)
 	return mem;
 }
 
-static void watch(struct watched *w)
+static void watch_by(struct watched *w, const struct fake_hv_params *hv)
 {
-	struct fake_hv_params hv = { 0 };
 	struct error err = { 0 };
 
 	w->mem = create_memory();
-	w->hv = fake_hv_create(&hv);
+	w->hv = fake_hv_create(hv);
 	for (unsigned i = 0; i < 2; i++) {
 		struct guest_mem_range *r = &w->mem->range[i];
 
@@ -59,6 +58,13 @@ static void watch(struct watched *w)
 		assert_int_equal(w->hv->ops->mem_set(w->hv, i, r->gpa, r->size, r->host, 0), 0);
 	}
 	assert_int_equal(snapshot_track_create(&w->track, w->mem, w->hv, &err), 0);
+}
+
+static void watch(struct watched *w)
+{
+	const struct fake_hv_params hv = { 0 };
+
+	watch_by(w, &hv);
 }
 
 static void unwatch(struct watched *w)
@@ -73,6 +79,13 @@ static void take(struct watched *w, const char *id)
 	struct error err = { 0 };
 
 	assert_int_equal(snapshot_track_take(w->track, id, &err), 0);
+}
+
+/* All that its taker does: its copy is written, and then it is safe. */
+static void keep(struct watched *w, const char *id)
+{
+	snapshot_track_written(w->track, id);
+	assert_int_equal(snapshot_track_keep(w->track, id, "/there"), 0);
 }
 
 static void guest_writes(struct watched *w, uint64_t gpa)
@@ -101,7 +114,7 @@ static void writes_of_guest_and_monitor_are_known(void **state)
 
 	watch(&w);
 	take(&w, "one");
-	assert_int_equal(snapshot_track_keep(w.track, "one", "/one"), 0);
+	keep(&w, "one");
 	guest_writes(&w, 3 * PAGE_SIZE);
 	assert_int_equal(guest_mem_write(w.mem, HIGH_GPA + (HIGH_PAGES - 1) * PAGE_SIZE, "m", 1),
 			 0);
@@ -119,10 +132,44 @@ static void nothing_is_a_base_until_it_is_kept(void **state)
 	assert_false(snapshot_track_base(w.track, &base));
 	take(&w, "one");
 	assert_false(snapshot_track_base(w.track, &base));
-	assert_int_equal(snapshot_track_keep(w.track, "one", "/one"), 0);
+	keep(&w, "one");
 	assert_true(snapshot_track_base(w.track, &base));
 	assert_string_equal(base.id, "one");
-	assert_string_equal(base.path, "/one");
+	assert_string_equal(base.path, "/there");
+	unwatch(&w);
+}
+
+static void nothing_is_a_base_until_it_is_written(void **state)
+{
+	struct snapshot_base base;
+	struct watched w;
+
+	watch(&w);
+	take(&w, "one");
+	assert_int_equal(snapshot_track_keep(w.track, "one", "/one"), -EBUSY);
+	assert_false(snapshot_track_base(w.track, &base));
+	keep(&w, "one");
+	assert_true(snapshot_track_base(w.track, &base));
+	/* What was written is the snapshot before, not the one that is being taken. */
+	take(&w, "two");
+	snapshot_track_written(w.track, "one");
+	assert_int_equal(snapshot_track_keep(w.track, "two", "/two"), -EBUSY);
+	unwatch(&w);
+}
+
+static void log_that_begins_with_all_pages_means_none(void **state)
+{
+	static const unsigned one[] = { 3 };
+	const struct fake_hv_params hv = { .log_begins_full = true };
+	struct watched w;
+
+	watch_by(&w, &hv);
+	take(&w, "one");
+	expect_changed(&w, 0, NULL);
+	keep(&w, "one");
+	guest_writes(&w, 3 * PAGE_SIZE);
+	take(&w, "two");
+	expect_changed(&w, 1, one);
 	unwatch(&w);
 }
 
@@ -133,15 +180,17 @@ static void changes_before_a_snapshot_that_was_lost_come_again(void **state)
 
 	watch(&w);
 	take(&w, "one");
-	assert_int_equal(snapshot_track_keep(w.track, "one", "/one"), 0);
+	keep(&w, "one");
 	guest_writes(&w, 1 * PAGE_SIZE);
 	take(&w, "lost");
 	guest_writes(&w, 5 * PAGE_SIZE);
 	take(&w, "three");
 	expect_changed(&w, 2, all);
 	/* Too late: what changed after it is in "three" already. */
+	snapshot_track_written(w.track, "lost");
 	assert_int_equal(snapshot_track_keep(w.track, "lost", "/lost"), -ESTALE);
-	assert_int_equal(snapshot_track_keep(w.track, "three", "/three"), 0);
+	assert_int_equal(snapshot_track_keep(w.track, "three", "/three"), -EBUSY);
+	keep(&w, "three");
 	assert_int_equal(snapshot_track_keep(w.track, "three", "/three"), -ESTALE);
 	guest_writes(&w, 7 * PAGE_SIZE);
 	take(&w, "four");
@@ -416,6 +465,60 @@ static void differential_snapshot_replaces_none(void **state)
 	expect_ram(*state, "one", first_pages);
 }
 
+static void draft_replaces_nothing_but_snapshots(void **state)
+{
+	json_t *manifest = json_pack("{s:[]}", "disks");
+	const char *path = path_in(*state, "new"), *file;
+	struct snapshot_draft d;
+	struct error err = { 0 };
+	struct stat st;
+
+	/* What gets its name while it is made is no snapshot, and somebody's. */
+	assert_int_equal(snapshot_draft_begin(&d, path, false, &err), 0);
+	put_state(d.state_fd);
+	assert_int_equal(mkdir(path, 0700), 0);
+	file = path_in(*state, "new/file");
+	assert_int_equal(mkdir(file, 0700), 0);
+	assert_int_equal(snapshot_draft_commit(&d, manifest, &err), -EEXIST);
+	assert_non_null(strstr(err.msg, "no snapshot"));
+	snapshot_draft_end(&d);
+	assert_int_equal(stat(file, &st), 0);
+	json_decref(manifest);
+}
+
+static void only_regular_files_are_copied(void **state)
+{
+	int from = open("/dev/zero", O_RDONLY), to = memfd_create("to", MFD_CLOEXEC);
+	bool copied;
+
+	assert_true(from >= 0);
+	assert_int_equal(snapshot_copy_file(from, to, &copied), -ENOTSUP);
+	close(from);
+	close(to);
+}
+
+/* A pipe would be waited for until somebody writes to it. */
+static void copy_of_a_disk_that_is_no_file_is_refused(void **state)
+{
+	struct snapshot_chain c;
+	struct snapshot s;
+	struct error err = { 0 };
+	char *disk;
+
+	make_three(*state);
+	disk = path_in(*state, "three/disk-0");
+	assert_int_equal(unlink(disk), 0);
+	assert_int_equal(mkfifo(disk, 0600), 0);
+	assert_int_equal(snapshot_open(&s, path_in(*state, "three"), &err), 0);
+	assert_int_equal(snapshot_open_copy(&s, "disk-0", &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, "no regular file"));
+	assert_int_equal(snapshot_open_copy(&s, "../one/disk-0", &err), -EBADMSG);
+	snapshot_close(&s);
+	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
+	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "new"), &err), -EBADMSG);
+	snapshot_chain_close(&c);
+}
+
 static void expect_disk(const struct there *t, const char *name, const char *text)
 {
 	char path[120], there[16] = "";
@@ -465,6 +568,23 @@ static void merge_elsewhere_leaves_all_as_it_was(void **state)
 	snapshot_chain_close(&c);
 }
 
+static void merge_replaces_none_that_others_build_on(void **state)
+{
+	struct snapshot_chain c;
+	struct error err;
+
+	make_three(*state);
+	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
+	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "one"), &err), -EEXIST);
+	assert_non_null(strstr(err.msg, "build on it"));
+	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "two"), &err), -EEXIST);
+	snapshot_chain_close(&c);
+	expect_ram(*state, "one", first_pages);
+	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
+	assert_int_equal(c.num, 3);
+	snapshot_chain_close(&c);
+}
+
 #define in_directory(f) cmocka_unit_test_setup_teardown(f, make_directory, remove_directory)
 
 int main(void)
@@ -472,6 +592,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(writes_of_guest_and_monitor_are_known),
 		cmocka_unit_test(nothing_is_a_base_until_it_is_kept),
+		cmocka_unit_test(nothing_is_a_base_until_it_is_written),
+		cmocka_unit_test(log_that_begins_with_all_pages_means_none),
 		cmocka_unit_test(changes_before_a_snapshot_that_was_lost_come_again),
 		cmocka_unit_test(list_of_pages_comes_back),
 		cmocka_unit_test(pages_beyond_ram_are_refused),
@@ -481,8 +603,12 @@ int main(void)
 		in_directory(base_that_is_another_is_refused),
 		in_directory(snapshot_that_builds_on_another_is_not_appended),
 		in_directory(differential_snapshot_replaces_none),
+		in_directory(draft_replaces_nothing_but_snapshots),
+		cmocka_unit_test(only_regular_files_are_copied),
+		in_directory(copy_of_a_disk_that_is_no_file_is_refused),
 		in_directory(merged_chain_is_one_complete_snapshot),
 		in_directory(merge_elsewhere_leaves_all_as_it_was),
+		in_directory(merge_replaces_none_that_others_build_on),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -83,7 +83,7 @@ static void guest_is_paused(void *arg, const json_t *progress)
 		const struct cli_disk *d = &c->disks.disk[i];
 		bool copied;
 
-		if (d->read_only)
+		if (!cli_disk_is_copied(d, CLI_DISKS_CLONE))
 			continue;
 		r = c->base_fd[i] = snapshot_private_disk(d->fd, d->path, d->direct, &copied);
 		if (r < 0)
@@ -394,7 +394,7 @@ static int run(struct cloning *c, const char *id)
 	if (!r)
 		r = cli_disks_get(&c->disks, sock, &c->err);
 	if (!r)
-		r = cli_disks_refuse(&c->disks, true, &c->err);
+		r = cli_disks_refuse(&c->disks, CLI_DISKS_CLONE, &c->err);
 	if (!r)
 		r = read_config(c);
 	if (!r)

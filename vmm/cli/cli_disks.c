@@ -17,21 +17,41 @@ static bool is_qcow2(const json_t *disk, int fd)
 	       pread(fd, magic, sizeof(magic), 0) >= 4 && !memcmp(magic, QCOW2_MAGIC, 4);
 }
 
-int cli_disks_refuse(const struct cli_disks *d, bool all, struct error *err)
+bool cli_disk_is_copied(const struct cli_disk *d, enum cli_disks_use use)
 {
-	for (unsigned i = 0; i < d->num; i++) {
-		if (!d->disk[i].is_file)
-			return error_usage(err, -ENOTSUP,
-					   "disk '%s': not a file, so %s cannot keep it",
-					   d->disk[i].path, all ? "a clone" : "a snapshot");
-		if (!d->disk[i].qcow2 || (d->disk[i].read_only && !all))
-			continue;
+	return !d->read_only && (use != CLI_DISKS_LAST_SNAPSHOT || d->nameless);
+}
+
+static int refuse(const struct cli_disk *d, enum cli_disks_use use, struct error *err)
+{
+	const char *what = use == CLI_DISKS_CLONE ? "a clone" : "a snapshot";
+
+	if (!d->is_file)
+		return error_usage(err, -ENOTSUP, "disk '%s': not a file, so %s cannot keep it",
+				   d->path, what);
+	if (d->is_block && cli_disk_is_copied(d, use)) {
+		error_usage(err, -ENOTSUP, "disk '%s': a block device, which %s cannot copy",
+			    d->path, what);
+		if (use == CLI_DISKS_SNAPSHOT)
+			error_hint(err, "with --stop it is only named, and stays as it is");
+		return -ENOTSUP;
+	}
+	if (d->qcow2 && (!d->read_only || use == CLI_DISKS_CLONE)) {
 		error_usage(err, -ENOTSUP, "disk '%s': of format qcow2, which %s cannot keep yet",
-			    d->disk[i].path, all ? "a clone" : "a snapshot");
+			    d->path, what);
 		error_hint(err, "'wisp disk convert' makes it a raw one");
 		return -ENOTSUP;
 	}
 	return 0;
+}
+
+int cli_disks_refuse(const struct cli_disks *d, enum cli_disks_use use, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < d->num && !r; i++)
+		r = refuse(&d->disk[i], use, err);
+	return r;
 }
 
 int cli_disks_get(struct cli_disks *d, int sock, struct error *err)
@@ -63,7 +83,8 @@ int cli_disks_get(struct cli_disks *d, int sock, struct error *err)
 		to->direct = json_is_true(json_object_get(disk, "direct"));
 		if (!to->id || !to->path || strchr(to->id, '/') || fstat(to->fd, &st) < 0)
 			return error_set(err, -EBADMSG, "the monitor's answer makes no sense");
-		to->is_file = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode);
+		to->is_block = S_ISBLK(st.st_mode);
+		to->is_file = S_ISREG(st.st_mode) || to->is_block;
 		to->nameless = st.st_nlink == 0;
 		to->qcow2 = is_qcow2(disk, to->fd);
 	}

@@ -14,8 +14,16 @@ struct cli_disk {
 	bool read_only, direct;
 	bool nameless; /* a private copy: no path leads to what it holds */
 	bool qcow2;
-	bool is_file; /* or a block device; not what a server on the network has */
+	bool is_block; /* a block device */
+	bool is_file;  /* or a block device; not what a server on the network has */
 	int fd;
+};
+
+/* What is made of the machine, and so of its disks. */
+enum cli_disks_use {
+	CLI_DISKS_SNAPSHOT,	/* the guest goes on: those that it writes are copied */
+	CLI_DISKS_LAST_SNAPSHOT, /* it does not: all but nameless ones are only named */
+	CLI_DISKS_CLONE,	/* those that it writes are copied, the others shared */
 };
 
 struct cli_disks {
@@ -27,12 +35,16 @@ struct cli_disks {
 /* Ask on @sock. */
 int cli_disks_get(struct cli_disks *d, int sock, struct error *err);
 
+/* Is this one copied while the guest stands still? */
+bool cli_disk_is_copied(const struct cli_disk *d, enum cli_disks_use use);
+
 /*
- * -ENOTSUP, naming the disk, when one cannot be kept: what is no file here, and a qcow2 image that
- * is written, which has parts of itself in the monitor's memory, as long as nobody writes those out
- * in the pause. With @all read-only ones are refused too: files beneath them are not handed out.
+ * -ENOTSUP, naming the disk, when one cannot be kept: what is no file here, a block device that
+ * would have to be copied, and a qcow2 image that is written, which has parts of itself in the
+ * monitor's memory, as long as nobody writes those out in the pause. Clones have no read-only ones
+ * of that format either: files beneath them are not handed out.
  */
-int cli_disks_refuse(const struct cli_disks *d, bool all, struct error *err);
+int cli_disks_refuse(const struct cli_disks *d, enum cli_disks_use use, struct error *err);
 void cli_disks_done(struct cli_disks *d);
 
 #endif

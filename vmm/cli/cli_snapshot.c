@@ -50,6 +50,11 @@ struct taking {
 
 /* ---- while the guest is paused ---- */
 
+static enum cli_disks_use use_of_disks(const struct snapshot_options *o)
+{
+	return o->stop ? CLI_DISKS_LAST_SNAPSHOT : CLI_DISKS_SNAPSHOT;
+}
+
 /*
  * A disk that the guest goes on to write is kept as it is now, and so is one that only the monitor
  * holds; others are only recognised.
@@ -61,7 +66,7 @@ static int keep_disk(struct taking *t, const struct cli_disk *d)
 	char name[80] = "";
 	int r;
 
-	if (d->read_only || (t->options->stop && !d->nameless)) {
+	if (!cli_disk_is_copied(d, use_of_disks(t->options))) {
 		r = snapshot_disk_stamp(d->fd, &stamp, &t->err);
 	} else {
 		snprintf(name, sizeof(name), "disk-%s", d->id);
@@ -236,7 +241,7 @@ static int take(const struct snapshot_options *o, const char *id, const char *pa
 	if (!r)
 		r = cli_disks_get(&t.disks, sock, &t.err);
 	if (!r)
-		r = cli_disks_refuse(&t.disks, false, &t.err);
+		r = cli_disks_refuse(&t.disks, use_of_disks(o), &t.err);
 	if (!r && pipe2(t.go, O_CLOEXEC) < 0)
 		r = error_set(&t.err, -errno, "pipe: %m");
 	if (!r) {

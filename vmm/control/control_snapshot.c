@@ -155,9 +155,12 @@ static void copy_done(struct loop_op *op, int res)
 	if (t->shared && !t->stay_paused)
 		go_on(t);
 	let_go(t);
-	/* Who gave it no ID has nothing more to say of it. */
-	if (t->m->track && !*t->id)
-		snapshot_track_keep(t->m->track, t->id, "");
+	if (t->m->track) {
+		snapshot_track_written(t->m->track, t->id);
+		/* Who gave it no ID has nothing more to say of it. */
+		if (!*t->id)
+			snapshot_track_keep(t->m->track, t->id, "");
+	}
 	control_reply(t->call, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:b}", "pause_us",
 					 (json_int_t)(t->pause_ns / 1000), "fork_us",
 					 (json_int_t)(t->fork_ns / 1000), "memory_bytes",
@@ -391,7 +394,8 @@ void control_verb_snapshot_kept(struct control_call *call)
 		return;
 	r = m->track ? snapshot_track_keep(m->track, id, path) : -ESTALE;
 	if (r < 0)
-		control_fail(call, r, "the snapshot is not the latest one");
+		control_fail(call, r, r == -EBUSY ? "the snapshot is still being written"
+						  : "the snapshot is not the latest one");
 	else
 		control_reply(call, NULL);
 }

@@ -53,14 +53,16 @@ int snapshot_draft_begin(struct snapshot_draft *d, const char *path, bool diff, 
 /*
  * Keep the disk that @disk_fd is open on as it is at this moment under @name in the draft: by
  * reflink where the file system can, else by copying. @ret_copied says which. @path is for
- * messages.
+ * messages. The guest stands still meanwhile, so nothing is waited for here that the commit can
+ * wait for.
  */
 int snapshot_draft_disk(struct snapshot_draft *d, int disk_fd, const char *path, const char *name,
 			bool *ret_copied, struct error *err);
 
 /*
- * Make all of it durable, then give it its name; an earlier snapshot of that name goes. @manifest
- * gets the ID and the format; without a "base" in it the snapshot is a complete one.
+ * Make all of it durable, then give it its name; an earlier snapshot of that name goes, anything
+ * else stays and is an error. @manifest gets the ID and the format; without a "base" in it the
+ * snapshot is a complete one.
  */
 int snapshot_draft_commit(struct snapshot_draft *d, json_t *manifest, struct error *err);
 
@@ -101,6 +103,12 @@ int snapshot_check_memory(const struct snapshot *s, uint64_t bytes, struct error
 int snapshot_disks(const struct snapshot *s, const struct machine_config *c, bool allow_changed,
 		   uint32_t given, int *disk_fds, struct error *err);
 
+/*
+ * The copy @name of a disk, a regular file in the snapshot's directory, to be read. Returns its
+ * descriptor or -errno.
+ */
+int snapshot_open_copy(const struct snapshot *s, const char *name, struct error *err);
+
 /* What the manifest says of a disk's file, to recognise it by: size and modification time. */
 int snapshot_disk_stamp(int disk_fd, json_t **ret_stamp, struct error *err);
 
@@ -112,7 +120,7 @@ int snapshot_private_disk(int disk_fd, const char *path, bool direct, bool *ret_
 
 /*
  * All of file @from into @to, which is empty: by reflink where the file system can, else by copying
- * its data. -errno.
+ * its data. -ENOTSUP when @from is no regular file, and other -errno.
  */
 int snapshot_copy_file(int from, int to, bool *ret_copied);
 

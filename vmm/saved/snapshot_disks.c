@@ -59,12 +59,13 @@ int snapshot_copy_file(int from, int to, bool *ret_copied)
 {
 	struct stat st;
 
-	*ret_copied = ioctl(to, FICLONE, from) < 0;
-	if (!*ret_copied)
-		return 0;
 	if (fstat(from, &st) < 0)
 		return -errno;
-	return copy_data(from, to, st.st_size);
+	/* All others say that they are empty. */
+	if (!S_ISREG(st.st_mode))
+		return -ENOTSUP;
+	*ret_copied = ioctl(to, FICLONE, from) < 0;
+	return *ret_copied ? copy_data(from, to, st.st_size) : 0;
 }
 
 int snapshot_draft_disk(struct snapshot_draft *d, int disk_fd, const char *path, const char *name,
@@ -73,8 +74,6 @@ int snapshot_draft_disk(struct snapshot_draft *d, int disk_fd, const char *path,
 	int to = openat(d->dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	int r = to < 0 ? -errno : snapshot_copy_file(disk_fd, to, ret_copied);
 
-	if (!r && fsync(to) < 0)
-		r = -errno;
 	if (to >= 0)
 		close(to);
 	return r < 0 ? error_set(err, r, "disk '%s': cannot be copied into the snapshot: %m", path)
@@ -148,15 +147,33 @@ static const json_t *find_disk(const struct snapshot *s, const char *id)
 	return NULL;
 }
 
+int snapshot_open_copy(const struct snapshot *s, const char *name, struct error *err)
+{
+	struct stat st;
+	int fd;
+
+	if (strchr(name, '/'))
+		return error_usage(err, -EBADMSG, "disk: its copy is called '%s'", name);
+	/* Whatever has that name, a pipe for instance, is not waited for. */
+	fd = openat(s->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	if (fd < 0)
+		return error_usage(err, -errno, "disk: the snapshot's copy '%s': %m", name);
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+		return fd;
+	close(fd);
+	return error_usage(err, -EBADMSG, "disk: the snapshot's copy '%s': no regular file", name);
+}
+
 static int private_copy(const struct snapshot *s, const char *name, const struct config_disk *d,
 			struct error *err)
 {
-	int from = openat(s->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	int from = snapshot_open_copy(s, name, err), r;
 	bool copied;
-	int r = from < 0 ? -errno : snapshot_private_disk(from, d->path, d->direct, &copied);
 
-	if (from >= 0)
-		close(from);
+	if (from < 0)
+		return from;
+	r = snapshot_private_disk(from, d->path, d->direct, &copied);
+	close(from);
 	return r < 0 ? error_usage(err, r, "disk '%s': the snapshot's copy of it: %m", d->id) : r;
 }
 
@@ -197,9 +214,6 @@ int snapshot_disks(const struct snapshot *s, const struct machine_config *c, boo
 			return error_usage(err, -EBADMSG,
 					   "disk '%s': the snapshot's manifest does not name it",
 					   d->id);
-		if (copy && strchr(copy, '/'))
-			return error_usage(err, -EBADMSG, "disk '%s': its copy is called '%s'",
-					   d->id, copy);
 		if (given & 1u << i)
 			continue;
 		if (copy)

@@ -148,15 +148,69 @@ static int settle_format(struct snapshot_draft *d, json_t *manifest)
 	    json_object_set_new(manifest, "format",
 				json_integer(diff ? SNAPSHOT_FORMAT_DIFF : SNAPSHOT_FORMAT)) < 0)
 		return -ENOMEM;
-	return diff && fsync(d->pages_fd) < 0 ? -errno : 0;
+	return 0;
+}
+
+/* What is in all files of it so far, copies of disks too, on the disk. */
+static int sync_files(int dir_fd)
+{
+	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	struct dirent *e;
+
+	if (!dir) {
+		r = -errno;
+		if (fd >= 0)
+			close(fd);
+		return r;
+	}
+	while (!r && (errno = 0, e = readdir(dir))) {
+		if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+			continue;
+		fd = openat(dir_fd, e->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+		if (fd < 0 || fsync(fd) < 0)
+			r = -errno;
+		if (fd >= 0)
+			close(fd);
+	}
+	if (!r && errno)
+		r = -errno;
+	closedir(dir);
+	return r;
+}
+
+/* The temporary name becomes the earlier snapshot's, if there is one. */
+static int give_name(struct snapshot_draft *d, struct error *err)
+{
+	int r;
+
+	if (renameat2(AT_FDCWD, d->temporary, AT_FDCWD, d->path, RENAME_NOREPLACE) == 0) {
+		free(d->temporary);
+		d->temporary = NULL;
+		return 0;
+	}
+	r = -errno;
+	if (r == -EEXIST) {
+		/* Not what was there at the begin, perhaps. */
+		r = check_target(d->path, d->pages_fd >= 0, err);
+		if (r < 0)
+			return r;
+		if (renameat2(AT_FDCWD, d->temporary, AT_FDCWD, d->path, RENAME_EXCHANGE) < 0)
+			r = -errno;
+	}
+	if (r < 0)
+		return error_set(err, r, "snapshot '%s': cannot be named: %m", d->path);
+	close(d->dir_fd);
+	d->dir_fd = open(d->temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return 0;
 }
 
 int snapshot_draft_commit(struct snapshot_draft *d, json_t *manifest, struct error *err)
 {
 	int r = settle_format(d, manifest);
 
-	if (!r && (fsync(d->state_fd) < 0 || fsync(d->memory_fd) < 0))
-		r = -errno;
+	if (!r)
+		r = sync_files(d->dir_fd);
 	if (!r)
 		r = write_manifest(d, manifest);
 	if (!r && fsync(d->dir_fd) < 0)
@@ -164,17 +218,9 @@ int snapshot_draft_commit(struct snapshot_draft *d, json_t *manifest, struct err
 	if (r < 0)
 		return error_set(err, r, "snapshot '%s': cannot be written: %m", d->path);
 	/* In one step: somebody always finds the old one or the new one under this name. */
-	if (renameat2(AT_FDCWD, d->temporary, AT_FDCWD, d->path, RENAME_NOREPLACE) == 0) {
-		free(d->temporary);
-		d->temporary = NULL;
-	} else if (errno != EEXIST ||
-		   renameat2(AT_FDCWD, d->temporary, AT_FDCWD, d->path, RENAME_EXCHANGE) < 0) {
-		return error_set(err, -errno, "snapshot '%s': cannot be named: %m", d->path);
-	} else {
-		/* The temporary name is the earlier snapshot's now, and it goes. */
-		close(d->dir_fd);
-		d->dir_fd = open(d->temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	}
+	r = give_name(d, err);
+	if (r < 0)
+		return r;
 	sync_parent(d->path);
 	return 0;
 }

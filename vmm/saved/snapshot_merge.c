@@ -78,17 +78,13 @@ static int join_memory(const struct snapshot_chain *c, int to)
 static int take_disk(struct snapshot_draft *d, const struct snapshot *s, const char *name,
 		     struct error *err)
 {
+	int fd = snapshot_open_copy(s, name, err), r = 0;
 	bool copied;
-	int fd, r;
 
-	if (strchr(name, '/'))
-		return error_usage(err, -EBADMSG, "disk: its copy is called '%s'", name);
-	if (linkat(s->dir_fd, name, d->dir_fd, name, 0) == 0)
-		return 0;
-	fd = openat(s->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
-		return error_usage(err, -errno, "disk: the snapshot's copy '%s': %m", name);
-	r = snapshot_draft_disk(d, fd, name, name, &copied, err);
+		return fd;
+	if (linkat(s->dir_fd, name, d->dir_fd, name, 0) < 0)
+		r = snapshot_draft_disk(d, fd, name, name, &copied, err);
 	close(fd);
 	return r;
 }
@@ -129,6 +125,23 @@ static int fill(struct snapshot_draft *d, struct snapshot_chain *c, struct error
 	return take_disks(d, s, err);
 }
 
+/* There may be others between it and the newest one, which would lose what they build on. */
+static int check_replaced(const struct snapshot_chain *c, const char *path, struct error *err)
+{
+	struct stat there, link;
+
+	if (stat(path, &there) < 0)
+		return 0;
+	for (unsigned i = 0; i + 1 < c->num; i++)
+		if (fstat(c->link[i].dir_fd, &link) == 0 && link.st_dev == there.st_dev &&
+		    link.st_ino == there.st_ino)
+			return error_usage(err, -EEXIST,
+					   "snapshot '%s': others build on it, so what they are "
+					   "merged to cannot replace it",
+					   path);
+	return 0;
+}
+
 int snapshot_chain_merge(struct snapshot_chain *c, const char *path, struct error *err)
 {
 	const struct snapshot *s = snapshot_chain_last(c);
@@ -136,6 +149,8 @@ int snapshot_chain_merge(struct snapshot_chain *c, const char *path, struct erro
 	struct snapshot_draft d;
 	int r = snapshot_draft_begin(&d, path, false, err);
 
+	if (!r)
+		r = check_replaced(c, path, err);
 	if (!r && !manifest)
 		r = error_set(err, -ENOMEM, "manifest: %m");
 	if (!r)

@@ -9,6 +9,7 @@ struct snapshot_track {
 	uint64_t *changed;	   /* since the base: a bit for each page of RAM, in its order */
 	char *base_id, *base_path; /* NULL: nothing is a base */
 	char *taken_id;		   /* the latest one's; NULL: its fate is known */
+	bool written;		   /* and all of its memory is in its file */
 };
 
 /* Where the pages of range @i are in a bitmap of all RAM. */
@@ -103,6 +104,7 @@ int snapshot_track_take(struct snapshot_track *t, const char *id, struct error *
 
 	free(t->taken_id);
 	t->taken_id = r < 0 ? NULL : strdup(id);
+	t->written = false;
 	if (!r && !t->taken_id)
 		r = -ENOMEM;
 	return r < 0 ? cannot(err, r) : 0;
@@ -121,12 +123,20 @@ const uint64_t *snapshot_track_changed(const struct snapshot_track *t)
 	return t->changed;
 }
 
+void snapshot_track_written(struct snapshot_track *t, const char *id)
+{
+	if (t->taken_id && !strcmp(t->taken_id, id))
+		t->written = true;
+}
+
 int snapshot_track_keep(struct snapshot_track *t, const char *id, const char *path)
 {
 	char *at;
 
 	if (!t->taken_id || strcmp(t->taken_id, id))
 		return -ESTALE;
+	if (!t->written)
+		return -EBUSY;
 	at = strdup(path);
 	if (!at)
 		return -ENOMEM;

@@ -44,7 +44,13 @@ bool snapshot_track_base(const struct snapshot_track *track, struct snapshot_bas
  */
 const uint64_t *snapshot_track_changed(const struct snapshot_track *track);
 
-/* @id is safe, at @path: from now on the base. -ESTALE when another was taken after it. */
+/* All of the memory of @id was written; nothing happens when another was taken after it. */
+void snapshot_track_written(struct snapshot_track *track, const char *id);
+
+/*
+ * @id is safe, at @path: from now on the base. -ESTALE when another was taken after it, and -EBUSY
+ * before snapshot_track_written(): whoever says so cannot know.
+ */
 int snapshot_track_keep(struct snapshot_track *track, const char *id, const char *path);
 
 #endif
