@@ -103,7 +103,9 @@ static int copy(const struct cp_options *o, const char *from, const char *to, st
 				   "cp: one of '%s' and '%s' is to be in a guest, as ID:PATH", from,
 				   to);
 	}
-	if (strlen(out ? from : to) >= AGENT_MAX_FRAME)
+	if (!id)
+		r = error_set(err, -ENOMEM, "cp: %m");
+	else if (strlen(out ? from : to) >= AGENT_MAX_FRAME)
 		r = error_usage(err, -ENAMETOOLONG, "cp: %m");
 	else
 		r = sock = agent_connect(o->run_dir, id, o->wait_seconds, err);

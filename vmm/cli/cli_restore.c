@@ -71,6 +71,8 @@ static int name_clone(struct restoring *t, struct error *err)
 
 	if (!*name)
 		*name = strdup(saved ? saved : "clone");
+	if (!*name)
+		return error_set(err, -ENOMEM, "clone: %m");
 	t->options->detach = true;
 	return add_number(name, t->number, err);
 }

@@ -10,12 +10,16 @@ static int parse_replacement(struct config_parse *p, const char *value,
 			     struct saved_replacement *list, unsigned *num, unsigned max)
 {
 	const char *equals = strchr(value, '=');
+	char *id;
 
 	if (!equals || equals == value || !equals[1])
 		return config_fail(p, "'%s' is not an ID, '=' and what it is now", value);
 	if (*num == max)
 		return config_fail(p, "more than %u", max);
-	list[*num].id = strndup(value, equals - value);
+	id = strndup(value, equals - value);
+	if (!id)
+		return error_set(p->err, -ENOMEM, "%s: %m", p->option);
+	list[*num].id = id;
 	return config_set_string(p, equals + 1, &list[(*num)++].path);
 }
 

@@ -163,7 +163,7 @@ static int create_buses(struct machine *m, struct error *err)
 int machine_set_cpuid(struct machine *m, const struct x86_cpuid *cpuid, struct error *err)
 {
 	size_t bytes = offsetof(struct x86_cpuid, entry) + cpuid->num * sizeof(cpuid->entry[0]);
-	struct x86_cpuid *own = malloc(sizeof(*own));
+	struct x86_cpuid *own = malloc(sizeof(*own)), *smaller;
 	int r = 0;
 
 	if (!own)
@@ -175,7 +175,8 @@ int machine_set_cpuid(struct machine *m, const struct x86_cpuid *cpuid, struct e
 	}
 	free(m->cpuid);
 	/* Only what there is of it: a machine keeps this for its life. */
-	m->cpuid = realloc(own, bytes);
+	smaller = realloc(own, bytes);
+	m->cpuid = smaller ? smaller : own;
 	return r;
 }
 
