@@ -64,6 +64,11 @@ int virtq_start(struct virtq *q, struct guest_mem *mem, uint64_t features)
 		virtq_break(q, "queue size not allowed");
 		return -EINVAL;
 	}
+	/* Never in one of ours; but it may have been loaded before the driver chose its size. */
+	if (q->packed && (q->next_avail >= size || q->next_used >= size)) {
+		virtq_break(q, "position past the end of the ring");
+		return -EINVAL;
+	}
 	q->desc = map_area(q, q->desc_gpa, size * sizeof(struct vring_desc), 16);
 	if (q->packed) {
 		q->driver = map_area(q, q->driver_gpa, sizeof(struct vring_packed_desc_event), 4);

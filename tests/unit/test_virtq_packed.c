@@ -433,6 +433,20 @@ static void start_rejects_what_is_not_a_ring(void **state)
 	assert_int_equal(virtq_start(&f->q, f->mem, features), -EINVAL);
 }
 
+static void start_rejects_a_position_past_the_end(void **state)
+{
+	const uint64_t features = 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_RING_PACKED;
+	struct fixture *f = *state;
+
+	/* As it was loaded with a larger ring, or with a split one. */
+	f->q.next_avail = f->q.next_used = SIZE;
+	assert_int_equal(virtq_start(&f->q, f->mem, features), -EINVAL);
+	virtq_reset(&f->q);
+	configure(f);
+	f->q.next_avail = f->q.next_used = SIZE - 1;
+	assert_int_equal(virtq_start(&f->q, f->mem, features), 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -456,6 +470,7 @@ int main(void)
 		TEST(kicks_are_asked_for_at_our_position),
 		TEST(kicks_without_event_index_are_on_or_off),
 		TEST(start_rejects_what_is_not_a_ring),
+		TEST(start_rejects_a_position_past_the_end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
