@@ -230,6 +230,8 @@ static void net_kick(struct virtio_device *dev, unsigned queue)
 
 	if (queue == net_control_queue(vn))
 		net_control(vn);
+	else if (queue / 2 >= vn->num_pairs)
+		; /* the last queue, of a driver for which it is not the control queue */
 	else if (queue % 2)
 		send_all(&vn->pair[queue / 2]);
 	else

@@ -709,6 +709,22 @@ static void each_pair_has_its_own_end(void **state)
 	end(f);
 }
 
+static void without_several_pairs_the_last_queue_is_nobodys(void **state)
+{
+	struct fixture *f = begin_pairs(&plain, ALL_FEATURES & ~(1ull << VIRTIO_NET_F_MQ), 0,
+					PAIRS);
+	struct fake_buf buf = { fake_alloc(&f->vm, 1600, 4), 1600, true };
+	struct fake_used used;
+	const uint8_t mode = 0;
+
+	assert_true(fake_add(&f->d, 2 * PAIRS, &buf, 1) >= 0);
+	fake_kick(&f->d, 2 * PAIRS);
+	fake_run(&f->vm);
+	assert_false(fake_take_used(&f->d, 2 * PAIRS, &used));
+	assert_int_equal(control(f, VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, &mode, 1), 0);
+	end(f);
+}
+
 /* Over ten seconds, both ways, by frames and by bytes. */
 static void rate_limits_hold(void **state)
 {
@@ -936,6 +952,7 @@ int main(void)
 		cmocka_unit_test(control_commands_are_answered),
 		cmocka_unit_test(the_peer_knows_what_the_driver_takes),
 		cmocka_unit_test(each_pair_has_its_own_end),
+		cmocka_unit_test(without_several_pairs_the_last_queue_is_nobodys),
 		cmocka_unit_test(rate_limits_hold),
 		cmocka_unit_test(a_moved_guest_announces_itself),
 		cmocka_unit_test(config_space_describes_the_interface),
