@@ -130,11 +130,11 @@ void net_control(struct virtio_net *vn)
 	struct virtq *q = &vn->dev.queue[net_control_queue(vn)];
 	unsigned budget = q->size;
 	uint8_t ack;
-	int r = 0;
+	int r;
 
 	do {
 		virtq_kicks_off(q);
-		while (budget-- && (r = virtq_pop(q, &c)) > 0) {
+		while ((r = virtq_pop(q, &c)) > 0) {
 			if (c.out_bytes < sizeof(struct virtio_net_ctrl_hdr) || !c.in_bytes) {
 				virtio_fail(&vn->dev, "control queue: a command without %s",
 					    c.in_bytes ? "header" : "room for the answer");
@@ -143,6 +143,9 @@ void net_control(struct virtio_net *vn)
 			ack = command(vn, &c) ? VIRTIO_NET_OK : VIRTIO_NET_ERR;
 			virtq_copy_in(&c, 0, &ack, sizeof(ack));
 			virtq_push(q, &c, sizeof(ack));
+			/* A driver that adds as fast as we take must not hold the loop for ever. */
+			if (!--budget)
+				break;
 		}
 	} while (r == 0 && virtq_kicks_on(q));
 	if (r < 0)
