@@ -1,0 +1,269 @@
+/* Layers of container images, put over a tree one after the other. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/unit/image_tools.h"
+
+static void layer_becomes_a_tree(void **state)
+{
+	struct archive a = { 0 };
+	struct tree_fixture f;
+	struct stat st, other;
+
+	tree_setup(&f);
+	archive_put_size(&a, '5', "./", "", 0755, 0);
+	archive_put_size(&a, '5', "./dir/", "", 0555, 0);
+	archive_put_text(&a, "./dir/file", "text");
+	archive_put_size(&a, '0', "dir/run", "", 0755, 0);
+	archive_put(&a, '1', "dir/same", "dir/file");
+	archive_put(&a, '2', "link", "/etc/passwd");
+	archive_put(&a, '6', "pipe", "");
+	archive_put(&a, '3', "null", "");
+	archive_put_text(&a, "not/said/before", "x");
+	assert_int_equal(tree_add(&f, &a), 0);
+	assert_int_equal(image_tree_finish(&f.tree, &f.err), 0);
+	assert_tree_text(&f, "dir/file", "text");
+	assert_tree_text(&f, "not/said/before", "x");
+	assert_int_equal(stat(tree_path(&f, "dir/file"), &st), 0);
+	assert_int_equal(st.st_mtime, 1234567890);
+	assert_int_equal(st.st_mode & 0777, 0644);
+	assert_int_equal(stat(tree_path(&f, "dir/same"), &other), 0);
+	assert_int_equal(st.st_ino, other.st_ino);
+	assert_int_equal(stat(tree_path(&f, "dir"), &st), 0);
+	assert_int_equal(st.st_mode & 0077, 0055);
+	assert_int_equal(st.st_mtime, 1234567890);
+	assert_int_equal(lstat(tree_path(&f, "link"), &st), 0);
+	assert_true(S_ISLNK(st.st_mode));
+	assert_int_equal(lstat(tree_path(&f, "pipe"), &st), 0);
+	assert_true(S_ISFIFO(st.st_mode));
+	assert_false(tree_has(&f, "null"));
+	assert_int_equal(f.tree.skipped, 1);
+	tree_teardown(&f);
+}
+
+static void whiteouts_take_away_what_lower_layers_have(void **state)
+{
+	struct archive a = { 0 };
+	struct tree_fixture f;
+
+	tree_setup(&f);
+	archive_put_text(&a, "kept", "1");
+	archive_put_text(&a, "gone", "1");
+	archive_put_text(&a, "dir/a/b", "1");
+	archive_put_text(&a, "dir/c", "1");
+	archive_put_text(&a, "tree/x/y", "1");
+	assert_int_equal(tree_add(&f, &a), 0);
+	archive_put(&a, '0', ".wh.gone", "");
+	archive_put(&a, '0', ".wh.tree", "");
+	/* What is new stays, also when it stands in front. */
+	archive_put_text(&a, "dir/new", "2");
+	archive_put(&a, '0', "dir/.wh..wh..opq", "");
+	archive_put(&a, '0', ".wh.never-there", "");
+	archive_put(&a, '0', "nowhere/.wh..wh..opq", "");
+	archive_put(&a, '0', ".wh..wh.plnk", "");
+	assert_int_equal(tree_add(&f, &a), 0);
+	assert_true(tree_has(&f, "kept"));
+	assert_false(tree_has(&f, "gone"));
+	assert_false(tree_has(&f, "tree"));
+	assert_false(tree_has(&f, "dir/a"));
+	assert_false(tree_has(&f, "dir/c"));
+	assert_tree_text(&f, "dir/new", "2");
+	assert_false(tree_has(&f, ".wh.gone"));
+	assert_false(tree_has(&f, ".wh..wh.plnk"));
+	tree_teardown(&f);
+}
+
+static void higher_layers_replace_what_is_below(void **state)
+{
+	struct archive a = { 0 };
+	struct tree_fixture f;
+	struct stat st;
+
+	tree_setup(&f);
+	archive_put_text(&a, "file", "old");
+	archive_put(&a, '1', "other", "file");
+	archive_put_text(&a, "tree/x", "1");
+	archive_put_text(&a, "becomes-dir", "1");
+	archive_put_text(&a, "stays/x", "1");
+	archive_put(&a, '2', "usr-lib", "stays");
+	assert_int_equal(tree_add(&f, &a), 0);
+	archive_put_text(&a, "file", "new");
+	archive_put(&a, '2', "tree", "stays");
+	archive_put(&a, '5', "becomes-dir", "");
+	archive_put(&a, '5', "stays", "");
+	/* Through a link in the tree, as programs do that do not know of it. */
+	archive_put_text(&a, "usr-lib/y", "2");
+	assert_int_equal(tree_add(&f, &a), 0);
+	assert_tree_text(&f, "file", "new");
+	/* Another name of the old file keeps what it was. */
+	assert_tree_text(&f, "other", "old");
+	assert_int_equal(lstat(tree_path(&f, "tree"), &st), 0);
+	assert_true(S_ISLNK(st.st_mode));
+	assert_int_equal(lstat(tree_path(&f, "becomes-dir"), &st), 0);
+	assert_true(S_ISDIR(st.st_mode));
+	assert_tree_text(&f, "stays/x", "1");
+	assert_tree_text(&f, "stays/y", "2");
+	tree_teardown(&f);
+}
+
+static void nothing_leads_out_of_the_tree(void **state)
+{
+	static const struct {
+		char type;
+		const char *name, *link;
+	} refused[] = {
+		{ '0', "../wisp-out", "" },
+		{ '0', "a/../../wisp-out", "" },
+		{ '5', "..", "" },
+		{ '2', "x/..", "y" },
+		{ '0', "../.wh.wisp-out", "" },
+		{ '0', ".wh...", "" },
+		{ '0', ".wh..", "" },
+		{ '1', "hard", "../../etc/passwd" },
+		{ '1', "hard", "" },
+		{ '1', "hard", "/nowhere/at/all" },
+	};
+	struct archive a = { 0 };
+	struct tree_fixture f;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(refused); i++) {
+		tree_setup(&f);
+		archive_put(&a, '5', "a", "");
+		assert_int_equal(tree_add(&f, &a), 0);
+		archive_put(&a, refused[i].type, refused[i].name, refused[i].link);
+		assert_true(tree_add(&f, &a) < 0);
+		assert_non_null(strstr(f.err.msg, "layer blob"));
+		tree_teardown(&f);
+	}
+	/* Links that lead out when the host follows them lead inside here. */
+	tree_setup(&f);
+	archive_put(&a, '2', "up", "../../../../../../..");
+	archive_put(&a, '2', "abs", "/tmp");
+	archive_put_text(&a, "up/tmp/wisp-image-must-not-exist", "x");
+	archive_put_text(&a, "abs/wisp-image-must-not-exist", "y");
+	archive_put(&a, '1', "hard", "abs/wisp-image-must-not-exist");
+	assert_int_equal(tree_add(&f, &a), 0);
+	assert_tree_text(&f, "tmp/wisp-image-must-not-exist", "y");
+	assert_tree_text(&f, "hard", "y");
+	assert_int_equal(access("/tmp/wisp-image-must-not-exist", F_OK), -1);
+	/* Nor does a whiteout reach what is there. */
+	archive_put(&a, '0', "up/.wh.tmp", "");
+	assert_int_equal(tree_add(&f, &a), 0);
+	assert_int_equal(access("/tmp", F_OK), 0);
+	assert_false(tree_has(&f, "tmp"));
+	/* A device's own file system is not one of the tree's, whatever a link says. */
+	archive_put(&a, '2', "self", "/proc/self/root");
+	archive_put_text(&a, "self/wisp-image-must-not-exist", "x");
+	assert_true(tree_add(&f, &a) < 0 || tree_has(&f, "proc/self/root"));
+	assert_int_equal(access("/wisp-image-must-not-exist", F_OK), -1);
+	tree_teardown(&f);
+}
+
+static void long_names_and_large_numbers_are_read(void **state)
+{
+	char deep[400], name[300];
+	struct archive a = { 0 };
+	struct tree_fixture f;
+	struct stat st;
+
+	tree_setup(&f);
+	memset(name, 'n', sizeof(name));
+	name[200] = '\0';
+	snprintf(deep, sizeof(deep), "%s/%s", "dir", name);
+	archive_put_pax(&a, "path", deep);
+	archive_put_pax(&a, "mtime", "1000000000.25");
+	archive_put_text(&a, "short", "pax");
+	name[0] = 'g';
+	archive_put_size(&a, 'L', "././@LongLink", "", 0, strlen(name) + 1);
+	archive_append(&a, name, strlen(name) + 1);
+	archive_put_text(&a, "short", "gnu");
+	archive_put_size(&a, 'K', "././@LongLink", "", 0, strlen(name) + 1);
+	archive_append(&a, name, strlen(name) + 1);
+	archive_put(&a, '2', "link", "short");
+	/* Comments for all that follows. */
+	archive_put_size(&a, 'g', "pax_global_header", "", 0, 0);
+	assert_int_equal(tree_add(&f, &a), 0);
+	assert_tree_text(&f, deep, "pax");
+	assert_int_equal(stat(tree_path(&f, deep), &st), 0);
+	assert_int_equal(st.st_mtime, 1000000000);
+	assert_tree_text(&f, name, "gnu");
+	assert_tree_text(&f, "link", "gnu");
+	tree_teardown(&f);
+}
+
+static void malformed_archives_are_refused(void **state)
+{
+	struct archive a = { 0 };
+	struct tree_fixture f;
+
+	tree_setup(&f);
+	/* A checksum that does not fit. */
+	archive_put_text(&a, "file", "text");
+	a.data[0] ^= 1;
+	assert_int_equal(tree_add(&f, &a), -EBADMSG);
+	/* Data that is not there. */
+	archive_put_size(&a, '0', "file", "", 0644, 1 << 30);
+	assert_int_equal(tree_add(&f, &a), -EBADMSG);
+	/* Kinds that nobody knows, and sparse files. */
+	archive_put(&a, 'S', "file", "");
+	assert_int_equal(tree_add(&f, &a), -EBADMSG);
+	archive_put_pax(&a, "GNU.sparse.major", "1");
+	archive_put_text(&a, "file", "text");
+	assert_int_equal(tree_add(&f, &a), -EBADMSG);
+	/* Records of pax with wrong lengths. */
+	for (unsigned i = 0; i < 6; i++) {
+		static const char *const records[] = { "5 a=b\n", "99 a=b\n", "0 a=b\n",
+						       "6 a=bc",  "2 \n",     "-6 a=b\n" };
+
+		archive_put_size(&a, 'x', "pax", "", 0644, strlen(records[i]));
+		archive_append(&a, records[i], strlen(records[i]));
+		archive_put_text(&a, "file", "text");
+		assert_int_equal(tree_add(&f, &a), -EBADMSG);
+	}
+	archive_put_pax(&a, "size", "-1");
+	archive_put_text(&a, "file", "text");
+	assert_int_equal(tree_add(&f, &a), -EBADMSG);
+	tree_teardown(&f);
+}
+
+static void content_that_is_not_the_images_is_refused(void **state)
+{
+	char hex[IMAGE_HEX] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+	struct archive a = { 0 };
+	struct image_blob blob;
+	struct tree_fixture f;
+
+	tree_setup(&f);
+	archive_put_text(&a, "file", "text");
+	blob = blob_of(a.data, a.len);
+	assert_int_equal(image_tree_add(&f.tree, &blob, "blob", hex, true, &f.err), -EBADMSG);
+	assert_non_null(strstr(f.err.msg, "not what the image says"));
+	close(blob.fd);
+	free(a.data);
+	tree_teardown(&f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(layer_becomes_a_tree),
+		cmocka_unit_test(whiteouts_take_away_what_lower_layers_have),
+		cmocka_unit_test(higher_layers_replace_what_is_below),
+		cmocka_unit_test(nothing_leads_out_of_the_tree),
+		cmocka_unit_test(long_names_and_large_numbers_are_read),
+		cmocka_unit_test(malformed_archives_are_refused),
+		cmocka_unit_test(content_that_is_not_the_images_is_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
