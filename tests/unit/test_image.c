@@ -170,7 +170,7 @@ static void image_that_lies_leaves_nothing_in_the_cache(void **state)
 
 	setup_images(&i);
 	/* The digest of another layer. */
-	i.digest[1][0] ^= 1;
+	i.digest[1][0] = i.digest[1][0] == '0' ? '1' : '0';
 	write_docker(&i, "image.tar");
 	i.f.err = (struct error){ 0 };
 	assert_int_equal(image_find(tree_path(&i.f, "image.tar"), &tree, &i.f.err), -EBADMSG);
@@ -181,6 +181,70 @@ static void image_that_lies_leaves_nothing_in_the_cache(void **state)
 	assert_int_equal(unlink(name), 0);
 	snprintf(name, sizeof(name), "%s/wisp/images", i.f.dir);
 	assert_int_equal(rmdir(name), 0);
+	teardown_images(&i);
+}
+
+static void interrupted_unpacking_leaves_one_directory_at_most(void **state)
+{
+	char cache[PATH_MAX], name[PATH_MAX + 64], *tree;
+	struct images i;
+
+	setup_images(&i);
+	write_docker(&i, "image.tar");
+	assert_int_equal(image_find(tree_path(&i.f, "image.tar"), &tree, &i.f.err), 1);
+	/* As one leaves it that was killed before the end. */
+	snprintf(cache, sizeof(cache), "%s/wisp/images", i.f.dir);
+	snprintf(name, sizeof(name), "%.*s", (int)(strlen(tree) - strlen("/root")), tree);
+	free(tree);
+	snprintf(i.f.path, sizeof(i.f.path), "%s/partial", cache);
+	assert_int_equal(rename(name, i.f.path), 0);
+	assert_int_equal(image_find(tree_path(&i.f, "image.tar"), &tree, &i.f.err), 1);
+	free(tree);
+	snprintf(name, sizeof(name), "%s/partial", cache);
+	assert_int_equal(access(name, F_OK), -1);
+	teardown_images(&i);
+}
+
+static void hard_links_among_parts_are_from_the_archives_root(void **state)
+{
+	struct archive a = { 0 };
+	char config[1000], name[PATH_MAX], *tree;
+	struct images i;
+
+	setup_images(&i);
+	snprintf(config, sizeof(config), CONFIG, i.digest[0], i.digest[1]);
+	archive_put_size(&a, '0', "one/layer.tar", "", 0644, i.layer[0].len);
+	archive_append(&a, i.layer[0].data, i.layer[0].len);
+	archive_put_size(&a, '0', "two/layer.tar", "", 0644, i.layer[1].len);
+	archive_append(&a, i.layer[1].data, i.layer[1].len);
+	archive_put(&a, '1', "three/layer.tar", "two/layer.tar");
+	archive_put_text(&a, "config.json", config);
+	archive_put_text(&a, "manifest.json",
+			 "[{\"Config\":\"config.json\","
+			 "\"Layers\":[\"one/layer.tar\",\"three/layer.tar\"]}]");
+	write_file(tree_path(&i.f, "image.tar"), a.data, a.len);
+	free(a.data);
+	assert_int_equal(image_find(tree_path(&i.f, "image.tar"), &tree, &i.f.err), 1);
+	snprintf(name, sizeof(name), "%s/etc/name", tree + strlen(i.f.dir) + 1);
+	assert_tree_text(&i.f, name, "upper");
+	free(tree);
+	teardown_images(&i);
+}
+
+static void names_in_messages_do_nothing_to_a_terminal(void **state)
+{
+	struct images i;
+	char *tree;
+
+	setup_images(&i);
+	free(i.layer[1].data);
+	i.layer[1] = (struct archive){ 0 };
+	archive_put_text(&i.layer[1], "../\033[2J\177\r\nout", "x");
+	archive_append(&i.layer[1], (char[1024]){ 0 }, 1024);
+	archive_digest(&i.layer[1], i.digest[1]);
+	write_docker(&i, "image.tar");
+	assert_int_equal(image_find(tree_path(&i.f, "image.tar"), &tree, &i.f.err), -EXDEV);
+	assert_non_null(strstr(i.f.err.msg, "'../?[2J???out' leads out"));
 	teardown_images(&i);
 }
 
@@ -208,6 +272,9 @@ int main(void)
 		cmocka_unit_test(both_kinds_of_images_come_to_one_tree),
 		cmocka_unit_test(packed_archive_is_an_image_too),
 		cmocka_unit_test(image_that_lies_leaves_nothing_in_the_cache),
+		cmocka_unit_test(interrupted_unpacking_leaves_one_directory_at_most),
+		cmocka_unit_test(hard_links_among_parts_are_from_the_archives_root),
+		cmocka_unit_test(names_in_messages_do_nothing_to_a_terminal),
 		cmocka_unit_test(what_is_no_image_is_said),
 	};
 

@@ -83,6 +83,41 @@ static void whiteouts_take_away_what_lower_layers_have(void **state)
 	tree_teardown(&f);
 }
 
+static void whiteouts_touch_nothing_but_what_is_below_them(void **state)
+{
+	struct tree_fixture f;
+	struct archive a = { 0 };
+	struct stat st;
+
+	tree_setup(&f);
+	archive_put_text(&a, "file", "1");
+	archive_put_text(&a, "other/x", "1");
+	archive_put(&a, '2', "link", "other");
+	archive_put(&a, '2', "loop", "loop");
+	archive_put(&a, '2', "nowhere", "never/there");
+	assert_int_equal(tree_add(&f, &a), 0);
+	/* None of these is a directory in the layer below. */
+	archive_put(&a, '0', "file/.wh..wh..opq", "");
+	archive_put(&a, '0', "file/.wh.x", "");
+	archive_put(&a, '0', "file/more/.wh.x", "");
+	archive_put(&a, '0', "file/more/.wh..wh..opq", "");
+	archive_put(&a, '0', "link/.wh..wh..opq", "");
+	archive_put(&a, '0', "loop/.wh..wh..opq", "");
+	archive_put(&a, '0', "loop/.wh.x", "");
+	archive_put(&a, '0', "nowhere/.wh..wh..opq", "");
+	archive_put(&a, '5', "link", "");
+	archive_put_text(&a, "link/new", "2");
+	assert_int_equal(tree_add(&f, &a), 0);
+	assert_tree_text(&f, "file", "1");
+	assert_tree_text(&f, "other/x", "1");
+	assert_tree_text(&f, "link/new", "2");
+	assert_int_equal(lstat(tree_path(&f, "link"), &st), 0);
+	assert_true(S_ISDIR(st.st_mode));
+	assert_false(tree_has(&f, "link/x"));
+	assert_false(tree_has(&f, "other/new"));
+	tree_teardown(&f);
+}
+
 static void higher_layers_replace_what_is_below(void **state)
 {
 	struct archive a = { 0 };
@@ -113,6 +148,57 @@ static void higher_layers_replace_what_is_below(void **state)
 	assert_true(S_ISDIR(st.st_mode));
 	assert_tree_text(&f, "stays/x", "1");
 	assert_tree_text(&f, "stays/y", "2");
+	tree_teardown(&f);
+}
+
+static void link_of_a_file_to_itself_keeps_it(void **state)
+{
+	struct archive a = { 0 };
+	struct tree_fixture f;
+
+	tree_setup(&f);
+	archive_put_text(&a, "file", "text");
+	archive_put(&a, '1', "file", "./file");
+	archive_put(&a, '1', "same", "file");
+	archive_put(&a, '1', "file", "same");
+	archive_put_text(&a, "taken/x", "1");
+	archive_put(&a, '1', "taken", "file");
+	assert_int_equal(tree_add(&f, &a), 0);
+	assert_tree_text(&f, "file", "text");
+	assert_tree_text(&f, "same", "text");
+	assert_tree_text(&f, "taken", "text");
+	/* One to a file that is not there is an error, and takes nothing away. */
+	archive_put(&a, '1', "file", "never-there");
+	assert_int_equal(tree_add(&f, &a), -ENOENT);
+	assert_tree_text(&f, "file", "text");
+	tree_teardown(&f);
+}
+
+static void directories_are_as_the_layer_says_that_made_them(void **state)
+{
+	struct archive a = { 0 };
+	struct tree_fixture f;
+	struct stat st;
+
+	tree_setup(&f);
+	archive_put_text(&a, "not/said/x", "1");
+	archive_put_size(&a, '5', "a/", "", 0700, 0);
+	archive_put_size(&a, '5', "a/b/", "", 0700, 0);
+	archive_put_size(&a, '5', "c/", "", 0755, 0);
+	archive_put_size(&a, '5', "c/b/", "", 0751, 0);
+	archive_put_size(&a, '5', "gone/", "", 0700, 0);
+	assert_int_equal(tree_add(&f, &a), 0);
+	archive_put(&a, '2', "a", "c");
+	archive_put(&a, '2', "gone", "c");
+	assert_int_equal(tree_add(&f, &a), 0);
+	assert_int_equal(image_tree_finish(&f.tree, &f.err), 0);
+	assert_int_equal(stat(tree_path(&f, "not/said"), &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0755);
+	/* What was a/b is not what now has the name. */
+	assert_int_equal(stat(tree_path(&f, "a/b"), &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0751);
+	assert_int_equal(stat(tree_path(&f, "c"), &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0755);
 	tree_teardown(&f);
 }
 
@@ -201,6 +287,108 @@ static void long_names_and_large_numbers_are_read(void **state)
 	tree_teardown(&f);
 }
 
+/* ---- limits ---- */
+
+/* "d/d/d", of @n components. */
+static void name_deep(char *to, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		to[(size_t)2 * i] = 'd';
+		to[(size_t)2 * i + 1] = i + 1 < n ? '/' : '\0';
+	}
+}
+
+static void put_deep(struct archive *a, unsigned components)
+{
+	char name[400];
+
+	name_deep(name, components);
+	archive_put_pax(a, "path", name);
+	archive_put(a, '5', "short", "");
+}
+
+static void names_have_so_many_components(void **state)
+{
+	struct archive a = { 0 };
+	struct tree_fixture f;
+
+	tree_setup(&f);
+	put_deep(&a, 128);
+	assert_int_equal(tree_add(&f, &a), 0);
+	put_deep(&a, 129);
+	assert_int_equal(tree_add(&f, &a), -ENAMETOOLONG);
+	assert_non_null(strstr(f.err.msg, "'d/d/d/"));
+	assert_non_null(strstr(f.err.msg, "128 directories"));
+	tree_teardown(&f);
+}
+
+/* Links make a tree deeper than any name in its layers. */
+static void tree_of_any_depth_is_removed(void **state)
+{
+	char down[200], name[256], link[16] = "x";
+	struct archive a = { 0 };
+	struct tree_fixture f;
+
+	name_deep(down, 100);
+	tree_setup(&f);
+	/* The names that the remover would take first. */
+	archive_put_text(&a, "x/.deep-0", "file");
+	archive_put_text(&a, "x/.deep-1/x", "full");
+	archive_put(&a, '5', "x/.deep-2", "");
+	/* Each goes on where the one before it has led to: 2000 directories deep. */
+	for (unsigned i = 0; i < 20; i++) {
+		snprintf(name, sizeof(name), "%s/%s", link, down);
+		archive_put_pax(&a, "path", name);
+		archive_put(&a, '5', "short", "");
+		snprintf(link, sizeof(link), "link-%u", i);
+		archive_put_pax(&a, "linkpath", name);
+		archive_put(&a, '2', link, "short");
+	}
+	assert_int_equal(tree_add(&f, &a), 0);
+	snprintf(name, sizeof(name), "%s/%s", link, down);
+	assert_false(tree_has(&f, name));
+	assert_true(tree_has(&f, link));
+	archive_put(&a, '0', ".wh.x", "");
+	assert_int_equal(tree_add(&f, &a), 0);
+	assert_false(tree_has(&f, "x"));
+	tree_teardown(&f);
+}
+
+static void image_comes_to_no_more_than_a_limit(void **state)
+{
+	char large[3000];
+	struct archive a = { 0 };
+	struct tree_fixture f;
+
+	memset(large, 'x', sizeof(large) - 1);
+	large[sizeof(large) - 1] = '\0';
+	tree_setup(&f);
+	f.tree.bytes_left = 12 * KiB;
+	archive_put_text(&a, "a", large);
+	assert_int_equal(tree_add(&f, &a), 0);
+	archive_put_text(&a, "b", large);
+	assert_int_equal(tree_add(&f, &a), 0);
+	/* Each is small enough by itself. */
+	archive_put_text(&a, "c", large);
+	assert_int_equal(tree_add(&f, &a), -EFBIG);
+	assert_non_null(strstr(f.err.msg, "64 GiB"));
+	tree_teardown(&f);
+	/* What is about members counts as much as they do. */
+	tree_setup(&f);
+	f.tree.headers_left = 5;
+	archive_put_pax(&a, "mtime", "1");
+	archive_put_text(&a, "a", "");
+	assert_int_equal(tree_add(&f, &a), 0);
+	for (unsigned i = 0; i < 4; i++)
+		archive_put_pax(&a, "mtime", "1");
+	archive_put_text(&a, "b", "");
+	assert_int_equal(tree_add(&f, &a), -E2BIG);
+	assert_non_null(strstr(f.err.msg, "members"));
+	tree_teardown(&f);
+}
+
+/* ---- what is refused ---- */
+
 static void malformed_archives_are_refused(void **state)
 {
 	struct archive a = { 0 };
@@ -258,9 +446,15 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(layer_becomes_a_tree),
 		cmocka_unit_test(whiteouts_take_away_what_lower_layers_have),
+		cmocka_unit_test(whiteouts_touch_nothing_but_what_is_below_them),
 		cmocka_unit_test(higher_layers_replace_what_is_below),
+		cmocka_unit_test(link_of_a_file_to_itself_keeps_it),
+		cmocka_unit_test(directories_are_as_the_layer_says_that_made_them),
 		cmocka_unit_test(nothing_leads_out_of_the_tree),
 		cmocka_unit_test(long_names_and_large_numbers_are_read),
+		cmocka_unit_test(names_have_so_many_components),
+		cmocka_unit_test(tree_of_any_depth_is_removed),
+		cmocka_unit_test(image_comes_to_no_more_than_a_limit),
 		cmocka_unit_test(malformed_archives_are_refused),
 		cmocka_unit_test(content_that_is_not_the_images_is_refused),
 	};

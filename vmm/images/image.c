@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,8 +15,11 @@
 #include "vmm/images/image_internal.h"
 #include "vmm/sandbox/sandbox.h"
 
+/* A tree that is not whole yet. One name, since one at a time unpacks: then none can pile up. */
+#define PARTIAL "partial"
+
 /* Counts what makes trees of the same layers differ, so that old ones are not taken for new. */
-#define CACHE_FORMAT 1
+#define CACHE_FORMAT 2
 
 /* What the process that unpacks has to tell. */
 struct answer {
@@ -112,19 +114,16 @@ static int unpack_layers(struct image_tree *t, struct image_source *s,
 static int unpack(int cache, const char *key, struct image_source *s,
 		  const struct image_manifest *m, struct error *err)
 {
-	char partial[IMAGE_HEX + 16], root[sizeof(partial) + 8];
 	struct image_tree tree;
 	int fd, r;
 
-	snprintf(partial, sizeof(partial), "%s.partial", key);
-	snprintf(root, sizeof(root), "%s/root", partial);
 	/* One that was there is of somebody who did not come to the end. */
-	r = image_remove_tree(cache, partial);
-	if (!r && (mkdirat(cache, partial, 0700) < 0 || mkdirat(cache, root, 0755) < 0))
+	r = image_remove_tree(cache, PARTIAL);
+	if (!r && (mkdirat(cache, PARTIAL, 0700) < 0 || mkdirat(cache, PARTIAL "/root", 0755) < 0))
 		r = -errno;
 	if (r < 0)
 		return error_set(err, r, "the cache: %m");
-	fd = openat(cache, root, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	fd = openat(cache, PARTIAL "/root", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return error_set(err, -errno, "the cache: %m");
 	image_tree_init(&tree, fd);
@@ -133,11 +132,11 @@ static int unpack(int cache, const char *key, struct image_source *s,
 		log_debug("image '%s': %u device nodes left out", s->path, tree.skipped);
 	image_tree_done(&tree);
 	/* Only what is on disk in whole may have the name. */
-	if (!r && (syncfs(fd) < 0 || renameat(cache, partial, cache, key) < 0))
+	if (!r && (syncfs(fd) < 0 || renameat(cache, PARTIAL, cache, key) < 0))
 		r = error_set(err, -errno, "the cache: %m");
 	close(fd);
 	if (r < 0)
-		image_remove_tree(cache, partial);
+		image_remove_tree(cache, PARTIAL);
 	return r;
 }
 
@@ -185,16 +184,10 @@ static void work(struct answer *a, const char *path, int source, int cache)
 
 static __attribute__((noreturn)) void run_worker(const char *path, int source, int cache, int out)
 {
-	struct rlimit limit;
 	struct answer a = { 0 };
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_NAME, "wisp-image");
-	/* A deep tree is removed with a descriptor for each level. */
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
 	/* Modes are what the image says. */
 	umask(0);
 	work(&a, path, source, cache);
@@ -212,6 +205,10 @@ static int check_answer(struct answer *a, ssize_t len, const char *path, struct 
 		return error_kind_set(err, ERROR_START, -EIO,
 				      "image '%s': what unpacks it ended unexpectedly", path);
 	a->err.msg[sizeof(a->err.msg) - 1] = '\0';
+	/* Names of members are in it, which are to do nothing to a terminal. */
+	for (char *p = a->err.msg; *p; p++)
+		if ((unsigned char)*p < ' ' || *p == 0x7f)
+			*p = '?';
 	if (a->r < 0)
 		return error_usage(err, a->r, "%s", a->err.msg);
 	if (strnlen(a->key, sizeof(a->key)) != IMAGE_HEX - 1 ||

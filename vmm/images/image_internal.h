@@ -15,6 +15,10 @@
 #include "vmm/core/error.h"
 #include "vmm/images/image.h"
 
+/* What an image may come to, of all layers together: more than any has, less than fills a host. */
+#define IMAGE_MAX_BYTES	  (64 * GiB)
+#define IMAGE_MAX_HEADERS (8u << 20)
+
 /* ---- bytes (image_stream.c) ---- */
 
 /* A SHA-256 in lower-case hexadecimal digits; @s is used up. */
@@ -36,6 +40,8 @@ struct image_stream;
 int image_stream_open(struct image_stream **ret_s, const struct image_blob *blob, const char *name,
 		      struct error *err);
 void image_stream_close(struct image_stream *s);
+/* Beyond @max bytes in all, reading it is -EFBIG: what is packed small can be very large. */
+void image_stream_limit(struct image_stream *s, uint64_t max);
 bool image_stream_packed(const struct image_stream *s);
 /* Up to @len bytes; fewer only at the end. -errno with @err. */
 ssize_t image_stream_read(struct image_stream *s, void *buf, size_t len, struct error *err);
@@ -72,9 +78,11 @@ struct tar {
 	struct image_stream *stream;
 	uint64_t left;	  /* of this member's data */
 	unsigned padding; /* behind it */
+	uint32_t headers_left;
 };
 
-void tar_init(struct tar *t, struct image_stream *stream);
+/* Beyond @max_headers, of members and about them, there is no next one. */
+void tar_init(struct tar *t, struct image_stream *stream, uint32_t max_headers);
 /* 1 with the next member, 0 at the end, or -errno with @err. */
 int tar_next(struct tar *t, struct tar_member *ret, struct error *err);
 /* Of the member's data; 0 at its end. */
@@ -86,7 +94,7 @@ ssize_t tar_read(struct tar *t, void *buf, size_t len, struct error *err);
  */
 int tar_clean_name(char *name);
 
-/* ---- a layer over a tree (image_layer.c) ---- */
+/* ---- the tree (image_tree.c) ---- */
 
 /* Metadata of directories, which are open to us until all layers are in. */
 struct image_tree {
@@ -94,21 +102,45 @@ struct image_tree {
 	bool owners; /* we may give files away */
 	struct image_dir *dir;
 	size_t num_dirs, room_dirs;
-	unsigned skipped; /* devices */
+	unsigned skipped;    /* devices */
+	uint64_t bytes_left; /* of what layers may have in all */
+	uint32_t headers_left;
 };
 
 void image_tree_init(struct image_tree *t, int fd);
 void image_tree_done(struct image_tree *t);
+/* A descriptor of @name, whose links lead nowhere but into the tree, or -errno; the root is "". */
+int image_tree_open(const struct image_tree *t, const char *name, int flags);
+/* As an O_PATH one of the directory @name, made with all above it where it is missing. */
+int image_tree_make(const struct image_tree *t, const char *name);
+/*
+ * Where we may not give files away all are ours: then bits that lend the owner's rights would
+ * lend the wrong ones, and what we cannot read (@at_least) the guest could not either.
+ */
+mode_t image_tree_mode(const struct image_tree *t, mode_t mode, mode_t at_least);
+/* Make the file @fd what @m says of its owner, mode and time. */
+int image_tree_describe(const struct image_tree *t, int fd, const struct tar_member *m);
+/* The directory @name, called @base in @dir_fd, is to be what @m says when all layers are in. */
+int image_tree_note(struct image_tree *t, int dir_fd, const char *base, const char *name,
+		    const struct tar_member *m);
+/* When all are in. */
+int image_tree_finish(struct image_tree *t, struct error *err);
+
+/* ---- trees that go (image_remove.c) ---- */
+
+/* Remove @name in the directory @dir_fd, whatever it is and with all below. 0 if it is gone. */
+int image_remove_tree(int dir_fd, const char *name);
+/* Everything in the directory @dir_fd. */
+int image_remove_below(int dir_fd);
+
+/* ---- a layer over a tree (image_layer.c) ---- */
+
 /*
  * Put the layer @blob over the tree, the lowest one first. @diff_id is the SHA-256, in hex, that it
  * has unpacked, else -EBADMSG: then the tree is good for nothing.
  */
 int image_tree_add(struct image_tree *t, const struct image_blob *blob, const char *name,
 		   const char *diff_id, bool lowest, struct error *err);
-/* When all are in. */
-int image_tree_finish(struct image_tree *t, struct error *err);
-/* Remove @name in the directory @dir_fd, whatever it is and with all below. 0 if it is gone. */
-int image_remove_tree(int dir_fd, const char *name);
 
 /* ---- where parts are (image_source.c) ---- */
 
@@ -137,7 +169,7 @@ void image_source_put(struct image_source *s, struct image_blob *blob);
 
 struct image_manifest {
 	unsigned num_layers;
-	char *layer[IMAGE_MAX_LAYERS];		    /* names in the source */
+	char *layer[IMAGE_MAX_LAYERS];		   /* names in the source */
 	char diff_id[IMAGE_MAX_LAYERS][IMAGE_HEX]; /* of each, unpacked */
 };
 

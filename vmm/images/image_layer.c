@@ -2,61 +2,25 @@
  * A layer put over a tree, as the OCI image specification has it ("Image Layer Filesystem
  * Changeset").
  *
- * Names are resolved by the kernel with the tree as the root (RESOLVE_IN_ROOT): links in the
- * tree are followed, as programs that made the layer did, but can lead nowhere else. Whiteouts are
- * about lower layers only, wherever they stand in theirs: so a layer is read for them first.
+ * Whiteouts are about lower layers only, wherever they stand in theirs: so a layer is read for them
+ * first.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
 #include "vmm/images/image_internal.h"
 
 #define WHITEOUT      ".wh."
 #define WHITEOUT_META ".wh..wh."
 #define OPAQUE	      ".wh..wh..opq"
 
-#define MAX_DEPTH   1000
-#define MAX_MEMBERS (8u << 20)
-
-/* Directories as layers want them. */
-struct image_dir {
-	char *name;
-	mode_t mode;
-	uint32_t uid, gid;
-	int64_t mtime;
-};
-
-void image_tree_init(struct image_tree *t, int fd)
-{
-	*t = (struct image_tree){ .fd = fd, .owners = geteuid() == 0 };
-}
-
-void image_tree_done(struct image_tree *t)
-{
-	for (size_t i = 0; i < t->num_dirs; i++)
-		free(t->dir[i].name);
-	free(t->dir);
-}
-
-/* ---- names ---- */
-
-static int open_inside(const struct image_tree *t, const char *name, int flags)
-{
-	struct open_how how = {
-		.flags = (unsigned)flags | O_CLOEXEC,
-		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
-	};
-	int fd = syscall(SYS_openat2, t->fd, *name ? name : ".", &how, sizeof(how));
-
-	return fd < 0 ? -errno : fd;
-}
+/* More than any tool nests its files: each one that is missing costs a look-up of its own. */
+#define MAX_COMPONENTS 128
 
 /* The last component of @name; what is before it is left in @name. "" for the root. */
 static const char *split(char *name)
@@ -74,70 +38,13 @@ static const char *split(char *name)
 	return base;
 }
 
-/* The directory @name, made with all above it where it is missing. */
-static int make_directory(const struct image_tree *t, const char *name)
-{
-	char part[PATH_MAX + 1];
-	const char *base;
-	int fd = open_inside(t, name, O_PATH | O_DIRECTORY), above, r;
-
-	if (fd != -ENOENT || !*name)
-		return fd;
-	snprintf(part, sizeof(part), "%s", name);
-	base = split(part);
-	above = make_directory(t, part);
-	if (above < 0)
-		return above;
-	r = mkdirat(above, base, 0700) < 0 ? -errno : 0;
-	close(above);
-	return r < 0 ? r : open_inside(t, name, O_PATH | O_DIRECTORY);
-}
-
-static int remove_below(int fd, unsigned depth);
-
-static int remove_at(int dir_fd, const char *name, unsigned depth)
-{
-	int fd, r;
-
-	if (unlinkat(dir_fd, name, 0) == 0 || errno == ENOENT)
-		return 0;
-	if (errno != EISDIR && errno != EPERM)
-		return -errno;
-	if (depth == MAX_DEPTH)
-		return -ELOOP;
-	fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	r = remove_below(fd, depth + 1);
-	if (!r && unlinkat(dir_fd, name, AT_REMOVEDIR) < 0)
-		r = -errno;
-	return r;
-}
-
-/* Everything in the directory @fd, which is closed. */
-static int remove_below(int fd, unsigned depth)
-{
-	const struct dirent *d;
-	DIR *dir = fdopendir(fd);
-	int r = 0;
-
-	if (!dir) {
-		close(fd);
-		return -ENOMEM;
-	}
-	while (!r && (d = readdir(dir)))
-		if (strcmp(d->d_name, ".") != 0 && strcmp(d->d_name, "..") != 0)
-			r = remove_at(dirfd(dir), d->d_name, depth);
-	closedir(dir);
-	return r;
-}
-
-int image_remove_tree(int dir_fd, const char *name)
-{
-	return remove_at(dir_fd, name, 0);
-}
-
 /* ---- whiteouts ---- */
+
+/* Below a directory that is none in lower layers, or not there, is nothing to hide. */
+static bool is_nothing(int r)
+{
+	return r == -ENOENT || r == -ENOTDIR || r == -ELOOP;
+}
 
 static int apply_whiteout(const struct image_tree *t, const char *dir, const char *base)
 {
@@ -145,68 +52,24 @@ static int apply_whiteout(const struct image_tree *t, const char *dir, const cha
 	int fd, r;
 
 	if (!strcmp(base, OPAQUE)) {
-		fd = open_inside(t, dir, O_RDONLY | O_DIRECTORY);
-		return fd == -ENOENT ? 0 : fd < 0 ? fd : remove_below(fd, 0);
-	}
-	if (!strncmp(base, WHITEOUT_META, strlen(WHITEOUT_META)))
+		/* What a link leads to has another name, which this layer did not hide. */
+		fd = image_tree_open(t, dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+		r = fd < 0 ? fd : image_remove_below(fd);
+	} else if (!strncmp(base, WHITEOUT_META, strlen(WHITEOUT_META))) {
 		return 0; /* what aufs kept for itself */
-	if (!*target || !strcmp(target, ".") || !strcmp(target, ".."))
+	} else if (!*target || !strcmp(target, ".") || !strcmp(target, "..")) {
 		return -EBADMSG;
-	fd = open_inside(t, dir, O_PATH | O_DIRECTORY);
+	} else {
+		fd = image_tree_open(t, dir, O_PATH | O_DIRECTORY);
+		r = fd < 0 ? fd : image_remove_tree(fd, target);
+	}
 	if (fd < 0)
-		return fd == -ENOENT ? 0 : fd;
-	r = remove_at(fd, target, 0);
+		return is_nothing(fd) ? 0 : fd;
 	close(fd);
 	return r;
 }
 
 /* ---- members ---- */
-
-static int note_directory(struct image_tree *t, const char *name, const struct tar_member *m)
-{
-	if (t->num_dirs == t->room_dirs) {
-		size_t room = t->room_dirs ? 2 * t->room_dirs : 64;
-		void *p = reallocarray(t->dir, room, sizeof(t->dir[0]));
-
-		if (!p)
-			return -ENOMEM;
-		t->dir = p;
-		t->room_dirs = room;
-	}
-	t->dir[t->num_dirs] = (struct image_dir){
-		.name = strdup(name),
-		.mode = m->mode,
-		.uid = m->uid,
-		.gid = m->gid,
-		.mtime = m->mtime,
-	};
-	if (!t->dir[t->num_dirs].name)
-		return -ENOMEM;
-	t->num_dirs++;
-	return 0;
-}
-
-/*
- * Where we may not give files away all are ours: then bits that lend the owner's rights would
- * lend the wrong ones, and what we cannot read the guest could not either.
- */
-static mode_t mode_for(const struct image_tree *t, mode_t mode, mode_t at_least)
-{
-	return t->owners ? mode : (mode & 01777) | at_least;
-}
-
-static int set_metadata(const struct image_tree *t, int fd, mode_t mode, uint32_t uid, uint32_t gid,
-			int64_t mtime)
-{
-	const struct timespec times[2] = { { .tv_sec = mtime }, { .tv_sec = mtime } };
-
-	/* The owner first: giving away takes the set-user-id bit. */
-	if ((t->owners && fchown(fd, uid, gid) < 0) || fchmod(fd, mode) < 0)
-		return -errno;
-	/* A time that the file system cannot hold is no reason to fail. */
-	(void)futimens(fd, times);
-	return 0;
-}
 
 static int put_file(const struct image_tree *t, int dir_fd, const char *base, struct tar *tar,
 		    const struct tar_member *m, struct error *err)
@@ -218,38 +81,46 @@ static int put_file(const struct image_tree *t, int dir_fd, const char *base, st
 
 	if (fd < 0)
 		return -errno;
-	while (!r && (n = tar_read(tar, buf, sizeof(buf), err)) != 0) {
-		if (n < 0)
-			r = (int)n;
-		for (ssize_t at = 0, w; at < n; at += w) {
-			w = write(fd, buf + at, n - at);
-			if (w <= 0) {
-				r = w < 0 ? -errno : -EIO;
-				break;
-			}
-		}
-	}
+	while (!r && (n = tar_read(tar, buf, sizeof(buf), err)) != 0)
+		r = n < 0 ? (int)n : io_write(fd, buf, n);
 	if (!r)
-		r = set_metadata(t, fd, mode_for(t, m->mode, 0400), m->uid, m->gid, m->mtime);
+		r = image_tree_describe(t, fd, m);
 	close(fd);
 	return r;
+}
+
+/* The directory that the target of the hard link @m is in; its name there is left in @target. */
+static int open_target(const struct image_tree *t, const struct tar_member *m,
+		       char target[PATH_MAX + 1], const char **ret_base, struct error *err)
+{
+	snprintf(target, PATH_MAX + 1, "%s", m->link);
+	if (tar_clean_name(target) < 0 || !*target)
+		return error_set(err, -EBADMSG, "a hard link that leads to '%.100s'", m->link);
+	*ret_base = split(target);
+	return image_tree_open(t, target, O_PATH | O_DIRECTORY);
 }
 
 static int put_hard_link(const struct image_tree *t, int dir_fd, const char *base,
 			 const struct tar_member *m, struct error *err)
 {
 	char target[PATH_MAX + 1];
-	const char *target_base;
-	int fd, r;
+	struct stat from, to;
+	const char *name;
+	int fd = open_target(t, m, target, &name, err), r = 0;
 
-	snprintf(target, sizeof(target), "%s", m->link);
-	if (tar_clean_name(target) < 0 || !*target)
-		return error_set(err, -EBADMSG, "a hard link that leads to '%.100s'", m->link);
-	target_base = split(target);
-	fd = open_inside(t, target, O_PATH | O_DIRECTORY);
 	if (fd < 0)
 		return fd;
-	r = linkat(fd, target_base, dir_fd, base, 0) < 0 ? -errno : 0;
+	if (fstatat(fd, name, &from, AT_SYMLINK_NOFOLLOW) < 0)
+		r = -errno;
+	/* One of a file to itself is there already: making way for it would take the file away. */
+	else if (fstatat(dir_fd, base, &to, AT_SYMLINK_NOFOLLOW) == 0 && from.st_dev == to.st_dev &&
+		 from.st_ino == to.st_ino)
+		goto out;
+	if (!r)
+		r = image_remove_tree(dir_fd, base);
+	if (!r && linkat(fd, name, dir_fd, base, 0) < 0)
+		r = -errno;
+out:
 	close(fd);
 	return r;
 }
@@ -273,21 +144,26 @@ static int put_fifo(const struct image_tree *t, int dir_fd, const char *base,
 {
 	if (mkfifoat(dir_fd, base, 0600) < 0 ||
 	    (t->owners && fchownat(dir_fd, base, m->uid, m->gid, AT_SYMLINK_NOFOLLOW) < 0) ||
-	    fchmodat(dir_fd, base, mode_for(t, m->mode, 0600), 0) < 0)
+	    fchmodat(dir_fd, base, image_tree_mode(t, m->mode, 0600), 0) < 0)
 		return -errno;
 	return 0;
 }
 
-/* @name in @dir_fd is to become @m: away with what is there, but for a directory under another. */
+/*
+ * @base in @dir_fd is to become @m: away with what is there, but for a directory under another.
+ * Hard links see to it themselves.
+ */
 static int make_way(int dir_fd, const char *base, const struct tar_member *m, bool *ret_there)
 {
 	struct stat st;
 
 	*ret_there = false;
+	if (m->kind == TAR_HARD_LINK)
+		return 0;
 	if (fstatat(dir_fd, base, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? 0 : -errno;
 	*ret_there = m->kind == TAR_DIRECTORY && S_ISDIR(st.st_mode);
-	return *ret_there ? 0 : remove_at(dir_fd, base, 0);
+	return *ret_there ? 0 : image_remove_tree(dir_fd, base);
 }
 
 /* @m, whose name is @base in @dir, which is all of @name. */
@@ -303,7 +179,7 @@ static int put_member(struct image_tree *t, const char *dir, const char *base, s
 		t->skipped++;
 		return 0;
 	}
-	fd = make_directory(t, dir);
+	fd = image_tree_make(t, dir);
 	if (fd < 0)
 		return fd;
 	r = make_way(fd, base, m, &there);
@@ -324,7 +200,8 @@ static int put_member(struct image_tree *t, const char *dir, const char *base, s
 		break;
 	default:
 		snprintf(name, sizeof(name), "%s/%s", dir, base);
-		r = there || mkdirat(fd, base, 0700) == 0 ? note_directory(t, name, m) : -errno;
+		r = there || mkdirat(fd, base, 0700) == 0 ? image_tree_note(t, fd, base, name, m)
+							  : -errno;
 	}
 out:
 	close(fd);
@@ -332,6 +209,15 @@ out:
 }
 
 /* ---- layers ---- */
+
+static unsigned count_components(const char *name)
+{
+	unsigned n = *name != '\0';
+
+	while (*name)
+		n += *name++ == '/';
+	return n;
+}
 
 static int take_member(struct image_tree *t, struct tar *tar, struct tar_member *m, bool whiteouts,
 		       struct error *err)
@@ -343,8 +229,13 @@ static int take_member(struct image_tree *t, struct tar *tar, struct tar_member 
 	snprintf(dir, sizeof(dir), "%s", m->name);
 	if (tar_clean_name(dir) < 0)
 		return -EXDEV;
+	if (count_components(dir) > MAX_COMPONENTS)
+		return error_set(err, -ENAMETOOLONG, "more than %d directories deep",
+				 MAX_COMPONENTS);
+	if (!*dir && m->kind == TAR_DIRECTORY && !whiteouts)
+		return image_tree_note(t, t->fd, "", "", m);
 	if (!*dir)
-		return whiteouts || m->kind != TAR_DIRECTORY ? 0 : note_directory(t, "", m);
+		return 0;
 	base = split(dir);
 	is_whiteout = !strncmp(base, WHITEOUT, strlen(WHITEOUT));
 	if (is_whiteout != whiteouts)
@@ -360,7 +251,6 @@ static int pass(struct image_tree *t, const struct image_blob *blob, const char 
 	struct image_stream *s = NULL;
 	char digest[IMAGE_HEX];
 	struct tar tar;
-	uint32_t count = 0;
 	int r;
 
 	if (!m)
@@ -369,11 +259,12 @@ static int pass(struct image_tree *t, const struct image_blob *blob, const char 
 	if (r < 0)
 		goto out;
 	image_stream_hash(s);
-	tar_init(&tar, s);
+	image_stream_limit(s, t->bytes_left);
+	tar_init(&tar, s, t->headers_left);
 	while ((r = tar_next(&tar, m, err)) > 0) {
 		struct error why = { 0 };
 
-		r = count++ == MAX_MEMBERS ? -E2BIG : take_member(t, &tar, m, whiteouts, &why);
+		r = take_member(t, &tar, m, whiteouts, &why);
 		if (r == -EXDEV)
 			error_set(err, r, "%s: '%.150s' leads out of the tree", label, m->name);
 		else if (r < 0 && *why.msg)
@@ -389,6 +280,11 @@ static int pass(struct image_tree *t, const struct image_blob *blob, const char 
 	if (!r && strcmp(digest, diff_id) != 0)
 		r = error_set(err, -EBADMSG, "%s: its content is not what the image says: %.16s...",
 			      label, digest);
+	/* Read twice, it counts once. */
+	if (!r && !whiteouts) {
+		t->bytes_left -= image_stream_position(s);
+		t->headers_left = tar.headers_left;
+	}
 out:
 	image_stream_close(s);
 	free(m);
@@ -405,24 +301,4 @@ int image_tree_add(struct image_tree *t, const struct image_blob *blob, const ch
 	if (!lowest)
 		r = pass(t, blob, label, diff_id, true, err);
 	return r < 0 ? r : pass(t, blob, label, diff_id, false, err);
-}
-
-int image_tree_finish(struct image_tree *t, struct error *err)
-{
-	for (size_t i = 0; i < t->num_dirs; i++) {
-		const struct image_dir *d = &t->dir[i];
-		int fd = open_inside(t, d->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), r;
-
-		/* A higher layer may have taken it away. */
-		if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP)
-			continue;
-		r = fd < 0 ? fd :
-			     set_metadata(t, fd, mode_for(t, d->mode, 0700), d->uid, d->gid,
-					  d->mtime);
-		if (fd >= 0)
-			close(fd);
-		if (r < 0)
-			return error_set(err, r, "directory '%.200s': %m", d->name);
-	}
-	return 0;
 }

@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
 #include "vmm/images/image_internal.h"
 
 #define MAX_ENTRIES 100000
@@ -16,7 +17,8 @@
 /* A member of the archive. */
 struct image_entry {
 	char *name;
-	char *link; /* it is only another name for this one; or NULL */
+	char *link;	/* it is only another name for this one; or NULL */
+	bool from_root; /* as hard links say it; others do from where they are */
 	uint64_t offset, size;
 };
 
@@ -38,6 +40,7 @@ static int add_entry(struct image_source *s, const struct tar_member *m, uint64_
 	*e = (struct image_entry){
 		.name = strdup(m->name),
 		.link = is_link ? strdup(m->link) : NULL,
+		.from_root = m->kind == TAR_HARD_LINK,
 		.offset = offset,
 		.size = m->size,
 	};
@@ -58,7 +61,7 @@ static int read_index(struct image_source *s, struct image_stream *stream, struc
 
 	if (!m)
 		return error_set(err, -ENOMEM, "%m");
-	tar_init(&t, stream);
+	tar_init(&t, stream, IMAGE_MAX_HEADERS);
 	while (r > 0) {
 		r = tar_next(&t, m, err);
 		if (r <= 0)
@@ -87,10 +90,12 @@ static int spool(struct image_stream *stream, int spool_fd, struct error *err)
 
 	if (fd < 0)
 		return error_set(err, -errno, "a temporary file in the cache: %m");
+	image_stream_limit(stream, IMAGE_MAX_BYTES);
 	while ((n = image_stream_read(stream, buf, sizeof(buf), err)) > 0) {
-		if (write(fd, buf, n) != n) {
-			n = error_set(err, errno ? -errno : -ENOSPC,
-				      "a temporary file in the cache: %m");
+		int r = io_write(fd, buf, n);
+
+		if (r < 0) {
+			n = error_set(err, r, "a temporary file in the cache: %m");
 			break;
 		}
 	}
@@ -174,15 +179,16 @@ static const struct image_entry *find_entry(const struct image_source *s, const 
 	return NULL;
 }
 
-/* What @link, in the directory of the member @name, leads to; in place of @name. */
-static int follow(char *name, const char *link)
+/* What the link @e, which is called @name, leads to; in place of @name. */
+static int follow(char *name, const struct image_entry *e)
 {
 	char whole[2 * PATH_MAX], *to = name;
 	char *slash = strrchr(name, '/');
+	bool is_relative = *e->link != '/' && !e->from_root;
 
 	if (slash)
 		*slash = '\0';
-	snprintf(whole, sizeof(whole), "%s/%s", slash && *link != '/' ? name : "", link);
+	snprintf(whole, sizeof(whole), "%s/%s", slash && is_relative ? name : "", e->link);
 	for (char *save, *part = strtok_r(whole, "/", &save); part;
 	     part = strtok_r(NULL, "/", &save)) {
 		size_t n = strlen(part);
@@ -215,7 +221,7 @@ static int find_member(const struct image_source *s, char *name, struct image_bl
 			*ret = (struct image_blob){ s->fd, e->offset, e->size };
 			return 0;
 		}
-		r = follow(name, e->link);
+		r = follow(name, e);
 		if (r < 0)
 			return r;
 	}

@@ -20,7 +20,7 @@ struct image_stream {
 	uint8_t *buffer; /* of what is packed */
 	size_t at, have; /* in it */
 	bool ended;	 /* a packed frame, not necessarily the last */
-	uint64_t position;
+	uint64_t position, max;
 	bool hashing;
 	struct sha256_ctx hash;
 };
@@ -65,6 +65,7 @@ int image_stream_open(struct image_stream **ret_s, const struct image_blob *blob
 	}
 	s->left = *blob;
 	s->name = name;
+	s->max = UINT64_MAX;
 	r = fill(s, err);
 	if (r < 0)
 		goto fail;
@@ -92,6 +93,11 @@ void image_stream_close(struct image_stream *s)
 	ZSTD_freeDStream(s->zstd);
 	free(s->buffer);
 	free(s);
+}
+
+void image_stream_limit(struct image_stream *s, uint64_t max)
+{
+	s->max = max;
 }
 
 bool image_stream_packed(const struct image_stream *s)
@@ -165,9 +171,9 @@ ssize_t image_stream_read(struct image_stream *s, void *buf, size_t len, struct 
 		ssize_t n;
 		int r;
 
-		n = s->packing == GZIP ? unpack_gzip(s, to, len - done, err) :
-		    s->packing == ZSTD ? unpack_zstd(s, to, len - done, err) :
-					 take_plain(s, to, len - done);
+		n = s->packing == GZIP	 ? unpack_gzip(s, to, len - done, err)
+		    : s->packing == ZSTD ? unpack_zstd(s, to, len - done, err)
+					 : take_plain(s, to, len - done);
 		if (n < 0)
 			return n;
 		done += n;
@@ -182,6 +188,9 @@ ssize_t image_stream_read(struct image_stream *s, void *buf, size_t len, struct 
 			break;
 	}
 	s->position += done;
+	if (s->position > s->max)
+		return error_set(err, -EFBIG, "%s: with it the image has more than %llu GiB",
+				 s->name, IMAGE_MAX_BYTES / GiB);
 	if (s->hashing)
 		sha256_update(&s->hash, done, buf);
 	return done;

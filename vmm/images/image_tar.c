@@ -27,9 +27,9 @@ struct words {
 	int64_t mtime;
 };
 
-void tar_init(struct tar *t, struct image_stream *stream)
+void tar_init(struct tar *t, struct image_stream *stream, uint32_t max_headers)
 {
-	*t = (struct tar){ .stream = stream };
+	*t = (struct tar){ .stream = stream, .headers_left = max_headers };
 }
 
 static int malformed(struct error *err, const char *what)
@@ -183,8 +183,7 @@ static int take_pax(struct words *w, struct tar_member *m, const char *key, cons
 }
 
 /* Records of "LENGTH KEY=VALUE\n", where LENGTH counts all of it. */
-static int parse_pax(char *p, size_t size, struct words *w, struct tar_member *m,
-		     struct error *err)
+static int parse_pax(char *p, size_t size, struct words *w, struct tar_member *m, struct error *err)
 {
 	for (size_t at = 0; at < size;) {
 		char *end, *key, *equals, *record = p + at;
@@ -342,6 +341,9 @@ int tar_next(struct tar *t, struct tar_member *ret, struct error *err)
 			return malformed(err, "cut off");
 		if (!checksum_fits(&h))
 			return malformed(err, "a header with a wrong checksum");
+		if (!t->headers_left--)
+			return error_set(err, -E2BIG, "with it the image has more than %u members",
+					 IMAGE_MAX_HEADERS);
 		if (get_number(h.size, sizeof(h.size), &size) < 0)
 			size = UINT64_MAX;
 		r = take_words(t, &h, size, &w, ret, err);
