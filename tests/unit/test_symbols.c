@@ -185,6 +185,17 @@ static void file_without_names_of_code_is_refused(void **state)
 	assert_non_null(strstr(err.msg, "System.map"));
 	assert_int_equal(symbols_load(&s, write_file(&f, "System.map", "", 0), NULL), -ENODATA);
 	assert_int_equal(symbols_load(&s, "/nowhere", NULL), -ENOENT);
+	/* Nobody writes to this one, and the others have no end. */
+	snprintf(f.path, sizeof(f.path), "%s/System.map", f.dir);
+	assert_int_equal(unlink(f.path), 0);
+	assert_int_equal(mkfifo(f.path, 0600), 0);
+	assert_int_equal(symbols_load(&s, f.path, NULL), -EINVAL);
+	assert_int_equal(symbols_load(&s, "/dev/zero", NULL), -EINVAL);
+	assert_int_equal(symbols_load(&s, f.dir, NULL), -EISDIR);
+	/* Too large for what it says it is; holes cost nothing. */
+	unlink(f.path);
+	assert_int_equal(truncate(write_file(&f, "System.map", "f", 1), 300 << 20), 0);
+	assert_int_equal(symbols_load(&s, f.path, NULL), -E2BIG);
 	teardown(&f);
 }
 

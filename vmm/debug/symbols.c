@@ -2,13 +2,15 @@
 
 #include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /* More than any kernel has. */
-#define MAX_SYMBOLS  (4u << 20)
-#define MAX_STRINGS  (256 * MiB)
-#define MAX_SECTIONS 65536u
+#define MAX_SYMBOLS (4u << 20)
+#define MAX_STRINGS (256 * MiB)
 
 /* Nothing is known of where the last function ends. */
 #define LAST_SIZE PAGE_SIZE
@@ -16,6 +18,7 @@
 struct symbol {
 	uint64_t address;
 	const char *name;
+	size_t place; /* in the file */
 };
 
 struct symbols {
@@ -38,7 +41,8 @@ static int add(struct symbols *s, uint64_t address, const char *name)
 		s->symbol = p;
 		s->room = room;
 	}
-	s->symbol[s->num++] = (struct symbol){ address, name };
+	s->symbol[s->num] = (struct symbol){ address, name, s->num };
+	s->num++;
 	return 0;
 }
 
@@ -145,11 +149,14 @@ static int parse_elf(struct symbols *s, FILE *f)
 
 /* ---- either ---- */
 
+/* The file's order decides among those at one address. */
 static int compare(const void *a, const void *b)
 {
 	const struct symbol *x = a, *y = b;
 
-	return x->address < y->address ? -1 : x->address > y->address;
+	if (x->address != y->address)
+		return x->address < y->address ? -1 : 1;
+	return x->place < y->place ? -1 : x->place > y->place;
 }
 
 /* Of several names at one address, the first in the file. */
@@ -165,25 +172,50 @@ static void sort(struct symbols *s)
 	s->num = kept;
 }
 
-static int read_map(struct symbols *s, FILE *f)
+static int read_map(struct symbols *s, FILE *f, uint64_t size)
 {
 	size_t room = 0;
-	ssize_t n = getdelim(&s->text, &room, '\0', f);
+	ssize_t n;
 
+	if (size > MAX_STRINGS)
+		return -E2BIG;
+	n = getdelim(&s->text, &room, '\0', f);
 	if (n < 0)
 		return feof(f) ? 0 : -EIO;
 	return (size_t)n > MAX_STRINGS ? -E2BIG : parse_map(s);
 }
 
+/* A regular file, which has an end and keeps nobody waiting; NULL with errno. */
+static FILE *open_regular(const char *path, uint64_t *ret_size)
+{
+	int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	FILE *f = NULL;
+	struct stat st;
+
+	if (fd < 0)
+		return NULL;
+	if (fstat(fd, &st) == 0) {
+		*ret_size = st.st_size;
+		if (S_ISREG(st.st_mode))
+			f = fdopen(fd, "r");
+		else
+			errno = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
+	}
+	if (!f)
+		close(fd);
+	return f;
+}
+
 int symbols_load(struct symbols **ret_s, const char *path, struct error *err)
 {
 	struct symbols *s = calloc(1, sizeof(*s));
-	FILE *f = fopen(path, "re");
+	uint64_t size = 0;
+	FILE *f = s ? open_regular(path, &size) : NULL;
 	char magic[SELFMAG] = "";
 	int r;
 
-	if (!f || !s) {
-		r = error_usage(err, f ? -ENOMEM : -errno, "symbols '%s': cannot open: %m", path);
+	if (!f) {
+		r = error_usage(err, s ? -errno : -ENOMEM, "symbols '%s': cannot open: %m", path);
 		goto out;
 	}
 	r = fread(magic, 1, sizeof(magic), f) == sizeof(magic) && !memcmp(magic, ELFMAG, SELFMAG);
@@ -191,7 +223,7 @@ int symbols_load(struct symbols **ret_s, const char *path, struct error *err)
 		r = parse_elf(s, f);
 	} else {
 		rewind(f);
-		r = read_map(s, f);
+		r = read_map(s, f, size);
 	}
 	sort(s);
 	if (!r && !s->num)
