@@ -147,9 +147,92 @@ static void modules_come_after_what_they_need(void **state)
 	/* No prefix of a name is that name; what is not there is built in. */
 	assert_int_equal(modules_for(&m, "virt", note, &o), 0);
 	assert_int_equal(modules_for(&m, "virtio_pci_more", note, &o), 0);
+	/* What would do something to a terminal is no name. */
+	m.dep = (char[]){ "k/\033[2J.ko k/fuse.ko:\nk/fuse.ko: k/\033c.ko\n" };
+	assert_int_equal(modules_for(&m, "fuse", note, &o), -EINVAL);
 	m.dep = NULL;
 	assert_int_equal(modules_for(&m, "fuse", note, &o), 0);
 	assert_string_equal(o.text, "");
+}
+
+static void shell(const char *dir, const char *command)
+{
+	char whole[700];
+
+	snprintf(whole, sizeof(whole), "cd %s && { %s; }", dir, command);
+	assert_int_equal(system(whole), 0);
+}
+
+static void assert_opens(const struct modules *m, const char *path, int expected)
+{
+	uint64_t size = 0;
+	int fd = modules_open(m, path, &size);
+
+	if (fd >= 0)
+		close(fd);
+	assert_int_equal(MIN(fd, 0), expected);
+	assert_int_equal(size, fd < 0 ? 0 : 3);
+}
+
+static void modules_are_files_of_their_own_tree(void **state)
+{
+	char dir[] = "/tmp/wisp-test-XXXXXX", kernel[64], root[64], place[128];
+	struct error err = { 0 };
+	struct modules m;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(kernel, sizeof(kernel), "%s/boot/kernel", dir);
+	snprintf(root, sizeof(root), "%s/root", dir);
+	shell(dir,
+	      "mkdir -p boot root/lib/modules/0-wisp/k; echo 'Linux version 0-wisp ' >boot/kernel;"
+	      "echo id >id_rsa; cd root; echo in >in; cd lib/modules/0-wisp; echo ko >k/a.ko;"
+	      "ln -s ../k/a.ko k/b.ko; ln -s /in k/c.ko; ln -s ../../../../../../../in k/d.ko;"
+	      "ln -s ../../../../../id_rsa k/e.ko; ln -s \"$OLDPWD/../id_rsa\" k/f.ko;"
+	      "mkfifo k/g.ko; mkdir k/h.ko; echo 'k/a.ko:' >modules.dep");
+	assert_int_equal(modules_find(&m, kernel, root, &err), 0);
+	assert_string_equal(m.dep, "k/a.ko:\n");
+	assert_opens(&m, "k/a.ko", 0);
+	assert_opens(&m, "k/b.ko", 0);
+	/* Links and ".." are about the tree, as they are for who runs in it. */
+	assert_opens(&m, "k/c.ko", 0);
+	assert_opens(&m, "k/d.ko", 0);
+	assert_opens(&m, "k/e.ko", -ENOENT);
+	assert_opens(&m, "k/f.ko", -ENOENT);
+	assert_opens(&m, "../../../../id_rsa", -ENOENT);
+	/* Nobody writes to this one: an open that waits would do so for ever. */
+	assert_opens(&m, "k/g.ko", -EINVAL);
+	assert_opens(&m, "k/h.ko", -EINVAL);
+	modules_done(&m);
+
+	/* Beside the kernel nothing leads out of the modules' own directory. */
+	shell(dir, "mv root/lib boot/lib");
+	assert_int_equal(modules_find(&m, kernel, NULL, &err), 0);
+	assert_opens(&m, "k/b.ko", 0);
+	assert_opens(&m, "k/c.ko", -EXDEV);
+	assert_opens(&m, "k/d.ko", -EXDEV);
+	assert_opens(&m, "../../../kernel", -EXDEV);
+	assert_opens(&m, "k/g.ko", -EINVAL);
+	modules_done(&m);
+
+	/* A tree that is not to be asked is not. */
+	shell(dir, "mv boot/lib root/lib");
+	assert_int_equal(modules_find(&m, kernel, NULL, &err), 0);
+	assert_string_equal(m.dir, "");
+	assert_null(m.dep);
+	modules_done(&m);
+
+	/* Nor is its list waited for, or read where a link leads out. */
+	shell(dir, "cd root/lib/modules/0-wisp; rm modules.dep; mkfifo modules.dep");
+	assert_int_equal(modules_find(&m, kernel, root, &err), 0);
+	assert_null(m.dep);
+	modules_done(&m);
+	snprintf(place, sizeof(place), "rm -r root/lib; ln -s %s/host root/lib; mkdir host", dir);
+	shell(dir, place);
+	shell(dir, "mkdir -p host/modules/0-wisp; echo >host/modules/0-wisp/modules.dep");
+	assert_int_equal(modules_find(&m, kernel, root, &err), 0);
+	assert_null(m.dep);
+	modules_done(&m);
+	shell("/", (snprintf(place, sizeof(place), "rm -r %s", dir), place));
 }
 
 static void release_is_read_from_bzimage_and_elf(void **state)
@@ -392,6 +475,7 @@ int main(void)
 		cmocka_unit_test(test_without_a_command_or_with_unknown_options_is_refused),
 		cmocka_unit_test(archive_is_what_cpio_unpacks),
 		cmocka_unit_test(modules_come_after_what_they_need),
+		cmocka_unit_test(modules_are_files_of_their_own_tree),
 		cmocka_unit_test(release_is_read_from_bzimage_and_elf),
 		cmocka_unit_test(kernels_are_images_build_trees_and_directories),
 		cmocka_unit_test(log_shows_trouble_and_its_first_word),

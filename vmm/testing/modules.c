@@ -2,11 +2,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#include "vmm/core/io.h"
+
+/* Of one file: a hundred times what there is. */
+#define MAX_FILE (256 * MiB)
 
 /* The setup header of a bzImage (Documentation/arch/x86/boot.rst). */
 #define SETUP_MAGIC_AT	 0x202
@@ -15,7 +22,7 @@
 
 static int map_file(const char *path, const char **ret_p, size_t *ret_len)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC), r = 0;
+	int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC), r = 0;
 	struct stat st;
 	void *p;
 
@@ -68,30 +75,96 @@ int kernel_release(const char *path, char *release, size_t size, struct error *e
 				*release != '%';
 	}
 	munmap((void *)p, len);
-	if (found)
+	/* It is going to be the name of a directory. */
+	if (found && !strchr(release, '/'))
 		return 0;
 	return error_usage(err, -EINVAL, "--kernel '%s': it does not say its release", path);
 }
 
-static int try_dir(struct modules *m)
+/* ---- where they are ---- */
+
+int modules_open(const struct modules *m, const char *path, uint64_t *ret_size)
 {
-	char path[PATH_MAX + 16];
-	const char *p;
-	size_t len;
+	struct open_how how = {
+		.flags = O_RDONLY | O_NONBLOCK | O_CLOEXEC,
+		.resolve = m->resolve | RESOLVE_NO_MAGICLINKS,
+	};
+	char whole[PATH_MAX];
+	struct stat st;
+	int fd, r = 0;
+
+	if (snprintf(whole, sizeof(whole), "%s%s", m->below, path) >= (int)sizeof(whole))
+		return -ENAMETOOLONG;
+	fd = syscall(SYS_openat2, m->fd, whole, &how, sizeof(how));
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &st) < 0)
+		r = -errno;
+	else if (!S_ISREG(st.st_mode))
+		r = -EINVAL;
+	else if ((uint64_t)st.st_size > MAX_FILE)
+		r = -EFBIG;
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	*ret_size = st.st_size;
+	return fd;
+}
+
+static int read_dep(struct modules *m)
+{
+	uint64_t size;
+	int fd = modules_open(m, "modules.dep", &size), r;
+
+	if (fd < 0)
+		return fd;
+	m->dep = malloc(size + 1);
+	r = m->dep ? io_read_at(fd, m->dep, size, 0) : -ENOMEM;
+	close(fd);
+	if (r < 0) {
+		free(m->dep);
+		m->dep = NULL;
+		return r;
+	}
+	m->dep[size] = '\0';
+	m->dep_len = size;
+	return 0;
+}
+
+/* Those in @below of the directory @dir: names lead no further than @resolve lets them. */
+static int try_place(struct modules *m, const char *dir, const char *below, uint64_t resolve)
+{
 	int r;
 
-	snprintf(path, sizeof(path), "%s/modules.dep", m->dir);
-	r = map_file(path, &p, &len);
-	if (r < 0)
-		return r;
-	m->dep = malloc(len + 1);
-	if (m->dep) {
-		memcpy(m->dep, p, len);
-		m->dep[len] = '\0';
-		m->dep_len = len;
+	m->fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (m->fd < 0)
+		return -errno;
+	snprintf(m->below, sizeof(m->below), "%s", below);
+	m->resolve = resolve;
+	r = read_dep(m);
+	if (r < 0) {
+		close(m->fd);
+		m->fd = -1;
 	}
-	munmap((void *)p, len);
-	return m->dep ? 0 : -ENOMEM;
+	return r;
+}
+
+/* Beside a kernel: where the user's own links have led to is what nothing leads out of. */
+static int try_beside(struct modules *m, const char *dir, int dir_len, const char *up)
+{
+	snprintf(m->dir, sizeof(m->dir), "%.*s%s/lib/modules/%s", dir_len, dir, up, m->release);
+	return try_place(m, m->dir, "", RESOLVE_BENEATH);
+}
+
+/* In a tree, whose links are about itself. */
+static int try_tree(struct modules *m, const char *root)
+{
+	char below[sizeof(m->below)];
+
+	snprintf(below, sizeof(below), "lib/modules/%s/", m->release);
+	snprintf(m->dir, sizeof(m->dir), "%s/%s", root, below);
+	return try_place(m, root, below, RESOLVE_IN_ROOT);
 }
 
 int modules_find(struct modules *m, const char *kernel, const char *root, struct error *err)
@@ -100,25 +173,17 @@ int modules_find(struct modules *m, const char *kernel, const char *root, struct
 	int dir_len = slash ? (int)(slash - kernel) : 1, r;
 	const char *dir = slash ? kernel : ".";
 
-	*m = (struct modules){ 0 };
+	*m = (struct modules){ .fd = -1 };
 	r = kernel_release(kernel, m->release, sizeof(m->release), err);
 	if (r < 0)
 		return r;
-	snprintf(m->dir, sizeof(m->dir), "%.*s/lib/modules/%s", dir_len, dir, m->release);
-	r = try_dir(m);
-	if (r < 0) {
-		snprintf(m->dir, sizeof(m->dir), "%.*s/../lib/modules/%s", dir_len, dir,
-			 m->release);
-		r = try_dir(m);
-	}
-	if (r < 0) {
-		snprintf(m->dir, sizeof(m->dir), "%s/lib/modules/%s", root, m->release);
-		r = try_dir(m);
-	}
-	if (r < 0) {
-		snprintf(m->dir, sizeof(m->dir), "/lib/modules/%s", m->release);
-		r = try_dir(m);
-	}
+	r = try_beside(m, dir, dir_len, "");
+	if (r < 0)
+		r = try_beside(m, dir, dir_len, "/..");
+	if (r < 0 && root)
+		r = try_tree(m, root);
+	if (r < 0)
+		r = try_tree(m, "/");
 	if (r < 0)
 		m->dir[0] = '\0';
 	return r == -ENOMEM ? error_set(err, r, "modules.dep: %m") : 0;
@@ -126,9 +191,14 @@ int modules_find(struct modules *m, const char *kernel, const char *root, struct
 
 void modules_done(struct modules *m)
 {
+	if (m->fd >= 0)
+		close(m->fd);
+	m->fd = -1;
 	free(m->dep);
 	m->dep = NULL;
 }
+
+/* ---- which of them ---- */
 
 /* A module's name is its file's, up to the first dot; dashes and underscores are the same. */
 static bool is_named(const char *path, const char *end, const char *name)
@@ -150,6 +220,10 @@ static int call_with(int (*fn)(void *arg, const char *path), void *arg, const ch
 
 	if (len >= sizeof(copy))
 		return -ENAMETOOLONG;
+	/* It may come to stand in a message. */
+	for (size_t i = 0; i < len; i++)
+		if ((unsigned char)path[i] < ' ' || path[i] == 0x7f)
+			return -EINVAL;
 	memcpy(copy, path, len);
 	copy[len] = '\0';
 	return fn(arg, copy);

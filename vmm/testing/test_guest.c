@@ -13,6 +13,8 @@
 
 #define ROOT_TAG  "rootfs"
 #define MAX_FILES 64
+/* Of all modules: beyond it somebody wants to fill the host's memory. */
+#define MAX_MODULES (1 * GiB)
 
 /* Devices of every such guest, whatever else it has. */
 static const char *const drivers[] = {
@@ -145,6 +147,7 @@ struct making {
 	const struct modules *modules;
 	char *file[MAX_FILES]; /* modules that are in already */
 	unsigned num_files;
+	const char *tried; /* the last of them, or NULL */
 	FILE *conf;
 };
 
@@ -152,8 +155,9 @@ struct making {
 static int add_module(void *arg, const char *path)
 {
 	struct making *m = arg;
-	char whole[PATH_MAX * 2], name[64];
 	const char *base = strrchr(path, '/');
+	uint64_t size;
+	char name[64];
 	int fd;
 
 	base = base ? base + 1 : path;
@@ -162,14 +166,16 @@ static int add_module(void *arg, const char *path)
 			return 0;
 	if (m->num_files == MAX_FILES)
 		return -ENOSPC;
-	snprintf(whole, sizeof(whole), "%s/%s", m->modules->dir, path);
-	fd = open(whole, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
 	m->file[m->num_files] = strdup(path);
-	if (!m->file[m->num_files++]) {
-		close(fd);
+	if (!m->file[m->num_files])
 		return -ENOMEM;
+	m->tried = m->file[m->num_files++];
+	fd = modules_open(m->modules, path, &size);
+	if (fd < 0)
+		return fd;
+	if (m->cpio.size + size > MAX_MODULES) {
+		close(fd);
+		return -EFBIG;
 	}
 	snprintf(name, sizeof(name), "modules/%s", base);
 	cpio_add_copy(&m->cpio, name, 0644, fd);
@@ -187,8 +193,8 @@ static int add_modules(struct making *m, const struct machine_config *c, struct 
 			add_module, m);
 	for (unsigned i = 0; i < ARRAY_SIZE(drivers) && !r; i++)
 		r = modules_for(m->modules, drivers[i], add_module, m);
-	return r < 0 ? error_set(err, r, "modules of %s in '%s': %m", m->modules->release,
-				 m->modules->dir)
+	return r < 0 ? error_set(err, r, "modules of %s in '%s', '%.100s': %m", m->modules->release,
+				 m->modules->dir, m->tried ? m->tried : "modules.dep")
 		     : 0;
 }
 
@@ -282,7 +288,8 @@ int test_guest_initrd(const struct test_config *t, const struct machine_config *
 	struct making m = { .modules = &modules };
 	char *text = NULL;
 	size_t len = 0;
-	int r = modules_find(&modules, c->kernel, t->root, err);
+	/* An image has been made by somebody for any kernel but this one. */
+	int r = modules_find(&modules, c->kernel, t->is_image ? NULL : t->root, err);
 
 	if (r < 0)
 		return r;
