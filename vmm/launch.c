@@ -453,6 +453,7 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 		.files = &files,
 		.image = ends ? ends->image : NULL,
 		.started_fd = -1,
+		.keeper_fd = -1,
 		.end = end,
 	};
 	struct late_file core = { .fd = -1 };

@@ -72,6 +72,23 @@ static void signals_ready(struct loop_op *op, int res)
 	watch_signals(s);
 }
 
+/* Who made a clone and looks after its helpers and its run directory. */
+struct keeper {
+	struct loop_op gone;
+	struct machine *machine;
+};
+
+/* Nobody would know of the clone, nor how it ended: no monitor outlives who started it. */
+static void keeper_gone(struct loop_op *op, int res)
+{
+	struct keeper *k = container_of(op, struct keeper, gone);
+
+	if (res < 0)
+		return;
+	log_error("the clone's keeper is gone");
+	machine_end(k->machine, MACHINE_END_SIGNAL, 128 + SIGTERM, NULL);
+}
+
 static bool uses_terminal(const struct machine_config *c)
 {
 	return (c->console_present && c->console.kind == CHARDEV_STDIO) ||
@@ -206,6 +223,7 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 		.end = p->end,
 		.fd = p->signal_fd,
 	};
+	struct keeper keeper = { .gone.done = keeper_gone };
 	const struct migrate_arrival *arrival = p->image ? p->image->arrival : NULL;
 	const struct machine_config *config = p->config;
 	struct machine_end *end = p->end;
@@ -226,6 +244,10 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 		signals.machine = m;
 		machine_set_monitor(m, p);
 		watch_signals(&signals);
+		keeper.machine = m;
+		/* No event but that the other end is closed, which is always reported. */
+		if (p->keeper_fd >= 0)
+			loop_poll(machine_loop(m), &keeper.gone, p->keeper_fd, 0);
 		if (p->deadline_ns)
 			machine_set_deadline(m, p->deadline_ns);
 		metrics = open_metrics(config->metrics_file);

@@ -27,6 +27,7 @@ struct monitor_params {
 	struct nbd_dialer *dialer; /* the parent's, one for each disk */
 	int control_fd;		 /* listening control socket; -1: none */
 	int started_fd;		 /* gets a byte when the guest runs; -1: nobody waits for it */
+	int keeper_fd;		 /* a clone's pipe, which breaks when its keeper is gone; or -1 */
 	int signal_fd;		 /* signalfd of END_SIGNALS and SIGWINCH, which are blocked */
 	int core_fd;		 /* where a core of a guest that failed goes; -1: nowhere */
 	uint64_t deadline_ns;	 /* when --timeout is over, on the monotonic clock; 0: never */

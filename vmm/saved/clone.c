@@ -130,7 +130,7 @@ static int open_state(struct nursery *n, struct state_set *set, struct error *er
 	return r ? r : state_set_take(set, "machine/config", 0, UINT32_MAX, &config, err);
 }
 
-static int live(struct nursery *n, struct birth *b, struct machine_end *end)
+static int live(struct nursery *n, struct birth *b, int alive, struct machine_end *end)
 {
 	struct machine_image image = { .memory_fd = -1, .mem = n->m->mem };
 	const struct monitor_params *parent = n->m->monitor;
@@ -159,6 +159,7 @@ static int live(struct nursery *n, struct birth *b, struct machine_end *end)
 	params.deadline_ns = 0;
 	params.locked_in = true;
 	params.started_fd = -1;
+	params.keeper_fd = alive;
 	params.control_fd = b->control_fd;
 	return monitor_serve(&params, n->m->vcpus.sandbox);
 }
@@ -176,7 +177,7 @@ static _Noreturn void be_born(struct nursery *n, struct birth *b)
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
 		dup3(log, fd, 0);
 	log_setup(STDERR_FILENO, n->m->config->log_level);
-	status = live(n, b, &end);
+	status = live(n, b, alive, &end);
 	if (write(alive, &status, sizeof(status)) < 0)
 		log_debug("nobody waits for the end: %m");
 	_exit(status);

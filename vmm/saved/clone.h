@@ -8,9 +8,10 @@
  * children do not.
  *
  * A request is {"name":ID}, with descriptors in this order: listening control
- * socket, a pipe that gets the exit status as one int and is closed at the end, log; listening
- * console and serial sockets, where the machine has these; each disk's; each network's socket; each
- * share's; a listening socket for vsock, where it has that.
+ * socket, a pipe that gets the exit status as one int and is closed at the end (and breaks when the
+ * keeper at its other end is gone, which ends the clone), log; listening console and serial
+ * sockets, where the machine has these; each disk's; each network's socket; each share's; a
+ * listening socket for vsock, where it has that.
  * The reply is {"ok":true}, or {"error":TEXT}: the child tells itself what came of it.
  */
 #ifndef WISP_VMM_CLONE_H
