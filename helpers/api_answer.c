@@ -175,6 +175,47 @@ static const struct api_endpoint *find_endpoint(const char *method, const char *
 	return NULL;
 }
 
+/* How much of @text is one number, as far as its characters can tell: "-1.5e+3". */
+static size_t number_length(const char *text, size_t len)
+{
+	size_t n = 0;
+
+	while (n < len && text[n] && strchr("0123456789+-.eE", text[n]))
+		n++;
+	return n;
+}
+
+/* The string that begins at text[0], with the quotes at both ends. */
+static size_t string_length(const char *text, size_t len)
+{
+	size_t n = 1;
+
+	/* What a backslash hides, hides no quote. */
+	while (n < len && text[n] != '"')
+		n += text[n] == '\\' ? 2 : 1;
+	return MIN(n + 1, len);
+}
+
+/* Append the number @text; only an integer that is too large for us becomes another one. */
+static char *tame_number(char *to, const char *text, size_t len)
+{
+	bool negative = *text == '-';
+	char number[24] = "";
+	uint64_t value;
+
+	to = mempcpy(to, text, len);
+	if (strspn(text + negative, "0123456789") < len - negative)
+		return to;
+	memcpy(number, text + negative, MIN(len - negative, sizeof(number) - 1));
+	errno = 0;
+	value = strtoull(number, NULL, 10);
+	if (errno || (negative && value > (uint64_t)INT64_MAX + 1))
+		return stpcpy(to, ".0");
+	if (!negative && value > INT64_MAX)
+		return stpcpy(to - len, "9223372036854775807");
+	return to;
+}
+
 /*
  * JSON's integers have no bounds, jansson's have: those beyond become the largest that it has when
  * they fit into 64 bits without a sign, which is more than anything here can be, and floating point
@@ -182,39 +223,20 @@ static const struct api_endpoint *find_endpoint(const char *method, const char *
  */
 static char *tame_integers(const char *text, size_t len)
 {
-	char *out = malloc(len * 2 + 1), *to = out;
-	bool quoted = false;
+	/* Only numbers of 19 digits and more grow, by two characters. */
+	char *out = malloc(len + len / 8 + 4), *to = out;
+	size_t n;
 
-	for (size_t i = 0; out && i < len;) {
-		size_t digits = 0;
-
-		while (!quoted && i + digits < len && isdigit((unsigned char)text[i + digits]))
-			digits++;
-		if (digits < 19) {
-			/* What a backslash hides, hides no quote. */
-			if (quoted && text[i] == '\\' && i + 1 < len)
-				*to++ = text[i++];
-			else if (text[i] == '"')
-				quoted = !quoted;
-			digits = MAX(digits, (size_t)1);
-			memcpy(to, text + i, digits);
-			to += digits;
+	for (size_t i = 0; out && i < len; i += n) {
+		if (text[i] == '"') {
+			n = string_length(text + i, len - i);
+			to = mempcpy(to, text + i, n);
+		} else if ((n = number_length(text + i, len - i))) {
+			to = tame_number(to, text + i, n);
 		} else {
-			char number[24] = "";
-
-			memcpy(number, text + i, MIN(digits, sizeof(number) - 1));
-			errno = 0;
-			if (digits <= 20 && strtoull(number, NULL, 10) <= INT64_MAX && !errno) {
-				memcpy(to, number, digits);
-				to += digits;
-			} else if (digits <= 20 && !errno) {
-				to = stpcpy(to, "9223372036854775807");
-			} else {
-				memcpy(to, text + i, digits);
-				to = stpcpy(to + digits, ".0");
-			}
+			n = 1;
+			*to++ = text[i];
 		}
-		i += digits;
 	}
 	if (out)
 		*to = '\0';

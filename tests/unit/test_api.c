@@ -89,10 +89,42 @@ static void numbers_may_be_larger_than_ours(void **state)
 	expect_fault(t, "/machine-config",
 		     "{\"vcpu_count\":1,\"mem_size_mib\":18446744073709551616}",
 		     "invalid type: floating point");
+	/* Below zero there is one bit less. */
+	expect_fault(t, "/machine-config",
+		     "{\"vcpu_count\":-9223372036854775808,\"mem_size_mib\":99999999999999999999}",
+		     "invalid value: integer `-9223372036854775808`, expected u8");
+	expect_fault(t, "/machine-config", "{\"vcpu_count\":-9223372036854775809}",
+		     "invalid type: floating point `-9.22337e+18`, expected u8");
 	/* What stands in quotes is no number, whatever hides the quote that ends it. */
 	expect_fault(t, "/machine-config",
 		     "{\"\\\"99999999999999999999\":1,\"mem_size_mib\":18446744073709551615}",
 		     "unknown field `\"99999999999999999999`");
+}
+
+/* The one at the end is what makes the others be looked at; metadata may hold anything. */
+static void large_number_leaves_those_beside_it_alone(void **state)
+{
+	static const double values[] = {
+		0.12345678901234567890123, -1.2345678901234567891, 1e-10, 1.0e+00000000000000000002,
+		18446744073709551616.0,
+	};
+	struct talk *t = *state;
+	json_t *list;
+
+	expect_taken(t, "PUT", "/mmds",
+		     "{\"a\":[0.12345678901234567890123,-1.2345678901234567891,1e-10,"
+		     "1.0e+00000000000000000002,18446744073709551616],"
+		     "\"\\\\\":18446744073709551615}");
+	list = json_object_get(t->api.mmds, "a");
+	assert_int_equal(json_array_size(list), ARRAY_SIZE(values));
+	for (unsigned i = 0; i < ARRAY_SIZE(values); i++)
+		assert_true(json_real_value(json_array_get(list, i)) == values[i]);
+	/* The key is a backslash, and the quote after it ends it. */
+	assert_int_equal(json_integer_value(json_object_get(t->api.mmds, "\\")), INT64_MAX);
+	/* No number at all stays what it is, and as short. */
+	expect_fault(t, "/mmds", "[18446744073709551616,99999999999999999999-]",
+		     "An error occurred when deserializing");
+	expect_fault(t, "/mmds", "[18446744073709551616,\"\\", "An error occurred when deserializing");
 }
 
 /* The second interface is refused because of its name, and the first one is gone by then. */
@@ -168,6 +200,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(numbers_may_be_larger_than_ours, setup, teardown),
+		cmocka_unit_test_setup_teardown(large_number_leaves_those_beside_it_alone, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(network_that_cannot_be_replaced_is_gone, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(what_is_deprecated_is_said, setup, teardown),
