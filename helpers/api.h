@@ -175,7 +175,7 @@ API_HANDLER(patch_net);
 int api_find_wisp(char *path, size_t size, struct error *err);
 /* Start the microVM; 0, or -errno with what `wisp run` said. */
 int api_start(struct api *api, struct error *err);
-/* The same of any command line that starts one, with its --name; says nothing of the state. */
+/* The same of any command line that starts one by api_name(); says nothing of the state. */
 int api_launch(struct api *api, char **argv, struct error *err);
 /* `wisp run` has ended: its exit status. */
 int api_reap(struct api *api);
@@ -215,7 +215,12 @@ bool api_bucket(const json_t *bucket, json_int_t *ret_rate, json_int_t *ret_burs
 /* What a microVM is called among all that run. */
 void api_name(const struct api *api, char *name, size_t size);
 
-/* The command line of `wisp run` for what is configured: NULL-terminated, to be freed. */
+#define API_NAME_OPTION "--name="
+
+/*
+ * The command line of `wisp run` for what is configured: NULL-terminated, to be freed. Each option
+ * is one word, "--option=value", so that a value may begin as it likes.
+ */
 char **api_arguments(const struct api *api, struct error *err);
 void api_arguments_free(char **argv);
 

@@ -107,10 +107,10 @@ static void add_drive(struct arguments *a, const char *id, const json_t *d)
 		a->failed = true;
 		return;
 	}
-	add(a, "--disk");
 	format_limit(iops, sizeof(iops), "iops", json_object_get(limiter, "ops"));
 	format_limit(bps, sizeof(bps), "bps", json_object_get(limiter, "bandwidth"));
-	add(a, "%s,format=raw,id=%s%s%s%s%s", path, id, is_set(d, "is_read_only") ? ",ro" : "",
+	add(a, "--disk=%s,format=raw,id=%s%s%s%s%s", path, id,
+	    is_set(d, "is_read_only") ? ",ro" : "",
 	    !strcmp(text_of(d, "cache_type"), "Unsafe") ? ",cache=unsafe" : "", iops, bps);
 	free(path);
 }
@@ -146,8 +146,10 @@ static void add_cmdline(struct arguments *a, const struct api *api, const json_t
 	else if (root)
 		snprintf(where, sizeof(where), " root=/dev/vda %s",
 			 is_set(root, "is_read_only") ? "ro" : "rw");
-	add(a, "--cmdline-only");
-	add(a, "%s%s%s", args ? args : DEFAULT_ARGS, api->options.enable_pci ? "" : " pci=off",
+	/* An option's value is not empty; to a kernel a space is nothing. */
+	if (args && !*args)
+		args = " ";
+	add(a, "--cmdline-only=%s%s%s", args ? args : DEFAULT_ARGS, api->options.enable_pci ? "" : " pci=off",
 	    where);
 }
 
@@ -156,10 +158,8 @@ static void add_nets(struct arguments *a, const struct api *api)
 	const char *id;
 	json_t *n;
 
-	if (json_object_size(api->nets) == 0) {
-		add(a, "--net");
-		add(a, "none");
-	}
+	if (json_object_size(api->nets) == 0)
+		add(a, "--net=none");
 	json_object_foreach(api->nets, id, n)
 	{
 		char mac[40] = "", mtu[20] = "", service[40] = "";
@@ -172,8 +172,7 @@ static void add_nets(struct arguments *a, const struct api *api)
 				 (int)json_integer_value(json_object_get(n, "mtu")));
 		if (api_mmds_is_on(api, id))
 			snprintf(service, sizeof(service), ",service=%s", api_mmds_address(api));
-		add(a, "--net");
-		add(a, "tap,name=%s,id=%s%s%s%s", name ? name : "", id, mac, mtu, service);
+		add(a, "--net=tap,name=%s,id=%s%s%s%s", name ? name : "", id, mac, mtu, service);
 		free(name);
 	}
 }
@@ -193,8 +192,7 @@ static void add_name(struct arguments *a, const struct api *api)
 	char name[40];
 
 	api_name(api, name, sizeof(name));
-	add(a, "--name");
-	add(a, "%s", name);
+	add(a, API_NAME_OPTION "%s", name);
 }
 
 /*
@@ -232,12 +230,9 @@ char **api_arguments(const struct api *api, struct error *err)
 	add(&a, "wisp");
 	add(&a, "run");
 	add_name(&a, api);
-	add(&a, "--kernel");
-	add(&a, "%s", text_of(api->boot, "kernel_image_path"));
-	if (text_of(api->boot, "initrd_path")) {
-		add(&a, "--initrd");
-		add(&a, "%s", text_of(api->boot, "initrd_path"));
-	}
+	add(&a, "--kernel=%s", text_of(api->boot, "kernel_image_path"));
+	if (text_of(api->boot, "initrd_path"))
+		add(&a, "--initrd=%s", text_of(api->boot, "initrd_path"));
 	if (add_cpu(&a, api, err) < 0) {
 		api_arguments_free(a.argv);
 		return NULL;
@@ -266,8 +261,7 @@ char **api_arguments(const struct api *api, struct error *err)
 	if (api->vsock) {
 		char *path = quoted(text_of(api->vsock, "uds_path"));
 
-		add(&a, "--vsock");
-		add(&a, "path=%s,cid=%d", path ? path : "",
+		add(&a, "--vsock=path=%s,cid=%d", path ? path : "",
 		    (int)json_integer_value(json_object_get(api->vsock, "guest_cid")));
 		free(path);
 	}

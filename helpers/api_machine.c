@@ -74,14 +74,6 @@ static void read_words(int fd, char *text, size_t size)
 		memmove(text, text + strlen(prefix), strlen(text) - strlen(prefix) + 1);
 }
 
-static const char *name_of(char **argv)
-{
-	for (; *argv; argv++)
-		if (!strcmp(*argv, "--name"))
-			return argv[1];
-	return "";
-}
-
 static int await_ready(struct api *api, int ready, struct error *err)
 {
 	char text[300], byte;
@@ -228,14 +220,15 @@ static int burst_drives(struct api *api, struct error *err)
 
 int api_launch(struct api *api, char **argv, struct error *err)
 {
-	char path[PATH_MAX + 64];
+	char path[PATH_MAX + 64], name[40];
 	int r = api_find_wisp(path, sizeof(path), err);
 
+	api_name(api, name, sizeof(name));
 	if (!r)
 		r = start_child(api, path, argv, err);
 	if (!r) {
 		api->child_fd = (int)syscall(SYS_pidfd_open, api->child, 0);
-		api->control = r = control_connect(name_of(argv), err);
+		api->control = r = control_connect(name, err);
 	}
 	if (r >= 0)
 		r = api_mmds_start(api, err);

@@ -367,26 +367,20 @@ static void add_arguments(struct words *w, const struct api *api, const char *di
 	api_name(api, name, sizeof(name));
 	add(w, "wisp");
 	add(w, "restore");
-	add(w, "--name");
-	add(w, "%s", name);
-	add(w, "--memory-file");
-	add(w, "%s", memory ? memory : text_of(body, "mem_file_path"));
+	add(w, API_NAME_OPTION "%s", name);
+	add(w, "--memory-file=%s", memory ? memory : text_of(body, "mem_file_path"));
 	/* As in Firecracker they are taken as they are. */
 	add(w, "--changed-disks");
 	json_object_foreach(api->drives, id, drive)
 	{
-		add(w, "--disk");
-		add(w, "%s=%s", id, text_of(drive, "path_on_host"));
+		add(w, "--disk=%s=%s", id, text_of(drive, "path_on_host"));
 	}
 	json_array_foreach(json_object_get(body, "network_overrides"), i, one)
 	{
-		add(w, "--tap");
-		add(w, "%s=%s", text_of(one, "iface_id"), text_of(one, "host_dev_name"));
+		add(w, "--tap=%s=%s", text_of(one, "iface_id"), text_of(one, "host_dev_name"));
 	}
-	if (json_is_object(vsock)) {
-		add(w, "--vsock");
-		add(w, "%s", text_of(vsock, "uds_path"));
-	}
+	if (json_is_object(vsock))
+		add(w, "--vsock=%s", text_of(vsock, "uds_path"));
 	if (json_is_true(json_object_get(body, "clock_realtime")))
 		add(w, "--clock=realtime");
 	if (!json_is_true(json_object_get(body, "resume_vm")))

@@ -344,15 +344,10 @@ static int print_arguments(struct api *api, struct error *err)
 	argv = api_arguments(api, err);
 	if (!argv)
 		return err->code;
-	for (char **word = argv + 2; *word; word++) {
-		bool has_value = word[1] && strncmp(word[1], "--", 2) != 0;
-
-		/* A name is for each run to choose. */
-		if (strcmp(*word, "--name") != 0)
-			printf("%s%s%s%c", *word, has_value ? "=" : "", has_value ? word[1] : "",
-			       0);
-		word += has_value;
-	}
+	/* A name is for each run to choose. */
+	for (char **word = argv + 2; *word; word++)
+		if (strncmp(*word, API_NAME_OPTION, strlen(API_NAME_OPTION)) != 0)
+			printf("%s%c", *word, 0);
 	api_arguments_free(argv);
 	return 0;
 }

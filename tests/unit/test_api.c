@@ -127,6 +127,35 @@ static void large_number_leaves_those_beside_it_alone(void **state)
 	expect_fault(t, "/mmds", "[18446744073709551616,\"\\", "An error occurred when deserializing");
 }
 
+/* Else a value like the "--" of a command line would be taken for the next option. */
+static void arguments_are_one_word_each(void **state)
+{
+	struct talk *t = *state;
+	struct error err = { 0 };
+	bool seen = false;
+	char **argv;
+
+	expect_taken(t, "PUT", "/boot-source",
+		     "{\"kernel_image_path\":\"/dev/null\",\"initrd_path\":\"/dev/null\","
+		     "\"boot_args\":\"--x -- y\"}");
+	expect_taken(t, "PUT", "/drives/a",
+		     "{\"drive_id\":\"a\",\"path_on_host\":\"/dev/null\","
+		     "\"is_root_device\":false,\"is_read_only\":true}");
+	expect_taken(t, "PUT", "/network-interfaces/b",
+		     "{\"iface_id\":\"b\",\"host_dev_name\":\"--t1\"}");
+	expect_taken(t, "PUT", "/vsock", "{\"guest_cid\":3,\"uds_path\":\"--v\"}");
+	expect_taken(t, "PUT", "/serial", "{\"serial_out_path\":\"--s\"}");
+	argv = api_arguments(&t->api, &err);
+	assert_non_null(argv);
+	for (char **word = argv + 2; *word; word++) {
+		assert_memory_equal(*word, "--", 2);
+		assert_non_null(strchr(*word, '='));
+		seen |= !strcmp(*word, "--cmdline-only=--x -- y pci=off");
+	}
+	assert_true(seen);
+	api_arguments_free(argv);
+}
+
 /* The second interface is refused because of its name, and the first one is gone by then. */
 static void network_that_cannot_be_replaced_is_gone(void **state)
 {
@@ -202,6 +231,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(numbers_may_be_larger_than_ours, setup, teardown),
 		cmocka_unit_test_setup_teardown(large_number_leaves_those_beside_it_alone, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(arguments_are_one_word_each, setup, teardown),
 		cmocka_unit_test_setup_teardown(network_that_cannot_be_replaced_is_gone, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(what_is_deprecated_is_said, setup, teardown),
