@@ -55,6 +55,9 @@ struct api {
 	int child_fd;	 /* a pidfd of it */
 	int child_words; /* its standard error */
 	int control;	 /* its control socket */
+
+	unsigned snapshots;	/* taken so far */
+	char snapshot_base[40]; /* the one that changes of memory are counted from; or "" */
 };
 
 /* The answer to one request: 200 with @body, 204 without, or the status of a failure. */
@@ -183,11 +186,14 @@ void api_stop(struct api *api);
 /* Pass on what it said on its standard error. */
 void api_pass_words(struct api *api);
 
-/* ---- api_snapshot.c ---- */
+/* ---- api_snapshot_create.c ---- */
 
 #define API_SNAPSHOT_VERSION "1.0.0" /* of the files that it writes */
 
 API_HANDLER(create_snapshot);
+
+/* ---- api_snapshot.c ---- */
+
 API_HANDLER(load_snapshot);
 
 /* The version of the file at @path into @text, of @size; -errno when it is none of ours. */

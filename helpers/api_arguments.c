@@ -149,8 +149,8 @@ static void add_cmdline(struct arguments *a, const struct api *api, const json_t
 	/* An option's value is not empty; to a kernel a space is nothing. */
 	if (args && !*args)
 		args = " ";
-	add(a, "--cmdline-only=%s%s%s", args ? args : DEFAULT_ARGS, api->options.enable_pci ? "" : " pci=off",
-	    where);
+	add(a, "--cmdline-only=%s%s%s", args ? args : DEFAULT_ARGS,
+	    api->options.enable_pci ? "" : " pci=off", where);
 }
 
 static void add_nets(struct arguments *a, const struct api *api)

@@ -1,10 +1,6 @@
 /*
- * Snapshots in Firecracker's manner: a file with the state, and one with RAM from its first byte to
- * its last, both under names that the client chose. Disks are only named, and are as the guest
- * left them.
- *
- * The state file is a header, what the API's resources were (JSON), and the sections of
- * docs/snapshot.md. To load one, a directory of wisp's own kind is made of it for `wisp restore`.
+ * Snapshots in Firecracker's manner, loaded: of the state file a directory of wisp's own kind is
+ * made for `wisp restore`, which maps the file with RAM.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -12,187 +8,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "helpers/api.h"
+#include "helpers/api_snapshot_file.h"
 #include "vmm/control/control_client.h"
+#include "vmm/core/io.h"
 
-#define MAX_RESOURCES (1u << 20)
-#define MAX_STATE     (64u << 20)
 #define MAX_ARGUMENTS 200
-
-struct header {
-	char magic[8];
-	char version[24];
-	uint32_t resources; /* bytes of JSON */
-	uint32_t state;	    /* bytes of sections */
-};
-
-static const char magic[8] = "WISPFC\r\n";
 
 static const char *text_of(const json_t *o, const char *name)
 {
 	return json_string_value(json_object_get(o, name));
 }
 
-/* ---- create ---- */
-
-/* What the guest's files are told by the moment that it stands still: nothing needs to be done. */
-static void let_go_on(void *arg, const json_t *progress)
-{
-	int *go = arg;
-
-	if (*go >= 0 && write(*go, "", 1) == 1) {
-		close(*go);
-		*go = -1;
-	}
-}
-
-static int ask_snapshot(struct api *api, int state_fd, int memory_fd, struct error *err)
-{
-	struct control_extra extra = { .progress = let_go_on };
-	int go[2], r;
-
-	if (pipe2(go, O_CLOEXEC) < 0)
-		return error_set(err, -errno, "pipe: %m");
-	extra.arg = &go[1];
-	r = control_ask_extra(api->control, json_pack("{s:s}", "do", "snapshot"),
-			      (int[]){ go[0], state_fd, memory_fd }, 3, NULL, &extra, err);
-	close(go[0]);
-	if (go[1] >= 0)
-		close(go[1]);
-	return r;
-}
-
-static json_t *or_null(json_t *o)
-{
-	return o ? json_incref(o) : json_null();
-}
-
-static char *resources_text(const struct api *api)
-{
-	json_t *o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "machine",
-			      or_null(api->machine), "drives", or_null(api->drives), "nets",
-			      or_null(api->nets), "vsock", or_null(api->vsock), "entropy",
-			      or_null(api->entropy), "balloon", or_null(api->balloon), "serial",
-			      or_null(api->serial), "mmds_config", or_null(api->mmds_config));
-	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
-
-	json_decref(o);
-	return text;
-}
-
-static bool write_all(int fd, const void *data, size_t len)
-{
-	while (len) {
-		ssize_t n = write(fd, data, len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return false;
-		data = (const uint8_t *)data + n;
-		len -= n;
-	}
-	return true;
-}
-
-/* Header, resources, and the sections that the monitor has left in @state_fd. */
-static int write_state(struct api *api, int fd, int state_fd, struct error *err)
-{
-	struct header h = { .version = API_SNAPSHOT_VERSION };
-	char *text = resources_text(api);
-	void *state = MAP_FAILED;
-	struct stat st;
-	int r = 0;
-
-	memcpy(h.magic, magic, sizeof(magic));
-	if (text && fstat(state_fd, &st) == 0 && st.st_size > 0 && st.st_size <= MAX_STATE)
-		state = mmap(NULL, st.st_size, PROT_READ, MAP_SHARED, state_fd, 0);
-	if (state == MAP_FAILED) {
-		r = error_set(err, -EIO, "no state");
-	} else {
-		h.resources = htole32(strlen(text));
-		h.state = htole32(st.st_size);
-		if (!write_all(fd, &h, sizeof(h)) || !write_all(fd, text, strlen(text)) ||
-		    !write_all(fd, state, st.st_size) || fsync(fd) < 0)
-			r = error_set(err, -errno, "%m");
-		munmap(state, st.st_size);
-	}
-	free(text);
-	return r;
-}
-
-/*
- * A file that is complete once it has its name: guests that run from an earlier one of that name
- * keep it.
- */
-static int open_partial(const char *path, char *partial, size_t size)
-{
-	if ((size_t)snprintf(partial, size, "%s.partial", path) >= size) {
-		errno = ENAMETOOLONG;
-		return -1;
-	}
-	return open(partial, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-}
-
-static int create(struct api *api, const char *state_path, const char *memory_path,
-		  struct error *err)
-{
-	char state_partial[PATH_MAX], memory_partial[PATH_MAX];
-	int state_fd = open_partial(state_path, state_partial, sizeof(state_partial));
-	int memory_fd, sections_fd, r = 0;
-
-	if (state_fd < 0)
-		return error_set(err, -errno,
-				 "Cannot perform open on the snapshot backing file: %m");
-	memory_fd = open_partial(memory_path, memory_partial, sizeof(memory_partial));
-	if (memory_fd < 0)
-		r = error_set(err, -errno, "Cannot perform open on the memory backing file: %m");
-	sections_fd = memfd_create("state", MFD_CLOEXEC);
-	if (!r && sections_fd < 0)
-		r = error_set(err, -errno, "Cannot save the microVM state: %m");
-	if (!r)
-		r = ask_snapshot(api, sections_fd, memory_fd, err);
-	if (!r)
-		r = write_state(api, state_fd, sections_fd, err);
-	if (!r && (rename(memory_partial, memory_path) < 0 ||
-		   rename(state_partial, state_path) < 0))
-		r = error_set(err, -errno, "Cannot rename the snapshot's files: %m");
-	if (r < 0) {
-		unlink(state_partial);
-		if (memory_fd >= 0)
-			unlink(memory_partial);
-	}
-	close(state_fd);
-	if (memory_fd >= 0)
-		close(memory_fd);
-	if (sections_fd >= 0)
-		close(sections_fd);
-	return r;
-}
-
-API_HANDLER(create_snapshot)
-{
-	const char *type = text_of(body, "snapshot_type");
-	struct error err = { 0 };
-
-	if (api->state != API_PAUSED)
-		api_fault(answer, "Create snapshot error: Cannot save the microVM state: Operation "
-				  "not allowed: save/restore unavailable while running");
-	else if (type && !strcmp(type, "Diff"))
-		api_fault(answer, "The requested operation is not supported: wisp takes full "
-				  "snapshots.");
-	else if (create(api, text_of(body, "snapshot_path"), text_of(body, "mem_file_path"),
-			&err) < 0)
-		api_fault(answer, "Create snapshot error: %s", err.msg);
-	else
-		api_no_content(answer);
-}
-
-/* ---- load ---- */
+/* ---- the state file ---- */
 
 /* The whole file; the caller's. */
 static uint8_t *read_file(const char *path, size_t *ret_len, struct error *err)
@@ -205,8 +36,9 @@ static uint8_t *read_file(const char *path, size_t *ret_len, struct error *err)
 	if (fd < 0 || fstat(fd, &st) < 0) {
 		error_set(err, -errno, "Failed to open snapshot file: %s (os error %d)",
 			  strerror(errno), errno);
-	} else if (!S_ISREG(st.st_mode) || (size_t)st.st_size < sizeof(struct header) ||
-		   st.st_size > MAX_STATE + MAX_RESOURCES) {
+	} else if (!S_ISREG(st.st_mode) ||
+		   (size_t)st.st_size < sizeof(struct api_snapshot_header) ||
+		   st.st_size > API_MAX_STATE + API_MAX_RESOURCES) {
 		error_set(err, -EBADMSG,
 			  "Failed to load snapshot state from file: it is no snapshot of wisp's");
 	} else {
@@ -231,19 +63,21 @@ static uint8_t *read_file(const char *path, size_t *ret_len, struct error *err)
 }
 
 /* Does the file say what it is, and is it as long as it says? Values are checked where used. */
-static int check_header(const uint8_t *data, size_t len, struct header *ret, struct error *err)
+static int check_header(const uint8_t *data, size_t len, struct api_snapshot_header *ret,
+			struct error *err)
 {
 	memcpy(ret, data, sizeof(*ret));
 	ret->resources = le32toh(ret->resources);
 	ret->state = le32toh(ret->state);
-	if (memcmp(ret->magic, magic, sizeof(magic)) != 0)
-		return error_set(err, -EBADMSG, "Failed to load snapshot state from file: it is no "
-						"snapshot of wisp's");
+	if (memcmp(ret->magic, API_SNAPSHOT_MAGIC, sizeof(ret->magic)) != 0)
+		return error_set(err, -EBADMSG,
+				 "Failed to load snapshot state from file: it is no "
+				 "snapshot of wisp's");
 	if (strncmp(ret->version, API_SNAPSHOT_VERSION, sizeof(ret->version)) != 0)
 		return error_set(err, -EBADMSG,
 				 "Failed to load snapshot state from file: it is of version %.24s",
 				 ret->version);
-	if (ret->resources > MAX_RESOURCES || ret->state > MAX_STATE ||
+	if (ret->resources > API_MAX_RESOURCES || ret->state > API_MAX_STATE ||
 	    sizeof(*ret) + (size_t)ret->resources + ret->state != len)
 		return error_set(err, -EBADMSG,
 				 "Failed to load snapshot state from file: it is cut off");
@@ -252,7 +86,7 @@ static int check_header(const uint8_t *data, size_t len, struct header *ret, str
 
 int api_describe_snapshot(const char *path, char *text, size_t size, struct error *err)
 {
-	struct header h;
+	struct api_snapshot_header h;
 	size_t len;
 	uint8_t *data = read_file(path, &len, err);
 	int r = data ? check_header(data, len, &h, err) : -EBADMSG;
@@ -288,6 +122,8 @@ static json_t *parse_resources(const char *text, size_t len, struct error *err)
 	return NULL;
 }
 
+/* ---- what wisp restore is given ---- */
+
 static int write_part(const char *dir, const char *name, const void *data, size_t len)
 {
 	char path[PATH_MAX];
@@ -296,7 +132,7 @@ static int write_part(const char *dir, const char *name, const void *data, size_
 
 	snprintf(path, sizeof(path), "%s/%s", dir, name);
 	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	good = fd >= 0 && write_all(fd, data, len);
+	good = fd >= 0 && io_write(fd, data, len) == 0;
 	if (fd >= 0)
 		close(fd);
 	return good ? 0 : -1;
@@ -355,6 +191,13 @@ static void add(struct words *w, const char *fmt, ...)
 	va_end(ap);
 }
 
+/* What changes is to be known from the moment of the load on. */
+static bool tracks(const json_t *body)
+{
+	return json_is_true(json_object_get(body, "track_dirty_pages")) ||
+	       json_is_true(json_object_get(body, "enable_diff_snapshots"));
+}
+
 static void add_arguments(struct words *w, const struct api *api, const char *dir,
 			  const json_t *body)
 {
@@ -383,7 +226,7 @@ static void add_arguments(struct words *w, const struct api *api, const char *di
 		add(w, "--vsock=%s", text_of(vsock, "uds_path"));
 	if (json_is_true(json_object_get(body, "clock_realtime")))
 		add(w, "--clock=realtime");
-	if (!json_is_true(json_object_get(body, "resume_vm")))
+	if (!json_is_true(json_object_get(body, "resume_vm")) || tracks(body))
 		add(w, "--paused");
 	if (api->options.no_sandbox)
 		add(w, "--sandbox=off");
@@ -404,6 +247,7 @@ static void take_resources(struct api *api, const json_t *r, const json_t *body)
 	size_t i;
 
 	take(&api->machine, r, "machine");
+	json_object_set_new(api->machine, "track_dirty_pages", json_boolean(tracks(body)));
 	take(&api->drives, r, "drives");
 	take(&api->nets, r, "nets");
 	take(&api->vsock, r, "vsock");
@@ -423,12 +267,50 @@ static void take_resources(struct api *api, const json_t *r, const json_t *body)
 	}
 }
 
+/* Are the devices there that the request has other names for? As Firecracker says it if not. */
+static int check_overrides(const json_t *resources, const json_t *body, struct error *err)
+{
+	static const char failed[] = "Failed to get snapshot state from file:";
+	const json_t *nets = json_object_get(resources, "nets"), *one;
+	size_t i;
+
+	json_array_foreach(json_object_get(body, "network_overrides"), i, one)
+	{
+		if (!json_object_get(nets, text_of(one, "iface_id")))
+			return error_set(err, -ENODEV, "%s Unknown Network Device.", failed);
+	}
+	if (json_is_object(json_object_get(body, "vsock_override")) &&
+	    !json_is_object(json_object_get(resources, "vsock")))
+		return error_set(err, -ENODEV, "%s Unknown Vsock Device.", failed);
+	return 0;
+}
+
+/*
+ * Of the machine that stands still with its memory as in the file: differential snapshots may
+ * follow that are written over it.
+ */
+static int begin_tracking(struct api *api, const json_t *body, struct error *err)
+{
+	struct error why = { 0 };
+	int r;
+
+	snprintf(api->snapshot_base, sizeof(api->snapshot_base), "api-%d-load", getpid());
+	r = control_ask(api->control,
+			json_pack("{s:s, s:s, s:s}", "do", "track", "id", api->snapshot_base,
+				  "path", text_of(body, "snapshot_path")),
+			NULL, 0, NULL, &why);
+	if (!r && json_is_true(json_object_get(body, "resume_vm")))
+		r = control_ask(api->control, json_pack("{s:s}", "do", "resume"), NULL, 0, NULL,
+				&why);
+	return r < 0 ? error_set(err, r, "%s", why.msg) : 0;
+}
+
 static int load(struct api *api, const json_t *body, struct error *err)
 {
 	char dir[] = "/tmp/wisp-load-XXXXXX";
 	struct words w = { .num = 0 };
 	uint8_t *data;
-	struct header h;
+	struct api_snapshot_header h;
 	json_t *resources = NULL;
 	size_t len;
 	int r;
@@ -439,12 +321,16 @@ static int load(struct api *api, const json_t *body, struct error *err)
 	r = check_header(data, len, &h, err);
 	if (!r)
 		resources = parse_resources((char *)data + sizeof(h), h.resources, err);
+	if (resources)
+		r = check_overrides(resources, body, err);
 	if (!r && resources) {
 		take_resources(api, resources, body);
 		r = make_directory(dir, api->drives, data + sizeof(h) + h.resources, h.state, err);
 		add_arguments(&w, api, dir, body);
 		if (!r)
 			r = api_launch(api, w.argv, err);
+		if (!r && tracks(body))
+			r = begin_tracking(api, body, err);
 		remove_directory(dir);
 	}
 	while (w.num)
@@ -455,6 +341,8 @@ static int load(struct api *api, const json_t *body, struct error *err)
 	json_decref(resources);
 	return r;
 }
+
+/* ---- the request ---- */
 
 /* What of a request only makes sense together: false with the answer given. */
 static bool is_sound(const struct api *api, const json_t *body, struct api_answer *answer)

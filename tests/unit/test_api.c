@@ -105,8 +105,8 @@ static void numbers_may_be_larger_than_ours(void **state)
 static void large_number_leaves_those_beside_it_alone(void **state)
 {
 	static const double values[] = {
-		0.12345678901234567890123, -1.2345678901234567891, 1e-10, 1.0e+00000000000000000002,
-		18446744073709551616.0,
+		0.12345678901234567890123, -1.2345678901234567891, 1e-10,
+		1.0e+00000000000000000002, 18446744073709551616.0,
 	};
 	struct talk *t = *state;
 	json_t *list;
@@ -124,7 +124,8 @@ static void large_number_leaves_those_beside_it_alone(void **state)
 	/* No number at all stays what it is, and as short. */
 	expect_fault(t, "/mmds", "[18446744073709551616,99999999999999999999-]",
 		     "An error occurred when deserializing");
-	expect_fault(t, "/mmds", "[18446744073709551616,\"\\", "An error occurred when deserializing");
+	expect_fault(t, "/mmds", "[18446744073709551616,\"\\",
+		     "An error occurred when deserializing");
 }
 
 /* Else a value like the "--" of a command line would be taken for the next option. */

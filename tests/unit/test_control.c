@@ -256,6 +256,25 @@ static void pause_and_resume_are_states_that_last(void **state)
 	destroy(&s);
 }
 
+/* What it was made from is only known to be in memory while nothing moves. */
+static void changes_are_counted_from_a_pause_only(void **state)
+{
+	struct served s;
+	int sock;
+
+	create(&s);
+	sock = client(&s);
+	expect_error(ask(&s, sock, "{\"do\":\"track\",\"id\":\"one\"}"), EBUSY);
+	expect_state(ask(&s, sock, "{\"do\":\"pause\"}"), "paused");
+	for (unsigned i = 0; i < 2; i++)
+		expect_ok(ask(&s, sock, "{\"do\":\"track\",\"id\":\"one\",\"path\":\"/one\"}"));
+	/* It is the base already. */
+	expect_error(ask(&s, sock, "{\"do\":\"snapshot-kept\",\"id\":\"one\"}"), ESTALE);
+	expect_error(ask(&s, sock, "{\"do\":\"track\",\"id\":7}"), EINVAL);
+	close(sock);
+	destroy(&s);
+}
+
 static void requests_of_one_client_are_answered_in_order(void **state)
 {
 	struct served s;
@@ -567,6 +586,7 @@ int main(void)
 		cmocka_unit_test(listener_is_told_what_happens),
 		cmocka_unit_test(listeners_that_leave_take_no_room),
 		cmocka_unit_test(pause_and_resume_are_states_that_last),
+		cmocka_unit_test(changes_are_counted_from_a_pause_only),
 		cmocka_unit_test(requests_of_one_client_are_answered_in_order),
 		cmocka_unit_test(malformed_requests_are_refused_and_the_next_one_is_served),
 		cmocka_unit_test(nesting_without_end_is_refused),

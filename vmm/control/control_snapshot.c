@@ -43,6 +43,7 @@ struct taking {
 	int state_fd, memory_fd; /* a snapshot's files */
 	int pages_fd;		 /* which pages are in @memory_fd, when not all; or -1 */
 	bool diff;		 /* only what changed is wanted */
+	bool track;		 /* and of later ones too: what changes is to be known */
 	const uint64_t *changed; /* what did, the track's; NULL: all is to be written */
 	char id[MAX_ID + 1];	 /* or "": nobody will say that it is safe */
 	int nursery_fd;		 /* a clone's, see vmm/saved/clone.h; else -1 */
@@ -262,14 +263,14 @@ static json_t *describe(const struct taking *t)
 			 devices, "base", on);
 }
 
-/* From the first differential snapshot on every one is a base for the next. */
+/* From the first that is to be tracked on every snapshot is a base for the next. */
 static int track(struct taking *t, struct error *err)
 {
 	struct machine *m = t->m;
 	struct snapshot_base base;
 	int r = 0;
 
-	if (t->diff && !m->track)
+	if (t->track && !m->track)
 		r = snapshot_track_create(&m->track, m->mem, m->hv, err);
 	if (r < 0 || !m->track)
 		return r;
@@ -358,10 +359,11 @@ void control_verb_snapshot(struct control_call *call)
 {
 	struct taking *t;
 	const char *id;
-	bool stay, diff;
+	bool stay, diff, track;
 
 	if (control_arg_bool(call, "stay_paused", false, &stay) < 0 ||
 	    control_arg_bool(call, "diff", false, &diff) < 0 ||
+	    control_arg_bool(call, "track", diff, &track) < 0 ||
 	    control_arg_string(call, "id", "", &id) < 0)
 		return;
 	if (strlen(id) > MAX_ID) {
@@ -373,6 +375,7 @@ void control_verb_snapshot(struct control_call *call)
 		return;
 	t->stay_paused = stay;
 	t->diff = diff;
+	t->track = track || diff;
 	memcpy(t->id, id, strlen(id) + 1);
 	t->state_fd = control_take_fd(call, 1);
 	t->memory_fd = control_take_fd(call, 2);
@@ -381,6 +384,40 @@ void control_verb_snapshot(struct control_call *call)
 		lacks_files(t);
 	else
 		begin(t);
+}
+
+void control_verb_track(struct control_call *call)
+{
+	struct machine *m = control_machine(call);
+	struct error err = { 0 };
+	const char *id, *path;
+	int r;
+
+	if (control_arg_string(call, "id", "", &id) < 0 ||
+	    control_arg_string(call, "path", "", &path) < 0)
+		return;
+	if (!machine_is_paused(m)) {
+		control_fail(call, -EBUSY, "what changes can be watched from a pause on only");
+		return;
+	}
+	snapshot_track_free(m->track);
+	m->track = NULL;
+	r = snapshot_track_create(&m->track, m->mem, m->hv, &err);
+	if (!r)
+		r = snapshot_track_take(m->track, id, &err);
+	if (!r) {
+		snapshot_track_written(m->track, id);
+		r = snapshot_track_keep(m->track, id, path);
+		if (r < 0)
+			error_set(&err, r, "the snapshot cannot be built on: %m");
+	}
+	if (r < 0) {
+		snapshot_track_free(m->track);
+		m->track = NULL;
+		control_fail_error(call, &err);
+		return;
+	}
+	control_reply(call, NULL);
 }
 
 void control_verb_snapshot_kept(struct control_call *call)

@@ -12,14 +12,15 @@
 void control_verb_disks(struct control_call *call);
 
 /*
- * {"do":"snapshot","stay_paused":BOOL,"diff":BOOL,"id":ID} with a pipe (see the .c) and two empty
- * files, for the state and for RAM; a third one gets which pages are in that
+ * {"do":"snapshot","stay_paused":BOOL,"diff":BOOL,"track":BOOL,"id":ID} with a pipe (see the
+ * .c) and two empty files, for the state and for RAM; a third one gets which pages are in that
  * (vmm/saved/snapshot_pages.h).
  *
- * With "diff" RAM is only what changed since the last snapshot that was kept, when there has been
- * a "diff" before; else it is complete, and changes are watched from now on. A snapshot with an ID
- * is kept when "snapshot-kept" says so, one without when it is written. When it gets no third file,
- * pages that changed are data in the second one, also those that are zero, and all others holes.
+ * With "diff" RAM is only what changed since the last snapshot that was kept, when changes have
+ * been watched; else it is complete, and they are watched from now on. "track" alone does the
+ * latter with a complete one. A snapshot with an ID is kept when "snapshot-kept" says so, one
+ * without when it is written. When it gets no third file, pages that changed are data in the second
+ * one, also those that are zero, and all others holes.
  *
  * Progress, when it is paused: {"wisp", "machine":{...}, "devices":[...]}, and when only changes
  * are to come "base":{"id", "path"}: what they are counted from.
@@ -33,6 +34,12 @@ void control_verb_snapshot(struct control_call *call);
  * ESTALE: another was taken meanwhile, or changes are not watched any more.
  */
 void control_verb_snapshot_kept(struct control_call *call);
+
+/*
+ * {"do":"track","id":ID,"path":PATH}: changes are watched from now on, and counted from that
+ * snapshot, which the paused machine has just been made from. EBUSY: it runs.
+ */
+void control_verb_track(struct control_call *call);
 
 /*
  * {"do":"clone"} with a pipe and a nursery's socket (saved/clone.h). Reply: {"pause_us",

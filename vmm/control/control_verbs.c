@@ -208,6 +208,7 @@ const struct control_verb control_verbs[] = {
 	{ "disks", control_verb_disks },
 	{ "snapshot", control_verb_snapshot, .alone = true },
 	{ "snapshot-kept", control_verb_snapshot_kept },
+	{ "track", control_verb_track, .alone = true },
 	{ "clone", control_verb_clone, .alone = true },
 	{ "migrate", control_verb_migrate, .alone = true },
 	{ "migrate-cancel", control_verb_migrate_cancel },

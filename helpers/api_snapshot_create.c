@@ -1,0 +1,359 @@
+/*
+ * Snapshots in Firecracker's manner, created: a file with the state, and one with RAM from its
+ * first byte to its last, both under names that the client chose. Disks are only named, and are as
+ * the guest left them.
+ *
+ * A differential snapshot has the pages that changed since the last one. As in Firecracker, they
+ * are written over a memory file that is there already, which is complete then; without one the
+ * file has holes for all other pages. Changes must be counted from a snapshot that was taken here:
+ * else the snapshot becomes a complete one.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "helpers/api.h"
+#include "helpers/api_snapshot_file.h"
+#include "vmm/control/control_client.h"
+#include "vmm/core/io.h"
+#include "vmm/saved/snapshot_pages.h"
+
+#define MERGE_PAGES 256 /* at once */
+
+/* A file that gets its name when it is complete. */
+struct draft {
+	const char *path;
+	char partial[PATH_MAX];
+	int fd; /* -1: there is none */
+};
+
+struct taking {
+	struct api *api;
+	struct draft state, memory;
+	char id[sizeof(((struct api *)0)->snapshot_base)];
+	uint64_t ram_bytes;
+	bool diff;	 /* only what changed is wanted */
+	int merge_fd;	 /* the memory file that it is to be written over; or -1 */
+	int sections_fd; /* where the monitor leaves the state, in memory */
+	int pages_fd;	 /* and which pages it wrote, with @merge_fd */
+	int go[2];	 /* a pipe: the monitor waits at its other end for a byte */
+	bool foreign;	 /* changes are counted from a snapshot of somebody else's */
+};
+
+static void close_if_open(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+/* Guests that run from an earlier file of that name keep it. */
+static int open_draft(struct draft *d, const char *path)
+{
+	d->path = path;
+	if ((size_t)snprintf(d->partial, sizeof(d->partial), "%s.partial", path) >=
+	    sizeof(d->partial))
+		return -ENAMETOOLONG;
+	d->fd = open(d->partial, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	return d->fd < 0 ? -errno : 0;
+}
+
+static int name_draft(struct draft *d, struct error *err)
+{
+	if (rename(d->partial, d->path) < 0)
+		return error_set(err, -errno, "Cannot rename '%s': %m", d->partial);
+	close_if_open(&d->fd);
+	return 0;
+}
+
+static void drop_draft(struct draft *d)
+{
+	if (d->fd >= 0)
+		unlink(d->partial);
+	close_if_open(&d->fd);
+}
+
+/* ---- what is asked of the monitor ---- */
+
+/*
+ * The guest's files are not kept by the moment that it stands still, so it may go on; unless the
+ * changes are others than ours. Without a byte the monitor takes no snapshot.
+ */
+static void let_go_on(void *arg, const json_t *progress)
+{
+	struct taking *t = arg;
+	const json_t *base = json_object_get(progress, "base");
+	const char *id = json_string_value(json_object_get(base, "id"));
+
+	if (base && (!id || strcmp(id, t->api->snapshot_base) != 0))
+		t->foreign = true;
+	else if (t->go[1] >= 0 && write(t->go[1], "", 1) != 1)
+		api_log(t->api, "Warn", "The microVM does not wait for its snapshot.");
+	close_if_open(&t->go[1]);
+}
+
+static int ask_once(struct taking *t, bool diff, json_t **ret_reply, struct error *err)
+{
+	struct control_extra extra = { .progress = let_go_on, .arg = t };
+	bool tracked = json_is_true(json_object_get(t->api->machine, "track_dirty_pages"));
+	int fds[4], r;
+
+	if (pipe2(t->go, O_CLOEXEC) < 0)
+		return error_set(err, -errno, "pipe: %m");
+	fds[0] = t->go[0];
+	fds[1] = t->sections_fd;
+	fds[2] = t->memory.fd;
+	fds[3] = t->pages_fd;
+	r = control_ask_extra(t->api->control,
+			      json_pack("{s:s, s:b, s:b, s:s}", "do", "snapshot", "diff", diff,
+					"track", tracked || t->diff, "id", t->id),
+			      fds, t->pages_fd >= 0 ? 4 : 3, ret_reply, &extra, err);
+	close_if_open(&t->go[0]);
+	close_if_open(&t->go[1]);
+	return r;
+}
+
+static int ask(struct taking *t, json_t **ret_reply, struct error *err)
+{
+	struct error why = { 0 };
+	int r = ask_once(t, t->diff, ret_reply, &why);
+
+	if (r < 0 && t->foreign)
+		return ask_once(t, false, ret_reply, err);
+	if (r < 0)
+		*err = why;
+	return r;
+}
+
+/* It is safe, so the next one may build on it. If nobody says so that builds on an earlier one. */
+static void tell_kept(struct taking *t)
+{
+	struct error err = { 0 };
+
+	if (control_ask(t->api->control,
+			json_pack("{s:s, s:s, s:s}", "do", "snapshot-kept", "id", t->id, "path",
+				  t->state.path),
+			NULL, 0, NULL, &err) == 0)
+		memcpy(t->api->snapshot_base, t->id, sizeof(t->id));
+	else
+		api_log(t->api, "Warn", "The next snapshot builds on an earlier one: %s", err.msg);
+}
+
+/* ---- the files ---- */
+
+static json_t *or_null(json_t *o)
+{
+	return o ? json_incref(o) : json_null();
+}
+
+static char *resources_text(const struct api *api)
+{
+	json_t *o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "machine",
+			      or_null(api->machine), "drives", or_null(api->drives), "nets",
+			      or_null(api->nets), "vsock", or_null(api->vsock), "entropy",
+			      or_null(api->entropy), "balloon", or_null(api->balloon), "serial",
+			      or_null(api->serial), "mmds_config", or_null(api->mmds_config));
+	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+
+	json_decref(o);
+	return text;
+}
+
+/* Header, resources, and the sections that the monitor has left. */
+static int write_state(const struct taking *t, struct error *err)
+{
+	struct api_snapshot_header h = { .version = API_SNAPSHOT_VERSION };
+	char *text = resources_text(t->api);
+	void *state = MAP_FAILED;
+	struct stat st;
+	int r = 0;
+
+	memcpy(h.magic, API_SNAPSHOT_MAGIC, sizeof(h.magic));
+	if (text && fstat(t->sections_fd, &st) == 0 && st.st_size > 0 &&
+	    st.st_size <= API_MAX_STATE)
+		state = mmap(NULL, st.st_size, PROT_READ, MAP_SHARED, t->sections_fd, 0);
+	if (state == MAP_FAILED) {
+		r = error_set(err, -EIO, "no state");
+	} else {
+		h.resources = htole32(strlen(text));
+		h.state = htole32(st.st_size);
+		r = io_write(t->state.fd, &h, sizeof(h));
+		if (!r)
+			r = io_write(t->state.fd, text, strlen(text));
+		if (!r)
+			r = io_write(t->state.fd, state, st.st_size);
+		if (!r && fsync(t->state.fd) < 0)
+			r = -errno;
+		if (r < 0)
+			error_set(err, r, "Cannot perform write on the snapshot backing file: %m");
+		munmap(state, st.st_size);
+	}
+	free(text);
+	return r;
+}
+
+/* The set of pages that the monitor wrote, for free(). */
+static int read_pages(const struct taking *t, uint64_t **ret_pages, struct error *err)
+{
+	struct stat st;
+	uint8_t *buf;
+	int r = fstat(t->pages_fd, &st) < 0 ? -errno : 0;
+
+	if (r < 0)
+		return error_set(err, r, "changed pages: %m");
+	buf = malloc(MAX(st.st_size, (off_t)1));
+	r = buf ? io_read_at(t->pages_fd, buf, st.st_size, 0) : -ENOMEM;
+	if (r < 0)
+		error_set(err, r, "changed pages: %m");
+	else
+		r = snapshot_pages_read(buf, st.st_size, t->ram_bytes >> PAGE_SHIFT, ret_pages,
+					err);
+	free(buf);
+	return r;
+}
+
+/* How many pages in a row from @first on are in the set, up to MERGE_PAGES and to @end. */
+static uint64_t run_of_pages(const uint64_t *pages, uint64_t first, uint64_t end)
+{
+	uint64_t n = 0;
+
+	end = MIN(end, first + MERGE_PAGES);
+	while (first + n < end && pages[(first + n) / 64] >> (first + n) % 64 & 1)
+		n++;
+	return n;
+}
+
+/* All @pages of the draft, through @buf of MERGE_PAGES. What is not in the set stays. */
+static int write_over(const struct taking *t, const uint64_t *pages, uint8_t *buf)
+{
+	uint64_t end = t->ram_bytes >> PAGE_SHIFT, n;
+	int r = 0;
+
+	for (uint64_t page = 0; page < end && !r; page += MAX(n, (uint64_t)1)) {
+		n = run_of_pages(pages, page, end);
+		if (n)
+			r = io_read_at(t->memory.fd, buf, n * PAGE_SIZE, page * PAGE_SIZE);
+		if (n && !r)
+			r = io_write_at(t->merge_fd, buf, n * PAGE_SIZE, page * PAGE_SIZE);
+	}
+	if (!r && fsync(t->merge_fd) < 0)
+		r = -errno;
+	return r;
+}
+
+/* Write what changed over the memory file. */
+static int merge(const struct taking *t, struct error *err)
+{
+	uint8_t *buf = malloc(MERGE_PAGES * PAGE_SIZE);
+	uint64_t *pages = NULL;
+	int r = buf ? read_pages(t, &pages, err) : error_set(err, -ENOMEM, "merge: %m");
+
+	if (!r && pages) {
+		r = write_over(t, pages, buf);
+		if (r < 0)
+			error_set(err, r, "Cannot perform write on the memory backing file: %m");
+	}
+	free(pages);
+	free(buf);
+	return r;
+}
+
+/* ---- the whole ---- */
+
+/* The file that is there already, when it may be an earlier snapshot's of this machine. */
+static int open_earlier(const struct taking *t, const char *path)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	struct stat st;
+
+	if (fd < 0 ||
+	    (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == t->ram_bytes))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+static int open_files(struct taking *t, const char *state_path, const char *memory_path,
+		      struct error *err)
+{
+	int r = open_draft(&t->state, state_path);
+
+	if (r < 0)
+		return error_set(err, r, "Cannot perform open on the snapshot backing file: %m");
+	r = open_draft(&t->memory, memory_path);
+	if (r < 0)
+		return error_set(err, r, "Cannot perform open on the memory backing file: %m");
+	if (t->diff)
+		t->merge_fd = open_earlier(t, memory_path);
+	if (t->merge_fd >= 0)
+		t->pages_fd = memfd_create("pages", MFD_CLOEXEC);
+	t->sections_fd = memfd_create("state", MFD_CLOEXEC);
+	if (t->sections_fd < 0 || (t->merge_fd >= 0 && t->pages_fd < 0))
+		return error_set(err, -errno, "Cannot save the microVM state: %m");
+	return 0;
+}
+
+static int take(struct taking *t, struct error *err)
+{
+	json_t *reply = NULL;
+	int r = ask(t, &reply, err);
+
+	if (!r)
+		r = write_state(t, err);
+	if (!r && t->merge_fd >= 0 && json_is_true(json_object_get(reply, "diff")))
+		r = merge(t, err);
+	else if (!r)
+		r = name_draft(&t->memory, err);
+	if (!r)
+		r = name_draft(&t->state, err);
+	if (!r && json_is_true(json_object_get(reply, "tracked")))
+		tell_kept(t);
+	json_decref(reply);
+	return r;
+}
+
+static int create(struct api *api, const json_t *body, struct error *err)
+{
+	const char *type = json_string_value(json_object_get(body, "snapshot_type"));
+	struct taking *t = calloc(1, sizeof(*t));
+	int r;
+
+	if (!t)
+		return error_set(err, -ENOMEM, "snapshot: %m");
+	t->api = api;
+	t->diff = type && !strcmp(type, "Diff");
+	t->ram_bytes = json_integer_value(json_object_get(api->machine, "mem_size_mib")) * MiB;
+	t->state.fd = t->memory.fd = t->merge_fd = t->sections_fd = t->pages_fd = -1;
+	t->go[0] = t->go[1] = -1;
+	snprintf(t->id, sizeof(t->id), "api-%d-%u", getpid(), ++api->snapshots);
+	r = open_files(t, json_string_value(json_object_get(body, "snapshot_path")),
+		       json_string_value(json_object_get(body, "mem_file_path")), err);
+	if (!r)
+		r = take(t, err);
+	drop_draft(&t->state);
+	drop_draft(&t->memory);
+	close_if_open(&t->merge_fd);
+	close_if_open(&t->sections_fd);
+	close_if_open(&t->pages_fd);
+	free(t);
+	return r;
+}
+
+API_HANDLER(create_snapshot)
+{
+	struct error err = { 0 };
+
+	if (api->state != API_PAUSED)
+		api_fault(answer, "Create snapshot error: Cannot save the microVM state: Operation "
+				  "not allowed: save/restore unavailable while running");
+	else if (create(api, body, &err) < 0)
+		api_fault(answer, "Create snapshot error: %s", err.msg);
+	else
+		api_no_content(answer);
+}
