@@ -180,6 +180,8 @@ int api_find_wisp(char *path, size_t size, struct error *err);
 int api_start(struct api *api, struct error *err);
 /* The same of any command line that starts one by api_name(); says nothing of the state. */
 int api_launch(struct api *api, char **argv, struct error *err);
+/* Of all devices that have any, from now on: not all are options of `wisp run`, or saved. */
+int api_set_limits(struct api *api, struct error *err);
 /* `wisp run` has ended: its exit status. */
 int api_reap(struct api *api);
 void api_stop(struct api *api);

@@ -152,6 +152,20 @@ static void add_limit(json_t *request, const json_t *limiter, const char *bucket
 			    json_integer(json_integer_value(json_object_get(b, "one_time_burst"))));
 }
 
+/* The entropy device's, which has no other ID. */
+static int limit_entropy(struct api *api, struct error *err)
+{
+	const json_t *limiter = json_object_get(api->entropy, "rate_limiter");
+	json_t *request;
+
+	if (!json_is_object(limiter))
+		return 0;
+	request = json_pack("{s:s, s:s, s:b}", "do", "limit", "id", "rng0", "entropy", true);
+	add_limit(request, limiter, "ops", "ops");
+	add_limit(request, limiter, "bandwidth", "bytes");
+	return control_ask(api->control, request, NULL, 0, NULL, err);
+}
+
 /* @way: of a network, "rx" or "tx"; NULL: of a disk. */
 static int set_limits(struct api *api, const char *id, const char *way, const json_t *limiter,
 		      struct error *err)
@@ -218,6 +232,15 @@ static int burst_drives(struct api *api, struct error *err)
 	return r;
 }
 
+int api_set_limits(struct api *api, struct error *err)
+{
+	int r = limit_nets(api, err);
+
+	if (!r)
+		r = burst_drives(api, err);
+	return r ? r : limit_entropy(api, err);
+}
+
 int api_launch(struct api *api, char **argv, struct error *err)
 {
 	char path[PATH_MAX + 64], name[40];
@@ -254,9 +277,7 @@ int api_start(struct api *api, struct error *err)
 	r = api_launch(api, argv, err);
 	api_arguments_free(argv);
 	if (!r)
-		r = limit_nets(api, err);
-	if (!r)
-		r = burst_drives(api, err);
+		r = api_set_limits(api, err);
 	if (!r) {
 		api->state = API_RUNNING;
 		api_flush_metrics(api);

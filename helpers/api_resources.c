@@ -380,10 +380,6 @@ API_HANDLER(put_vsock)
 
 API_HANDLER(put_entropy)
 {
-	if (has_limit(body, "rate_limiter")) {
-		api_fault(answer, NOT_SUPPORTED "wisp has no rate limiters behind this API yet.");
-		return;
-	}
 	fill(body, "rate_limiter", json_null());
 	replace(&api->entropy, body);
 	api->configured = true;
@@ -393,7 +389,7 @@ API_HANDLER(put_entropy)
 API_HANDLER(put_serial)
 {
 	if (has_limit(body, "rate_limiter")) {
-		api_fault(answer, NOT_SUPPORTED "wisp has no rate limiters behind this API yet.");
+		api_fault(answer, NOT_SUPPORTED "wisp has no rate limiter for the serial console.");
 		return;
 	}
 	replace(&api->serial, body);

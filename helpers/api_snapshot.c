@@ -329,6 +329,8 @@ static int load(struct api *api, const json_t *body, struct error *err)
 		add_arguments(&w, api, dir, body);
 		if (!r)
 			r = api_launch(api, w.argv, err);
+		if (!r)
+			r = api_set_limits(api, err);
 		if (!r && tracks(body))
 			r = begin_tracking(api, body, err);
 		remove_directory(dir);

@@ -76,6 +76,9 @@ bool virtio_console_flush(struct virtio_device *dev);
 int virtio_rng_create(struct virtio_device **ret_dev, const struct virtio_params *common,
 		      struct error *err);
 
+/* From now on: an operation is a buffer filled. On the device's loop. */
+void virtio_rng_limit(struct virtio_device *dev, const struct rate_limits *limits);
+
 /*
  * virtio 1.2, 5.10: stream sockets to the host, which is CID 2. @cid is the
  * guest's, 3 or more. Connections of programs on the host come in at the

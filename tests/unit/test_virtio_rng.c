@@ -29,6 +29,41 @@ static void end(struct fixture *f)
 	fake_vm_done(&f->vm);
 }
 
+/* Buffers of 64 bytes, as many as the ring takes; how many. */
+static unsigned fill_ring(struct fixture *f)
+{
+	struct fake_buf buf = { fake_alloc(&f->vm, 64, 1), 64, true };
+	unsigned n = 0;
+
+	while (fake_add(&f->d, 0, &buf, 1) >= 0)
+		n++;
+	fake_kick(&f->d, 0);
+	return n;
+}
+
+static unsigned take_all(struct fixture *f)
+{
+	struct fake_used used;
+	unsigned n = 0;
+
+	fake_run(&f->vm);
+	while (fake_take_used(&f->d, 0, &used))
+		n++;
+	return n;
+}
+
+/* How many come in the next second of the machine's clock. */
+static unsigned take_a_second(struct fixture *f)
+{
+	unsigned n = 0;
+
+	for (unsigned ms = 0; ms < 1000; ms++) {
+		clock_advance(&f->vm.clock, NSEC_PER_MSEC);
+		n += take_all(f);
+	}
+	return n;
+}
+
 static unsigned zeroes(const uint8_t *p, unsigned len)
 {
 	unsigned n = 0;
@@ -112,6 +147,57 @@ static void full_ring_is_served_with_one_kick(void **state)
 	end(&f);
 }
 
+static void a_rate_limit_holds_and_can_be_lifted(void **state)
+{
+	/* Of bytes: a buffer and a half each second. */
+	struct rate_limits limits = { .bytes = { .per_second = 96, .burst = 1 } };
+	struct fixture f;
+	unsigned n, back;
+
+	begin(&f, &(struct fake_driver_config){ .event_idx = true });
+	virtio_rng_limit(f.d.dev, &limits);
+	n = fill_ring(&f);
+	back = take_all(&f);
+	assert_int_equal(back, 1);
+	back += take_a_second(&f);
+	assert_in_range(back, 2, 3);
+	limits = (struct rate_limits){ .ops = { .per_second = 2, .burst = 1 } };
+	virtio_rng_limit(f.d.dev, &limits);
+	back += take_a_second(&f);
+	assert_in_range(back, 4, 6);
+	virtio_rng_limit(f.d.dev, &(struct rate_limits){ 0 });
+	back += take_a_second(&f);
+	assert_int_equal(back, n);
+	/* And the driver's kicks are heard again. */
+	assert_int_equal(fill_ring(&f), n);
+	assert_int_equal(take_all(&f), n);
+	end(&f);
+}
+
+static void drained(struct virtio_device *dev, void *arg)
+{
+	*(bool *)arg = true;
+}
+
+static void a_limited_queue_pauses_and_goes_on(void **state)
+{
+	struct rate_limits limits = { .ops = { .per_second = 1, .burst = 1 } };
+	struct fixture f;
+	bool done = false;
+
+	begin(&f, &(struct fake_driver_config){ .packed = true });
+	virtio_rng_limit(f.d.dev, &limits);
+	fill_ring(&f);
+	assert_int_equal(take_all(&f), 1);
+	virtio_pause(f.d.dev, drained, &done);
+	fake_run(&f.vm);
+	assert_true(done);
+	assert_int_equal(take_a_second(&f), 0);
+	virtio_resume(f.d.dev);
+	assert_in_range(take_a_second(&f), 1, 2);
+	end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -119,6 +205,8 @@ int main(void)
 		cmocka_unit_test(huge_buffer_gets_a_share),
 		cmocka_unit_test(readable_buffer_is_returned_untouched),
 		cmocka_unit_test(full_ring_is_served_with_one_kick),
+		cmocka_unit_test(a_rate_limit_holds_and_can_be_lifted),
+		cmocka_unit_test(a_limited_queue_pauses_and_goes_on),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

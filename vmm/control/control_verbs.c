@@ -144,15 +144,17 @@ static struct virtio_device *find_device(struct machine *m, uint32_t type, const
 /*
  * {"do":"limit","id":"disk0","ops":N,"ops-burst":N,"ops-once":N,"bytes":N,...}: a disk's rates,
  * from now on; what is left out has no limit. With "way":"rx" or "tx" those of a network, to the
- * guest or from it.
+ * guest or from it; with "entropy":true those of the entropy device, which has one ID only.
  */
 static void verb_limit(struct control_call *call)
 {
 	struct rate_limits limits = { 0 };
 	struct virtio_device *dev;
 	const char *id, *way;
+	bool entropy;
 
 	if (control_arg_string(call, "id", "", &id) < 0 ||
+	    control_arg_bool(call, "entropy", false, &entropy) < 0 ||
 	    control_arg_string(call, "way", NULL, &way) < 0 ||
 	    control_arg_number(call, "ops", 0, MAX_RATE, &limits.ops.per_second) < 0 ||
 	    control_arg_number(call, "ops-burst", 0, MAX_RATE, &limits.ops.burst) < 0 ||
@@ -161,12 +163,22 @@ static void verb_limit(struct control_call *call)
 	    control_arg_number(call, "bytes-burst", 0, MAX_RATE, &limits.bytes.burst) < 0 ||
 	    control_arg_number(call, "bytes-once", 0, MAX_RATE, &limits.bytes.once) < 0)
 		return;
-	dev = find_device(control_machine(call), way ? VIRTIO_ID_NET : VIRTIO_ID_BLOCK, id);
+	dev = find_device(control_machine(call),
+			  entropy ? VIRTIO_ID_RNG
+			  : way	  ? VIRTIO_ID_NET
+				  : VIRTIO_ID_BLOCK,
+			  id);
 	if (!dev) {
-		control_fail(call, -ENODEV, "there is no %s '%.40s'", way ? "network" : "disk", id);
+		control_fail(call, -ENODEV, "there is no %s '%.40s'",
+			     entropy ? "entropy device"
+			     : way   ? "network"
+				     : "disk",
+			     id);
 		return;
 	}
-	if (!way)
+	if (entropy)
+		virtio_rng_limit(dev, &limits);
+	else if (!way)
 		virtio_blk_limit(dev, &limits);
 	else if (!strcmp(way, "rx"))
 		virtio_net_limit(dev, &limits, NULL);
