@@ -447,12 +447,22 @@ static void pages_are_written_where_they_are_to_be(void **state)
 	};
 	struct error err = { 0 };
 	struct moving m;
+	int huge;
 
 	begin(&m, 0);
 	guest_mem_free(m.to);
 	assert_int_equal(guest_mem_create(&m.to, GUEST_MEM_SHARED, ranges, 2, &err), 0);
 	m.sink.mem = m.to;
 	assert_int_equal(migrate_memory_write_to(&m.memory, 0, &err), -EBADMSG);
+	/* Of huge pages that nobody has set aside: to touch one would be our end. */
+	huge = memfd_create("huge", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB);
+	if (huge >= 0) {
+		assert_int_equal(ftruncate(huge, 2 * MiB), 0);
+		assert_int_equal(fcntl(huge, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+		assert_int_equal(migrate_memory_write_to(&m.memory, huge, &err), -EBADMSG);
+		assert_non_null(strstr(err.msg, "ordinary pages"));
+		close(huge);
+	}
 	assert_int_equal(migrate_memory_write_to(&m.memory, m.to->fd, &err), 0);
 	memset(m.from->map, 0xaa, 16 * PAGE_SIZE);
 	m.from->map[LOW_BYTES + 7] = 3;

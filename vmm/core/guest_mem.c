@@ -2,9 +2,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define HUGE_PAGE  (2 * MiB)
@@ -74,8 +76,14 @@ static int map_anonymous(struct guest_mem *mem, struct error *err)
 int guest_mem_check_fd(int fd, uint64_t size, struct error *err)
 {
 	int seals = fcntl(fd, F_GET_SEALS);
+	struct statfs fs;
 	struct stat st;
 
+	/* Of huge pages there may be none left when one is first touched, and that is our end. */
+	if (fstatfs(fd, &fs) < 0 || fs.f_type != TMPFS_MAGIC)
+		return error_set(err, -EBADMSG,
+				 "guest memory: what was handed over is no memory of ordinary "
+				 "pages");
 	if (seals < 0 || !(seals & F_SEAL_SHRINK))
 		return error_set(err, -EBADMSG, "guest memory: what was handed over is no memory, "
 						"or could shrink");

@@ -69,6 +69,7 @@ const struct seccomp_rule seccomp_main[] = {
 	ALLOW(ftruncate, "a disk or a snapshot grows"),
 	ALLOW(lseek, "holes of sparse files, stdio"),
 	ALLOW(fstat, "what was handed over"),
+	ALLOW(fstatfs, "memory that was handed over is of ordinary pages"),
 	ALLOW_ARG(newfstatat, 3, AT_EMPTY_PATH, "fstat() of glibc 2.33 to 2.38"),
 	ALLOW(copy_file_range, "copies of disks"),
 	ALLOW(close_range, "a clone leaves its parent's descriptors"),
