@@ -520,21 +520,28 @@ void machine_set_deadline(struct machine *m, uint64_t deadline_ns)
 
 int machine_start(struct machine *m, struct error *err)
 {
+	bool wait_gdb = m->gdb && m->config->wait_gdb;
 	int r = machine_start_loops(m, err);
 
 	if (r < 0)
 		return r;
-	if (m->arrives_paused || (m->paused && m->config->start_paused))
-		return vcpu_set_start(&m->vcpus, VCPU_PAUSE, err);
-	/* A loaded machine: its devices first, as after a pause. */
+	if (!m->paused && !wait_gdb)
+		return vcpu_set_start(&m->vcpus, VCPU_RUN, err);
+	/*
+	 * All that can fail comes before the devices of a loaded machine go on: when it cannot run
+	 * after all, nothing of what its guest had asked of them was done here.
+	 */
+	r = vcpu_set_start(&m->vcpus, VCPU_PAUSE, err);
+	if (r < 0 || m->arrives_paused || (m->paused && m->config->start_paused))
+		return r;
 	if (m->paused)
 		resume_devices(m);
-	if (m->gdb && m->config->wait_gdb) {
-		m->debug_stopped = true;
+	m->debug_stopped = wait_gdb;
+	if (wait_gdb)
 		gdb_hold(m->gdb);
-		return vcpu_set_start(&m->vcpus, VCPU_PAUSE, err);
-	}
-	return vcpu_set_start(&m->vcpus, VCPU_RUN, err);
+	else
+		vcpu_set_want(&m->vcpus, VCPU_RUN, NULL, NULL);
+	return 0;
 }
 
 static void set_flag(void *arg)
