@@ -328,22 +328,33 @@ void run_dir_remove(struct run_dir *dir)
 	dir->listen_fd = -1;
 }
 
+/* A way to the directory that stays the same whatever it is called, for those who need that. */
+static int stable_path(const struct run_dir *dir, char *buf, size_t size)
+{
+	int n = dir->moving_fd > 0 ? snprintf(buf, size, "/proc/self/fd/%d", dir->moving_fd) :
+				     snprintf(buf, size, "%s", dir->path);
+
+	return (size_t)n < size ? 0 : -ENAMETOOLONG;
+}
+
 char *run_dir_file(const struct run_dir *dir, const char *name)
 {
-	char *path;
+	char base[PATH_MAX], *path;
 
-	return asprintf(&path, "%s/%s", dir->path, name) < 0 ? NULL : path;
+	if (stable_path(dir, base, sizeof(base)) < 0)
+		return NULL;
+	return asprintf(&path, "%s/%s", base, name) < 0 ? NULL : path;
 }
 
 int run_dir_listen(const struct run_dir *dir, const char *name)
 {
-	char *path = run_dir_file(dir, name);
+	char *path = run_dir_file(dir, name), base[PATH_MAX];
 
 	if (!path)
 		return -ENOMEM;
 	unlink(path);
 	free(path);
-	return listen_in(dir->path, name);
+	return stable_path(dir, base, sizeof(base)) < 0 ? -ENAMETOOLONG : listen_in(base, name);
 }
 
 /* ---- finding them ---- */

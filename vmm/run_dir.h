@@ -70,7 +70,10 @@ void run_dir_remove(struct run_dir *dir);
  */
 int run_dir_listen(const struct run_dir *dir, const char *name);
 
-/* The path of @name in the directory, for the caller to free; NULL without memory. */
+/*
+ * The path of @name in the directory, for the caller to free; NULL without memory. Of a directory
+ * that may move it leads there in this process and its children alone, whatever it is called.
+ */
 char *run_dir_file(const struct run_dir *dir, const char *name);
 
 /*

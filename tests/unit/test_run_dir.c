@@ -109,11 +109,13 @@ static void one_that_was_given_another_name_goes_by_that(void **state)
 	struct place *p = *state;
 	struct run_dir a = { .listen_fd = -1 }, b = { .listen_fd = -1 };
 	struct error err = { 0 };
+	char *console;
 	int sock;
 
 	assert_int_equal(run_dir_create(&a, p->root, "a", &err), 0);
 	assert_int_equal(run_dir_create(&b, p->root, "b", &err), 0);
 	assert_int_equal(run_dir_may_move(&b), 0);
+	console = run_dir_file(&b, RUN_DIR_CONSOLE);
 	assert_int_equal(run_dir_rename(p->root, "b", "a", &err), -EEXIST);
 	assert_non_null(strstr(err.msg, "'a' is running"));
 	run_dir_remove(&a);
@@ -122,6 +124,16 @@ static void one_that_was_given_another_name_goes_by_that(void **state)
 	sock = run_dir_connect(p->root, "a", RUN_DIR_CONTROL, SOCK_SEQPACKET, &err);
 	assert_true(sock >= 0);
 	close(sock);
+	/* What it opens again later it finds by the path that it knew before. */
+	sock = open(console, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(sock >= 0);
+	close(sock);
+	assert_true(exists(p->root, "a/" RUN_DIR_CONSOLE));
+	free(console);
+	sock = run_dir_listen(&b, "more.sock");
+	assert_true(sock >= 0);
+	close(sock);
+	assert_true(exists(p->root, "a/more.sock"));
 	/* Another one may have the old name by now. */
 	assert_int_equal(run_dir_create(&a, p->root, "b", &err), 0);
 	run_dir_remove(&b);

@@ -17,6 +17,7 @@
 #include "vmm/migrate/migrate_address.h"
 #include "vmm/migrate/migrate_journal.h"
 #include "vmm/migrate/migrate_wire.h"
+#include "vmm/run_dir.h"
 
 /* How long a source that has connected may take to say who it is. */
 #define HELLO_MS 10000
@@ -143,12 +144,41 @@ static int take_name(struct receiving *x)
 	return x->options.name ? 0 : -ENOMEM;
 }
 
+/* Is @port where `wisp console` attaches to a microVM in the background? */
+static bool is_own_console(const struct config_char *port, const char *name)
+{
+	const char *file = port->path ? strrchr(port->path, '/') : NULL;
+	size_t len = strlen(name);
+
+	if (port->kind != CHARDEV_SOCKET || !file || strcmp(file + 1, RUN_DIR_CONSOLE) != 0)
+		return false;
+	/* Of one that came by an upgrade itself. */
+	if (!strncmp(port->path, "/proc/self/fd/", strlen("/proc/self/fd/")))
+		return true;
+	return (size_t)(file - port->path) > len && file[-1 - (ssize_t)len] == '/' &&
+	       !memcmp(file - len, name, len);
+}
+
+/* That one stays behind with its directory; here it is the terminal, or a new one by --detach. */
+static void take_console(struct receiving *x)
+{
+	struct config_char *const ports[] = { &x->config.serial, &x->config.console };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(ports); i++) {
+		if (!is_own_console(ports[i], x->arrival.hello.name))
+			continue;
+		free(ports[i]->path);
+		*ports[i] = (struct config_char){ .kind = CHARDEV_STDIO };
+	}
+}
+
 /* Everything up to the first process. */
 static int prepare(struct receiving *x, const char *source, struct error *err)
 {
 	uint32_t given = 0;
 	int r = take_name(x) < 0 ? error_set(err, -ENOMEM, "migration: %m") : 0;
 
+	take_console(x);
 	if (!r)
 		r = saved_options_apply(&x->config, &x->options, &given, err);
 	if (!r)
@@ -176,7 +206,7 @@ static int prepare(struct receiving *x, const char *source, struct error *err)
 
 /*
  * The microVM is over. What somebody may still have to be told stays: that it was killed when the
- * guest was all but here, or, while the source has not heard of it, that it ran.
+ * guest was all but here, or, while the source has not heard of it, that it ran or never will.
  */
 static void end_journal(struct receiving *x)
 {

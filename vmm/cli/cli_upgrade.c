@@ -103,7 +103,6 @@ static int upgrade(const struct upgrade_options *o, const char *id, struct error
 {
 	char dest[32], run_id[128];
 	json_t *reply = NULL;
-	struct error why = { 0 };
 	int pair[2], r;
 	pid_t pid;
 
@@ -127,10 +126,12 @@ static int upgrade(const struct upgrade_options *o, const char *id, struct error
 	r = migrate_in_place(o->run_dir, id, dest, run_id, &reply, err);
 	/* Nobody will write there any more: a receiver that still waits for a guest ends. */
 	close(pair[0]);
+	/*
+	 * One that failed ends by itself, and one that waits to be told whether the guest is its
+	 * does not: that is for --recover, and nothing to wait for here.
+	 */
 	if (r == 0)
 		r = await_receiver(pid, err);
-	else
-		await_receiver(pid, &why);
 	if (!r)
 		r = take_name(o, run_id, id, err);
 	if (!r)
