@@ -3,13 +3,15 @@
  * A guest to be saved in the middle of it: rounds=N (100) of random numbers and disk writes that
  * are read back, through rings that are never reset, with interrupts; time that may not run
  * backwards; memory and registers that must keep what they were given. Says each round.
- * ring=packed chooses the layout, ticks=N how much of the TSC lies between two rounds. With
- * until=SECTOR more rounds follow while that sector of the disk begins with a zero byte.
+ * ring=packed chooses the layout, ticks=N how much of the TSC lies between two rounds. rounds=0 is
+ * as many as there is time for until somebody writes to the sector behind those of the rounds; by
+ * an 'r' there it is told to reboot. pages=N (64, at most 512) is how much memory each round
+ * changes.
  */
 #include "virtio.h"
 
 #define SECTORS 8
-#define PAGES	64
+#define PAGES	512
 
 static struct vdev devs[MAX_VDEVS];
 static struct vq rng_queue, blk_queue;
@@ -72,15 +74,22 @@ static bool disk_keeps(u64 round)
 	return disk(0, before) && words[0] == round - 1 && sector[511] == (u8)(round - 1);
 }
 
-static bool is_zero(u64 at, bool *good)
+static bool was_enough(void)
 {
-	*good = disk(0, at);
-	return *good && !sector[0];
+	memset(sector, 0, sizeof(sector));
+	if (!disk(0, SECTORS) || sector[0] != 'r')
+		return sector[0] != 0;
+	/* Only once. */
+	memset(sector, 0, sizeof(sector));
+	disk(1, SECTORS);
+	outb(0x64, 0xfe);
+	for (;;)
+		pause();
 }
 
-static bool memory_keeps(u64 round)
+static bool memory_keeps(u64 round, u64 pages)
 {
-	for (u64 i = 0; i < PAGES; i++) {
+	for (u64 i = 0; i < pages; i++) {
 		if (round && kept[i][i] != stamp(i, round - 1))
 			return false;
 		kept[i][i] = stamp(i, round);
@@ -101,16 +110,19 @@ void payload(void)
 	const char *ring = argument("ring");
 	u64 features = ring && starts_with(ring, "packed") ? F_PACKED | F_EVENT_IDX : F_EVENT_IDX;
 	u64 rounds = argument_number("rounds", 100), ticks = argument_number("ticks", 20000000);
+	u64 pages = argument_number("pages", 64);
 	u32 n = virtio_find(devs, MAX_VDEVS);
 	struct vdev *rng = find(n, VIRTIO_RNG), *blk = find(n, VIRTIO_BLK);
-	u64 before = rdtsc(), round, until = argument_number("until", 0);
+	u64 before = rdtsc(), round;
 	bool good = true;
 
+	if (pages > PAGES)
+		pages = PAGES;
 	if (!check(rng && blk && start(rng, &rng_queue, features) &&
 			   start(blk, &blk_queue, features),
 		   "an entropy source and a disk are ready"))
 		return;
-	for (round = 0; good && (round < rounds || (until && is_zero(until, &good))); round++) {
+	for (round = 0; good && (rounds ? round < rounds : !was_enough()); round++) {
 		u64 now;
 
 		good = random_bytes();
@@ -118,7 +130,7 @@ void payload(void)
 			note("round %lu: no random bytes", round);
 		else if (!(good = disk_keeps(round)))
 			note("round %lu: the disk lost what was written", round);
-		else if (!(good = memory_keeps(round)))
+		else if (!(good = memory_keeps(round, pages)))
 			note("round %lu: memory lost what was written", round);
 		now = rdtsc();
 		if (good && now < before) {
@@ -131,7 +143,7 @@ void payload(void)
 			pause();
 		before = rdtsc();
 	}
-	check(good && round >= rounds, "%lu rounds", round);
+	check(good && (!rounds || round == rounds), "%lu rounds", round);
 	/* They are closed but for a moment at each request; one that is pending comes now. */
 	check((blk->pci && !blk->msix) || wait_for(irq_count[blk_queue.vector]),
 	      "interrupts came (%u)", irq_count[blk_queue.vector]);

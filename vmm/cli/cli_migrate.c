@@ -6,12 +6,18 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "vmm/cli/cli_disks.h"
 #include "vmm/control/control_client.h"
+#include "vmm/core/clock.h"
 #include "vmm/migrate/migrate_address.h"
 #include "vmm/migrate/migrate_journal.h"
+
+/* How long a destination of this host may take to see that the connection is lost. */
+#define GIVING_UP_NS (2 * NSEC_PER_SEC)
+#define LOOK_NS	     (10 * NSEC_PER_MSEC)
 
 struct migrate_options {
 	char *run_dir, *tls;
@@ -171,6 +177,27 @@ static bool is_there(const struct migration *mig)
 }
 
 /*
+ * Is there a destination on this host that has not given up? One that was ready when its
+ * connection was lost waits to be told. Most have seen by themselves that nothing comes of it, or
+ * will in a moment.
+ */
+static bool waits_here(const struct migration *mig)
+{
+	const struct timespec look = { .tv_nsec = LOOK_NS };
+	uint64_t until_ns = clock_monotonic_ns(NULL) + GIVING_UP_NS;
+	struct migrate_journal dst = { 0 };
+
+	while (migrate_journal_read(mig->options->run_dir, mig->journal.uuid, MIGRATE_DESTINATION,
+				    &dst) == 0 &&
+	       dst.held && strcmp(dst.phase, MIGRATE_PHASE_GIVEN_UP) != 0) {
+		if (clock_monotonic_ns(NULL) > until_ns)
+			return true;
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &look, NULL);
+	}
+	return false;
+}
+
+/*
  * The guest is here as before, or there and known to run: then nothing is left to be settled.
  * With the answer missing, or one that cannot be read, the journal stays for --recover: also when
  * the guest was killed here, for a destination may be ready by now, and be waiting to be told of
@@ -180,15 +207,15 @@ static void end_journal(struct migration *mig, int r)
 {
 	struct migrate_journal now = { 0 };
 
-	if (r < 0 && migrate_journal_read(mig->options->run_dir, mig->journal.uuid, MIGRATE_SOURCE,
-					  &now) == 0 &&
+	if (r < 0 &&
+	    migrate_journal_read(mig->options->run_dir, mig->journal.uuid, MIGRATE_SOURCE, &now) ==
+		    0 &&
 	    (!strcmp(now.phase, MIGRATE_PHASE_COMMITTED) ||
-	     (!strcmp(now.phase, MIGRATE_PHASE_STARTED) && (r == -EPROTO || !is_there(mig))))) {
-		close(mig->journal.fd);
-		mig->journal.fd = -1;
-		return;
-	}
-	migrate_journal_remove(&mig->journal);
+	     (!strcmp(now.phase, MIGRATE_PHASE_STARTED) &&
+	      (r == -EPROTO || !is_there(mig) || waits_here(mig)))))
+		migrate_journal_leave(&mig->journal);
+	else
+		migrate_journal_settle(&mig->journal, mig->options->run_dir);
 }
 
 /* Two monitors would have two ideas of what is in its tables. */

@@ -5,81 +5,130 @@
  * A source that has committed never runs again by itself, a destination that was not told
  * of the commit neither. So it is safe to act whenever the other side is known: by
  * its journal, when it was on this host, or by a person who has looked there.
+ * vmm/migrate/migrate_recovery.h decides.
  */
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "vmm/cli/cli_migrate.h"
 #include "vmm/control/control_client.h"
-#include "vmm/migrate/migrate_journal.h"
+#include "vmm/core/clock.h"
+#include "vmm/migrate/migrate_recovery.h"
+
+/* How long a monitor may take to answer, and a destination to do what it was told. */
+#define ANSWER_SECONDS 30
+#define DEED_NS	       (30 * NSEC_PER_SEC)
+#define LOOK_NS	       (10 * NSEC_PER_MSEC)
 
 struct recovery {
 	const char *run_dir, *id;
 	int left;
 };
 
-/* One side of a migration, as far as it can be seen from here. */
-struct side {
-	bool known; /* there is a journal of it here */
-	struct migrate_journal journal;
-	int sock;   /* of its monitor; -1: it is gone */
-	bool waits; /* destination: for a word that will not come */
-	bool unconfirmed; /* source: for the same */
+/* One side, and the way to its monitor. */
+struct party {
+	struct migrate_side side;
+	int sock; /* -1: there is none, or it is another microVM's */
 };
 
-static bool is(const struct side *s, const char *phase)
+static const char *id_of(const struct party *p)
 {
-	return s->known && !strcmp(s->journal.phase, phase);
+	return p->side.journal.id;
 }
 
-static void look(struct side *s, const struct recovery *rec)
+/* ---- looking ---- */
+
+static bool has_name(const json_t *reply, const char *key, const struct migrate_journal *j)
 {
-	const char *role = s->journal.role == MIGRATE_SOURCE ? "source" : "destination";
+	const char *uuid = json_string_value(json_object_get(reply, key));
+
+	return uuid && !strcmp(uuid, j->uuid);
+}
+
+static enum migrate_found source_found(const json_t *reply, const struct migrate_journal *j)
+{
+	const json_t *report = json_object_get(reply, "report");
+	const char *phase = json_string_value(json_object_get(report, "phase"));
+
+	/* Another migration, or another microVM. Or this one is to begin in a moment. */
+	if (!phase || !has_name(reply, "uuid", j))
+		return j->held ? MIGRATE_BUSY : MIGRATE_GONE;
+	if (!strcmp(phase, migrate_phase_name(MIGRATE_UNCONFIRMED)))
+		return MIGRATE_WAITS;
+	return !strcmp(phase, migrate_phase_name(MIGRATE_FAILED)) ? MIGRATE_HOLDS : MIGRATE_BUSY;
+}
+
+static enum migrate_found destination_found(const json_t *reply, const struct migrate_journal *j)
+{
+	const char *role = json_string_value(json_object_get(reply, "role"));
+
+	if (!role || !has_name(reply, "arrival", j))
+		return j->held ? MIGRATE_SILENT : MIGRATE_GONE;
+	if (strcmp(role, "destination") != 0)
+		return MIGRATE_HOLDS;
+	return json_is_true(json_object_get(reply, "waits")) ? MIGRATE_WAITS : MIGRATE_BUSY;
+}
+
+static enum migrate_found ask(struct party *p, const struct recovery *rec)
+{
+	const struct timeval patience = { .tv_sec = ANSWER_SECONDS };
+	const struct migrate_journal *j = &p->side.journal;
 	struct error ignored = { 0 };
-	json_t *reply = NULL, *uuid;
-	const char *phase;
+	enum migrate_found found;
+	json_t *reply = NULL;
 
-	s->sock = control_connect_in(rec->run_dir, s->journal.id, &ignored);
-	if (s->sock < 0)
-		return;
-	if (control_ask(s->sock, json_pack("{s:s}", "do", "migrate-status"), NULL, 0, &reply,
+	p->sock = control_connect_in(rec->run_dir, j->id, &ignored);
+	if (p->sock == -ENOENT || p->sock == -ECONNREFUSED) {
+		p->sock = -1;
+		/* It may be on its way out, or be found by another name since an upgrade. */
+		return j->held ? MIGRATE_SILENT : MIGRATE_GONE;
+	}
+	if (p->sock < 0) {
+		p->sock = -1;
+		return MIGRATE_SILENT;
+	}
+	setsockopt(p->sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	setsockopt(p->sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+	if (control_ask(p->sock, json_pack("{s:s}", "do", "migrate-status"), NULL, 0, &reply,
 			&ignored) < 0)
-		return;
-	s->waits = json_is_true(json_object_get(reply, "waits"));
-	phase = json_string_value(
-		json_object_get(json_object_get(reply, "report"), "phase"));
-	uuid = json_object_get(reply, "uuid");
-	/* Another microVM may have the name by now, or another migration. */
-	if (json_is_string(uuid) && strcmp(json_string_value(uuid), s->journal.uuid) != 0 &&
-	    !strcmp(role, "source"))
-		phase = NULL;
-	s->unconfirmed = phase && !strcmp(phase, "unconfirmed");
+		return MIGRATE_SILENT;
+	found = j->role == MIGRATE_SOURCE ? source_found(reply, j) : destination_found(reply, j);
 	json_decref(reply);
+	return found;
 }
 
-static void open_side(struct side *s, const struct recovery *rec, const char *uuid,
-		      enum migrate_role role)
+static void look(struct party *p, const struct recovery *rec, const char *uuid,
+		 enum migrate_role role)
 {
-	*s = (struct side){ .sock = -1 };
-	s->known = migrate_journal_read(rec->run_dir, uuid, role, &s->journal) == 0;
-	if (s->known)
-		look(s, rec);
+	struct migrate_journal *j = &p->side.journal;
+
+	*p = (struct party){ .sock = -1 };
+	p->side.known = migrate_journal_read(rec->run_dir, uuid, role, j) == 0;
+	if (!p->side.known)
+		return;
+	p->side.found = ask(p, rec);
+	/* Since then it may have gone on: what it wrote before it answered is what counts. */
+	if (migrate_journal_read(rec->run_dir, uuid, role, j) < 0)
+		p->side.found = MIGRATE_SILENT;
 }
 
-static void close_side(struct side *s, bool forget)
+static void look_away(struct party *p)
 {
-	if (s->sock >= 0)
-		close(s->sock);
-	if (forget && s->known)
-		unlink(s->journal.path);
+	if (p->sock >= 0)
+		close(p->sock);
+	p->sock = -1;
 }
 
-static int settle(struct side *s, const char *as)
+/* ---- acting ---- */
+
+static int settle(struct party *p, const char *as)
 {
 	struct error err = { 0 };
-	int r = control_ask(s->sock, json_pack("{s:s, s:s}", "do", "migrate-settle", "as", as),
+	int r = control_ask(p->sock, json_pack("{s:s, s:s}", "do", "migrate-settle", "as", as),
 			    NULL, 0, NULL, &err);
 
 	if (r < 0)
@@ -87,104 +136,193 @@ static int settle(struct side *s, const char *as)
 	return r;
 }
 
+static bool has_decided(const struct migrate_journal *j)
+{
+	return !j->held || !strcmp(j->phase, MIGRATE_PHASE_RUNNING) ||
+	       !strcmp(j->phase, MIGRATE_PHASE_GIVEN_UP);
+}
+
+static bool has_ended(const struct migrate_journal *j)
+{
+	return !j->held;
+}
+
+/* Wait until the journal of @p says so, or is gone; not for ever. */
+static bool await(const struct party *p, const struct recovery *rec,
+		  bool (*done)(const struct migrate_journal *j))
+{
+	const struct timespec look = { .tv_nsec = LOOK_NS };
+	uint64_t until_ns = clock_monotonic_ns(NULL) + DEED_NS;
+	struct migrate_journal now = { 0 };
+
+	while (migrate_journal_read(rec->run_dir, p->side.journal.uuid, p->side.journal.role,
+				    &now) == 0 &&
+	       !done(&now)) {
+		if (clock_monotonic_ns(NULL) > until_ns)
+			return false;
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &look, NULL);
+	}
+	return true;
+}
+
+/* That it was told is not yet that it runs: its disks may be somebody else's by now. */
+static bool run_there(struct party *dst, const struct recovery *rec)
+{
+	return settle(dst, "commit") == 0 && await(dst, rec, has_decided);
+}
+
 /* One that waits for a guest may end faster than it answers. */
-static bool end_destination(struct side *dst)
+static bool end_there(struct party *dst, const struct recovery *rec)
 {
-	struct error ignored = { 0 };
-	int r = control_ask(dst->sock, json_pack("{s:s}", "do", "kill"), NULL, 0, NULL, &ignored);
+	struct error err = { 0 };
+	int r = control_ask(dst->sock, json_pack("{s:s}", "do", "kill"), NULL, 0, NULL, &err);
 
-	return r == 0 || r == -ECONNRESET;
-}
-
-/* The source is here, has committed, and does not know whether its guest runs. */
-static bool settle_source(struct side *src, struct side *dst)
-{
-	if (dst->sock >= 0 && dst->waits) {
-		printf("it was handed over and waits to be told so: '%s' runs now\n",
-		       dst->journal.id);
-		return settle(dst, "commit") == 0 && settle(src, "confirm") == 0;
-	}
-	if (is(dst, MIGRATE_PHASE_RUNNING) && dst->sock >= 0) {
-		printf("it runs as '%s'\n", dst->journal.id);
-		return settle(src, "confirm") == 0;
-	}
-	if (is(dst, MIGRATE_PHASE_RUNNING)) {
-		printf("it ran as '%s', which has ended: the guest is no more\n", dst->journal.id);
-		return settle(src, "confirm") == 0;
-	}
-	if (dst->known) {
-		printf("'%s' ended before it ran: it goes on as '%s'\n", dst->journal.id,
-		       src->journal.id);
-		return settle(src, "take-back") == 0;
-	}
-	printf("it was handed over to %s, and whether it runs there is not known here. Stands "
-	       "still as '%s'; look there, then 'wisp kill %s' when it runs\n",
-	       src->journal.peer, src->journal.id, src->journal.id);
-	return false;
-}
-
-/* The source is gone. */
-static bool settle_destination(struct side *src, struct side *dst)
-{
-	if (dst->sock >= 0 && dst->waits && is(src, MIGRATE_PHASE_COMMITTED)) {
-		printf("it was handed over, and '%s' ended: '%s' runs now\n", src->journal.id,
-		       dst->journal.id);
-		return settle(dst, "commit") == 0;
-	}
-	if (dst->sock >= 0 && dst->waits && src->known) {
-		printf("'%s' ended and took its guest along, before it was handed over: '%s' "
-		       "runs nothing and ends\n",
-		       src->journal.id, dst->journal.id);
-		return end_destination(dst);
-	}
-	if (dst->sock >= 0 && dst->waits) {
-		printf("'%s' could run at once and waits to be told whether it was handed over: "
-		       "ask 'wisp migrate --recover' at its source\n",
-		       dst->journal.id);
+	if (r < 0 && r != -ECONNRESET) {
+		error_print(&err);
 		return false;
 	}
-	if (dst->sock >= 0)
-		printf("it runs as '%s'\n", dst->journal.id);
-	else if (is(src, MIGRATE_PHASE_COMMITTED) && !dst->known)
-		printf("it was handed over to %s; '%s' has ended\n", src->journal.peer,
-		       src->journal.id);
+	return await(dst, rec, has_ended);
+}
+
+/* ---- saying ---- */
+
+static void say_settled(const struct party *src, const struct party *dst)
+{
+	const struct migrate_side *s = &src->side, *d = &dst->side;
+
+	if (migrate_side_is(d, MIGRATE_PHASE_RUNNING) && d->journal.held)
+		printf("it runs as '%s'\n", id_of(dst));
+	else if (migrate_side_is(d, MIGRATE_PHASE_RUNNING))
+		printf("it ran as '%s', which has ended: the guest is no more\n", id_of(dst));
+	else if (s->known && s->found == MIGRATE_HOLDS)
+		printf("it is here, and as it was\n");
+	else if (migrate_side_is(s, MIGRATE_PHASE_CONFIRMED) ||
+		 (migrate_side_is(s, MIGRATE_PHASE_COMMITTED) && !d->known))
+		printf("it was handed over to %s; '%s' has ended\n", s->journal.peer, id_of(src));
+	else if (migrate_side_is(s, MIGRATE_PHASE_COMMITTED))
+		printf("it was handed over, '%s' never ran it, and both have ended: the guest is "
+		       "no more\n",
+		       id_of(dst));
+	else if (s->known)
+		printf("it was not handed over\n");
 	else
-		printf("neither side is there any more: the guest is no more\n");
-	return true;
+		printf("it never ran here; whether it was to is known at its source\n");
+}
+
+static void say(enum migrate_verdict verdict, const struct party *src, const struct party *dst)
+{
+	const struct party *known = src->side.known ? src : dst;
+
+	printf("%s: ", id_of(known));
+	switch (verdict) {
+	case MIGRATE_ASK_AGAIN:
+		printf("'%s' is still there, or may be, and may yet hear from the other side: "
+		       "nothing is done; try again\n",
+		       src->side.found == MIGRATE_SILENT || !dst->side.known ? id_of(known) :
+									       id_of(dst));
+		break;
+	case MIGRATE_UNDER_WAY:
+		printf("is under way\n");
+		break;
+	case MIGRATE_ASK_THERE:
+		if (src->side.known)
+			printf("it was handed over to %s, and whether it runs there is not known "
+			       "here. Stands still as '%s'; look there, then 'wisp kill %s' when it "
+			       "runs\n",
+			       src->side.journal.peer, id_of(src), id_of(src));
+		else
+			printf("'%s' could run at once and waits to be told whether it was handed "
+			       "over: look at its source\n",
+			       id_of(dst));
+		break;
+	case MIGRATE_RUN_THERE:
+		printf("it was handed over, and '%s' waits to be told so\n", id_of(dst));
+		break;
+	case MIGRATE_CONFIRM:
+		printf("it %s as '%s'\n", dst->side.journal.held ? "runs" : "ran and ended",
+		       id_of(dst));
+		break;
+	case MIGRATE_TAKE_BACK:
+		printf("'%s' never ran it: it goes on as '%s'\n", id_of(dst), id_of(src));
+		break;
+	case MIGRATE_END_THERE:
+		printf("it was not handed over%s; '%s' waits for nothing, and ends\n",
+		       src->side.found == MIGRATE_HOLDS ? " and is as it was" :
+							  " and ended with its monitor",
+		       id_of(dst));
+		break;
+	case MIGRATE_SETTLED:
+		say_settled(src, dst);
+		break;
+	}
+	fflush(stdout);
+}
+
+static bool carry_out(enum migrate_verdict verdict, struct party *src, struct party *dst,
+		      const struct recovery *rec)
+{
+	say(verdict, src, dst);
+	switch (verdict) {
+	case MIGRATE_CONFIRM:
+		return settle(src, "confirm") == 0;
+	case MIGRATE_TAKE_BACK:
+		return settle(src, "take-back") == 0;
+	case MIGRATE_END_THERE:
+		return end_there(dst, rec);
+	case MIGRATE_SETTLED:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool recover_one(struct party *src, struct party *dst, const struct recovery *rec)
+{
+	enum migrate_verdict verdict = migrate_decide(&src->side, &dst->side);
+	char uuid[MIGRATE_UUID_TEXT];
+
+	if (verdict == MIGRATE_RUN_THERE) {
+		say(verdict, src, dst);
+		if (!run_there(dst, rec))
+			return false;
+		memcpy(uuid, dst->side.journal.uuid, sizeof(uuid));
+		look_away(dst);
+		look(dst, rec, uuid, MIGRATE_DESTINATION);
+		verdict = migrate_decide(&src->side, &dst->side);
+	}
+	return carry_out(verdict, src, dst, rec);
+}
+
+/* A destination that is there keeps its own: it may yet have to be found by the source. */
+static void forget(const struct recovery *rec, const char *uuid)
+{
+	struct migrate_journal j = { 0 };
+
+	if (migrate_journal_read(rec->run_dir, uuid, MIGRATE_SOURCE, &j) == 0)
+		unlink(j.path);
+	if (migrate_journal_read(rec->run_dir, uuid, MIGRATE_DESTINATION, &j) == 0 && !j.held)
+		unlink(j.path);
 }
 
 static int recover(void *arg, const struct migrate_journal *j)
 {
 	struct recovery *rec = arg;
-	struct side src, dst;
-	bool settled = true;
+	struct party src, dst;
+	bool ours;
 
-	open_side(&src, rec, j->uuid, MIGRATE_SOURCE);
-	open_side(&dst, rec, j->uuid, MIGRATE_DESTINATION);
+	look(&src, rec, j->uuid, MIGRATE_SOURCE);
+	look(&dst, rec, j->uuid, MIGRATE_DESTINATION);
 	/* Both journals here: once is enough. */
-	if (j->role == MIGRATE_DESTINATION && src.known)
-		goto out;
-	if (rec->id && strcmp(rec->id, j->id) != 0 &&
-	    (!dst.known || strcmp(rec->id, dst.journal.id) != 0))
-		goto out;
-	printf("%s: ", j->id);
-	if (src.unconfirmed) {
-		settled = settle_source(&src, &dst);
-	} else if (src.sock >= 0) {
-		printf("it is here, and as it was\n");
-		if (dst.waits && dst.sock >= 0)
-			end_destination(&dst);
-	} else {
-		settled = settle_destination(&src, &dst);
+	ours = j->role == MIGRATE_SOURCE ? src.side.known : dst.side.known && !src.side.known;
+	if (ours && (!rec->id || !strcmp(rec->id, j->id) ||
+		     (dst.side.known && !strcmp(rec->id, id_of(&dst))))) {
+		if (recover_one(&src, &dst, rec))
+			forget(rec, j->uuid);
+		else
+			rec->left++;
 	}
-	rec->left += !settled;
-	/* A destination that runs keeps its own: it may yet have to be found by the source. */
-	close_side(&src, settled);
-	close_side(&dst, settled && dst.sock < 0);
-	return 0;
-out:
-	close_side(&src, false);
-	close_side(&dst, false);
+	look_away(&src);
+	look_away(&dst);
 	return 0;
 }
 

@@ -214,11 +214,13 @@ static void end_journal(struct receiving *x)
 	const char *run_dir = x->config.run_dir, *uuid = x->journal.uuid;
 	bool known = migrate_journal_read(run_dir, uuid, MIGRATE_DESTINATION, &here) == 0;
 
+	/* Before we look for the source's: see migrate_journal_settle(). */
+	migrate_journal_leave(&x->journal);
 	if (known && (!strcmp(here.phase, MIGRATE_PHASE_PREPARED) ||
-		      (!strcmp(here.phase, MIGRATE_PHASE_RUNNING) &&
+		      (strcmp(here.phase, MIGRATE_PHASE_STARTED) != 0 &&
 		       migrate_journal_read(run_dir, uuid, MIGRATE_SOURCE, &source) == 0)))
 		return;
-	migrate_journal_remove(&x->journal);
+	unlink(x->journal.path);
 }
 
 static int launch(struct receiving *x)
@@ -243,9 +245,11 @@ static int launch(struct receiving *x)
 
 	x->arrival.wire = &x->wire;
 	status = launch_run_with(&x->config, &ends);
-	/* What the monitor refuses it says itself. */
-	if (why.msg[0])
+	/* What the monitor refuses it says itself. The journal first: the source looks there. */
+	if (why.msg[0]) {
+		migrate_note(x->journal.fd, MIGRATE_PHASE_GIVEN_UP);
 		migrate_refuse(&x->arrival, &why);
+	}
 	/* With --detach it is another process that lives as long as the guest. */
 	if (!x->config.detach || getpid() != self)
 		end_journal(x);

@@ -160,19 +160,22 @@ void control_verb_migrate_status(struct control_call *call)
 	uint8_t uuid[MIGRATE_UUID_BYTES];
 	struct migrate_report report;
 	char text[MIGRATE_UUID_TEXT];
+	json_t *reply;
 
 	if (m->arriving) {
-		control_reply(call, json_pack("{s:s, s:b}", "role", "destination", "waits",
-					      m->commit_by_hand));
-		return;
+		reply = json_pack("{s:s, s:b}", "role", "destination", "waits", m->commit_by_hand);
+	} else if (migrate_status(m, &report, uuid)) {
+		migrate_uuid_print(uuid, text);
+		reply = json_pack("{s:s, s:s, s:o}", "role", "source", "uuid", text, "report",
+				  describe(&report));
+	} else {
+		reply = json_pack("{s:s}", "role", "none");
 	}
-	if (!migrate_status(m, &report, uuid)) {
-		control_reply(call, json_pack("{s:s}", "role", "none"));
-		return;
+	if (m->arrival) {
+		migrate_uuid_print(m->arrival->hello.uuid, text);
+		json_object_set_new(reply, "arrival", json_string(text));
 	}
-	migrate_uuid_print(uuid, text);
-	control_reply(call, json_pack("{s:s, s:s, s:o}", "role", "source", "uuid", text, "report",
-				      describe(&report)));
+	control_reply(call, reply);
 }
 
 void control_verb_migrate_settle(struct control_call *call)

@@ -16,8 +16,9 @@ void control_verb_migrate(struct control_call *call);
 void control_verb_migrate_cancel(struct control_call *call);
 
 /*
- * {"do":"migrate-status"}: {"role":"source","uuid","phase"} of the one at hand or the last, or
- * {"role":"destination","waits":BOOL}: for a word that the lost connection will not bring.
+ * {"do":"migrate-status"}: {"role":"source","uuid","report"} of the one at hand or the last, or
+ * {"role":"destination","waits":BOOL}: for a word that the lost connection will not bring; else
+ * {"role":"none"}. With "arrival":UUID, each time, of a microVM that came by a migration.
  */
 void control_verb_migrate_status(struct control_call *call);
 

@@ -266,7 +266,8 @@ int machine_create(struct machine **ret_m, const struct machine_params *params, 
 	m->clock = params->clock;
 	m->hv = params->hv;
 	m->vcpus.sandbox = params->sandbox;
-	m->arriving = params->image && params->image->arrival;
+	m->arrival = params->image ? params->image->arrival : NULL;
+	m->arriving = m->arrival != NULL;
 
 	r = loop_create(&m->loop, &loop, err);
 	if (!r)

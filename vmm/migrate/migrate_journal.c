@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -77,7 +78,9 @@ int migrate_journal_create(struct migrate_journal *j, const char *root, struct e
 	j->fd = open(j->path, O_WRONLY | O_APPEND | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (j->fd < 0)
 		return error_set(err, -errno, "migration: journal '%s': %m", j->path);
-	if (dprintf(j->fd, "%s\n%s\n" MIGRATE_PHASE_STARTED "\n", j->id, j->peer) < 0 ||
+	/* Only those who read it just now could have it. */
+	if (flock(j->fd, LOCK_EX) < 0 ||
+	    dprintf(j->fd, "%s\n%s\n" MIGRATE_PHASE_STARTED "\n", j->id, j->peer) < 0 ||
 	    fsync(j->fd) < 0) {
 		r = error_set(err, -errno, "migration: journal '%s': %m", j->path);
 		migrate_journal_remove(j);
@@ -85,13 +88,29 @@ int migrate_journal_create(struct migrate_journal *j, const char *root, struct e
 	return r;
 }
 
+void migrate_journal_leave(struct migrate_journal *j)
+{
+	if (j->fd >= 0)
+		close(j->fd);
+	j->fd = -1;
+}
+
 void migrate_journal_remove(struct migrate_journal *j)
 {
 	if (j->fd < 0)
 		return;
-	close(j->fd);
-	j->fd = -1;
+	migrate_journal_leave(j);
 	unlink(j->path);
+}
+
+void migrate_journal_settle(struct migrate_journal *j, const char *root)
+{
+	struct migrate_journal dst = { 0 };
+
+	/* Ours first: a destination that ends now looks for it after it has let go of its own. */
+	migrate_journal_remove(j);
+	if (migrate_journal_read(root, j->uuid, MIGRATE_DESTINATION, &dst) == 0 && !dst.held)
+		unlink(dst.path);
 }
 
 /* The last whole line of @f is the phase: one that was cut off was never acted on. */
@@ -131,6 +150,7 @@ static int read_file(struct migrate_journal *j)
 	if (!f)
 		return -errno;
 	snprintf(j->phase, sizeof(j->phase), MIGRATE_PHASE_STARTED);
+	j->held = flock(fileno(f), LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
 	if (!read_line(f, j->id, sizeof(j->id)) || !read_line(f, j->peer, sizeof(j->peer)))
 		r = -EBADMSG;
 	else

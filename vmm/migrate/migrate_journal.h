@@ -4,6 +4,9 @@
  *
  * The verb's process opens it with its user's rights; the monitor only writes to the descriptor
  * (migrate_note()). It goes when there is nothing left to settle.
+ *
+ * Who made it has it locked, by the descriptor that the verb and the monitors share: so one that is
+ * not held is of nobody any more, whatever microVM may have the name by now.
  */
 #ifndef WISP_VMM_MIGRATE_JOURNAL_H
 #define WISP_VMM_MIGRATE_JOURNAL_H
@@ -28,14 +31,24 @@ struct migrate_journal {
 	char id[64];	/* of the microVM on this side */
 	char peer[256]; /* where the other side is, as the user called it */
 	char phase[16]; /* the last that was noted, or "started" */
+	bool held;	/* somebody who could write to it was there when it was read */
 	int fd;		/* of one that is being written; else -1 */
 };
 
 /* Make the one of @j's uuid, role, id and peer, under the run directory @root (NULL: default). */
 int migrate_journal_create(struct migrate_journal *j, const char *root, struct error *err);
 
+/* Close it, and leave the file to --recover. */
+void migrate_journal_leave(struct migrate_journal *j);
+
 /* Close it, and remove the file. */
 void migrate_journal_remove(struct migrate_journal *j);
+
+/*
+ * As that for a source that knows what became of its guest: the journal of a destination which
+ * has ended has nothing left to say then, and goes too, if it is under @root (NULL: default).
+ */
+void migrate_journal_settle(struct migrate_journal *j, const char *root);
 
 /* All that are there, in no order, until fn() returns non-zero. */
 int migrate_journal_for_each(const char *root,
