@@ -567,11 +567,13 @@ _wisp()
 			return ;;
 		--zstd)
 			return ;;
+		--settle)
+			return ;;
 		--run-dir)
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--bandwidth --downtime --max-rounds --converge --hand-off --tls --zstd --progress --json --cancel --recover --run-dir --help" ;;
+		-*) _wisp_words "--bandwidth --downtime --max-rounds --converge --hand-off --tls --zstd --progress --json --cancel --recover --settle --run-dir --help" ;;
 		esac ;;
 	receive)
 		case $prev in

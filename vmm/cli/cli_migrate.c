@@ -20,7 +20,7 @@
 #define LOOK_NS	     (10 * NSEC_PER_MSEC)
 
 struct migrate_options {
-	char *run_dir, *tls;
+	char *run_dir, *tls, *settle;
 	uint64_t bandwidth;
 	unsigned level, max_rounds, downtime_ms;
 	bool converge, hand_off, json, progress, cancel, recover;
@@ -69,6 +69,11 @@ const struct config_item migrate_options[] = {
 	{ "--recover", NULL,
 	  "Settle what crashes have left of migrations, of ID or of all microVMs of this user",
 	  CONFIG_FLAG, MEMBER(recover) },
+	{ "--settle", "WORD",
+	  "Of a guest that stands still between two hosts, as somebody says who has looked at "
+	  "both: at its destination 'commit' (it is that one's, and runs), at its source "
+	  "'confirm' (it runs there) or 'take-back' (it never will there)",
+	  CONFIG_STRING, MEMBER(settle) },
 	{ "--run-dir", "DIR", "Where running microVMs have their directories (as for run)",
 	  CONFIG_STRING, MEMBER(run_dir) },
 	{ 0 },
@@ -285,13 +290,16 @@ static int migrate(const struct migrate_options *o, const char *id, const char *
 	return r;
 }
 
-static int cancel(const struct migrate_options *o, const char *id, struct error *err)
+/* Have the monitor of @id do as @request says, which is taken over. */
+static int tell(const struct migrate_options *o, const char *id, json_t *request, struct error *err)
 {
 	int sock = control_connect_in(o->run_dir, id, err), r;
 
-	if (sock < 0)
+	if (sock < 0) {
+		json_decref(request);
 		return sock;
-	r = control_ask(sock, json_pack("{s:s}", "do", "migrate-cancel"), NULL, 0, NULL, err);
+	}
+	r = control_ask(sock, request, NULL, 0, NULL, err);
 	close(sock);
 	return r;
 }
@@ -302,11 +310,14 @@ static int carry_out(const struct migrate_options *o, const char *const *args, i
 	if (o->recover && num < 2)
 		return migrate_recover(o->run_dir, num ? args[0] : NULL, err);
 	if (o->cancel && num == 1)
-		return cancel(o, args[0], err);
-	if (num == 2 && !o->recover && !o->cancel)
+		return tell(o, args[0], json_pack("{s:s}", "do", "migrate-cancel"), err);
+	if (o->settle && num == 1)
+		return tell(o, args[0],
+			    json_pack("{s:s, s:s}", "do", "migrate-settle", "as", o->settle), err);
+	if (num == 2 && !o->recover && !o->cancel && !o->settle)
 		return migrate(o, args[0], args[1], err);
-	return error_usage(err, -EINVAL, "migrate: needs ID and DESTINATION, --cancel ID, or "
-					 "--recover [ID]");
+	return error_usage(err, -EINVAL, "migrate: needs ID and DESTINATION, --cancel ID, --settle "
+					 "WORD ID, or --recover [ID]");
 }
 
 #define DEFAULTS .max_rounds = 30, .downtime_ms = 100, .converge = true
@@ -334,6 +345,7 @@ int migrate_main(int argc, char **argv)
 	if (r >= 0)
 		r = carry_out(&o, args, r, &err);
 	free(o.run_dir);
+	free(o.settle);
 	free(o.tls);
 	if (r < 0)
 		error_print(&err);

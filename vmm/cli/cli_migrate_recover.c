@@ -227,13 +227,14 @@ static void say(enum migrate_verdict verdict, const struct party *src, const str
 	case MIGRATE_ASK_THERE:
 		if (src->side.known)
 			printf("it was handed over to %s, and whether it runs there is not known "
-			       "here. Stands still as '%s'; look there, then 'wisp kill %s' when it "
-			       "runs\n",
-			       src->side.journal.peer, id_of(src), id_of(src));
+			       "here. Stands still; look there, then 'wisp migrate --settle "
+			       "confirm|take-back %s'\n",
+			       src->side.journal.peer, id_of(src));
 		else
-			printf("'%s' could run at once and waits to be told whether it was handed "
-			       "over: look at its source\n",
-			       id_of(dst));
+			printf("it could run at once and waits to be told whether it was handed "
+			       "over; look at its source, then 'wisp migrate --settle commit %s' "
+			       "or 'wisp kill %s'\n",
+			       id_of(dst), id_of(dst));
 		break;
 	case MIGRATE_RUN_THERE:
 		printf("it was handed over, and '%s' waits to be told so\n", id_of(dst));
