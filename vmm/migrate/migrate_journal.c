@@ -150,7 +150,7 @@ static int read_file(struct migrate_journal *j)
 	if (!f)
 		return -errno;
 	snprintf(j->phase, sizeof(j->phase), MIGRATE_PHASE_STARTED);
-	j->held = flock(fileno(f), LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+	j->held = flock(fileno(f), LOCK_SH | LOCK_NB) < 0;
 	if (!read_line(f, j->id, sizeof(j->id)) || !read_line(f, j->peer, sizeof(j->peer)))
 		r = -EBADMSG;
 	else
