@@ -271,14 +271,24 @@ static void a_journal_is_held_as_long_as_somebody_could_write_to_it(void **state
 	assert_false(now.held);
 }
 
-static void a_source_that_knows_takes_the_destinations_journal_along(void **state)
+static void nothing_is_left_of_a_destination_that_has_ended(void **state)
 {
 	struct journals *js = *state;
 	struct migrate_journal now;
 
 	migrate_journal_leave(&js->dst);
-	migrate_journal_settle(&js->src, js->dir);
+	migrate_journal_forget(js->dir, js->src.uuid);
 	assert_int_not_equal(read_it(js, MIGRATE_SOURCE, &now), 0);
+	assert_int_not_equal(read_it(js, MIGRATE_DESTINATION, &now), 0);
+}
+
+static void nothing_is_left_of_a_destination_that_gave_up(void **state)
+{
+	struct journals *js = *state;
+	struct migrate_journal now;
+
+	assert_int_equal(migrate_note(js->dst.fd, MIGRATE_PHASE_GIVEN_UP), 0);
+	migrate_journal_forget(js->dir, js->src.uuid);
 	assert_int_not_equal(read_it(js, MIGRATE_DESTINATION, &now), 0);
 }
 
@@ -287,7 +297,8 @@ static void a_destination_that_is_there_keeps_its_journal(void **state)
 	struct journals *js = *state;
 	struct migrate_journal now;
 
-	migrate_journal_settle(&js->src, js->dir);
+	migrate_journal_forget(js->dir, js->src.uuid);
+	assert_int_not_equal(read_it(js, MIGRATE_SOURCE, &now), 0);
 	assert_int_equal(read_it(js, MIGRATE_DESTINATION, &now), 0);
 }
 
@@ -303,8 +314,10 @@ int main(void)
 		cmocka_unit_test(one_side_alone_is_for_a_person_to_settle),
 		cmocka_unit_test_setup_teardown(
 			a_journal_is_held_as_long_as_somebody_could_write_to_it, begin, end),
-		cmocka_unit_test_setup_teardown(
-			a_source_that_knows_takes_the_destinations_journal_along, begin, end),
+		cmocka_unit_test_setup_teardown(nothing_is_left_of_a_destination_that_has_ended,
+						begin, end),
+		cmocka_unit_test_setup_teardown(nothing_is_left_of_a_destination_that_gave_up,
+						begin, end),
 		cmocka_unit_test_setup_teardown(a_destination_that_is_there_keeps_its_journal,
 						begin, end),
 	};

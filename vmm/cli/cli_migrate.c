@@ -211,6 +211,7 @@ static bool waits_here(const struct migration *mig)
 static void end_journal(struct migration *mig, int r)
 {
 	struct migrate_journal now = { 0 };
+	bool keep = false;
 
 	if (r < 0 &&
 	    migrate_journal_read(mig->options->run_dir, mig->journal.uuid, MIGRATE_SOURCE, &now) ==
@@ -218,9 +219,10 @@ static void end_journal(struct migration *mig, int r)
 	    (!strcmp(now.phase, MIGRATE_PHASE_COMMITTED) ||
 	     (!strcmp(now.phase, MIGRATE_PHASE_STARTED) &&
 	      (r == -EPROTO || !is_there(mig) || waits_here(mig)))))
-		migrate_journal_leave(&mig->journal);
-	else
-		migrate_journal_settle(&mig->journal, mig->options->run_dir);
+		keep = true;
+	migrate_journal_leave(&mig->journal);
+	if (!keep)
+		migrate_journal_forget(mig->options->run_dir, mig->journal.uuid);
 }
 
 /* Two monitors would have two ideas of what is in its tables. */

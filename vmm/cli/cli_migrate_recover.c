@@ -294,17 +294,6 @@ static bool recover_one(struct party *src, struct party *dst, const struct recov
 	return carry_out(verdict, src, dst, rec);
 }
 
-/* A destination that is there keeps its own: it may yet have to be found by the source. */
-static void forget(const struct recovery *rec, const char *uuid)
-{
-	struct migrate_journal j = { 0 };
-
-	if (migrate_journal_read(rec->run_dir, uuid, MIGRATE_SOURCE, &j) == 0)
-		unlink(j.path);
-	if (migrate_journal_read(rec->run_dir, uuid, MIGRATE_DESTINATION, &j) == 0 && !j.held)
-		unlink(j.path);
-}
-
 static int recover(void *arg, const struct migrate_journal *j)
 {
 	struct recovery *rec = arg;
@@ -318,7 +307,7 @@ static int recover(void *arg, const struct migrate_journal *j)
 	if (ours && (!rec->id || !strcmp(rec->id, j->id) ||
 		     (dst.side.known && !strcmp(rec->id, id_of(&dst))))) {
 		if (recover_one(&src, &dst, rec))
-			forget(rec, j->uuid);
+			migrate_journal_forget(rec->run_dir, j->uuid);
 		else
 			rec->left++;
 	}

@@ -214,7 +214,7 @@ static void end_journal(struct receiving *x)
 	const char *run_dir = x->config.run_dir, *uuid = x->journal.uuid;
 	bool known = migrate_journal_read(run_dir, uuid, MIGRATE_DESTINATION, &here) == 0;
 
-	/* Before we look for the source's: see migrate_journal_settle(). */
+	/* Before we look for the source's: see migrate_journal_forget(). */
 	migrate_journal_leave(&x->journal);
 	if (known && (!strcmp(here.phase, MIGRATE_PHASE_PREPARED) ||
 		      (strcmp(here.phase, MIGRATE_PHASE_STARTED) != 0 &&

@@ -103,14 +103,16 @@ void migrate_journal_remove(struct migrate_journal *j)
 	unlink(j->path);
 }
 
-void migrate_journal_settle(struct migrate_journal *j, const char *root)
+void migrate_journal_forget(const char *root, const char *uuid)
 {
-	struct migrate_journal dst = { 0 };
+	struct migrate_journal j = { 0 };
 
-	/* Ours first: a destination that ends now looks for it after it has let go of its own. */
-	migrate_journal_remove(j);
-	if (migrate_journal_read(root, j->uuid, MIGRATE_DESTINATION, &dst) == 0 && !dst.held)
-		unlink(dst.path);
+	/* A destination looks for it when it has let go of its own, or written its last word. */
+	if (migrate_journal_read(root, uuid, MIGRATE_SOURCE, &j) == 0)
+		unlink(j.path);
+	if (migrate_journal_read(root, uuid, MIGRATE_DESTINATION, &j) == 0 &&
+	    (!j.held || !strcmp(j.phase, MIGRATE_PHASE_GIVEN_UP)))
+		unlink(j.path);
 }
 
 /* The last whole line of @f is the phase: one that was cut off was never acted on. */

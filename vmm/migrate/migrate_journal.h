@@ -45,10 +45,10 @@ void migrate_journal_leave(struct migrate_journal *j);
 void migrate_journal_remove(struct migrate_journal *j);
 
 /*
- * As that for a source that knows what became of its guest: the journal of a destination which
- * has ended has nothing left to say then, and goes too, if it is under @root (NULL: default).
+ * What became of the guest is known: remove both sides' of @uuid under @root (NULL: default). But
+ * that of a destination which runs it stays as long as it does.
  */
-void migrate_journal_settle(struct migrate_journal *j, const char *root);
+void migrate_journal_forget(const char *root, const char *uuid);
 
 /* All that are there, in no order, until fn() returns non-zero. */
 int migrate_journal_for_each(const char *root,
