@@ -257,6 +257,8 @@ static void sent(struct loop_op *op, int res)
 	}
 	if (!list_empty(&n->waiting))
 		loop_defer(n->b.loop, &n->send);
+	/* It may have answered all of it before it had read all of it. */
+	heard(n);
 }
 
 /* The protocol's errors have the numbers that Linux has. */

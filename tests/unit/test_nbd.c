@@ -102,7 +102,7 @@ static void start_server(struct fixture *f, const char *args)
 	assert_int_equal(system(line), 0);
 	snprintf(line, sizeof(line), "%s/pid", f->dir);
 	/* It goes into the background first, and then writes this. */
-	for (int i = 0; i < 1000 && f->server <= 0; i++) {
+	for (int i = 0; i < 12000 && f->server <= 0; i++) {
 		pid = fopen(line, "r");
 		if (!pid || fscanf(pid, "%d\n", &f->server) != 1)
 			usleep(10000);

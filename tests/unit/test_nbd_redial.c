@@ -367,6 +367,48 @@ static void a_dialer_that_is_gone_ends_the_waiting(void **state)
 	assert_int_equal(r.res, -EIO);
 }
 
+/* ---- silence ---- */
+
+static void assert_served(struct fixture *f, struct request *r)
+{
+	struct head h = take(f);
+
+	answer(f, &h);
+	assert_int_equal(r->calls, 1);
+	assert_int_equal(r->res, 0);
+}
+
+/* It says no to a write of which it has read the head alone, and reads the rest afterwards. */
+static void a_server_that_answers_before_it_has_read_all_is_not_silent_later(void **state)
+{
+	struct fixture *f = *state;
+	struct request r;
+	char data[4096];
+	struct head h;
+
+	submit(f, &r, BLOCK_WRITE, false);
+	/* More than a socket holds. */
+	r.iov = (struct iovec){ calloc(1, MiB), MiB };
+	r.req.len = MiB;
+	turn(f);
+	assert_int_equal(recv(f->server, &h, sizeof(h), MSG_DONTWAIT), sizeof(h));
+	answer(f, &h);
+	assert_int_equal(r.calls, 0);
+	for (size_t left = MiB; left; turn(f)) {
+		ssize_t n = recv(f->server, data, MIN(left, sizeof(data)), MSG_DONTWAIT);
+
+		assert_true(n > 0);
+		left -= n;
+	}
+	assert_int_equal(r.calls, 1);
+	assert_int_equal(r.res, 0);
+	later(f, 2 * LIMIT_S);
+	assert_int_equal(asked(f), 0);
+	submit(f, &r, BLOCK_READ, false);
+	assert_served(f, &r);
+	free(r.iov.iov_base);
+}
+
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
@@ -421,6 +463,7 @@ int main(void)
 		redial_test(another_disk_is_not_taken_for_the_one_that_was),
 		redial_test(an_answer_to_another_question_is_dropped),
 		redial_test(a_dialer_that_is_gone_ends_the_waiting),
+		redial_test(a_server_that_answers_before_it_has_read_all_is_not_silent_later),
 	};
 	int failed;
 
