@@ -18,6 +18,8 @@
 
 /* How long a process that dials may live, whatever its resolver and its servers do. */
 #define LIMIT_S (4 * NBD_TIMEOUT_S)
+/* How long it lives after its answer: a monitor has no server called more often than that. */
+#define REST_S	1
 
 /* ---- names ---- */
 
@@ -124,6 +126,10 @@ static void dial_and_answer(const struct nbd_dialer *d, uint32_t id)
 		log_debug("%s", err.msg);
 	reply.error = r < 0 ? -r : 0;
 	answer(d->fd, &reply, fd);
+	/* The connection is the monitor's: it must be over when that closes it. */
+	if (fd >= 0)
+		close(fd);
+	sleep(REST_S);
 	_exit(0);
 }
 

@@ -25,7 +25,7 @@ int nbd_dialer_open(struct nbd_dialer *d, const char *uri, int *ret_monitors, st
 
 /*
  * Begin what has been asked for. Called after each SIGIO and SIGCHLD: a process dials, so that a
- * server that keeps it waiting keeps nobody else, and it is one at a time.
+ * server that keeps it waiting keeps nobody else. One at a time, and one a second at the most.
  */
 void nbd_dialer_serve(struct nbd_dialer *d);
 
