@@ -246,6 +246,12 @@ int block_resize(struct block *b, uint64_t bytes)
 	return r;
 }
 
+void block_hurry(struct block *b)
+{
+	if (b->ops->hurry)
+		b->ops->hurry(b);
+}
+
 uint64_t block_hole(struct block *b, uint64_t pos)
 {
 	return b->ops->hole && pos < block_size(b) ? b->ops->hole(b, pos) : 0;

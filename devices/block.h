@@ -55,6 +55,8 @@ struct block_ops {
 	uint64_t (*hole)(struct block *b, uint64_t pos);
 	/* Grow or shrink to @bytes; 0 or -errno. May be NULL. */
 	int (*resize)(struct block *b, uint64_t bytes);
+	/* See block_hurry(). May be NULL: no request waits for what may never come. */
+	void (*hurry)(struct block *b);
 	void (*free)(struct block *b);
 };
 
@@ -119,6 +121,13 @@ bool block_can_share(const struct block *b);
  * is no handle by block_share(). -EOPNOTSUPP, -EROFS, -EINVAL (not whole sectors), or why not.
  */
 int block_resize(struct block *b, uint64_t bytes);
+
+/*
+ * Whoever asked has lost interest: a request that waits for a server that is gone fails now, and
+ * so does one whose server goes before it has answered. What is being worked on is completed.
+ * Until the next request. On the loop of @b.
+ */
+void block_hurry(struct block *b);
 
 /*
  * How many bytes from @pos on are known to be zeroes, without reading them. It may ask the

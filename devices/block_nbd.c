@@ -396,12 +396,18 @@ static void nbd_submit(struct block *b, struct block_req *req)
 		block_finish_later(req, can ? -EINVAL : -EOPNOTSUPP);
 		return;
 	}
+	n->redial.hurried = false;
 	if (n->link != NBD_UP && !nbd_may_wait(n)) {
 		block_finish_later(req, -EIO);
 		return;
 	}
 	list_add_tail(&n->waiting, &req->link);
 	loop_defer(b->loop, &n->send);
+}
+
+static void hurry(struct block *b)
+{
+	nbd_hurry(nbd_of(b));
 }
 
 static void nbd_free(struct block *b)
@@ -419,6 +425,7 @@ static void nbd_free(struct block *b)
 
 static const struct block_ops nbd_ops = {
 	.submit = nbd_submit,
+	.hurry = hurry,
 	.free = nbd_free,
 };
 

@@ -50,7 +50,7 @@ enum nbd_link {
 	NBD_BREAKING, /* until the transfers under way have ended */
 	NBD_DIALING,  /* the dialer has been asked */
 	NBD_RESTING,  /* until it is asked again */
-	NBD_DOWN,     /* given up: requests fail */
+	NBD_DOWN,     /* given up, or nobody waits for it */
 };
 
 /* How a connection that was lost is replaced. */
@@ -60,6 +60,7 @@ struct nbd_redial {
 	uint64_t deadline_ns; /* when they fail; 0: the server has answered */
 	uint64_t next_ns;     /* the dialer is not asked again before */
 	bool given_up;	      /* requests have failed since the last answer */
+	bool hurried;	      /* whoever asked does not wait for another connection */
 	uint32_t id;	      /* of the question */
 	struct log_limit limit;
 	struct loop_timer timer;
@@ -100,6 +101,15 @@ void nbd_proven(struct block_nbd *n);
 
 /* A request has come while there is no connection: may it wait? */
 bool nbd_may_wait(struct block_nbd *n);
+
+/* Nobody waits for a server that is gone: until there is another request. */
+void nbd_hurry(struct block_nbd *n);
+
+/* Is any request waiting, or under way? */
+static inline bool nbd_is_asked(const struct block_nbd *n)
+{
+	return n->busy || !list_empty(&n->waiting);
+}
 
 /* block_nbd.c: what was under way waits again; all that waits fails, or may go over @fd. */
 void nbd_take_back(struct block_nbd *n);

@@ -3,7 +3,7 @@
  * answers with a socket over which the export has been agreed on. Meanwhile requests wait, up to
  * a limit that counts from the loss to the next answer, since a server that takes connections
  * and drops them is not back. Beyond it they fail, and one of them a second is reason to try
- * once more.
+ * once more. A guest that ends or resets the disk does not wait: they fail then, too.
  *
  * A server that comes back is believed to have what it had acknowledged. One that has lost
  * writes from its own cache has lost them for the guest too.
@@ -46,6 +46,14 @@ static void rest(struct block_nbd *n)
 	loop_timer_set(n->b.loop, &d->timer, MIN(d->next_ns, d->deadline_ns));
 }
 
+/* Until there is a request again, for what is left of the limit. */
+static void stand_by(struct block_nbd *n)
+{
+	n->link = NBD_DOWN;
+	loop_timer_cancel(n->b.loop, &n->redial.timer);
+	nbd_fail_all(n);
+}
+
 /* There is no connection: ask for one, now or a little later, or give up. */
 static void go_on(struct block_nbd *n)
 {
@@ -54,6 +62,8 @@ static void go_on(struct block_nbd *n)
 	/* Who had been given up has one chance at a time. */
 	if (d->fd < 0 || d->given_up || now(n) >= d->deadline_ns)
 		give_up(n);
+	else if (d->hurried)
+		stand_by(n);
 	else if (now(n) >= d->next_ns)
 		dial(n);
 	else
@@ -108,11 +118,35 @@ bool nbd_may_wait(struct block_nbd *n)
 
 	if (n->link != NBD_DOWN)
 		return true;
+	if (d->fd >= 0 && !d->given_up && now(n) < d->deadline_ns) {
+		go_on(n);
+		return true;
+	}
 	if (d->fd < 0 || now(n) < d->next_ns)
 		return false;
 	d->deadline_ns = now(n) + PATIENCE_NS;
 	dial(n);
 	return true;
+}
+
+void nbd_hurry(struct block_nbd *n)
+{
+	n->redial.hurried = true;
+	switch (n->link) {
+	case NBD_UP:
+		if (n->redial.deadline_ns && nbd_is_asked(n))
+			nbd_lost(n, "nobody waits for it");
+		break;
+	case NBD_DIALING:
+		loop_cancel(n->b.loop, &n->redial.op);
+		break;
+	case NBD_RESTING:
+		stand_by(n);
+		break;
+	case NBD_BREAKING:
+	case NBD_DOWN:
+		break;
+	}
 }
 
 static void expired(struct loop_timer *t)
@@ -121,7 +155,11 @@ static void expired(struct loop_timer *t)
 
 	switch (n->link) {
 	case NBD_UP:
-		nbd_lost(n, "it takes too long");
+		/* One that was asked nothing has kept nobody waiting. */
+		if (nbd_is_asked(n))
+			nbd_lost(n, "it takes too long");
+		else
+			nbd_proven(n);
 		break;
 	case NBD_DIALING:
 		loop_cancel(n->b.loop, &n->redial.op);
@@ -162,12 +200,16 @@ static void dialed(struct loop_op *op, int res)
 	struct block_nbd *n = container_of(op, struct block_nbd, redial.op);
 	struct nbd_redial *d = &n->redial;
 	int fd = res > 0 ? received_fd(&d->msg) : -1;
+	bool stale = res == -EINTR || (res == sizeof(d->reply) && d->reply.id != d->id);
 
-	if (res == -EINTR || (res == sizeof(d->reply) && d->reply.id != d->id)) {
-		/* To a question that was given up before. */
+	/* To a question that was given up before, or is given up now. */
+	if (stale || d->hurried) {
 		if (fd >= 0)
 			close(fd);
-		listen_for_answer(n);
+		if (d->hurried || now(n) >= d->deadline_ns)
+			go_on(n);
+		else
+			listen_for_answer(n);
 		return;
 	}
 	if (fd >= 0 && res == sizeof(d->reply) && is_same(&d->reply.export, &n->export)) {

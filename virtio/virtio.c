@@ -16,6 +16,8 @@ static void doorbell_rang(struct loop_event *ev);
 static void reset_on_loop(struct loop_task *task);
 static void stop_on_queue_loop(struct loop_task *task);
 static void queue_has_stopped(struct loop_task *task);
+static void hurry_on_queue_loop(struct loop_task *task);
+static void queue_has_hurried(struct loop_task *task);
 
 int virtio_init(struct virtio_device *dev, const struct virtio_ops *ops,
 		const struct virtio_params *params, struct error *err)
@@ -56,6 +58,8 @@ int virtio_init(struct virtio_device *dev, const struct virtio_ops *ops,
 			.fd = -1,
 			.stop = { .run = stop_on_queue_loop },
 			.stopped = { .run = queue_has_stopped },
+			.hurry = { .run = hurry_on_queue_loop },
+			.hurried = { .run = queue_has_hurried },
 		};
 	}
 	return 0;
@@ -157,7 +161,7 @@ static void finish_stop(struct virtio_device *dev)
 
 	if (dev->running)
 		stop_queues(dev);
-	dev->running = dev->stopping = false;
+	dev->running = dev->stopping = dev->hurried = false;
 
 	if (atomic_load(&dev->drain) == VIRTIO_DRAIN_WANTED) {
 		if (dev->ops->reset)
@@ -194,6 +198,36 @@ static void queue_has_stopped(struct loop_task *task)
 
 	if (--bell->dev->unstopped == 0)
 		finish_stop(bell->dev);
+}
+
+static void hurry_on_queue_loop(struct loop_task *task)
+{
+	struct virtio_doorbell *bell = container_of(task, struct virtio_doorbell, hurry);
+
+	bell->dev->ops->hurry(bell->dev, index_of(bell));
+	loop_post(bell->dev->loop, &bell->hurried);
+}
+
+static void queue_has_hurried(struct loop_task *task)
+{
+	struct virtio_doorbell *bell = container_of(task, struct virtio_doorbell, hurried);
+
+	if (--bell->dev->unstopped == 0)
+		finish_stop(bell->dev);
+}
+
+void virtio_hurry(struct virtio_device *dev)
+{
+	if (!dev->stopping || dev->hurried || !dev->ops->hurry)
+		return;
+	/* Each is answered before the device counts as stopped: then it may be freed. */
+	for (unsigned i = 0; i < dev->num_queues; i++) {
+		if (!dev->queue[i].started)
+			continue;
+		dev->unstopped++;
+		loop_post(dev->doorbell[i].loop, &dev->doorbell[i].hurry);
+	}
+	dev->hurried = true;
 }
 
 static void begin_stop(struct virtio_device *dev)
@@ -235,8 +269,10 @@ static void reset_on_loop(struct loop_task *task)
 	struct virtio_device *dev = container_of(task, struct virtio_device, reset_task);
 
 	/* Two vCPUs may have asked; the second message finds the work done. */
-	if (atomic_load(&dev->drain) == VIRTIO_DRAIN_WANTED)
-		begin_stop(dev);
+	if (atomic_load(&dev->drain) != VIRTIO_DRAIN_WANTED)
+		return;
+	begin_stop(dev);
+	virtio_hurry(dev);
 }
 
 void virtio_kick_again(struct virtio_device *dev, unsigned queue)

@@ -78,6 +78,13 @@ struct virtio_ops {
 	 */
 	void (*stop_queue)(struct virtio_device *dev, unsigned queue);
 
+	/*
+	 * On the queue's loop, after stop_queue: the driver has reset the device or the machine
+	 * ends, so nobody waits for what is in flight, and what cannot be done fails now. Perhaps
+	 * after the queue has stopped. Only with stop_queue; NULL: nothing in flight takes long.
+	 */
+	void (*hurry)(struct virtio_device *dev, unsigned queue);
+
 	/* loop: forget all driver state. Stopped; queues are reset by the core. May be NULL. */
 	void (*reset)(struct virtio_device *dev);
 
@@ -127,6 +134,8 @@ struct virtio_doorbell {
 	bool open; /* on @loop: kicks are served */
 	struct loop_task stop;	  /* message to @loop: stop the queue */
 	struct loop_task stopped; /* and the answer, to the device's loop */
+	struct loop_task hurry;	  /* message to @loop, behind the first */
+	struct loop_task hurried; /* and its answer */
 };
 
 struct virtio_device {
@@ -158,7 +167,8 @@ struct virtio_device {
 
 	bool running;	      /* loop: between start and the end of stop */
 	bool stopping;	      /* loop */
-	unsigned unstopped;   /* loop: queues that have not answered yet (stop_queue) */
+	bool hurried;	      /* loop: while it stops, that has been said already */
+	unsigned unstopped;   /* loop: answers of queues still to come (stop_queue, hurry) */
 	bool paused;	      /* loop: from virtio_pause() or load to virtio_resume() */
 	void (*stopped)(struct virtio_device *dev, void *arg); /* loop: whoever waits for stop */
 	void *stopped_arg;
@@ -267,6 +277,9 @@ void virtio_kick(struct virtio_device *dev, unsigned queue);
 void virtio_pause(struct virtio_device *dev, void (*done)(struct virtio_device *dev, void *arg),
 		  void *arg);
 void virtio_resume(struct virtio_device *dev);
+
+/* A pause under way is one for good: what is in flight need not be done. The device's loop. */
+void virtio_hurry(struct virtio_device *dev);
 
 /*
  * End a reset that the loop has drained; without one, nothing. For a transport about to save:

@@ -127,6 +127,11 @@ static void blk_stop_queue(struct virtio_device *dev, unsigned queue)
 	check_stopped(q);
 }
 
+static void blk_hurry(struct virtio_device *dev, unsigned queue)
+{
+	block_hurry(blk_of(dev)->queue[queue].block);
+}
+
 static void blk_reset(struct virtio_device *dev)
 {
 	struct virtio_blk *blk = blk_of(dev);
@@ -302,6 +307,7 @@ static const struct virtio_ops blk_ops = {
 	.config_size = offsetof(struct virtio_blk_config, max_secure_erase_sectors),
 	.start = blk_start,
 	.stop_queue = blk_stop_queue,
+	.hurry = blk_hurry,
 	.reset = blk_reset,
 	.kick = blk_kick,
 	.config_read = blk_config_read,

@@ -367,7 +367,7 @@ static void a_dialer_that_is_gone_ends_the_waiting(void **state)
 	assert_int_equal(r.res, -EIO);
 }
 
-/* ---- silence ---- */
+/* ---- nobody waits ---- */
 
 static void assert_served(struct fixture *f, struct request *r)
 {
@@ -377,6 +377,93 @@ static void assert_served(struct fixture *f, struct request *r)
 	assert_int_equal(r->calls, 1);
 	assert_int_equal(r->res, 0);
 }
+
+static void in_a_hurry_requests_fail_between_two_questions(void **state)
+{
+	struct fixture *f = *state;
+	struct request r;
+
+	submit(f, &r, BLOCK_READ, false);
+	hang_up(f);
+	dialed(f, asked(f), NULL);
+	assert_int_equal(r.calls, 0);
+	block_hurry(f->b);
+	turn(f);
+	assert_int_equal(r.calls, 1);
+	assert_int_equal(r.res, -EIO);
+	/* The next one waits again. */
+	submit(f, &r, BLOCK_READ, false);
+	later(f, 1);
+	assert_int_equal(r.calls, 0);
+	dialed(f, asked(f), &same);
+	assert_served(f, &r);
+}
+
+static void in_a_hurry_requests_fail_before_the_dialer_answers(void **state)
+{
+	struct fixture *f = *state;
+	struct request r;
+	uint32_t late;
+
+	submit(f, &r, BLOCK_READ, false);
+	hang_up(f);
+	late = asked(f);
+	block_hurry(f->b);
+	turn(f);
+	assert_int_equal(r.calls, 1);
+	assert_int_equal(r.res, -EIO);
+	submit(f, &r, BLOCK_READ, false);
+	later(f, 1);
+	dialed(f, late, &same);
+	assert_true(refused(f));
+	dialed(f, asked(f), &same);
+	assert_served(f, &r);
+}
+
+static void in_a_hurry_what_a_server_works_on_is_completed(void **state)
+{
+	struct fixture *f = *state;
+	struct request r;
+	struct head h;
+
+	submit(f, &r, BLOCK_READ, false);
+	h = take(f);
+	block_hurry(f->b);
+	turn(f);
+	assert_int_equal(r.calls, 0);
+	answer(f, &h);
+	assert_int_equal(r.res, 0);
+
+	/* But not if it goes away meanwhile. */
+	submit(f, &r, BLOCK_READ, false);
+	take(f);
+	block_hurry(f->b);
+	hang_up(f);
+	assert_int_equal(asked(f), 0);
+	assert_int_equal(r.calls, 1);
+	assert_int_equal(r.res, -EIO);
+}
+
+static void in_a_hurry_a_server_that_is_not_back_for_sure_counts_as_gone(void **state)
+{
+	struct fixture *f = *state;
+	struct request r;
+
+	submit(f, &r, BLOCK_READ, false);
+	hang_up(f);
+	dialed(f, asked(f), &same);
+	take(f);
+	block_hurry(f->b);
+	turn(f);
+	assert_int_equal(r.calls, 1);
+	assert_int_equal(r.res, -EIO);
+	submit(f, &r, BLOCK_READ, false);
+	later(f, 1);
+	dialed(f, asked(f), &same);
+	assert_served(f, &r);
+}
+
+/* ---- silence ---- */
 
 /* It says no to a write of which it has read the head alone, and reads the rest afterwards. */
 static void a_server_that_answers_before_it_has_read_all_is_not_silent_later(void **state)
@@ -463,6 +550,10 @@ int main(void)
 		redial_test(another_disk_is_not_taken_for_the_one_that_was),
 		redial_test(an_answer_to_another_question_is_dropped),
 		redial_test(a_dialer_that_is_gone_ends_the_waiting),
+		redial_test(in_a_hurry_requests_fail_between_two_questions),
+		redial_test(in_a_hurry_requests_fail_before_the_dialer_answers),
+		redial_test(in_a_hurry_what_a_server_works_on_is_completed),
+		redial_test(in_a_hurry_a_server_that_is_not_back_for_sure_counts_as_gone),
 		redial_test(a_server_that_answers_before_it_has_read_all_is_not_silent_later),
 	};
 	int failed;

@@ -61,7 +61,8 @@ const struct config_item config_disk_keys[] = {
 	{ "bps-burst", "SIZE", "Bytes that may go at once after a pause (bps / 4)", CONFIG_CUSTOM,
 	  DISK(bps_burst), .parse = parse_rate },
 	{ "reconnect", "SECONDS",
-	  "How long requests wait when the server of an NBD disk is gone, before they fail (30)",
+	  "How long requests wait when the server of an NBD disk is gone, before they fail; a "
+	  "pause waits too, an end does not (30)",
 	  CONFIG_NUMBER, DISK(reconnect_seconds), 0, MAX_RECONNECT },
 	{ "id", "ID", "Name of the device (disk0, disk1, ...)", CONFIG_STRING, DISK(id) },
 	{ "serial", "TEXT", "Serial number that the guest reads, up to 20 bytes (the id)",

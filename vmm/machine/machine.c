@@ -575,6 +575,8 @@ static void wind_down(struct machine *m)
 		/* Those who wait for a pause learn of the end. */
 		free_pausers(m);
 		vcpus_left(m);
+		for (unsigned i = 0; i < m->num_virtio; i++)
+			virtio_hurry(m->virtio[i].dev);
 		while (m->undrained)
 			loop_run_once(m->loop, UINT64_MAX);
 	}
