@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "devices/net_fd.h"
+#include "vmm/core/io.h"
 #include "vmm/core/log.h"
 
 #define BATCH 32
@@ -31,7 +32,7 @@ static int send_batch(struct net_fd *f)
 
 	while (n < BATCH && !list_empty(&f->waiting)) {
 		struct net_tx *tx = list_entry(f->waiting.next, struct net_tx, link);
-		ssize_t len = writev(f->fd, tx->iov, tx->iovcnt);
+		ssize_t len = io_writev(f->fd, tx->iov, tx->iovcnt);
 
 		/* EIO: the interface is down. What the kernel refuses is its sender's loss. */
 		if (len < 0 && (n || errno == EAGAIN || errno == EINTR || errno == EBADFD))
@@ -49,7 +50,7 @@ static int tap_recv_now(struct net *n, struct net_rx *rx)
 	ssize_t len;
 
 	do
-		len = readv(net_fd_of(n)->fd, rx->iov, rx->iovcnt);
+		len = io_readv(net_fd_of(n)->fd, rx->iov, rx->iovcnt);
 	while (len < 0 && errno == EINTR);
 	/* A longer frame than there is room for would come cut; there is room for the longest. */
 	return net_fd_received(n, len < 0 ? -errno : (int)len, false);

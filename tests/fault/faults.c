@@ -117,7 +117,7 @@ CALL(ssize_t, read, (int fd, void *p, size_t n), (fd, p, n))
 CALL(ssize_t, pread, (int fd, void *p, size_t n, off_t at), (fd, p, n, at))
 CALL(ssize_t, preadv2, (int fd, const void *v, int n, off_t at, int f), (fd, v, n, at, f))
 CALL(ssize_t, pwrite, (int fd, const void *p, size_t n, off_t at), (fd, p, n, at))
-CALL(ssize_t, pwritev, (int fd, const void *v, int n, off_t at), (fd, v, n, at))
+CALL(ssize_t, pwritev2, (int fd, const void *v, int n, off_t at, int f), (fd, v, n, at, f))
 CALL(ssize_t, sendmsg, (int fd, const struct msghdr *m, int flags), (fd, m, flags))
 CALL(ssize_t, recvmsg, (int fd, struct msghdr *m, int flags), (fd, m, flags))
 CALL(ssize_t, copy_file_range, (int a, off_t *x, int b, off_t *y, size_t n, unsigned f),

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -101,6 +102,12 @@ static void no_thread_executes_opens_traces_or_signals(void **state)
 		{ SYS_prctl, PR_SET_DUMPABLE, 1, 0 },
 		{ SYS_ioctl, 0, TIOCSTI, 0 },
 		{ SYS_fcntl, 0, F_SETOWN, 1 },
+		{ SYS_fcntl, 0, F_SETFD, 0 },
+		{ SYS_socketpair, AF_UNIX, SOCK_STREAM, 0 },
+		{ SYS_memfd_create, (long)"x", 0, 0 },
+		{ SYS_getsockopt, 0, IPPROTO_TCP, 0 },
+		{ SYS_dup, 0, 0, 0 },
+		{ SYS_dup2, 0, 1, 0 },
 		{ SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0 },
 		{ SYS_clone, SIGCHLD | CLONE_VM | CLONE_VFORK, 0, 0 },
 		{ SYS_mprotect, 0, 4096, PROT_READ | PROT_EXEC },
@@ -148,7 +155,7 @@ static void a_vcpu_thread_may_run_the_guest_and_not_make_one(void **state)
 		{ SYS_io_uring_enter, -1, 0 },
 		{ SYS_clone, SIGCHLD, 0 },
 		{ SYS_timer_create, CLOCK_MONOTONIC, 0 },
-		{ SYS_preadv, -1, 0 },
+		{ SYS_preadv2, -1, 0 },
 		{ SYS_fcntl, -1, F_GETFL },
 	};
 
@@ -163,7 +170,7 @@ static void a_worker_reads_and_writes_what_is_open(void **state)
 {
 	if (!has_seccomp())
 		skip();
-	assert_int_equal(try_call(SANDBOX_THREAD_WORKER, SYS_pread64, -1, 0, 0, 0), EBADF);
+	assert_int_equal(try_call(SANDBOX_THREAD_WORKER, SYS_preadv2, -1, 0, 0, 0), EBADF);
 	assert_int_equal(try_call(SANDBOX_THREAD_WORKER, SYS_fdatasync, -1, 0, 0, 0), EBADF);
 	assert_int_equal(try_call(SANDBOX_THREAD_WORKER, SYS_ioctl, -1, KVM_RUN, 0, 0), KILLED);
 	assert_int_equal(try_call(SANDBOX_THREAD_WORKER, SYS_sendmsg, -1, 0, 0, 0), KILLED);
@@ -174,7 +181,7 @@ static void a_queue_thread_does_input_and_output_and_has_no_kvm(void **state)
 {
 	if (!has_seccomp())
 		skip();
-	assert_int_equal(try_call(SANDBOX_THREAD_QUEUE, SYS_pwritev, -1, 0, 0, 0), EBADF);
+	assert_int_equal(try_call(SANDBOX_THREAD_QUEUE, SYS_pwritev2, -1, 0, 0, 0), EBADF);
 	assert_int_equal(try_call(SANDBOX_THREAD_QUEUE, SYS_io_uring_enter, -1, 0, 0, 0), EBADF);
 	assert_int_equal(try_call(SANDBOX_THREAD_QUEUE, SYS_ioctl, -1, KVM_RUN, 0, 0), KILLED);
 	assert_int_equal(try_call(SANDBOX_THREAD_QUEUE, SYS_clone, SIGCHLD, 0, 0, 0), KILLED);

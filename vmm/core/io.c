@@ -55,3 +55,14 @@ int io_write(int fd, const void *buf, size_t len)
 	}
 	return 0;
 }
+
+/* Offset -1: where the file is, or a stream. */
+ssize_t io_readv(int fd, const struct iovec *iov, size_t num)
+{
+	return preadv2(fd, iov, (int)num, -1, 0);
+}
+
+ssize_t io_writev(int fd, const struct iovec *iov, size_t num)
+{
+	return pwritev2(fd, iov, (int)num, -1, 0);
+}

@@ -5,6 +5,8 @@
 #ifndef WISP_CORE_IO_H
 #define WISP_CORE_IO_H
 
+#include <sys/uio.h>
+
 #include "vmm/core/util.h"
 
 /* 0, or -errno; -EIO when the file ends before @len bytes. @buf is then partly filled. */
@@ -13,5 +15,12 @@ int io_read_at(int fd, void *buf, size_t len, uint64_t offset);
 /* 0, or -errno; what was written until then stays. The second writes where the file is. */
 int io_write_at(int fd, const void *buf, size_t len, uint64_t offset);
 int io_write(int fd, const void *buf, size_t len);
+
+/*
+ * readv() and writev(), by preadv2() and pwritev2(): a locked thread needs those anyway, and so is
+ * allowed two system calls fewer. A part may be moved; -1 and errno.
+ */
+ssize_t io_readv(int fd, const struct iovec *iov, size_t num);
+ssize_t io_writev(int fd, const struct iovec *iov, size_t num);
 
 #endif

@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
 #include "vmm/core/loop_internal.h"
 #include "vmm/core/loop_workers.h"
 
@@ -123,14 +124,14 @@ static ssize_t write_plain(int fd, const struct iovec *iov, unsigned n)
 
 	if (flags < 0 || flags & O_NONBLOCK || fstat(fd, &st) < 0 ||
 	    !(S_ISFIFO(st.st_mode) || isatty(fd)))
-		return writev(fd, iov, n);
+		return io_writev(fd, iov, n);
 	while (n > 1 && !iov->iov_len) {
 		iov++;
 		n--;
 	}
 	first = *iov;
 	first.iov_len = MIN(first.iov_len, (size_t)PIPE_BUF);
-	return writev(fd, &first, 1);
+	return io_writev(fd, &first, 1);
 }
 
 /*
@@ -155,7 +156,7 @@ static ssize_t try_transfer(struct epoll_fd *f, int fd, const struct iovec *iov,
 	}
 	if (!is_ready(fd, write ? POLLOUT : POLLIN))
 		return -EAGAIN;
-	r = write ? write_plain(fd, iov, n) : readv(fd, iov, n);
+	r = write ? write_plain(fd, iov, n) : io_readv(fd, iov, n);
 	return r < 0 ? -errno : r;
 }
 

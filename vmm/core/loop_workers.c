@@ -36,27 +36,24 @@ struct loop_workers {
 
 static int carry_out(const struct loop_op *op)
 {
-	bool stream = op->offset == UINT64_MAX;
+	const struct iovec one = { .iov_base = op->buf, .iov_len = op->len };
 	ssize_t r = -1;
 
 	errno = EINVAL;
 	switch ((enum loop_op_kind)op->kind) {
+	/* Of these alone the locked thread has a use, since they take offset -1 for a stream. */
 	case LOOP_OP_READV:
-		r = stream ? readv(op->fd, op->iov, op->len)
-			   : preadv(op->fd, op->iov, op->len, op->offset);
+		r = preadv2(op->fd, op->iov, op->len, (off_t)op->offset, 0);
 		break;
 	case LOOP_OP_WRITEV:
-		r = stream ? writev(op->fd, op->iov, op->len)
-			   : pwritev(op->fd, op->iov, op->len, op->offset);
+		r = pwritev2(op->fd, op->iov, op->len, (off_t)op->offset, 0);
 		break;
 	case LOOP_OP_READ:
 	case LOOP_OP_EVENT:
-		r = stream ? read(op->fd, op->buf, op->len)
-			   : pread(op->fd, op->buf, op->len, op->offset);
+		r = preadv2(op->fd, &one, 1, (off_t)op->offset, 0);
 		break;
 	case LOOP_OP_WRITE:
-		r = stream ? write(op->fd, op->buf, op->len)
-			   : pwrite(op->fd, op->buf, op->len, op->offset);
+		r = pwritev2(op->fd, &one, 1, (off_t)op->offset, 0);
 		break;
 	case LOOP_OP_FSYNC:
 		r = op->flags ? fdatasync(op->fd) : fsync(op->fd);

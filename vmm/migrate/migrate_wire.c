@@ -15,8 +15,9 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 #include <unistd.h>
+
+#include "vmm/core/io.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -155,7 +156,7 @@ static int send_all(struct migrate_wire *w, struct iovec *iov, unsigned num, int
 {
 	num = advance(&iov, num, 0);
 	while (num) {
-		ssize_t n = fd < 0 ? writev(w->out, iov, (int)num) :
+		ssize_t n = fd < 0 ? io_writev(w->out, iov, num) :
 				     send_with(w->out, iov, num, fd);
 		int r;
 

@@ -11,7 +11,6 @@ const struct seccomp_rule seccomp_common[] = {
 	ALLOW(read, "eventfds"),
 	ALLOW(close, "eventfds of a device that is reset"),
 	ALLOW(clock_gettime, "the time, where the vDSO cannot tell it"),
-	ALLOW(clock_nanosleep, "waits of the C library and of retries"),
 
 	ALLOW(brk, "malloc"),
 	ALLOW_WITHOUT(mmap, 2, PROT_EXEC, "malloc, stacks, guest memory"),

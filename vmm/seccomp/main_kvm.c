@@ -57,23 +57,17 @@ const struct seccomp_rule seccomp_main_kvm[] = {
 	IOCTL(KVM_SET_DEBUGREGS, "state"),
 	IOCTL(KVM_GET_VCPU_EVENTS, "state"),
 	IOCTL(KVM_SET_VCPU_EVENTS, "state"),
-	IOCTL(KVM_GET_NESTED_STATE, "state"),
-	IOCTL(KVM_SET_NESTED_STATE, "state"),
 	IOCTL(KVM_GET_IRQCHIP, "state"),
 	IOCTL(KVM_SET_IRQCHIP, "state"),
 	IOCTL(KVM_GET_CLOCK, "the guest's clock"),
 	IOCTL(KVM_SET_CLOCK, "the guest's clock"),
-	IOCTL(KVM_HAS_DEVICE_ATTR, "can the TSC's offset be set"),
 	IOCTL(KVM_GET_DEVICE_ATTR, "the TSC's offset"),
 	IOCTL(KVM_SET_DEVICE_ATTR, "the TSC's offset"),
 	IOCTL(KVM_KVMCLOCK_CTRL, "the guest was paused: no alarm about lost time"),
 	IOCTL(KVM_GET_DIRTY_LOG, "which memory changed"),
 	IOCTL(KVM_CLEAR_DIRTY_LOG, "which memory changed"),
-	IOCTL(KVM_GET_STATS_FD, "exits as the kernel counts them"),
 
 	/* the debugger */
 	IOCTL(KVM_SET_GUEST_DEBUG, "breakpoints and steps"),
-	IOCTL(KVM_GET_FPU, "registers"),
-	IOCTL(KVM_SET_FPU, "registers"),
 	{ 0 },
 };

@@ -13,6 +13,7 @@
 
 const struct seccomp_rule seccomp_net[] = {
 	ALLOW(poll, "wait for the guest and for the network"),
+	ALLOW(clock_nanosleep, "waits of the libraries"),
 	ALLOW(recvmsg, "frames of the guest, datagrams with their addresses"),
 	ALLOW(sendmsg, "frames to the guest"),
 	ALLOW(recvfrom, "what comes from the network"),

@@ -27,10 +27,7 @@ const struct seccomp_rule seccomp_queue[] = {
 	/* the loop over epoll */
 	ALLOW(epoll_ctl, "wait for one more descriptor"),
 	ALLOW(epoll_wait, "wait"),
-	ALLOW(epoll_pwait2, "wait"),
 	ALLOW(poll, "is it ready?"),
-	ALLOW(preadv2, "read without waiting"),
-	ALLOW(pwritev2, "write without waiting"),
 	ALLOW(recvmsg, "a disk behind a server"),
 	ALLOW(sendmsg, "a disk behind a server"),
 	ALLOW_ARG(clone, 0, FLAGS_OF_A_THREAD, "a worker"),

@@ -9,6 +9,7 @@
 
 const struct seccomp_rule seccomp_tls[] = {
 	ALLOW(poll, "wait for either side"),
+	ALLOW(clock_nanosleep, "waits of the libraries"),
 	ALLOW(recvfrom, "what the other side sends"),
 	ALLOW(sendto, "what goes to the other side"),
 	ALLOW(sendmsg, "what goes to the other side, in parts"),

@@ -7,12 +7,8 @@
 #include <stddef.h>
 
 const struct seccomp_rule seccomp_worker[] = {
-	ALLOW(readv, "streams that cannot be polled"),
-	ALLOW(writev, "streams that cannot be polled"),
-	ALLOW(pread64, "a disk is read"),
-	ALLOW(preadv, "a disk is read"),
-	ALLOW(pwrite64, "a disk is written"),
-	ALLOW(pwritev, "a disk is written"),
+	ALLOW(preadv2, "a disk is read, or a stream that cannot be polled"),
+	ALLOW(pwritev2, "a disk is written, or a stream that cannot be polled"),
 	ALLOW(fsync, "a disk is flushed"),
 	ALLOW(fdatasync, "a disk is flushed"),
 	ALLOW(fallocate, "discard, write zeroes"),
