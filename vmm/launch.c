@@ -421,17 +421,20 @@ struct machine_end *launch_share_end(struct error *err)
 
 /*
  * Without a directory a microVM runs as well, it only cannot be controlled; so a host without a
- * place for it is no reason to fail, unless somebody means to find it there.
+ * place for it is no reason to fail, unless somebody means to find it there: also whoever settles
+ * where a guest is that moves.
  */
-static int create_run_dir(const struct machine_config *c, const char *run_id, struct run_dir *dir,
-			  struct error *err)
+static int create_run_dir(const struct machine_config *c, const struct launch_ends *ends,
+			  struct run_dir *dir, struct error *err)
 {
+	bool arrives = ends && ends->image && ends->image->arrival;
+	const char *run_id = ends ? ends->run_id : NULL;
 	struct error why = { 0 };
 	int r = run_dir_create(dir, c->run_dir, run_id ? run_id : c->name, &why);
 
 	if (r == 0 && run_id)
 		r = run_dir_may_move(dir);
-	if (r < 0 && (r == -EEXIST || c->run_dir || c->detach)) {
+	if (r < 0 && (r == -EEXIST || c->run_dir || c->detach || arrives)) {
 		*err = why;
 		return r;
 	}
@@ -469,7 +472,7 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 	if (params.kvm_fd >= 0 && !r)
 		r = resources_admit(c, &admission, &err);
 	if (params.kvm_fd >= 0 && !r)
-		r = create_run_dir(c, run_id, &dir, &err);
+		r = create_run_dir(c, ends, &dir, &err);
 	/* From here on others see it, and count it. */
 	if (admission >= 0)
 		close(admission);
