@@ -205,8 +205,10 @@ static int await_commit(struct receiver *rx, struct error *err)
 	if (r < 0)
 		return error_set(err, r, "migration: the journal cannot be written: %m");
 	r = migrate_wire_send(rx->wire, MIGRATE_PREPARED, 0, NULL, 0, err);
-	if (!r)
-		r = migrate_wire_expect(rx->wire, MIGRATE_COMMIT, &rec, -1, err);
+	/* A source that was not told all of this does not commit. */
+	if (r < 0)
+		return r;
+	r = migrate_wire_expect(rx->wire, MIGRATE_COMMIT, &rec, -1, err);
 	if (!r || r == -ECONNABORTED || r == -ECANCELED)
 		return r;
 	log_warn("%s; whether the guest was handed over is not known here. "
