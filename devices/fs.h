@@ -33,12 +33,16 @@ enum fs_cache {
 	FS_CACHE_ALWAYS, /* for trees that nobody else changes */
 };
 
+/* How names of extended attributes begin that a tree has for guests, and not for this host. */
+#define FS_KEPT_XATTR "user.wisp."
+
 struct fs_server_config {
 	int root_fd; /* the directory, O_PATH; the server's from a successful create on */
 	enum fs_cache cache;
 	bool read_only;
 	bool writeback; /* let the guest gather writes */
 	bool no_xattr;	/* say that there are none: saves a round trip for each lookup of one */
+	bool kept_xattr; /* those that are not the user's are kept as FS_KEPT_XATTR "NAME" */
 	unsigned max_open; /* descriptors kept for nodes and handles; 0: by RLIMIT_NOFILE */
 };
 

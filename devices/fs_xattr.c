@@ -2,6 +2,7 @@
 #include "devices/fs_internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <sys/xattr.h>
 
 #define NAME_MAX_XATTR 255
@@ -35,6 +36,41 @@ static int take_xattr_name(struct fs_call *c, const char **ret_name)
 	return 0;
 }
 
+static bool is_users(const char *name)
+{
+	return !strncmp(name, "user.", 5);
+}
+
+/* What the guest's @name is called here, maybe in @buf; NULL: too long to be there. */
+static const char *kept_name(const struct fs_call *c, const char *name,
+			     char buf[NAME_MAX_XATTR + 1])
+{
+	if (!c->s->config.kept_xattr || is_users(name))
+		return name;
+	if (snprintf(buf, NAME_MAX_XATTR + 1, FS_KEPT_XATTR "%s", name) > NAME_MAX_XATTR)
+		return NULL;
+	return buf;
+}
+
+/* In the list of @len bytes at @names, give guests' names back and leave out the host's. */
+static ssize_t rename_kept(char *names, ssize_t len)
+{
+	const size_t prefix = strlen(FS_KEPT_XATTR);
+	char *to = names;
+
+	for (char *p = names, *next; p < names + len; p = next) {
+		const char *name = strncmp(p, FS_KEPT_XATTR, prefix) ? p : p + prefix;
+		size_t size = strlen(name) + 1;
+
+		next = p + strlen(p) + 1;
+		if (!is_users(p))
+			continue;
+		memmove(to, name, size);
+		to += size;
+	}
+	return to - names;
+}
+
 /* The reply to a question for @asked bytes, of which there are @n, already in place. */
 static int reply_size(struct fs_call *c, uint32_t asked, ssize_t n)
 {
@@ -56,7 +92,7 @@ static int reply_size(struct fs_call *c, uint32_t asked, ssize_t n)
 int fs_op_getxattr(struct fs_call *c)
 {
 	const struct fuse_getxattr_in *in = fs_take(c, sizeof(*in));
-	char path[FS_FD_PATH];
+	char path[FS_FD_PATH], buf[NAME_MAX_XATTR + 1];
 	const char *name;
 	int r;
 
@@ -69,6 +105,9 @@ int fs_op_getxattr(struct fs_call *c)
 		r = take_path(c, path);
 	if (r < 0)
 		return r;
+	name = kept_name(c, name, buf);
+	if (!name)
+		return -ENODATA;
 	return reply_size(c, in->size,
 			  getxattr(path, name, in->size ? c->out : NULL,
 				   MIN((size_t)in->size, c->out_room)));
@@ -78,6 +117,7 @@ int fs_op_listxattr(struct fs_call *c)
 {
 	const struct fuse_getxattr_in *in = fs_take(c, sizeof(*in));
 	char path[FS_FD_PATH];
+	ssize_t n;
 	int r;
 
 	if (c->s->config.no_xattr)
@@ -87,6 +127,14 @@ int fs_op_listxattr(struct fs_call *c)
 	r = take_path(c, path);
 	if (r < 0)
 		return r;
+	if (c->s->config.kept_xattr) {
+		/* How long it becomes is known when it is here. */
+		n = listxattr(path, (char *)c->out, c->out_room);
+		if (n < 0)
+			return -errno;
+		n = rename_kept((char *)c->out, n);
+		return in->size && (size_t)n > in->size ? -ERANGE : reply_size(c, in->size, n);
+	}
 	return reply_size(c, in->size,
 			  listxattr(path, in->size ? (char *)c->out : NULL,
 				    MIN((size_t)in->size, c->out_room)));

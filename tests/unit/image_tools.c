@@ -58,19 +58,28 @@ void archive_put_text(struct archive *a, const char *name, const char *text)
 	archive_append(a, text, strlen(text));
 }
 
-void archive_put_pax(struct archive *a, const char *key, const char *value)
+void archive_put_pax_bytes(struct archive *a, const char *key, const void *value, size_t len)
 {
 	char record[PATH_MAX + 100];
-	size_t n = strlen(key) + strlen(value) + 3, digits = 1;
+	size_t n = strlen(key) + len + 3, digits = 1;
 
 	for (size_t left = n + digits; left >= 10; left /= 10)
 		digits++;
 	/* One more digit may make it one longer. */
 	if ((size_t)snprintf(NULL, 0, "%zu", n + digits) > digits)
 		digits++;
-	snprintf(record, sizeof(record), "%zu %s=%s\n", n + digits, key, value);
-	archive_put_size(a, 'x', "pax", "", 0644, strlen(record));
-	archive_append(a, record, strlen(record));
+	n += digits;
+	assert_true(n < sizeof(record));
+	snprintf(record, sizeof(record), "%zu %s=", n, key);
+	memcpy(record + n - 1 - len, value, len);
+	record[n - 1] = '\n';
+	archive_put_size(a, 'x', "pax", "", 0644, n);
+	archive_append(a, record, n);
+}
+
+void archive_put_pax(struct archive *a, const char *key, const char *value)
+{
+	archive_put_pax_bytes(a, key, value, strlen(value));
 }
 
 void archive_digest(const struct archive *a, char hex[IMAGE_HEX])

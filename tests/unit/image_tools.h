@@ -24,6 +24,7 @@ void archive_put(struct archive *a, char type, const char *name, const char *lin
 void archive_put_text(struct archive *a, const char *name, const char *text);
 /* A record about the member that follows. */
 void archive_put_pax(struct archive *a, const char *key, const char *value);
+void archive_put_pax_bytes(struct archive *a, const char *key, const void *value, size_t len);
 void archive_digest(const struct archive *a, char hex[IMAGE_HEX]);
 
 /* A file without a name that holds @len bytes. */

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 #include <zstd.h>
 
@@ -128,6 +129,7 @@ static void both_kinds_of_images_come_to_one_tree(void **state)
 	assert_int_equal(image_find(tree_path(&i.f, "oci"), &oci, &i.f.err), 1);
 	assert_string_equal(docker, oci);
 	assert_memory_equal(docker, i.f.dir, strlen(i.f.dir));
+	assert_false(image_has_xattrs(docker));
 	snprintf(name, sizeof(name), "%s/etc/name", docker + strlen(i.f.dir) + 1);
 	assert_tree_text(&i.f, name, "upper");
 	snprintf(name, sizeof(name), "%s/etc/gone", docker + strlen(i.f.dir) + 1);
@@ -141,6 +143,31 @@ static void both_kinds_of_images_come_to_one_tree(void **state)
 	free(docker);
 	free(oci);
 	free(again);
+	teardown_images(&i);
+}
+
+static void tree_with_attributes_is_known_to_have_them(void **state)
+{
+	char *tree, name[PATH_MAX], value[16];
+	struct images i;
+
+	setup_images(&i);
+	if (setxattr(i.f.dir, "user.wisp.probe", "x", 1, 0) < 0) {
+		teardown_images(&i);
+		skip();
+	}
+	free(i.layer[1].data);
+	i.layer[1] = (struct archive){ 0 };
+	archive_put_pax(&i.layer[1], "SCHILY.xattr.security.capability", "caps");
+	archive_put_text(&i.layer[1], "ping", "x");
+	archive_append(&i.layer[1], (char[1024]){ 0 }, 1024);
+	archive_digest(&i.layer[1], i.digest[1]);
+	write_docker(&i, "image.tar");
+	assert_int_equal(image_find(tree_path(&i.f, "image.tar"), &tree, &i.f.err), 1);
+	assert_true(image_has_xattrs(tree));
+	snprintf(name, sizeof(name), "%s/ping", tree);
+	assert_int_equal(getxattr(name, "user.wisp.security.capability", value, 16), 4);
+	free(tree);
 	teardown_images(&i);
 }
 
@@ -270,6 +297,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(both_kinds_of_images_come_to_one_tree),
+		cmocka_unit_test(tree_with_attributes_is_known_to_have_them),
 		cmocka_unit_test(packed_archive_is_an_image_too),
 		cmocka_unit_test(image_that_lies_leaves_nothing_in_the_cache),
 		cmocka_unit_test(interrupted_unpacking_leaves_one_directory_at_most),

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "tests/unit/image_tools.h"
@@ -287,6 +288,88 @@ static void long_names_and_large_numbers_are_read(void **state)
 	tree_teardown(&f);
 }
 
+/* ---- extended attributes ---- */
+
+#define XATTR "SCHILY.xattr."
+
+/* Of five bytes, two of them zero. */
+static void assert_attribute(struct tree_fixture *f, const char *file, const char *name)
+{
+	char value[16];
+
+	assert_int_equal(getxattr(tree_path(f, file), name, value, sizeof(value)), 5);
+	assert_memory_equal(value, "a\0=\0b", 5);
+}
+
+static void attributes_are_kept_where_they_mean_nothing(void **state)
+{
+	struct archive a = { 0 };
+	struct tree_fixture f;
+	char value[16];
+
+	tree_setup(&f);
+	if (setxattr(f.dir, "user.wisp.old", "x", 1, 0) < 0) {
+		tree_teardown(&f);
+		skip();
+	}
+	archive_put_pax_bytes(&a, XATTR "security.capability", "a\0=\0b", 5);
+	archive_put_pax_bytes(&a, XATTR "user.mine", "a\0=\0b", 5);
+	archive_put_pax(&a, XATTR "trusted.overlay.opaque", "y");
+	archive_put_text(&a, "file", "text");
+	archive_put_text(&a, "next", "text");
+	archive_put_pax_bytes(&a, XATTR "system.posix_acl_default", "a\0=\0b", 5);
+	archive_put(&a, '5', "dir", "");
+	archive_put_pax(&a, XATTR "user.x", "1");
+	archive_put(&a, '2', "link", "file");
+	assert_int_equal(tree_add(&f, &a), 0);
+	assert_attribute(&f, "file", "user.wisp.security.capability");
+	assert_attribute(&f, "file", "user.mine");
+	assert_attribute(&f, "dir", "user.wisp.system.posix_acl_default");
+	/* None where there is none, and none that the host would act on. */
+	assert_int_equal(listxattr(tree_path(&f, "next"), NULL, 0), 0);
+	assert_int_equal(getxattr(tree_path(&f, "file"), "security.capability", value, 16), -1);
+	assert_int_equal(getxattr(tree_path(&f, "file"), "user.wisp.trusted.overlay.opaque", value,
+				  16),
+			 -1);
+	assert_int_equal(f.tree.xattrs, 3);
+	assert_int_equal(f.tree.xattrs_lost, 1);
+	/* A layer's own count, not those of what it replaces. */
+	archive_put(&a, '5', "dir", "");
+	archive_put_text(&a, "file", "new");
+	assert_int_equal(tree_add(&f, &a), 0);
+	assert_int_equal(listxattr(tree_path(&f, "dir"), NULL, 0), 0);
+	assert_int_equal(listxattr(tree_path(&f, "file"), NULL, 0), 0);
+	tree_teardown(&f);
+}
+
+static void attribute_that_cannot_be_kept_is_no_error(void **state)
+{
+	char name[300] = XATTR "security.";
+	struct archive a = { 0 };
+	struct tree_fixture f;
+
+	tree_setup(&f);
+	memset(name + strlen(name), 'n', 250);
+	archive_put_pax(&a, name, "x");
+	archive_put_text(&a, "file", "text");
+	assert_int_equal(tree_add(&f, &a), 0);
+	assert_tree_text(&f, "file", "text");
+	assert_int_equal(f.tree.xattrs, 0);
+	assert_int_equal(f.tree.xattrs_lost, 1);
+	/* So many that no file system has room: somebody wants ours to run out. */
+	name[40] = '\0';
+	for (unsigned i = 0; i < 20; i++) {
+		char large[4000];
+
+		memset(large, 'x', sizeof(large));
+		archive_put_pax_bytes(&a, name, large, sizeof(large));
+	}
+	archive_put_text(&a, "other", "text");
+	assert_int_equal(tree_add(&f, &a), -EBADMSG);
+	assert_non_null(strstr(f.err.msg, "64 KiB"));
+	tree_teardown(&f);
+}
+
 /* ---- limits ---- */
 
 /* "d/d/d", of @n components. */
@@ -452,6 +535,8 @@ int main(void)
 		cmocka_unit_test(directories_are_as_the_layer_says_that_made_them),
 		cmocka_unit_test(nothing_leads_out_of_the_tree),
 		cmocka_unit_test(long_names_and_large_numbers_are_read),
+		cmocka_unit_test(attributes_are_kept_where_they_mean_nothing),
+		cmocka_unit_test(attribute_that_cannot_be_kept_is_no_error),
 		cmocka_unit_test(names_have_so_many_components),
 		cmocka_unit_test(tree_of_any_depth_is_removed),
 		cmocka_unit_test(image_comes_to_no_more_than_a_limit),

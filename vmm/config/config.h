@@ -97,6 +97,7 @@ struct config_share {
 	bool writeback;
 	bool xattr;
 	bool is_root; /* --rootfs: the guest's root file system */
+	bool is_image; /* it was a container image: fs_server_config.kept_xattr */
 };
 
 /* Where a serial port or console ends on the host. */

@@ -15,11 +15,14 @@
 #include "vmm/images/image_internal.h"
 #include "vmm/sandbox/sandbox.h"
 
+/* Beside a tree whose files have extended attributes. */
+#define XATTRS "xattrs"
+
 /* A tree that is not whole yet. One name, since one at a time unpacks: then none can pile up. */
 #define PARTIAL "partial"
 
 /* Counts what makes trees of the same layers differ, so that old ones are not taken for new. */
-#define CACHE_FORMAT 2
+#define CACHE_FORMAT 3
 
 /* What the process that unpacks has to tell. */
 struct answer {
@@ -130,6 +133,12 @@ static int unpack(int cache, const char *key, struct image_source *s,
 	r = unpack_layers(&tree, s, m, err);
 	if (tree.skipped)
 		log_debug("image '%s': %u device nodes left out", s->path, tree.skipped);
+	if (tree.xattrs_lost)
+		log_warn("image '%s': %u extended attributes left out, which the cache's file "
+			 "system does not keep",
+			 s->path, tree.xattrs_lost);
+	if (!r && tree.xattrs && mknodat(cache, PARTIAL "/" XATTRS, S_IFREG | 0600, 0) < 0)
+		r = error_set(err, -errno, "the cache: %m");
 	image_tree_done(&tree);
 	/* Only what is on disk in whole may have the name. */
 	if (!r && (syncfs(fd) < 0 || renameat(cache, PARTIAL, cache, key) < 0))
@@ -279,4 +288,14 @@ int image_find(const char *path, char **ret_dir, struct error *err)
 	if (asprintf(ret_dir, "%s/%s/root", cache, a.key) < 0)
 		return error_set(err, -ENOMEM, "image '%s': %m", path);
 	return 1;
+}
+
+bool image_has_xattrs(const char *dir)
+{
+	char path[PATH_MAX];
+
+	/* Beside the tree's "root", where nothing in it can be. */
+	return snprintf(path, sizeof(path), "%.*s" XATTRS, (int)(strlen(dir) - strlen("root")),
+			dir) < (int)sizeof(path) &&
+	       access(path, F_OK) == 0;
 }

@@ -17,5 +17,10 @@
  * the image is large, the first time.
  */
 int image_find(const char *path, char **ret_dir, struct error *err);
+/*
+ * Has the tree @dir of image_find() extended attributes? Who serves it then has to know that
+ * it was an image (fs_server_config.kept_xattr); for others it would only be slower.
+ */
+bool image_has_xattrs(const char *dir);
 
 #endif

@@ -55,6 +55,9 @@ int image_stream_digest(struct image_stream *s, char ret_hex[IMAGE_HEX], struct 
 
 /* ---- members (image_tar.c) ---- */
 
+/* Of one member; file systems have less room for them. */
+#define TAR_MAX_XATTRS (64 * KiB)
+
 enum tar_kind {
 	TAR_FILE,
 	TAR_HARD_LINK,
@@ -72,6 +75,15 @@ struct tar_member {
 	mode_t mode;   /* permissions */
 	uint32_t uid, gid;
 	int64_t mtime;
+	size_t xattrs_len; /* extended attributes, for tar_next_xattr() */
+	uint8_t xattrs[TAR_MAX_XATTRS];
+};
+
+/* An extended attribute; @name ends with a zero byte, @value has whatever bytes. */
+struct tar_xattr {
+	const char *name;
+	const void *value;
+	uint32_t len;
 };
 
 struct tar {
@@ -88,6 +100,9 @@ int tar_next(struct tar *t, struct tar_member *ret, struct error *err);
 /* Of the member's data; 0 at its end. */
 ssize_t tar_read(struct tar *t, void *buf, size_t len, struct error *err);
 
+/* The extended attribute of @m at *@at, which begins with 0; false when there is no more. */
+bool tar_next_xattr(const struct tar_member *m, size_t *at, struct tar_xattr *ret);
+
 /*
  * @name in the shape in which it is used: no slash at either end, no empty component and no ".".
  * The root is "". -EINVAL when there is ".." in it.
@@ -102,8 +117,9 @@ struct image_tree {
 	bool owners; /* we may give files away */
 	struct image_dir *dir;
 	size_t num_dirs, room_dirs;
-	unsigned skipped;    /* devices */
-	uint64_t bytes_left; /* of what layers may have in all */
+	unsigned skipped;	      /* devices */
+	unsigned xattrs, xattrs_lost; /* that were kept, that could not be */
+	uint64_t bytes_left;	      /* of what layers may have in all */
 	uint32_t headers_left;
 };
 
@@ -125,6 +141,14 @@ int image_tree_note(struct image_tree *t, int dir_fd, const char *base, const ch
 		    const struct tar_member *m);
 /* When all are in. */
 int image_tree_finish(struct image_tree *t, struct error *err);
+
+/* ---- their extended attributes (image_xattr.c) ---- */
+
+/*
+ * Give the file or directory @fd, which is ours to write, the extended attributes of @m, and take
+ * away those of a lower layer. What the file system does not take is counted, no error.
+ */
+void image_tree_set_xattrs(struct image_tree *t, int fd, const struct tar_member *m);
 
 /* ---- trees that go (image_remove.c) ---- */
 

@@ -71,7 +71,7 @@ static int apply_whiteout(const struct image_tree *t, const char *dir, const cha
 
 /* ---- members ---- */
 
-static int put_file(const struct image_tree *t, int dir_fd, const char *base, struct tar *tar,
+static int put_file(struct image_tree *t, int dir_fd, const char *base, struct tar *tar,
 		    const struct tar_member *m, struct error *err)
 {
 	const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
@@ -83,10 +83,28 @@ static int put_file(const struct image_tree *t, int dir_fd, const char *base, st
 		return -errno;
 	while (!r && (n = tar_read(tar, buf, sizeof(buf), err)) != 0)
 		r = n < 0 ? (int)n : io_write(fd, buf, n);
-	if (!r)
+	if (!r) {
+		/* While we may write it. */
+		image_tree_set_xattrs(t, fd, m);
 		r = image_tree_describe(t, fd, m);
+	}
 	close(fd);
 	return r;
+}
+
+static int put_directory(struct image_tree *t, int dir_fd, const char *base, const char *name,
+			 bool there, const struct tar_member *m)
+{
+	int fd;
+
+	if (!there && mkdirat(dir_fd, base, 0700) < 0)
+		return -errno;
+	fd = openat(dir_fd, base, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	image_tree_set_xattrs(t, fd, m);
+	close(fd);
+	return image_tree_note(t, dir_fd, base, name, m);
 }
 
 /* The directory that the target of the hard link @m is in; its name there is left in @target. */
@@ -182,6 +200,9 @@ static int put_member(struct image_tree *t, const char *dir, const char *base, s
 	fd = image_tree_make(t, dir);
 	if (fd < 0)
 		return fd;
+	/* Of these no file system has them for the user; hard links have what their file has. */
+	if ((m->kind == TAR_SYMLINK || m->kind == TAR_FIFO) && m->xattrs_len)
+		t->xattrs_lost++;
 	r = make_way(fd, base, m, &there);
 	if (r < 0)
 		goto out;
@@ -200,8 +221,7 @@ static int put_member(struct image_tree *t, const char *dir, const char *base, s
 		break;
 	default:
 		snprintf(name, sizeof(name), "%s/%s", dir, base);
-		r = there || mkdirat(fd, base, 0700) == 0 ? image_tree_note(t, fd, base, name, m)
-							  : -errno;
+		r = put_directory(t, fd, base, name, there, m);
 	}
 out:
 	close(fd);
@@ -232,8 +252,10 @@ static int take_member(struct image_tree *t, struct tar *tar, struct tar_member 
 	if (count_components(dir) > MAX_COMPONENTS)
 		return error_set(err, -ENAMETOOLONG, "more than %d directories deep",
 				 MAX_COMPONENTS);
-	if (!*dir && m->kind == TAR_DIRECTORY && !whiteouts)
+	if (!*dir && m->kind == TAR_DIRECTORY && !whiteouts) {
+		image_tree_set_xattrs(t, t->fd, m);
 		return image_tree_note(t, t->fd, "", "", m);
+	}
 	if (!*dir)
 		return 0;
 	base = split(dir);

@@ -143,6 +143,37 @@ static bool set_decimal(const char *value, uint64_t *ret)
 	       (*end == '\0' || *end == '.');
 }
 
+#define XATTR_KEY "SCHILY.xattr."
+
+/* As star and the engines of containers have it: the value's length, name, zero byte, value. */
+static int add_xattr(struct tar_member *m, const char *name, const char *value, size_t len,
+		     struct error *err)
+{
+	uint8_t *to = m->xattrs + m->xattrs_len;
+	size_t name_size = strlen(name) + 1;
+	uint32_t value_len = len;
+
+	if (len > TAR_MAX_XATTRS ||
+	    sizeof(value_len) + name_size + len > TAR_MAX_XATTRS - m->xattrs_len)
+		return malformed(err, "extended attributes of more than 64 KiB");
+	memcpy(to, &value_len, sizeof(value_len));
+	memcpy(to + sizeof(value_len), name, name_size);
+	memcpy(to + sizeof(value_len) + name_size, value, len);
+	m->xattrs_len += sizeof(value_len) + name_size + len;
+	return 0;
+}
+
+bool tar_next_xattr(const struct tar_member *m, size_t *at, struct tar_xattr *ret)
+{
+	if (*at == m->xattrs_len)
+		return false;
+	memcpy(&ret->len, m->xattrs + *at, sizeof(ret->len));
+	ret->name = (const char *)m->xattrs + *at + sizeof(ret->len);
+	ret->value = ret->name + strlen(ret->name) + 1;
+	*at = (const uint8_t *)ret->value - m->xattrs + ret->len;
+	return true;
+}
+
 /* @key and @value both end with a zero byte. */
 static int take_pax(struct words *w, struct tar_member *m, const char *key, const char *value,
 		    size_t len, struct error *err)
@@ -158,6 +189,8 @@ static int take_pax(struct words *w, struct tar_member *m, const char *key, cons
 		w->has_link = true;
 		return set_path(m->link, value, len, err);
 	}
+	if (!strncmp(key, XATTR_KEY, strlen(XATTR_KEY)))
+		return add_xattr(m, key + strlen(XATTR_KEY), value, len, err);
 	if (!strncmp(key, "GNU.sparse.", 11))
 		return malformed(err, "sparse files are not supported");
 	if (!is_time && strcmp(key, "size") != 0 && strcmp(key, "uid") != 0 &&
@@ -328,6 +361,7 @@ int tar_next(struct tar *t, struct tar_member *ret, struct error *err)
 	int r = image_stream_skip(t->stream, t->left + t->padding, err);
 
 	t->left = t->padding = 0;
+	ret->xattrs_len = 0;
 	if (r < 0)
 		return r;
 	for (;;) {

@@ -7,6 +7,7 @@
 
 #include "vmm/default_guest.h"
 #include "vmm/helper.h"
+#include "vmm/images/image.h"
 #include "vmm/testing/cpio.h"
 #include "vmm/testing/modules.h"
 #include "vmm/testing/test_internal.h"
@@ -36,7 +37,8 @@ static int add_root_share(const struct test_config *t, struct machine_config *c,
 		.read_only = !t->write_through,
 		/* An overlay takes what is below it for unchanging, and asks a lot about it. */
 		.cache = t->write_through ? FS_CACHE_AUTO : FS_CACHE_ALWAYS,
-		.xattr = t->write_through,
+		.xattr = t->write_through || (t->is_image && image_has_xattrs(t->root)),
+		.is_image = t->is_image,
 	};
 	c->num_shares++;
 	return s->path && s->tag && s->id ? 0 : error_set(err, -ENOMEM, "test: %m");
