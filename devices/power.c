@@ -254,7 +254,7 @@ int power_load(struct power *p, struct state_reader *r)
 	if (r->failed)
 		return r->failed;
 	events = get_le32(pending);
-	if (events & ~(GED_POWER_BUTTON | GED_VMGENID | GED_PCI_HOTPLUG))
+	if (events & ~(GED_POWER_BUTTON | GED_VMGENID | GED_PCI_HOTPLUG | GED_VMCLOCK))
 		return state_reader_fail(r, "unknown events 0x%x", events);
 	memcpy(p->ged_pending, pending, sizeof(pending));
 	memcpy(p->slots, slots, sizeof(slots));

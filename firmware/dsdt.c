@@ -321,6 +321,19 @@ static void write_vmgenid(struct aml *a)
 	aml_end(a, dev);
 }
 
+/* As Linux's driver ptp_vmclock finds it; its clock has no reading, see firmware/vmclock.h. */
+static void write_vmclock(struct aml *a)
+{
+	size_t dev = aml_device(a, "VCLK"), crs;
+
+	name_string(a, "_HID", "AMZNC10C");
+	name_string(a, "_CID", "VMCLOCK");
+	crs = aml_resources(a);
+	aml_res_memory32(a, FW_VMCLOCK_ADDR, PAGE_SIZE);
+	aml_resources_end(a, crs);
+	aml_end(a, dev);
+}
+
 static void write_power_button(struct aml *a)
 {
 	size_t dev = aml_device(a, "PWRB");
@@ -356,6 +369,11 @@ static void write_ged(struct aml *a, const struct fw_platform *p)
 		notify(a, "\\_SB.VGEN", NOTIFY_EVENT);
 		aml_end(a, cond);
 	}
+	if (p->vmclock) {
+		cond = if_local0_has(a, GED_VMCLOCK);
+		notify(a, "\\_SB.VCLK", NOTIFY_EVENT);
+		aml_end(a, cond);
+	}
 	if (p->pci) {
 		cond = if_local0_has(a, GED_PCI_HOTPLUG);
 		aml_path(a, "\\_SB.PCI0.PCNT");
@@ -382,6 +400,8 @@ void fw_dsdt_write(struct aml *a, const struct fw_platform *p)
 	write_power_button(a);
 	if (p->vmgenid)
 		write_vmgenid(a);
+	if (p->vmclock)
+		write_vmclock(a);
 	write_ged(a, p);
 	aml_end(a, scope);
 

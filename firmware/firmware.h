@@ -23,7 +23,8 @@
 #define FW_LOW_RAM_END	   0x9fc00ull /* end of conventional memory (EBDA) */
 #define FW_VMGENID_ADDR	   0x9fc00ull /* 16 bytes in that reserved RAM, see ACPI */
 #define FW_ACPI_ADDR	   0xe0000ull /* RSDP first; reserved in e820 */
-#define FW_ACPI_SIZE	   0x20000ull
+#define FW_ACPI_SIZE	   0x1f000ull
+#define FW_VMCLOCK_ADDR	   0xff000ull /* a page, firmware/vmclock.h; reserved in e820 too */
 #define FW_KERNEL_ADDR	   0x100000ull
 
 /* The 32-bit hole: RAM ends at 3 GiB at the latest and goes on at 4 GiB. */
@@ -114,7 +115,7 @@ struct fw_platform {
 	bool pci;
 	const uint32_t *intx_gsi; /* of INTA..INTD */
 	uint64_t pci_mmio64_base, pci_mmio64_size;
-	bool vmgenid;
+	bool vmgenid, vmclock;
 	const struct fw_mmio_device *mmio;
 	unsigned num_mmio;
 };

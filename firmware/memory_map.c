@@ -24,10 +24,10 @@ unsigned fw_memory_map(const struct guest_mem *mem, const struct fw_platform *pl
 	uint64_t low = guest_mem_low_end(mem), high = guest_mem_high_end(mem);
 	struct builder b = { .map = map, .max = max };
 
-	/* The first megabyte: conventional memory, where a BIOS has its data, our tables. */
+	/* The first megabyte: conventional memory, what a BIOS has there, our tables, VMClock. */
 	add(&b, 0, MIN(low, FW_LOW_RAM_END), E820_RAM);
 	add(&b, FW_LOW_RAM_END, 0xa0000, E820_RESERVED);
-	add(&b, FW_ACPI_ADDR, FW_ACPI_ADDR + FW_ACPI_SIZE, E820_RESERVED);
+	add(&b, FW_ACPI_ADDR, FW_VMCLOCK_ADDR + PAGE_SIZE, E820_RESERVED);
 	add(&b, FW_KERNEL_ADDR, low, E820_RAM);
 	/* Linux believes MCFG only where the memory map or ACPI reserves the window. */
 	if (platform->pci)

@@ -2,7 +2,8 @@
 /*
  * A guest to be saved in the middle of it: rounds=N (100) of random numbers and disk writes that
  * are read back, through rings that are never reset, with interrupts; time that may not run
- * backwards; memory and registers that must keep what they were given. Says each round.
+ * backwards; memory and registers that must keep what they were given; and VMClock, by which it
+ * counts how often it became another guest. Says each round.
  * ring=packed chooses the layout, ticks=N how much of the TSC lies between two rounds. rounds=0 is
  * as many as there is time for until somebody writes to the sector behind those of the rounds; by
  * an 'r' there it is told to reboot. pages=N (64, at most 512) is how much memory each round
@@ -97,6 +98,25 @@ static bool memory_keeps(u64 round, u64 pages)
 	return true;
 }
 
+/* The page says when the guest is another one; how many it was, counted from @count on. */
+static bool count_generations(u32 *count)
+{
+	static u64 generation, disruption;
+	u64 page = acpi.vmclock, now, jumps;
+
+	if (!page)
+		return true;
+	now = read64(page + 104);
+	jumps = read64(page + 16);
+	if (read32(page) != 0x4b4c4356 || read32(page + 12) & 1 || now < generation ||
+	    jumps < disruption)
+		return false;
+	*count += !*count || now != generation;
+	generation = now;
+	disruption = jumps;
+	return true;
+}
+
 static struct vdev *find(u32 n, u32 id)
 {
 	for (u32 i = 0; i < n; i++)
@@ -111,7 +131,7 @@ void payload(void)
 	u64 features = ring && starts_with(ring, "packed") ? F_PACKED | F_EVENT_IDX : F_EVENT_IDX;
 	u64 rounds = argument_number("rounds", 100), ticks = argument_number("ticks", 20000000);
 	u64 pages = argument_number("pages", 64);
-	u32 n = virtio_find(devs, MAX_VDEVS);
+	u32 n = virtio_find(devs, MAX_VDEVS), generations = 0;
 	struct vdev *rng = find(n, VIRTIO_RNG), *blk = find(n, VIRTIO_BLK);
 	u64 before = rdtsc(), round;
 	bool good = true;
@@ -132,6 +152,8 @@ void payload(void)
 			note("round %lu: the disk lost what was written", round);
 		else if (!(good = memory_keeps(round, pages)))
 			note("round %lu: memory lost what was written", round);
+		else if (!(good = count_generations(&generations)))
+			note("round %lu: VMClock makes no sense", round);
 		now = rdtsc();
 		if (good && now < before) {
 			note("round %lu: time ran back from %lu to %lu", round, before, now);
@@ -143,6 +165,9 @@ void payload(void)
 			pause();
 		before = rdtsc();
 	}
+	/* It may be another one since the last round. */
+	good = good && count_generations(&generations);
+	note("%u generations", generations);
 	check(good && (!rounds || round == rounds), "%lu rounds", round);
 	/* They are closed but for a moment at each request; one that is pending comes now. */
 	check((blk->pci && !blk->msix) || wait_for(irq_count[blk_queue.vector]),

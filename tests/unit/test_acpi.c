@@ -32,6 +32,7 @@ static const struct fw_platform full = {
 	.pci_mmio64_base = 256 * GiB,
 	.pci_mmio64_size = 16 * GiB,
 	.vmgenid = true,
+	.vmclock = true,
 	.mmio = mmio,
 	.num_mmio = ARRAY_SIZE(mmio),
 };
@@ -271,6 +272,7 @@ static void devices_appear_as_the_platform_has_them(void **state)
 		{ "RTC_", offsetof(struct fw_platform, rtc) },
 		{ "PCI0", offsetof(struct fw_platform, pci) },
 		{ "VM_Gen_Counter", offsetof(struct fw_platform, vmgenid) },
+		{ "AMZNC10C", offsetof(struct fw_platform, vmclock) },
 	};
 	struct guest_mem *mem = build(&full);
 
@@ -287,6 +289,17 @@ static void devices_appear_as_the_platform_has_them(void **state)
 		assert_false(dsdt_has(without, optional[i].name, strlen(optional[i].name)));
 		guest_mem_free(without);
 	}
+	guest_mem_free(mem);
+}
+
+static void vmclock_is_a_page_that_no_table_reaches(void **state)
+{
+	const uint8_t crs[] = { 0x86, 9, 0, 1, 0x00, 0xf0, 0x0f, 0x00, 0x00, 0x10, 0, 0, 0x79 };
+	struct guest_mem *mem = build(&full);
+
+	assert_int_equal(FW_VMCLOCK_ADDR, 0xff000);
+	assert_true(dsdt_has(mem, crs, sizeof(crs)));
+	assert_false(ranges_overlap(FW_VMCLOCK_ADDR, PAGE_SIZE, FW_ACPI_ADDR, FW_ACPI_SIZE));
 	guest_mem_free(mem);
 }
 
@@ -397,6 +410,7 @@ int main(void)
 		cmocka_unit_test(mcfg_is_the_window_of_the_bridge),
 		cmocka_unit_test(without_pci_nothing_speaks_of_it),
 		cmocka_unit_test(devices_appear_as_the_platform_has_them),
+		cmocka_unit_test(vmclock_is_a_page_that_no_table_reaches),
 		cmocka_unit_test(virtio_mmio_devices_have_their_address_and_gsi),
 		cmocka_unit_test(running_out_of_space_is_reported_at_any_length),
 		cmocka_unit_test(memory_below_a_megabyte_is_refused),

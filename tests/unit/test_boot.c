@@ -526,6 +526,7 @@ static void memory_map_reserves_what_is_not_ram(void **state)
 		uint64_t addr, size;
 	} reserved[] = {
 		{ FW_ACPI_ADDR, FW_ACPI_SIZE },
+		{ FW_VMCLOCK_ADDR, PAGE_SIZE },
 		{ FW_ECAM_ADDR, FW_ECAM_SIZE },
 		{ FW_KVM_TSS_ADDR, 3 * PAGE_SIZE },
 		{ FW_KVM_IDENTITY_ADDR, PAGE_SIZE },

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -15,8 +16,10 @@
 
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
+#include "firmware/vmclock.h"
 #include "vmm/config/config_state.h"
 #include "vmm/hypervisor/x86_state.h"
+#include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
 
 #define DISK_BYTES (1 * MiB)
@@ -256,35 +259,146 @@ static void memory_of_a_restored_guest_is_in_no_core_dump(void **unused)
 	destroy(&second);
 }
 
+/*
+ * A machine made of @w, with @size bytes at @gpa as @first has them: what the rest of its memory
+ * holds matters to nobody here.
+ */
+static void restore_with(struct made *second, const struct state_writer *w, struct made *first,
+			 uint64_t gpa, size_t size)
+{
+	int fd = memory_file(32 * MiB);
+	struct machine_image image = { .memory_fd = fd };
+	uint8_t *buf = malloc(size);
+	struct error err = { 0 };
+	struct state_set set;
+
+	assert_int_equal(guest_mem_read(machine_memory(first->machine), gpa, buf, size), 0);
+	assert_int_equal(pwrite(fd, buf, size, gpa), size);
+	assert_int_equal(state_set_open(&set, w->buf, w->len, &err), 0);
+	memset(second, 0, sizeof(*second));
+	config_init(&second->config);
+	assert_int_equal(machine_check_state(&set, &err), 0);
+	assert_int_equal(config_load(&second->config, &set, &err), 0);
+	image.state = &set;
+	assert_int_equal(create(second, &image, &err), 0);
+	state_set_close(&set);
+	free(buf);
+	close(fd);
+}
+
 static void restored_machine_has_another_generation_and_its_event(void **unused)
 {
-	struct machine_image image = { 0 };
-	struct error err = { 0 };
-	struct made first, second = { 0 };
+	struct made first, second;
 	uint8_t before[16], after[16];
-	struct state_set set;
 	struct state_writer w;
-	int fd;
 
 	make_first(&first, "pci");
 	save(first.machine, &w);
-	fd = memory_file(32 * MiB);
 	guest_mem_read(machine_memory(first.machine), FW_VMGENID_ADDR, before, sizeof(before));
-	assert_int_equal(pwrite(fd, before, sizeof(before), FW_VMGENID_ADDR), sizeof(before));
-
-	assert_int_equal(state_set_open(&set, w.buf, w.len, &err), 0);
-	config_init(&second.config);
-	assert_int_equal(machine_check_state(&set, &err), 0);
-	assert_int_equal(config_load(&second.config, &set, &err), 0);
-	image.state = &set;
-	image.memory_fd = fd;
-	assert_int_equal(create(&second, &image, &err), 0);
+	restore_with(&second, &w, &first, FW_VMGENID_ADDR, sizeof(before));
 	guest_mem_read(machine_memory(second.machine), FW_VMGENID_ADDR, after, sizeof(after));
 	assert_memory_not_equal(before, after, sizeof(before));
 	assert_true(fake_hv_wait_interrupts(second.hv, 9, 1, 1000));
+	state_writer_done(&w);
+	destroy(&first);
+	destroy(&second);
+}
 
-	close(fd);
-	state_set_close(&set);
+/* ---- VMClock ---- */
+
+static struct vmclock vmclock_of(struct made *m)
+{
+	struct vmclock c;
+
+	assert_int_equal(guest_mem_read(machine_memory(m->machine), FW_VMCLOCK_ADDR, &c, sizeof(c)),
+			 0);
+	return c;
+}
+
+/* What the guest is told of by the event that is pending now. */
+static uint32_t events_of(struct made *m)
+{
+	uint8_t events[4];
+
+	bus_read(m->machine->pio, POWER_GED_PORT, events, sizeof(events));
+	return get_le32(events);
+}
+
+static void vmclock_is_there_from_the_start(void **unused)
+{
+	struct vmclock c;
+	struct made m;
+
+	make_first(&m, "pci");
+	c = vmclock_of(&m);
+	assert_memory_equal(&c.magic, "VCLK", 4);
+	assert_int_equal(le32toh(c.size), PAGE_SIZE);
+	assert_int_equal(le16toh(c.version), 1);
+	assert_int_equal(c.counter_id, 0xff);
+	assert_int_equal(c.status, 0);
+	assert_int_equal(le64toh(c.flags), 0x300);
+	assert_int_equal(c.sequence & 1, 0);
+	assert_int_equal(events_of(&m), 0);
+	destroy(&m);
+}
+
+static void vmclock_of_a_restored_guest_is_raised(void **unused)
+{
+	struct made first, second, third;
+	struct vmclock a, b, c;
+	struct state_writer w;
+
+	make_first(&first, "pci");
+	save(first.machine, &w);
+	restore_with(&second, &w, &first, FW_VMCLOCK_ADDR, sizeof(a));
+	restore_with(&third, &w, &first, FW_VMCLOCK_ADDR, sizeof(a));
+	a = vmclock_of(&first);
+	b = vmclock_of(&second);
+	c = vmclock_of(&third);
+	assert_true(le64toh(b.generation) > le64toh(a.generation));
+	assert_true(le64toh(b.disruption) > le64toh(a.disruption));
+	assert_int_equal(le32toh(b.sequence), le32toh(a.sequence) + 2);
+	assert_int_equal(events_of(&second), GED_VMGENID | GED_VMCLOCK);
+	/* Siblings are told apart, and nothing else is another one. */
+	assert_true(b.generation != c.generation);
+	b.generation = a.generation;
+	b.disruption = a.disruption;
+	b.sequence = a.sequence;
+	assert_memory_equal(&a, &b, sizeof(a));
+	state_writer_done(&w);
+	destroy(&first);
+	destroy(&second);
+	destroy(&third);
+}
+
+static void guest_that_moved_is_no_other(void **unused)
+{
+	struct vmclock before, after;
+	struct made m;
+
+	make_first(&m, "pci");
+	before = vmclock_of(&m);
+	assert_int_equal(machine_time_jumped(m.machine), 0);
+	after = vmclock_of(&m);
+	assert_true(le64toh(after.disruption) > le64toh(before.disruption));
+	assert_true(after.generation == before.generation);
+	assert_int_equal(events_of(&m), GED_VMCLOCK);
+	destroy(&m);
+}
+
+static void guest_of_a_version_without_vmclock_gets_none(void **unused)
+{
+	static const struct vmclock none;
+	struct made first, second;
+	struct vmclock c;
+	struct state_writer w;
+
+	make_first(&first, "pci");
+	save(first.machine, &w);
+	restore_with(&second, &w, &first, FW_VMGENID_ADDR, 16);
+	c = vmclock_of(&second);
+	assert_memory_equal(&c, &none, sizeof(c));
+	assert_int_equal(events_of(&second), GED_VMGENID);
 	state_writer_done(&w);
 	destroy(&first);
 	destroy(&second);
@@ -604,6 +718,10 @@ int main(void)
 		cmocka_unit_test(machine_that_runs_is_not_saved),
 		cmocka_unit_test(memory_of_a_restored_guest_is_in_no_core_dump),
 		cmocka_unit_test(restored_machine_has_another_generation_and_its_event),
+		cmocka_unit_test(vmclock_is_there_from_the_start),
+		cmocka_unit_test(vmclock_of_a_restored_guest_is_raised),
+		cmocka_unit_test(guest_that_moved_is_no_other),
+		cmocka_unit_test(guest_of_a_version_without_vmclock_gets_none),
 		cmocka_unit_test(golden_state_with_pci_and_split_rings_is_read),
 		cmocka_unit_test(golden_state_with_mmio_and_packed_rings_is_read),
 		cmocka_unit_test(missing_section_is_refused_by_name),

@@ -19,6 +19,7 @@
 #define GED_POWER_BUTTON (1u << 0)
 #define GED_VMGENID	 (1u << 1)
 #define GED_PCI_HOTPLUG	 (1u << 2)
+#define GED_VMCLOCK	 (1u << 3)
 
 /*
  * PCI hot-plug, 4 bytes each, a bit a slot: slots that appeared and slots that

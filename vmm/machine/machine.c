@@ -230,7 +230,7 @@ static int load_guest(struct machine *m, const struct machine_params *params, st
 	if (r < 0)
 		return r;
 	guest_mem_hide(m->mem);
-	r = machine_new_generation(m);
+	r = machine_first_identity(m);
 	if (r < 0)
 		return error_set(err, r, "generation ID: %m");
 	r = x86_boot_tables(m->mem, &start);

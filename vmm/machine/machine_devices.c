@@ -372,6 +372,7 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 	m->platform.serial = c->serial_present;
 	m->platform.rtc = c->rtc;
 	m->platform.vmgenid = true;
+	m->platform.vmclock = true;
 
 	r = power_create(&m->power, m->pio, m->irqs, &power, err);
 	if (r < 0)

@@ -95,8 +95,13 @@ void machine_free_devices(struct machine *m);
 /* machine.c: tell every vCPU what it is, and remember it. */
 int machine_set_cpuid(struct machine *m, const struct x86_cpuid *cpuid, struct error *err);
 
-/* machine_state.c: another generation ID, which the guest has not been told of yet. -errno. */
-int machine_new_generation(struct machine *m);
+/*
+ * machine_identity.c: write down who a guest is that has not run yet; tell one that does not run
+ * that it is another one from now on; or only that its time jumped. -errno.
+ */
+int machine_first_identity(struct machine *m);
+int machine_new_identity(struct machine *m);
+int machine_time_jumped(struct machine *m);
 
 /*
  * machine_loops.c: one more loop for @queue of @device, with a thread that runs it from the

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <sys/random.h>
 
 #include "vmm/config/config_state.h"
 #include "vmm/hypervisor/x86_state.h"
@@ -284,27 +283,16 @@ out:
 	return ret;
 }
 
-int machine_new_generation(struct machine *m)
-{
-	uint8_t id[16];
-
-	if (getrandom(id, sizeof(id), 0) != sizeof(id))
-		return -errno;
-	return guest_mem_write(m->mem, FW_VMGENID_ADDR, id, sizeof(id));
-}
-
 /*
  * It goes on elsewhere: what tied its devices to the other process is gone. Unless @same it is
  * also another one from now on, with random numbers of its own.
  */
 static int change_identity(struct machine *m, bool same, struct error *err)
 {
-	int r = same ? 0 : machine_new_generation(m);
+	int r = same ? 0 : machine_new_identity(m);
 
 	if (r < 0)
 		return error_set(err, r, "generation ID: %m");
-	if (!same)
-		power_ged_raise(m->power, GED_VMGENID);
 	for (unsigned i = 0; i < m->num_virtio; i++) {
 		struct virtio_device *dev = m->virtio[i].dev;
 

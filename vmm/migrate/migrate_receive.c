@@ -313,6 +313,9 @@ int migrate_receive(struct machine *m, const struct migrate_arrival *arrival,
 		if (r < 0)
 			error_set(err, r, "migration: the journal cannot be written: %m");
 	}
+	/* It is ours now, whatever happens: this host's counter is not the one that it knew. */
+	if (!r && machine_time_jumped(m) < 0)
+		log_warn("migration: the guest cannot be told that its time may have jumped");
 	rx.wire->wake_fd = -1;
 	if (rx.wake_fd >= 0)
 		close(rx.wake_fd);

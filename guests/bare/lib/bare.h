@@ -247,6 +247,7 @@ struct acpi {
 	u32 num_tables;
 	u64 xsdt, fadt, madt, mcfg, dsdt;
 	u32 dsdt_len;
+	u64 vmclock; /* AMZNC10C in the DSDT; 0: there is none */
 	u64 lapic;
 	u64 ioapic;
 	u32 ioapic_gsi_base;

@@ -66,9 +66,19 @@ static void add_mmio(u64 base, u32 size, u32 gsi)
 	acpi.num_mmio++;
 }
 
+/* Where the first Memory32Fixed after @p is. */
+static u64 memory_after(u64 p, u64 end)
+{
+	for (u64 r = p; r < p + 80 && r + 12 < end; r++)
+		if (read8(r) == 0x86 && read16(r + 1) == 9)
+			return read32(r + 4);
+	return 0;
+}
+
 /*
  * Not an AML interpreter: a virtio-mmio device's _HID is followed by a buffer of resources, in
- * which a Memory32Fixed and an Extended Interrupt descriptor are looked for.
+ * which a Memory32Fixed and an Extended Interrupt descriptor are looked for; VMClock's has the
+ * former.
  */
 static void read_dsdt(void)
 {
@@ -78,6 +88,8 @@ static void read_dsdt(void)
 		u64 base = 0;
 		u32 size = 0;
 
+		if (read8(p) == 'A' && !memcmp((void *)p, "AMZNC10C", 8))
+			acpi.vmclock = memory_after(p, end);
 		if (read8(p) != 'L' || memcmp((void *)p, "LNRO0005", 8))
 			continue;
 		for (u64 r = p + 8; r < p + 160 && r + 12 < end; r++) {
