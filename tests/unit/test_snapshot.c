@@ -123,6 +123,27 @@ static void writes_of_guest_and_monitor_are_known(void **state)
 	unwatch(&w);
 }
 
+static void what_the_load_itself_wrote_is_no_part_of_its_snapshot(void **state)
+{
+	static const unsigned both[] = { 3, LOW_PAGES + 1 };
+	const struct fake_hv_params hv = { 0 };
+	struct snapshot_base base;
+	struct error err = { 0 };
+	struct watched w;
+
+	watch_by(&w, &hv);
+	snapshot_track_free(w.track);
+	assert_int_equal(guest_mem_track_dirty(w.mem, true), 0);
+	assert_int_equal(guest_mem_write(w.mem, HIGH_GPA + PAGE_SIZE, "m", 1), 0);
+	assert_int_equal(snapshot_track_loaded(&w.track, w.mem, w.hv, "file", "/file", &err), 0);
+	assert_true(snapshot_track_base(w.track, &base));
+	assert_string_equal(base.path, "/file");
+	guest_writes(&w, 3 * PAGE_SIZE);
+	take(&w, "one");
+	expect_changed(&w, 2, both);
+	unwatch(&w);
+}
+
 static void nothing_is_a_base_until_it_is_kept(void **state)
 {
 	struct snapshot_base base;
@@ -591,6 +612,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(writes_of_guest_and_monitor_are_known),
+		cmocka_unit_test(what_the_load_itself_wrote_is_no_part_of_its_snapshot),
 		cmocka_unit_test(nothing_is_a_base_until_it_is_kept),
 		cmocka_unit_test(nothing_is_a_base_until_it_is_written),
 		cmocka_unit_test(log_that_begins_with_all_pages_means_none),

@@ -391,7 +391,6 @@ void control_verb_track(struct control_call *call)
 	struct machine *m = control_machine(call);
 	struct error err = { 0 };
 	const char *id, *path;
-	int r;
 
 	if (control_arg_string(call, "id", "", &id) < 0 ||
 	    control_arg_string(call, "path", "", &path) < 0)
@@ -402,18 +401,7 @@ void control_verb_track(struct control_call *call)
 	}
 	snapshot_track_free(m->track);
 	m->track = NULL;
-	r = snapshot_track_create(&m->track, m->mem, m->hv, &err);
-	if (!r)
-		r = snapshot_track_take(m->track, id, &err);
-	if (!r) {
-		snapshot_track_written(m->track, id);
-		r = snapshot_track_keep(m->track, id, path);
-		if (r < 0)
-			error_set(&err, r, "the snapshot cannot be built on: %m");
-	}
-	if (r < 0) {
-		snapshot_track_free(m->track);
-		m->track = NULL;
+	if (snapshot_track_loaded(&m->track, m->mem, m->hv, id, path, &err) < 0) {
 		control_fail_error(call, &err);
 		return;
 	}

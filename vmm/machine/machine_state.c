@@ -315,6 +315,9 @@ int machine_load(struct machine *m, const struct machine_image *image, const str
 {
 	int r = load_cpu(m, image->state, host, err);
 
+	/* Of one that stands still it may be asked what changed since: ours from here on, too. */
+	if (!r && m->config->start_paused && guest_mem_track_dirty(m->mem, true) < 0)
+		r = error_set(err, -ENOMEM, "what is written in memory: %m");
 	if (!r)
 		r = load_platform(m, image->state, err);
 	if (!r)

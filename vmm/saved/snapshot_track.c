@@ -13,9 +13,9 @@ struct snapshot_track {
 };
 
 /* Where the pages of range @i are in a bitmap of all RAM. */
-static uint64_t *words_of(const struct snapshot_track *t, unsigned i, uint64_t *words)
+static uint64_t *words_of(const struct guest_mem *mem, unsigned i, uint64_t *words)
 {
-	return words + ((t->mem->range[i].host - t->mem->map) >> PAGE_SHIFT) / 64;
+	return words + ((mem->range[i].host - mem->map) >> PAGE_SHIFT) / 64;
 }
 
 /* A bitmap of all RAM is those of the ranges one after the other. */
@@ -32,7 +32,7 @@ static int collect(struct snapshot_track *t)
 {
 	for (unsigned i = 0; i < t->mem->num_ranges; i++) {
 		const struct guest_mem_range *range = &t->mem->range[i];
-		uint64_t *words = words_of(t, i, t->changed);
+		uint64_t *words = words_of(t->mem, i, t->changed);
 		int r = dirty_log_collect(t->mem, t->hv, i, words);
 
 		/* Also what was there before: a page that is clean now costs nothing to clear. */
@@ -148,4 +148,40 @@ int snapshot_track_keep(struct snapshot_track *t, const char *id, const char *pa
 	/* All that was counted was before it was taken: the logs have what came after. */
 	forget_changes(t);
 	return 0;
+}
+
+int snapshot_track_loaded(struct snapshot_track **ret_track, struct guest_mem *mem, struct hv *hv,
+			  const char *id, const char *path, struct error *err)
+{
+	uint64_t num = guest_mem_bitmap_words(mem->map_size);
+	uint64_t *written = calloc(num, sizeof(*written));
+	struct snapshot_track *t = NULL;
+	int r;
+
+	if (!written)
+		return cannot(err, -ENOMEM);
+	/* First, since our own log begins anew below. */
+	for (unsigned i = 0; i < mem->num_ranges; i++)
+		guest_mem_take_dirty(mem, i, 0, dirty_log_words(&mem->range[i]),
+				     words_of(mem, i, written));
+	r = snapshot_track_create(&t, mem, hv, err);
+	if (!t)
+		goto out;
+	r = snapshot_track_take(t, id, err);
+	if (!r) {
+		snapshot_track_written(t, id);
+		r = snapshot_track_keep(t, id, path);
+		if (r < 0)
+			cannot(err, r);
+	}
+	if (r < 0) {
+		snapshot_track_free(t);
+	} else {
+		for (uint64_t i = 0; i < num; i++)
+			t->changed[i] |= written[i];
+		*ret_track = t;
+	}
+out:
+	free(written);
+	return r;
 }

@@ -26,6 +26,14 @@ struct snapshot_base {
 int snapshot_track_create(struct snapshot_track **ret_track, struct guest_mem *mem, struct hv *hv,
 			  struct error *err);
 
+/*
+ * As if the paused @mem had been taken as @id, at @path, and kept, which it was loaded from and has
+ * not run since. What the monitor wrote since guest_mem_track_dirty(), in the course of the
+ * load, counts as changed.
+ */
+int snapshot_track_loaded(struct snapshot_track **ret_track, struct guest_mem *mem, struct hv *hv,
+			  const char *id, const char *path, struct error *err);
+
 /* Watch no more. Accepts NULL. */
 void snapshot_track_free(struct snapshot_track *track);
 
