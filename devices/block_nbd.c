@@ -152,6 +152,7 @@ static void fill_slot(struct block_nbd *n, struct nbd_slot *s, struct block_req 
 		.len = htobe32(s->len),
 	};
 	n->busy++;
+	n->owed++;
 	stream_add(&n->out, &s->head, sizeof(s->head));
 	if (command == CMD_WRITE)
 		stream_add_data(&n->out, req, req->progress, s->len);
@@ -226,6 +227,7 @@ static void piece_done(struct block_nbd *n, struct nbd_slot *s)
 
 static void answered(struct block_nbd *n, struct nbd_slot *s, int res)
 {
+	n->owed--;
 	s->answered = true;
 	s->res = res;
 	/* Else its buffers, and those behind it in the message, are still being sent. */
@@ -325,7 +327,8 @@ static void received(struct loop_op *op, int res)
 		stream_go(n, &n->in);
 		return;
 	}
-	if (n->busy)
+	/* No longer than that: what outlives all requests could outlive the disk. */
+	if (n->owed)
 		read_reply(n);
 	heard(n);
 }
@@ -365,6 +368,7 @@ void nbd_take_back(struct block_nbd *n)
 		s->turn++;
 	}
 	n->busy = 0;
+	n->owed = 0;
 	n->reading = NULL;
 }
 

@@ -82,6 +82,7 @@ struct block_nbd {
 	struct list waiting; /* requests for a slot */
 	struct nbd_slot slot[NBD_SLOTS];
 	unsigned busy;
+	unsigned owed; /* of these, what the server has still to answer: while any, we listen */
 	struct loop_task send;
 	struct loop_timer silence;
 	struct nbd_stream out, in;

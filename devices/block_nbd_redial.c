@@ -120,7 +120,8 @@ bool nbd_may_wait(struct block_nbd *n)
 		return true;
 	if (d->fd >= 0 && !d->given_up && now(n) < d->deadline_ns) {
 		go_on(n);
-		return true;
+		/* Its time may have ended just now. */
+		return n->link != NBD_DOWN;
 	}
 	if (d->fd < 0 || now(n) < d->next_ns)
 		return false;
@@ -248,7 +249,7 @@ static void asked(struct loop_op *op, int res)
 {
 	struct block_nbd *n = container_of(op, struct block_nbd, redial.op);
 
-	if (res == sizeof(n->redial.id) && now(n) < n->redial.deadline_ns)
+	if (res == sizeof(n->redial.id) && !n->redial.hurried && now(n) < n->redial.deadline_ns)
 		listen_for_answer(n);
 	else
 		go_on(n);

@@ -148,13 +148,17 @@ int nbd_dialer_open(struct nbd_dialer *d, const char *uri, int *ret_monitors, st
 
 void nbd_dialer_serve(struct nbd_dialer *d)
 {
+	bool is_asked = false;
 	uint32_t id;
 	pid_t pid;
 
 	if (d->pid > 0 && waitpid(d->pid, NULL, WNOHANG) == 0)
 		return;
 	d->pid = 0;
-	if (d->fd < 0 || recv(d->fd, &id, sizeof(id), MSG_DONTWAIT) != sizeof(id))
+	/* Of several questions the last: the monitor has given up on those before it. */
+	while (d->fd >= 0 && recv(d->fd, &id, sizeof(id), MSG_DONTWAIT) == sizeof(id))
+		is_asked = true;
+	if (!is_asked)
 		return;
 	pid = fork();
 	if (pid == 0)

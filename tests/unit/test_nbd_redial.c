@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "devices/block.h"
+#include "devices/block_nbd_internal.h"
 #include "devices/nbd.h"
 #include "vmm/core/log.h"
 
@@ -490,6 +490,8 @@ static void a_server_that_answers_before_it_has_read_all_is_not_silent_later(voi
 	}
 	assert_int_equal(r.calls, 1);
 	assert_int_equal(r.res, 0);
+	/* And nothing is in flight any more, which could outlive the disk. */
+	assert_false(container_of(f->b, struct block_nbd, b)->in.busy);
 	later(f, 2 * LIMIT_S);
 	assert_int_equal(asked(f), 0);
 	submit(f, &r, BLOCK_READ, false);
