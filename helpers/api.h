@@ -217,6 +217,9 @@ API_HANDLER(balloon_hint);
 
 /* ---- api_arguments.c ---- */
 
+/* What `wisp run` takes at most of a rate or a burst: more limits nothing. */
+#define API_MAX_RATE ((json_int_t)1 << 40)
+
 /* A token bucket as a rate a second and a burst; false when it limits nothing. */
 bool api_bucket(const json_t *bucket, json_int_t *ret_rate, json_int_t *ret_burst);
 

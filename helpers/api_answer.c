@@ -204,7 +204,9 @@ static char *tame_number(char *to, const char *text, size_t len)
 	uint64_t value;
 
 	to = mempcpy(to, text, len);
-	if (strspn(text + negative, "0123456789") < len - negative)
+	/* In the copy, which has an end. */
+	*to = '\0';
+	if (strspn(to - len + negative, "0123456789") < len - negative)
 		return to;
 	memcpy(number, text + negative, MIN(len - negative, sizeof(number) - 1));
 	errno = 0;

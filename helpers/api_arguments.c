@@ -66,9 +66,6 @@ static char *quoted(const char *path)
 	return text;
 }
 
-/* What `wisp run` takes at most: more limits nothing. */
-#define MAX_RATE ((json_int_t)1 << 40)
-
 bool api_bucket(const json_t *bucket, json_int_t *ret_rate, json_int_t *ret_burst)
 {
 	json_int_t tokens = json_integer_value(json_object_get(bucket, "size"));
@@ -79,10 +76,10 @@ bool api_bucket(const json_t *bucket, json_int_t *ret_rate, json_int_t *ret_burs
 	if (tokens <= 0 || ms <= 0)
 		return false;
 	rate = (double)tokens * 1000 / (double)ms;
-	if (rate > (double)MAX_RATE)
+	if (rate > (double)API_MAX_RATE)
 		return false;
 	*ret_rate = MAX((json_int_t)rate, 1);
-	*ret_burst = MIN(tokens, MAX_RATE);
+	*ret_burst = MIN(tokens, API_MAX_RATE);
 	return true;
 }
 

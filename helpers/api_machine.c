@@ -139,6 +139,7 @@ static int start_child(struct api *api, const char *path, char **argv, struct er
 static void add_limit(json_t *request, const json_t *limiter, const char *bucket, const char *key)
 {
 	const json_t *b = json_object_get(limiter, bucket);
+	json_int_t once = json_integer_value(json_object_get(b, "one_time_burst"));
 	json_int_t rate, burst;
 	char name[20];
 
@@ -148,8 +149,7 @@ static void add_limit(json_t *request, const json_t *limiter, const char *bucket
 	snprintf(name, sizeof(name), "%s-burst", key);
 	json_object_set_new(request, name, json_integer(burst));
 	snprintf(name, sizeof(name), "%s-once", key);
-	json_object_set_new(request, name,
-			    json_integer(json_integer_value(json_object_get(b, "one_time_burst"))));
+	json_object_set_new(request, name, json_integer(MIN(once, API_MAX_RATE)));
 }
 
 /* The entropy device's, which has no other ID. */
@@ -317,10 +317,13 @@ static void start(struct api *api, struct api_answer *answer)
 	if (api->state != API_NOT_STARTED)
 		api_fault(answer, "The requested operation is not supported after starting the "
 				  "microVM.");
-	else if (api_start(api, &err) < 0)
+	else if (api_start(api, &err) < 0) {
 		api_fault(answer, "Start microvm error: %s", err.msg);
-	else
+		/* It runs, and not as was asked for: there is nothing to go on with. */
+		api->fatal = api->child > 0;
+	} else {
 		api_no_content(answer);
+	}
 }
 
 API_HANDLER(put_action)

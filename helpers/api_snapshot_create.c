@@ -91,7 +91,7 @@ static void let_go_on(void *arg, const json_t *progress)
 	const json_t *base = json_object_get(progress, "base");
 	const char *id = json_string_value(json_object_get(base, "id"));
 
-	if (base && (!id || strcmp(id, t->api->snapshot_base) != 0))
+	if (base && (!id || !*id || strcmp(id, t->api->snapshot_base) != 0))
 		t->foreign = true;
 	else if (t->go[1] >= 0 && write(t->go[1], "", 1) != 1)
 		api_log(t->api, "Warn", "The microVM does not wait for its snapshot.");
