@@ -117,6 +117,7 @@ struct image_tree {
 	bool owners; /* we may give files away */
 	struct image_dir *dir;
 	size_t num_dirs, room_dirs;
+	size_t notes_left;	      /* of memory, for what directories are to be like */
 	unsigned skipped;	      /* devices */
 	unsigned xattrs, xattrs_lost; /* that were kept, that could not be */
 	uint64_t bytes_left;	      /* of what layers may have in all */

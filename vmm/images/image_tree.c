@@ -26,6 +26,9 @@ struct image_dir {
 	int64_t mtime;
 };
 
+/* Of memory: a million directories and more, but not eight with names of 4 KiB. */
+#define MAX_NOTES ((size_t)256 << 20)
+
 void image_tree_init(struct image_tree *t, int fd)
 {
 	*t = (struct image_tree){
@@ -33,6 +36,7 @@ void image_tree_init(struct image_tree *t, int fd)
 		.owners = geteuid() == 0,
 		.bytes_left = IMAGE_MAX_BYTES,
 		.headers_left = IMAGE_MAX_HEADERS,
+		.notes_left = MAX_NOTES,
 	};
 }
 
@@ -113,8 +117,12 @@ int image_tree_note(struct image_tree *t, int dir_fd, const char *base, const ch
 		    const struct tar_member *m)
 {
 	struct image_dir d = { .mode = m->mode, .uid = m->uid, .gid = m->gid, .mtime = m->mtime };
+	size_t cost = sizeof(d) + strlen(name) + 1;
 	struct stat st;
 
+	if (cost > t->notes_left)
+		return -E2BIG;
+	t->notes_left -= cost;
 	if (fstatat(dir_fd, base, &st, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) < 0)
 		return -errno;
 	d.dev = st.st_dev;

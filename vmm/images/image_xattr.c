@@ -5,6 +5,7 @@
  * "security.capability" as "user.wisp.security.capability". So none can do anything here; who
  * serves the tree gives them their names back (devices/fs_xattr.c).
  */
+#include <linux/limits.h>
 #include <stdio.h>
 #include <sys/xattr.h>
 
@@ -26,7 +27,7 @@ static bool is_overlays(const char *name)
 
 static void remove_all(int fd)
 {
-	char names[4096];
+	char names[XATTR_LIST_MAX];
 	ssize_t len = flistxattr(fd, names, sizeof(names));
 
 	for (const char *p = names; len > 0 && p < names + len; p += strlen(p) + 1)
@@ -44,7 +45,7 @@ void image_tree_set_xattrs(struct image_tree *t, int fd, const struct tar_member
 	for (size_t at = 0; tar_next_xattr(m, &at, &x);) {
 		const char *prefix = starts_with(x.name, "user.") ? "" : FS_KEPT_XATTR;
 
-		if (is_overlays(x.name))
+		if (!*x.name || is_overlays(x.name) || starts_with(x.name, FS_KEPT_XATTR))
 			continue;
 		if (snprintf(name, sizeof(name), "%s%s", prefix, x.name) < (int)sizeof(name) &&
 		    fsetxattr(fd, name, x.value, x.len, 0) == 0)
