@@ -36,6 +36,12 @@ static int refuse(const struct cli_disk *d, enum cli_disks_use use, struct error
 			error_hint(err, "with --stop it is only named, and stays as it is");
 		return -ENOTSUP;
 	}
+	if (d->direct && use == CLI_DISKS_CLONE) {
+		error_usage(err, -ENOTSUP, "disk '%s': with direct I/O, which no clone can have yet",
+			    d->path);
+		error_hint(err, "'wisp snapshot' and 'wisp restore --clone' can");
+		return -ENOTSUP;
+	}
 	if (d->qcow2 && (!d->read_only || use == CLI_DISKS_CLONE)) {
 		error_usage(err, -ENOTSUP, "disk '%s': of format qcow2, which %s cannot keep yet",
 			    d->path, what);

@@ -66,6 +66,9 @@ static enum migrate_found destination_found(const json_t *reply, const struct mi
 {
 	const char *role = json_string_value(json_object_get(reply, "role"));
 
+	/* A monitor of before that was told does not say which one it waits for. */
+	if (role && !strcmp(role, "destination") && !json_object_get(reply, "arrival"))
+		return MIGRATE_SILENT;
 	if (!role || !has_name(reply, "arrival", j))
 		return j->held ? MIGRATE_SILENT : MIGRATE_GONE;
 	if (strcmp(role, "destination") != 0)

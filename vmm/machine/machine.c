@@ -521,7 +521,8 @@ void machine_set_deadline(struct machine *m, uint64_t deadline_ns)
 
 int machine_start(struct machine *m, struct error *err)
 {
-	bool wait_gdb = m->gdb && m->config->wait_gdb;
+	/* One that comes from elsewhere was let go there. */
+	bool wait_gdb = m->gdb && m->config->wait_gdb && !m->arrival;
 	int r = machine_start_loops(m, err);
 
 	if (r < 0)

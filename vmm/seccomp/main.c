@@ -103,6 +103,7 @@ const struct seccomp_rule seccomp_main[] = {
 	ALLOW(set_robust_list, "a thread or a fork begins"),
 	ALLOW(rseq, "a thread begins"),
 	ALLOW(gettid, "a vCPU thread of a clone says who it is"),
+	ALLOW_ARG(sched_setaffinity, 0, 0, "a vCPU of a clone, or of a guest that came, is pinned"),
 	ALLOW_ARG(prctl, 0, PR_SET_NAME, "a thread says what it is"),
 	ALLOW_ARG(prctl, 0, PR_SCHED_CORE, "a clone shares its cores with nobody either"),
 	ALLOW_ARG(prctl, 0, PR_SET_PDEATHSIG, "a clone ends with whom it belongs to"),
