@@ -37,8 +37,8 @@ static int refuse(const struct cli_disk *d, enum cli_disks_use use, struct error
 		return -ENOTSUP;
 	}
 	if (d->direct && use == CLI_DISKS_CLONE) {
-		error_usage(err, -ENOTSUP, "disk '%s': with direct I/O, which no clone can have yet",
-			    d->path);
+		error_usage(err, -ENOTSUP,
+			    "disk '%s': with direct I/O, which no clone can have yet", d->path);
 		error_hint(err, "'wisp snapshot' and 'wisp restore --clone' can");
 		return -ENOTSUP;
 	}

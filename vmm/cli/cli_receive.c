@@ -250,7 +250,7 @@ static int launch(struct receiving *x)
 		migrate_note(x->journal.fd, MIGRATE_PHASE_GIVEN_UP);
 		migrate_refuse(&x->arrival, &why);
 	}
-	/* With --detach it is another process that lives as long as the guest, if one came to be. */
+	/* With --detach another process lives as long as the guest, if one came to be. */
 	if (!x->config.detach || getpid() != self || why.msg[0])
 		end_journal(x);
 	return status;
