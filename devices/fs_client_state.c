@@ -13,7 +13,7 @@ void fs_client_save(struct fs_client *c, struct state_writer *w)
 	const struct fs_wire ask = { .kind = FS_WIRE_SAVE };
 	size_t at = w->len, len = 0;
 	uint64_t total = 0;
-	struct fs_wire head;
+	struct fs_wire head = { 0 };
 	int r = c->gone ? -EIO : fs_wire_send(c->socket, &ask, NULL, 0, -1, 0);
 
 	/* The length is known at the end, and put in then. */
@@ -36,7 +36,7 @@ void fs_client_save(struct fs_client *c, struct state_writer *w)
 
 static int receive_files(struct fs_client *c)
 {
-	struct fs_wire head;
+	struct fs_wire head = { 0 };
 	size_t len;
 	int fd, r;
 
@@ -61,7 +61,7 @@ int fs_client_load(struct fs_client *c, struct state_reader *r)
 {
 	const struct fs_wire piece = { .kind = FS_WIRE_LOAD };
 	uint64_t left = state_get_u64(r);
-	struct fs_wire head;
+	struct fs_wire head = { 0 };
 	size_t len;
 	int fail = 0;
 

@@ -514,10 +514,12 @@ int fs_node_place(struct fs_server *s, struct fs_node *n, struct fs_node *dir, c
 int fs_node_lookup(struct fs_server *s, struct fs_node *dir, const char *name,
 		   struct fs_node **ret_n, struct statx *ret_stx)
 {
-	struct statx own, *stx = ret_stx ? ret_stx : &own;
+	struct statx own, *stx = &own;
 	struct fs_node *n;
 	int r, dev;
 
+	if (ret_stx)
+		stx = ret_stx;
 	if (fs_node_hollow(s, dir))
 		return -ENOENT;
 	r = fs_stat_name(s, dir, name, stx);

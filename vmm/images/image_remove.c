@@ -84,7 +84,7 @@ static int remove_below(struct removal *rm, int fd, unsigned depth)
 int image_remove_below(int dir_fd)
 {
 	struct removal rm = { .top = dir_fd };
-	int fd, r;
+	int fd, r = 0;
 
 	do {
 		rm.again = false;
