@@ -20,6 +20,8 @@
 #define LIMIT_S (4 * NBD_TIMEOUT_S)
 /* How long it lives after its answer: a monitor has no server called more often than that. */
 #define REST_S	1
+/* More than a socket holds. */
+#define MAX_QUESTIONS 1024
 
 /* ---- names ---- */
 
@@ -155,9 +157,15 @@ void nbd_dialer_serve(struct nbd_dialer *d)
 	if (d->pid > 0 && waitpid(d->pid, NULL, WNOHANG) == 0)
 		return;
 	d->pid = 0;
-	/* Of several questions the last: the monitor has given up on those before it. */
-	while (d->fd >= 0 && recv(d->fd, &id, sizeof(id), MSG_DONTWAIT) == sizeof(id))
+	/*
+	 * Of several questions the last: the monitor has given up on those before it. But one that
+	 * does nothing but ask must not keep us here.
+	 */
+	for (unsigned i = 0; i < MAX_QUESTIONS && d->fd >= 0; i++) {
+		if (recv(d->fd, &id, sizeof(id), MSG_DONTWAIT) != sizeof(id))
+			break;
 		is_asked = true;
+	}
 	if (!is_asked)
 		return;
 	pid = fork();
