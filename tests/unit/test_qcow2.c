@@ -241,10 +241,15 @@ static void qemu_and_we_respect_each_others_locks(void **state)
 		block_close(b);
 		must(im, "qemu-io -f %s -c 'write 0 512' %s >/dev/null", format, name);
 	}
-	/* And the other way round. */
-	must(im, "(qemu-io -c 'read 0 512' -c 'sleep 60000' x >out 2>&1 & echo $! >qemu)");
-	for (int i = 0; i < 500 && !shell(im, "qemu-img info x >/dev/null 2>&1"); i++)
-		must(im, "sleep 0.02");
+	/*
+	 * And the other way round. It has the image once it has read from it:
+	 * to ask by opening the image here might keep qemu-io from it instead.
+	 */
+	must(im, "(stdbuf -oL qemu-io -c 'read 0 512' -c 'sleep 60000' x >out 2>&1 & "
+		 "echo $! >qemu)");
+	for (int i = 0; i < 1200 && shell(im, "grep -q '^read 512/512' out"); i++)
+		must(im, "sleep 0.05");
+	must(im, "grep -q '^read 512/512' out || { cat out >&2; false; }");
 	image_refused(im, "x", rw, "in use by another process");
 	image_refused(im, "x", ro, "in use by another process");
 	shell(im, "kill $(cat qemu)");
