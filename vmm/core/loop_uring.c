@@ -130,8 +130,12 @@ static void completed(struct loop *loop, struct loop_op *op, int res)
 	struct uring *u = loop->backend;
 
 	list_del(&op->link);
-	if (op->priv[PRIV_CANCELLED] && (op->priv[PRIV_POLL] || res == -EAGAIN)) {
+	if (op->priv[PRIV_CANCELLED] &&
+	    (op->priv[PRIV_POLL] || res == -EAGAIN || res == -EINTR)) {
 		loop_complete(loop, op, -ECANCELED);
+	} else if (res == -EINTR) {
+		/* The kernel's worker was called to something else while it wrote to a terminal. */
+		queue_again(u, op, op->priv[PRIV_POLL]);
 	} else if (op->priv[PRIV_POLL] && res >= 0) {
 		queue_again(u, op, false);
 	} else if (res == -EAGAIN && loop_op_waits(op)) {
