@@ -34,40 +34,6 @@ static int check_owner(const struct snapshot *s, const char *path, struct error 
 	return -EPERM;
 }
 
-static int read_manifest(struct snapshot *s, const char *path, struct error *err)
-{
-	int fd = open_part(s, path, SNAPSHOT_MANIFEST, err);
-	const json_t *base;
-	json_int_t format;
-	json_error_t why;
-
-	if (fd < 0) {
-		if (fd == -ENOENT)
-			error_usage(err, fd, "snapshot '%s': is none, or was never finished", path);
-		return fd;
-	}
-	s->manifest = json_loadfd(fd, JSON_REJECT_DUPLICATES, &why);
-	close(fd);
-	if (!s->manifest)
-		return error_usage(err, -EBADMSG,
-				   "snapshot '%s': " SNAPSHOT_MANIFEST ": line %d: %s", path,
-				   why.line, why.text);
-	format = json_integer_value(json_object_get(s->manifest, "format"));
-	if (format != SNAPSHOT_FORMAT && format != SNAPSHOT_FORMAT_DIFF)
-		return error_usage(err, -EBADMSG,
-				   "snapshot '%s': of a format that this version does not read",
-				   path);
-	base = json_object_get(s->manifest, "base");
-	s->id = json_string_value(json_object_get(s->manifest, "id"));
-	s->base = json_string_value(json_object_get(base, "id"));
-	if ((format == SNAPSHOT_FORMAT_DIFF) != (s->base && *s->base) || (base && !s->base))
-		return error_usage(err, -EBADMSG,
-				   "snapshot '%s': " SNAPSHOT_MANIFEST
-				   ": what it builds on makes no sense",
-				   path);
-	return 0;
-}
-
 int snapshot_read_file(const struct snapshot *s, const char *path, const char *name,
 		       uint8_t **ret_buf, size_t *ret_len, struct error *err)
 {
@@ -104,6 +70,42 @@ int snapshot_read_file(const struct snapshot *s, const char *path, const char *n
 	}
 	*ret_buf = buf;
 	*ret_len = len;
+	return 0;
+}
+
+static int read_manifest(struct snapshot *s, const char *path, struct error *err)
+{
+	uint8_t *text = NULL;
+	const json_t *base;
+	json_int_t format;
+	json_error_t why;
+	size_t len = 0;
+	int r = snapshot_read_file(s, path, SNAPSHOT_MANIFEST, &text, &len, err);
+
+	if (r == -ENOENT)
+		error_usage(err, r, "snapshot '%s': is none, or was never finished", path);
+	if (r < 0)
+		return r;
+	/* Not json_loadfd(): it makes a system call for each byte. */
+	s->manifest = json_loadb((const char *)text, len, JSON_REJECT_DUPLICATES, &why);
+	free(text);
+	if (!s->manifest)
+		return error_usage(err, -EBADMSG,
+				   "snapshot '%s': " SNAPSHOT_MANIFEST ": line %d: %s", path,
+				   why.line, why.text);
+	format = json_integer_value(json_object_get(s->manifest, "format"));
+	if (format != SNAPSHOT_FORMAT && format != SNAPSHOT_FORMAT_DIFF)
+		return error_usage(err, -EBADMSG,
+				   "snapshot '%s': of a format that this version does not read",
+				   path);
+	base = json_object_get(s->manifest, "base");
+	s->id = json_string_value(json_object_get(s->manifest, "id"));
+	s->base = json_string_value(json_object_get(base, "id"));
+	if ((format == SNAPSHOT_FORMAT_DIFF) != (s->base && *s->base) || (base && !s->base))
+		return error_usage(err, -EBADMSG,
+				   "snapshot '%s': " SNAPSHOT_MANIFEST
+				   ": what it builds on makes no sense",
+				   path);
 	return 0;
 }
 
