@@ -11,8 +11,9 @@
 #include <linux/virtio_pci.h>
 #include <sched.h>
 
+#include "tests/unit/patience.h"
+
 #define WAIT_NS	   (20 * NSEC_PER_MSEC)
-#define WAIT_TURNS 100
 #define MSI_ADDR   0xfee00000u
 
 #define AVAIL_BIT (1u << VRING_PACKED_DESC_F_AVAIL)
@@ -701,14 +702,14 @@ bool fake_take_used(struct fake_driver *d, unsigned queue, struct fake_used *use
 
 bool fake_wait_used(struct fake_driver *d, unsigned queue, struct fake_used *used)
 {
-	unsigned turn;
+	uint64_t end = patience();
 
-	for (turn = 0; turn < WAIT_TURNS; turn++) {
-		if (fake_take_used(d, queue, used))
-			return true;
+	while (!fake_take_used(d, queue, used)) {
+		if (patience_ends(end))
+			return false;
 		loop_run_once(d->vm->loop, WAIT_NS);
 	}
-	return false;
+	return true;
 }
 
 /* ---- interrupts ---- */

@@ -169,7 +169,7 @@ struct fake_used {
 /* Take the next used chain, if there is one now. */
 bool fake_take_used(struct fake_driver *d, unsigned queue, struct fake_used *used);
 
-/* Turn the loop until there is one; false after two seconds without. */
+/* Turn the loop until there is one; false when patience() is over. */
 bool fake_wait_used(struct fake_driver *d, unsigned queue, struct fake_used *used);
 
 /*

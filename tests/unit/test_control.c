@@ -17,6 +17,7 @@
 
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
+#include "tests/unit/patience.h"
 #include "vmm/control/control.h"
 #include "vmm/control/control_client.h"
 #include "vmm/run_dir.h"
@@ -92,7 +93,7 @@ static json_t *answer(struct served *s, int sock, int *fds, unsigned *num_fds)
 	unsigned none = 0;
 	json_t *o;
 
-	for (unsigned i = 0; i < 5000; i++) {
+	for (uint64_t end = patience(); !patience_ends(end);) {
 		ssize_t n = control_receive(sock, buf, sizeof(buf), fds, fds ? 8 : 0,
 					    num_fds ? num_fds : &none, MSG_DONTWAIT);
 

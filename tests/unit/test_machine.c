@@ -11,6 +11,7 @@
 
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
+#include "tests/unit/patience.h"
 #include "vmm/core/platform.h"
 #include "vmm/hypervisor/x86.h"
 #include "vmm/machine/machine.h"
@@ -341,7 +342,7 @@ static void all_who_wait_for_a_pause_are_told(void **state)
 	start(&g);
 	machine_pause(g.machine, is_paused, &first);
 	machine_pause(g.machine, is_paused, &second);
-	for (unsigned i = 0; i < 2000 && !(first && second); i++)
+	for (uint64_t over = patience(); !(first && second) && !patience_ends(over);)
 		loop_run_once(machine_loop(g.machine), NSEC_PER_MSEC);
 	assert_true(first);
 	assert_true(second);

@@ -298,7 +298,7 @@ static void restored_machine_has_another_generation_and_its_event(void **unused)
 	restore_with(&second, &w, &first, FW_VMGENID_ADDR, sizeof(before));
 	guest_mem_read(machine_memory(second.machine), FW_VMGENID_ADDR, after, sizeof(after));
 	assert_memory_not_equal(before, after, sizeof(before));
-	assert_true(fake_hv_wait_interrupts(second.hv, 9, 1, 1000));
+	assert_true(fake_hv_wait_interrupts(second.hv, 9, 1, 60000));
 	state_writer_done(&w);
 	destroy(&first);
 	destroy(&second);

@@ -12,7 +12,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "devices/block_qcow2.h"
 #include "devices/qcow2_format.h"
+#include "tests/unit/patience.h"
 #include "tests/unit/qcow2_tools.h"
 #include "vmm/core/log.h"
 
@@ -289,8 +291,9 @@ static void discarding_gives_space_back(void **state)
 {
 	struct images *im = *state;
 	uint8_t *buf = malloc(4 * MiB);
-	struct block *b;
 	struct stat before, after;
+	struct block *b;
+	struct qcow2 *q;
 
 	fresh(im, "");
 	memset(buf, 7, 4 * MiB);
@@ -301,7 +304,9 @@ static void discarding_gives_space_back(void **state)
 	assert_int_equal(image_zero(im, b, 0, 4 * MiB, true), 0);
 	assert_int_equal(image_flush(im, b), 0);
 	/* Holes are punched behind the flush; then it is used again before the file grows. */
-	for (int i = 0; i < 100; i++)
+	q = container_of(b, struct qcow2, b);
+	for (uint64_t end = patience();
+	     (q->freer || !list_empty(&q->batches)) && !patience_ends(end);)
 		loop_run_once(im->loop, NSEC_PER_MSEC);
 	assert_int_equal(image_io(im, b, BLOCK_WRITE, buf, 32 * MiB, 2 * MiB), 0);
 	block_close(b);

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "devices/block_internal.h"
+#include "tests/unit/patience.h"
 #include "tests/unit/qcow2_tools.h"
 #include "vmm/core/log.h"
 
@@ -197,7 +198,8 @@ static void check_promises(struct images *im, const struct promises *p)
 static void after_death(struct images *im, const struct promises *p)
 {
 	/* A ring ends a little later than its process, and the lock with it. */
-	for (int i = 0; i < 200 && shell(im, "qemu-img info x >/dev/null 2>&1"); i++)
+	for (uint64_t end = patience();
+	     shell(im, "qemu-img info x >/dev/null 2>&1") && !patience_ends(end);)
 		usleep(10000);
 	check_image(im, "x", true);
 	check_promises(im, p);

@@ -396,9 +396,12 @@ static void udp_is_forwarded_both_ways(void **state)
 				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	struct udphdr *udp;
 	struct fixture *f;
-	uint16_t port = free_port(SOCK_DGRAM), own;
+	uint16_t own, port;
 	char rule[64], got[16];
 	int fd = bound_socket(SOCK_DGRAM, &own);
+
+	/* After ours, or it might be ours. */
+	port = free_port(SOCK_DGRAM);
 
 	snprintf(rule, sizeof(rule), "udp:127.0.0.1:%u-:5000", port);
 	f = begin((const char *[]){ "--hostfwd", rule, NULL });

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "tests/unit/fake_driver.h"
+#include "tests/unit/patience.h"
 #include "virtio/virtio_devices.h"
 
 #define QUEUES	     4
@@ -148,14 +149,15 @@ static bool is_right(struct fixture *f, const struct request *r)
 /* The queue's thread brings it; our loop has nothing to do with it. */
 static bool await_used(struct fixture *f, unsigned queue)
 {
+	uint64_t end = patience();
 	struct fake_used used;
 
-	for (unsigned turn = 0; turn < 2000000; turn++) {
-		if (fake_take_used(&f->d, queue, &used))
-			return true;
+	while (!fake_take_used(&f->d, queue, &used)) {
+		if (patience_ends(end))
+			return false;
 		sched_yield();
 	}
-	return false;
+	return true;
 }
 
 /* @rounds of DEPTH requests on every queue at once. */
@@ -274,11 +276,9 @@ static void a_failure_of_one_queue_is_the_devices(void **state)
 		}
 		fake_add(&f->d, round % QUEUES, &bad, 1);
 		fake_kick(&f->d, round % QUEUES);
-		for (unsigned turn = 0; turn < 2000000; turn++) {
-			if (fake_status(&f->d) & VIRTIO_CONFIG_S_NEEDS_RESET)
-				break;
+		for (uint64_t end = patience();
+		     !(fake_status(&f->d) & VIRTIO_CONFIG_S_NEEDS_RESET) && !patience_ends(end);)
 			sched_yield();
-		}
 		assert_true(fake_status(&f->d) & VIRTIO_CONFIG_S_NEEDS_RESET);
 		fake_driver_probe(&f->d);
 		run_requests(f, r, 1);

@@ -15,6 +15,7 @@
 #include <sched.h>
 
 #include "tests/unit/fake_echo.h"
+#include "tests/unit/patience.h"
 
 static unsigned random_below(unsigned *seed, unsigned n)
 {
@@ -98,14 +99,14 @@ static void random_requests_all_come_back(void **state)
 
 static bool wait_used(struct fake_driver *d, struct fake_used *used)
 {
-	unsigned turn;
+	uint64_t end = patience();
 
-	for (turn = 0; turn < 200000; turn++) {
-		if (fake_take_used(d, 0, used))
-			return true;
+	while (!fake_take_used(d, 0, used)) {
+		if (patience_ends(end))
+			return false;
 		sched_yield();
 	}
-	return false;
+	return true;
 }
 
 /* A driver on a thread of its own: requests, and resets with some still on their way. */
