@@ -13,8 +13,8 @@ mkdir -p "$OUT"
 
 # Under emulation everything takes longer; a limit is there to end what hangs.
 : "${TEST_LIMIT:=150}"
-# "for _ in $POLLS" with a moment's sleep in it: a minute or two, for the same reason.
-POLLS=$(seq 1200)
+# "for _ in $POLLS" with a tenth of a second's sleep in it waits as long.
+POLLS=$(seq $((TEST_LIMIT * 10)))
 
 # Run the function $2 with the arguments after it as the test called $1.
 t() {
