@@ -57,6 +57,21 @@ static int open_dmesg(struct test_job *j, struct error *err)
 	return 0;
 }
 
+/* Have its end in a descriptor. Where there is none it ends now, and not unseen. */
+static int watch(struct test_job *j, struct error *err)
+{
+	int r;
+
+	j->pid_fd = syscall(SYS_pidfd_open, j->pid, 0);
+	if (j->pid_fd >= 0)
+		return 0;
+	r = error_kind_set(err, ERROR_START, -errno, "test: its process cannot be watched: %m");
+	kill(j->pid, SIGKILL);
+	while (waitpid(j->pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	return r;
+}
+
 static int start(struct test_job *j, bool alone, struct error *err)
 {
 	bool tty = alone && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
@@ -86,9 +101,7 @@ static int start(struct test_job *j, bool alone, struct error *err)
 	j->pid = fork();
 	if (j->pid == 0)
 		launch(j, initrd, log[1], status[1], tty, alone);
-	r = j->pid < 0 ? error_kind_set(err, ERROR_START, -errno, "test: fork: %m") : 0;
-	if (!r)
-		j->pid_fd = syscall(SYS_pidfd_open, j->pid, 0);
+	r = j->pid < 0 ? error_kind_set(err, ERROR_START, -errno, "test: fork: %m") : watch(j, err);
 	j->log_fd = log[0];
 	j->status_fd = status[0];
 	log[0] = status[0] = -1;
