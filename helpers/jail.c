@@ -50,6 +50,34 @@ static int make_path(const char *path, mode_t mode, struct error *err)
 	}
 }
 
+/*
+ * @below of the jail, all of which has to be directories. Who ran there before, and may write
+ * there, could have left links in their place, which lead to where only root may make files.
+ */
+static int make_below(const char *root, const char *below, mode_t mode, struct error *err)
+{
+	size_t root_len = strlen(root);
+	char path[PATH_SIZE], part[PATH_SIZE];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "%s%s", root, below);
+	for (size_t i = root_len;; i++) {
+		if (path[i] && (path[i] != '/' || i == root_len))
+			continue;
+		snprintf(part, sizeof(part), "%.*s", (int)i, path);
+		if (mkdir(part, mode) < 0 && errno != EEXIST)
+			return fail(err, "create directory", part);
+		if (lstat(part, &st) < 0)
+			return fail(err, "find", part);
+		if (!S_ISDIR(st.st_mode)) {
+			errno = ENOTDIR;
+			return fail(err, "use", part);
+		}
+		if (!path[i])
+			return 0;
+	}
+}
+
 /* The file @from as @to, which must not be there. */
 static int copy_file(const char *from, const char *to, struct error *err)
 {
@@ -153,7 +181,7 @@ static int make_directories(const struct jail *j, const char *root, struct error
 
 	for (unsigned i = 0; i < ARRAY_SIZE(names) && !r; i++) {
 		snprintf(path, sizeof(path), "%s%s", root, names[i]);
-		r = make_path(path, 0700, err);
+		r = make_below(root, names[i], 0700, err);
 		if (!r && lchown(path, j->uid, j->gid) < 0)
 			r = fail(err, "change the owner of", path);
 	}
@@ -174,7 +202,7 @@ static int bind_libraries(const char *root, struct error *err)
 		if (access(dirs[i], F_OK) < 0)
 			continue;
 		snprintf(path, sizeof(path), "%s%s", root, dirs[i]);
-		r = make_path(path, 0755, err);
+		r = make_below(root, dirs[i], 0755, err);
 		if (r < 0)
 			break;
 		if (mount(dirs[i], path, NULL, MS_BIND | MS_REC, NULL) < 0 ||
