@@ -16,7 +16,7 @@
 #define CTRL_A	  1
 #define CTRL_D	  4
 
-/* How often to look for what nothing reports: is the terminal ours again, has a peer gone? */
+/* How often to look for what nothing reports: the terminal is ours again, a peer has gone, ... */
 #define LATER_NS NSEC_PER_SEC
 
 #define POLL_NOTHING (-1)
@@ -51,6 +51,7 @@ struct chardev {
 	bool accepting;
 	bool gone; /* the socket's peer is: close when nothing is in flight */
 	bool closing;
+	struct log_limit complaints;
 
 	void (*on_escape)(void *arg, char key);
 	void *escape_arg;
@@ -74,6 +75,11 @@ static void wake_writer(struct chardev *c)
 		c->user.writable(c->user.arg);
 }
 
+static void look_later(struct chardev *c)
+{
+	loop_timer_set(c->loop, &c->later, clock_monotonic_ns(loop_clock(c->loop)) + LATER_NS);
+}
+
 /* ---- a socket's peers, one after the other ---- */
 
 static void watch_listener(struct chardev *c)
@@ -91,10 +97,15 @@ static void accepted(struct loop_op *op, int res)
 	c->accepting = false;
 	if (res == -ECANCELED)
 		return;
+	if (res == -ECONNABORTED) {
+		watch_listener(c);
+		return;
+	}
 	if (res < 0) {
-		log_warn("%s '%s': cannot accept: %s", c->end.name, c->end.path, strerror(-res));
-		if (res == -ECONNABORTED)
-			watch_listener(c);
+		/* For want of descriptors, say: there may be some later, and it waits. */
+		log_limited(&c->complaints, LOG_WARN, "%s '%s': cannot accept: %s", c->end.name,
+			    c->end.path ? c->end.path : "", strerror(-res));
+		look_later(c);
 		return;
 	}
 	c->end.in_fd = c->end.out_fd = res;
@@ -189,11 +200,6 @@ static void update_poll(struct chardev *c)
 	loop_poll(c->loop, &c->poll_op, c->end.in_fd, events);
 }
 
-static void look_later(struct chardev *c)
-{
-	loop_timer_set(c->loop, &c->later, clock_monotonic_ns(loop_clock(c->loop)) + LATER_NS);
-}
-
 static void read_input(struct chardev *c)
 {
 	size_t end;
@@ -253,7 +259,11 @@ static void polled(struct loop_op *op, int res)
 
 static void look_again(struct loop_timer *t)
 {
-	update_poll(container_of(t, struct chardev, later));
+	struct chardev *c = container_of(t, struct chardev, later);
+
+	if (c->end.in_fd < 0)
+		watch_listener(c);
+	update_poll(c);
 }
 
 void chardev_resume_input(struct chardev *c)

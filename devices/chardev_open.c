@@ -8,24 +8,18 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
+
 static int bind_socket(int fd, const struct sockaddr_un *addr)
 {
 	const struct sockaddr *sa = (const struct sockaddr *)addr;
-	int probe, r;
 
 	if (bind(fd, sa, sizeof(*addr)) == 0)
 		return 0;
 	if (errno != EADDRINUSE)
 		return -errno;
-	/* Left over by somebody who was killed, unless somebody answers. */
-	probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (probe < 0)
-		return -errno;
-	r = connect(probe, sa, sizeof(*addr)) < 0 ? -errno : 0;
-	close(probe);
-	if (r != -ECONNREFUSED)
+	if (!io_remove_dead_socket(addr->sun_path, SOCK_STREAM))
 		return -EADDRINUSE;
-	unlink(addr->sun_path);
 	return bind(fd, sa, sizeof(*addr)) < 0 ? -errno : 0;
 }
 

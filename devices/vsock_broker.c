@@ -6,6 +6,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
+
 #define BACKLOG 128
 
 /* A socket connected to @path's neighbour for @port, or -errno. */
@@ -71,20 +73,6 @@ int vsock_broker_serve(int fd, const char *path)
 	return -EPIPE;
 }
 
-/* Is the socket at @addr nobody's any more? */
-static bool is_left_over(const struct sockaddr_un *addr)
-{
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	bool left;
-
-	if (fd < 0)
-		return false;
-	left = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 &&
-	       errno == ECONNREFUSED;
-	close(fd);
-	return left;
-}
-
 int vsock_listen(const char *path, struct error *err)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -101,10 +89,8 @@ int vsock_listen(const char *path, struct error *err)
 		return error_set(err, -errno, "--vsock: socket: %m");
 	if (bind(fd, sa, sizeof(addr)) < 0) {
 		r = -errno;
-		if (r == -EADDRINUSE && is_left_over(&addr)) {
-			unlink(path);
+		if (r == -EADDRINUSE && io_remove_dead_socket(path, SOCK_STREAM))
 			r = bind(fd, sa, sizeof(addr)) < 0 ? -errno : 0;
-		}
 	}
 	if (!r && listen(fd, BACKLOG) < 0)
 		r = -errno;

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "devices/net_switch.h"
+#include "vmm/core/io.h"
 #include "vmm/helper.h"
 #include "vmm/run_dir.h"
 
@@ -93,8 +94,7 @@ static int listen_at(const char *path, struct error *err)
 		close(fd);
 		return error_usage(err, -EADDRINUSE, "switch '%s': runs already", path);
 	}
-	if (errno == ECONNREFUSED)
-		unlink(path);
+	io_remove_dead_socket(path, SOCK_SEQPACKET);
 	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || chmod(path, 0600) < 0 ||
 	    listen(fd, BACKLOG) < 0) {
 		r = error_usage(err, -errno, "switch '%s': %m", path);

@@ -11,12 +11,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
 
 #include "devices/chardev.h"
+#include "tests/unit/patience.h"
 
 /* Every test runs on both back ends of the loop. */
 static enum loop_backend backend;
@@ -128,10 +131,10 @@ static void settle(struct port *p)
 		;
 }
 
-/* Turn the loop until @cond; ten seconds without it are a failure. */
+/* Turn the loop until @cond. */
 #define AWAIT(p, cond)                                                                             \
 	do {                                                                                       \
-		for (int _i = 0; _i < 1000 && !(cond); _i++)                                       \
+		for (uint64_t _end = patience(); !(cond) && !patience_ends(_end);)                 \
 			loop_run_once((p)->loop, 10 * NSEC_PER_MSEC);                              \
 		assert_true(cond);                                                                 \
 	} while (0)
@@ -295,7 +298,7 @@ static void flush_waits_for_what_the_port_still_has(void **state)
 	t.port.out_left = sizeof(big);
 	pump(&t.port);
 	assert_true(t.port.out_left > 0);
-	chardev_flush(t.port.c, 10 * NSEC_PER_SEC);
+	chardev_flush(t.port.c, 100 * NSEC_PER_SEC);
 	assert_int_equal(t.port.out_left, 0);
 	close(t.from[1]);
 	while ((r = read(t.from[0], in + n, sizeof(in) - n)) > 0)
@@ -365,7 +368,7 @@ static void a_file_is_truncated_and_written(void **state)
 	assert_int_equal(chardev_write(p.c, "one ", 4), 4);
 	settle(&p);
 	assert_int_equal(chardev_write(p.c, "two", 3), 3);
-	chardev_flush(p.c, NSEC_PER_SEC);
+	chardev_flush(p.c, 100 * NSEC_PER_SEC);
 	assert_int_equal(pread(fd, buf, sizeof(buf), 0), 7);
 	assert_memory_equal(buf, "one two", 7);
 	port_done(&p);
@@ -527,6 +530,58 @@ static void a_stale_socket_is_replaced_and_a_live_one_is_not(void **state)
 	assert_int_equal(chardev_create(&other, &config, p.loop, &err), -EADDRINUSE);
 	assert_int_equal(err.kind, ERROR_USAGE);
 	close(dial(path)); /* still there */
+	port_done(&p);
+}
+
+static void what_is_no_socket_stays(void **state)
+{
+	char path[] = "/tmp/wisp-chardev-XXXXXX";
+	struct chardev_config config = { .kind = CHARDEV_SOCKET, .path = path };
+	struct loop_params params = { .backend = backend };
+	struct error err = { 0 };
+	struct chardev *c;
+	struct loop *loop;
+	struct stat st;
+	int fd = mkstemp(path);
+
+	assert_int_equal(write(fd, "precious", 8), 8);
+	close(fd);
+	assert_int_equal(loop_create(&loop, &params, NULL), 0);
+	assert_int_equal(chardev_create(&c, &config, loop, &err), -EADDRINUSE);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_size, 8);
+	loop_free(loop);
+	unlink(path);
+}
+
+/* A process that has used up its descriptors, and gets some back later. */
+static void a_client_is_taken_once_there_are_descriptors_again(void **state)
+{
+	struct chardev_config config = { .kind = CHARDEV_SOCKET };
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0), next;
+	struct rlimit limit, none;
+	static struct port p;
+	char path[64];
+
+	socket_path(path, sizeof(path));
+	strcpy(addr.sun_path, path);
+	config.path = path;
+	port_init(&p, &config);
+	next = dup(fd);
+	close(next);
+	getrlimit(RLIMIT_NOFILE, &limit);
+	none = limit;
+	none.rlim_cur = next;
+	setrlimit(RLIMIT_NOFILE, &none);
+	assert_int_equal(connect(fd, (void *)&addr, sizeof(addr)), 0);
+	for (int i = 0; i < 20; i++)
+		loop_run_once(p.loop, NSEC_PER_MSEC);
+	setrlimit(RLIMIT_NOFILE, &limit);
+	assert_int_equal(p.opened, 0);
+	AWAIT(&p, p.opened == 1);
+	close(fd);
+	AWAIT(&p, p.closed == 1);
 	port_done(&p);
 }
 
@@ -696,6 +751,8 @@ static int run(enum loop_backend which)
 		cmocka_unit_test(a_client_that_said_all_still_hears_the_answer),
 		cmocka_unit_test(a_client_that_leaves_unread_input_is_noticed),
 		cmocka_unit_test(a_stale_socket_is_replaced_and_a_live_one_is_not),
+		cmocka_unit_test(what_is_no_socket_stays),
+		cmocka_unit_test(a_client_is_taken_once_there_are_descriptors_again),
 		cmocka_unit_test(escapes_are_taken_out_of_what_is_typed),
 		cmocka_unit_test(escapes_work_while_the_guest_does_not_read),
 		cmocka_unit_test(the_size_is_the_terminals),

@@ -1,6 +1,9 @@
 #include "vmm/core/io.h"
 
 #include <errno.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 int io_read_at(int fd, void *buf, size_t len, uint64_t offset)
@@ -65,4 +68,22 @@ ssize_t io_readv(int fd, const struct iovec *iov, size_t num)
 ssize_t io_writev(int fd, const struct iovec *iov, size_t num)
 {
 	return pwritev2(fd, iov, (int)num, -1, 0);
+}
+
+bool io_remove_dead_socket(const char *path, int type)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct stat st;
+	int fd, r;
+
+	/* A call of any other file is refused too. */
+	if (strlen(path) >= sizeof(addr.sun_path) || lstat(path, &st) < 0 || !S_ISSOCK(st.st_mode))
+		return false;
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return false;
+	r = connect(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
+	close(fd);
+	return r == -ECONNREFUSED && unlink(path) == 0;
 }

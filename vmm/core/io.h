@@ -1,6 +1,6 @@
 /*
  * All of a buffer, in or out of a file, where read and write may move a part or be
- * interrupted. They block. Any thread.
+ * interrupted; they block. And places in the file system where somebody listened. Any thread.
  */
 #ifndef WISP_CORE_IO_H
 #define WISP_CORE_IO_H
@@ -22,5 +22,11 @@ int io_write(int fd, const void *buf, size_t len);
  */
 ssize_t io_readv(int fd, const struct iovec *iov, size_t num);
 ssize_t io_writev(int fd, const struct iovec *iov, size_t num);
+
+/*
+ * Remove the UNIX socket at @path at which nobody answers a call of @type (SOCK_STREAM, ...) any
+ * more: somebody who was killed has left it. True when it was one. Nothing else is ever removed.
+ */
+bool io_remove_dead_socket(const char *path, int type);
 
 #endif
