@@ -67,6 +67,13 @@ _wisp()
 			esac
 			_wisp_files
 			return ;;
+		--pmem)
+			case $cur in *,*)
+				_wisp_keys "ro id="
+				return ;;
+			esac
+			_wisp_files
+			return ;;
 		--net)
 			case $cur in *,*)
 				_wisp_keys "hostfwd= restrict host-loopback subnet= dns= search= name= fd= queues= vlan= pps= bps= pps-burst= bps-burst= mac= mtu= service= id="
@@ -169,7 +176,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --config-file --save-config --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --pmem --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --config-file --save-config --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	ls)

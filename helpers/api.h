@@ -42,7 +42,7 @@ struct api {
 
 	/* Resources as sent, with defaults filled in; NULL: not given. */
 	json_t *machine, *boot, *balloon, *vsock, *entropy, *serial, *mmds_config;
-	json_t *drives, *nets; /* objects by id, in order */
+	json_t *drives, *nets, *pmems; /* objects by id, in order */
 	json_t *mmds;	       /* the data store; NULL: nothing was put yet */
 	struct mmds mmds_server;
 
@@ -145,6 +145,7 @@ API_HANDLER(put_machine);
 API_HANDLER(patch_machine);
 API_HANDLER(put_boot);
 API_HANDLER(put_drive);
+API_HANDLER(put_pmem);
 API_HANDLER(put_net);
 API_HANDLER(put_vsock);
 API_HANDLER(put_entropy);
@@ -172,6 +173,7 @@ int api_mmds_start(struct api *api, struct error *err);
 API_HANDLER(put_action);
 API_HANDLER(patch_vm);
 API_HANDLER(patch_drive);
+API_HANDLER(patch_pmem);
 API_HANDLER(patch_net);
 
 /* Where the executable of `wisp run` is. */

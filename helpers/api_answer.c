@@ -39,11 +39,6 @@ void api_fault(struct api_answer *answer, const char *fmt, ...)
 
 #define NOT_SUPPORTED "The requested operation is not supported: "
 
-static void refuse_pmem(struct api *api, const char *id, json_t *body, struct api_answer *answer)
-{
-	api_fault(answer, NOT_SUPPORTED "wisp has no persistent memory devices.");
-}
-
 static void refuse_memory(struct api *api, const char *id, json_t *body, struct api_answer *answer)
 {
 	api_fault(answer, NOT_SUPPORTED "wisp has no memory to plug in while the guest runs.");
@@ -100,8 +95,8 @@ const struct api_endpoint api_endpoints[] = {
 	{ "PATCH", "balloon/hinting/start", api_balloon_hinting, api_balloon_hint, API_RUNTIME },
 	{ "GET", "balloon/hinting/status", NULL, api_balloon_hint, API_RUNTIME },
 	{ "PATCH", "balloon/hinting/stop", NULL, api_balloon_hint, API_RUNTIME },
-	{ "PUT", "pmem/*", api_pmem, refuse_pmem, API_ALWAYS, "id", .metric = "pmem" },
-	{ "PATCH", "pmem/*", api_pmem_update, refuse_pmem, API_RUNTIME, "id", .metric = "pmem" },
+	{ "PUT", "pmem/*", api_pmem, api_put_pmem, API_ALWAYS, "id", .metric = "pmem" },
+	{ "PATCH", "pmem/*", api_pmem_update, api_patch_pmem, API_RUNTIME, "id", .metric = "pmem" },
 	{ "DELETE", "pmem/*", NULL, refuse_unplug, API_RUNTIME },
 	{ "PUT", "hotplug/memory", api_memory_hotplug, refuse_memory, API_PREBOOT,
 	  .metric = "hotplug_memory" },

@@ -131,7 +131,32 @@ static const json_t *add_drives(struct arguments *a, const struct api *api)
 	return root;
 }
 
-static void add_cmdline(struct arguments *a, const struct api *api, const json_t *root)
+/* Which of them is the root device, as the guest will call it: "/dev/pmem0"; NULL: none. */
+static const json_t *add_pmems(struct arguments *a, const struct api *api, char *name, size_t size)
+{
+	const json_t *root = NULL;
+	unsigned number = 0;
+	const char *id;
+	json_t *p;
+
+	json_object_foreach(api->pmems, id, p)
+	{
+		char *path = quoted(text_of(p, "path_on_host"));
+
+		add(a, "--pmem=%s,id=%s%s", path ? path : "", id,
+		    is_set(p, "read_only") ? ",ro" : "");
+		free(path);
+		if (is_set(p, "root_device")) {
+			snprintf(name, size, "/dev/pmem%u", number);
+			root = p;
+		}
+		number++;
+	}
+	return root;
+}
+
+static void add_cmdline(struct arguments *a, const struct api *api, const json_t *root,
+			const json_t *pmem_root, const char *pmem_name)
 {
 	const char *args = text_of(api->boot, "boot_args");
 	const char *partuuid = root ? text_of(root, "partuuid") : NULL;
@@ -143,6 +168,9 @@ static void add_cmdline(struct arguments *a, const struct api *api, const json_t
 	else if (root)
 		snprintf(where, sizeof(where), " root=/dev/vda %s",
 			 is_set(root, "is_read_only") ? "ro" : "rw");
+	else if (pmem_root)
+		snprintf(where, sizeof(where), " root=%s %s", pmem_name,
+			 is_set(pmem_root, "read_only") ? "ro" : "rw");
 	/* An option's value is not empty; to a kernel a space is nothing. */
 	if (args && !*args)
 		args = " ";
@@ -218,7 +246,8 @@ char **api_arguments(const struct api *api, struct error *err)
 {
 	struct arguments a = { .argv = calloc(MAX_ARGUMENTS, sizeof(char *)) };
 	const char *serial = text_of(api->serial, "serial_out_path");
-	const json_t *root;
+	const json_t *root, *pmem_root;
+	char pmem_name[32] = "";
 
 	if (!a.argv) {
 		error_set(err, -ENOMEM, "arguments: %m");
@@ -247,7 +276,8 @@ char **api_arguments(const struct api *api, struct error *err)
 	else
 		add(&a, "--serial=stdio");
 	root = add_drives(&a, api);
-	add_cmdline(&a, api, root);
+	pmem_root = add_pmems(&a, api, pmem_name, sizeof(pmem_name));
+	add_cmdline(&a, api, root, pmem_root, pmem_name);
 	add_nets(&a, api);
 	if (api->balloon) {
 		add(&a, "--balloon=%lldM,deflate-on-oom=%s,reporting=%s",

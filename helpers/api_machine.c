@@ -166,11 +166,15 @@ static int limit_entropy(struct api *api, struct error *err)
 	return control_ask(api->control, request, NULL, 0, NULL, err);
 }
 
-/* @way: of a network, "rx" or "tx"; NULL: of a disk. */
-static int set_limits(struct api *api, const char *id, const char *way, const json_t *limiter,
+/* What is limited: an operation of a disk, a frame one way, a flush. */
+enum limited { OF_DISK, OF_RX, OF_TX, OF_PMEM };
+
+static int set_limits(struct api *api, const char *id, enum limited what, const json_t *limiter,
 		      struct error *err)
 {
-	json_t *request = json_pack("{s:s, s:s, s:s*}", "do", "limit", "id", id, "way", way);
+	const char *way = what == OF_RX ? "rx" : what == OF_TX ? "tx" : NULL;
+	json_t *request = json_pack("{s:s, s:s, s:s*, s:b}", "do", "limit", "id", id, "way", way,
+				    "pmem", what == OF_PMEM);
 
 	add_limit(request, limiter, "ops", "ops");
 	add_limit(request, limiter, "bandwidth", "bytes");
@@ -179,7 +183,7 @@ static int set_limits(struct api *api, const char *id, const char *way, const js
 
 /* What @update says of the limiter @name of @device: buckets that are not named stay. */
 static int update_limiter(struct api *api, json_t *device, const char *id, const char *name,
-			  const char *way, json_t *update, struct error *err)
+			  enum limited what, json_t *update, struct error *err)
 {
 	json_t *limiter = json_object_get(device, name);
 	int r;
@@ -188,7 +192,7 @@ static int update_limiter(struct api *api, json_t *device, const char *id, const
 		return 0;
 	limiter = json_is_object(limiter) ? json_copy(limiter) : json_object();
 	json_object_update(limiter, update);
-	r = set_limits(api, id, way, limiter, err);
+	r = set_limits(api, id, what, limiter, err);
 	if (!r)
 		json_object_set(device, name, limiter);
 	json_decref(limiter);
@@ -208,26 +212,26 @@ static int limit_nets(struct api *api, struct error *err)
 		const json_t *tx = json_object_get(net, "tx_rate_limiter");
 
 		if (!r && json_is_object(rx))
-			r = set_limits(api, id, "rx", rx, err);
+			r = set_limits(api, id, OF_RX, rx, err);
 		if (!r && json_is_object(tx))
-			r = set_limits(api, id, "tx", tx, err);
+			r = set_limits(api, id, OF_TX, tx, err);
 	}
 	return r;
 }
 
-/* One-time bursts of disks: those of `wisp run` have none. */
-static int burst_drives(struct api *api, struct error *err)
+/* One-time bursts of disks, and all limits of flushes: `wisp run` has no keys for them. */
+static int limit_each(struct api *api, json_t *devices, enum limited what, struct error *err)
 {
 	const char *id;
-	json_t *drive;
+	json_t *device;
 	int r = 0;
 
-	json_object_foreach(api->drives, id, drive)
+	json_object_foreach(devices, id, device)
 	{
-		const json_t *limiter = json_object_get(drive, "rate_limiter");
+		const json_t *limiter = json_object_get(device, "rate_limiter");
 
 		if (!r && json_is_object(limiter))
-			r = set_limits(api, id, NULL, limiter, err);
+			r = set_limits(api, id, what, limiter, err);
 	}
 	return r;
 }
@@ -237,7 +241,9 @@ int api_set_limits(struct api *api, struct error *err)
 	int r = limit_nets(api, err);
 
 	if (!r)
-		r = burst_drives(api, err);
+		r = limit_each(api, api->drives, OF_DISK, err);
+	if (!r)
+		r = limit_each(api, api->pmems, OF_PMEM, err);
 	return r ? r : limit_entropy(api, err);
 }
 
@@ -376,10 +382,10 @@ API_HANDLER(patch_net)
 		api_fault(answer, "%s Device not found", cannot);
 		return;
 	}
-	r = update_limiter(api, net, id, "rx_rate_limiter", "rx",
+	r = update_limiter(api, net, id, "rx_rate_limiter", OF_RX,
 			   json_object_get(body, "rx_rate_limiter"), &err);
 	if (!r)
-		r = update_limiter(api, net, id, "tx_rate_limiter", "tx",
+		r = update_limiter(api, net, id, "tx_rate_limiter", OF_TX,
 				   json_object_get(body, "tx_rate_limiter"), &err);
 	if (r < 0)
 		api_fault(answer, "%s %s", cannot, err.msg);
@@ -403,8 +409,24 @@ API_HANDLER(patch_drive)
 				  "file beneath a disk that is in use.");
 		return;
 	}
-	if (update_limiter(api, drive, id, "rate_limiter", NULL,
+	if (update_limiter(api, drive, id, "rate_limiter", OF_DISK,
 			   json_object_get(body, "rate_limiter"), &err) < 0)
+		api_fault(answer, "%s %s %s", cannot, err.msg, hint);
+	else
+		api_no_content(answer);
+}
+
+API_HANDLER(patch_pmem)
+{
+	static const char cannot[] = "Pmem device error: Unable to patch the pmem device:";
+	static const char hint[] = "Please verify the request arguments.";
+	json_t *pmem = json_object_get(api->pmems, id);
+	struct error err = { 0 };
+
+	if (!pmem)
+		api_fault(answer, "%s Device not found. %s", cannot, hint);
+	else if (update_limiter(api, pmem, id, "rate_limiter", OF_PMEM,
+				json_object_get(body, "rate_limiter"), &err) < 0)
 		api_fault(answer, "%s %s %s", cannot, err.msg, hint);
 	else
 		api_no_content(answer);

@@ -47,6 +47,10 @@ struct group {
 		"tx_rate_limiter_event_count", "tx_rate_limiter_throttled",                    \
 		"tx_spoofed_mac_count", "tx_remaining_reqs_count"
 
+#define PMEM_KEYS                                                                            \
+	"activate_fails", "cfg_fails", "event_fails", "queue_event_count",                     \
+		"rate_limiter_throttled_events", "rate_limiter_event_count"
+
 #define COUNT_AND_FAILS(what) what "_count", what "_fails"
 
 static const struct group groups[] = {
@@ -100,8 +104,7 @@ static const struct group groups[] = {
 	{ "entropy", KEYS("activate_fails", "entropy_event_fails", "entropy_event_count",
 			  "entropy_bytes", "host_rng_fails", "entropy_rate_limiter_throttled",
 			  "rate_limiter_event_count") },
-	{ "pmem", KEYS("activate_fails", "cfg_fails", "event_fails", "queue_event_count",
-		       "rate_limiter_throttled_events", "rate_limiter_event_count") },
+	{ "pmem", KEYS(PMEM_KEYS) },
 	{ "interrupts", KEYS("triggers", "config_updates") },
 	{ "memory_hotplug",
 	  KEYS("activate_fails", "queue_event_fails", "queue_event_count", "plug_agg+",
@@ -113,6 +116,7 @@ static const struct group groups[] = {
 
 static const char *const block_keys[] = { BLOCK_KEYS, NULL };
 static const char *const net_keys[] = { NET_KEYS, NULL };
+static const char *const pmem_keys[] = { PMEM_KEYS, NULL };
 
 /* ---- totals: {"group": {"key": N}} ---- */
 
@@ -214,6 +218,13 @@ static void take_device(json_t *totals, const json_t *device)
 		add(totals, "vsock", "tx_packets_count", of_queue(device, 1, "chains"));
 	} else if (!strcmp(type, "virtio-rng")) {
 		add(totals, "entropy", "entropy_event_count", of_queue(device, 0, "chains"));
+	} else if (!strcmp(type, "virtio-pmem")) {
+		snprintf(name, sizeof(name), "pmem_%s", id);
+		add_device(totals, name, "pmem", "queue_event_count", of_queue(device, 0, "kicks"));
+		add_device(totals, name, "pmem", "event_fails",
+			   json_integer_value(json_object_get(counters, "failed")));
+		add_device(totals, name, "pmem", "rate_limiter_throttled_events",
+			   json_integer_value(json_object_get(counters, "throttled")));
 	} else if (!strcmp(type, "virtio-balloon")) {
 		add(totals, "balloon", "inflate_count", of_queue(device, 0, "chains"));
 		add(totals, "balloon", "deflate_count", of_queue(device, 1, "chains"));
@@ -312,9 +323,10 @@ static json_t *make_line(struct api *api, const json_t *totals)
 					    json_object_get(api->counts_told, groups[i].name)));
 	json_object_foreach((json_t *)totals, name, v)
 	{
-		const char *const *keys = !strncmp(name, "block_", 6) ? block_keys
-					  : !strncmp(name, "net_", 4) ? net_keys
-								      : NULL;
+		const char *const *keys = !strncmp(name, "block_", 6)  ? block_keys
+					  : !strncmp(name, "net_", 4)  ? net_keys
+					  : !strncmp(name, "pmem_", 5) ? pmem_keys
+								       : NULL;
 
 		if (keys)
 			json_object_set_new(

@@ -111,7 +111,7 @@ API_HANDLER(get_config)
 	json_object_set_new(o, "network-interfaces", values_of(api->nets));
 	json_object_set_new(o, "vsock", or_null(api->vsock));
 	json_object_set_new(o, "entropy", or_null(api->entropy));
-	json_object_set_new(o, "pmem", json_array());
+	json_object_set_new(o, "pmem", values_of(api->pmems));
 	json_object_set_new(o, "memory-hotplug", json_null());
 	api_ok(answer, o);
 }
@@ -215,15 +215,17 @@ static bool has_limit(const json_t *o, const char *name)
 	return json_object_size(json_object_get(o, name)) > 0;
 }
 
-/* Is there a root device that is not @id? */
-static bool other_root(const struct api *api, const char *id)
+/* Does the field @name of one of @devices, other than @id, say that it is the root device? */
+static bool has_root(json_t *devices, const char *name, const char *id)
 {
 	const char *other;
 	json_t *d;
 
-	json_object_foreach(api->drives, other,
-			    d) if (strcmp(other, id) != 0 &&
-				   json_is_true(json_object_get(d, "is_root_device"))) return true;
+	json_object_foreach(devices, other, d)
+	{
+		if (strcmp(other, id) != 0 && json_is_true(json_object_get(d, name)))
+			return true;
+	}
 	return false;
 }
 
@@ -246,9 +248,17 @@ static bool drive_is_good(struct api *api, const char *id, const json_t *body,
 				  "Invalid block config.");
 		return false;
 	}
-	if (json_is_true(json_object_get(body, "is_root_device")) && other_root(api, id)) {
-		api_fault(answer, "Drive config error: A root block device already exists!");
-		return false;
+	if (json_is_true(json_object_get(body, "is_root_device"))) {
+		if (has_root(api->drives, "is_root_device", id)) {
+			api_fault(answer,
+				  "Drive config error: A root block device already exists!");
+			return false;
+		}
+		if (has_root(api->pmems, "root_device", "")) {
+			api_fault(answer, "Drive config error: Attempt to add block as a root "
+					  "device while the root device defined as a pmem device");
+			return false;
+		}
 	}
 	error = probe(path, read_only ? O_RDONLY : O_RDWR);
 	if (error) {
@@ -282,6 +292,57 @@ API_HANDLER(put_drive)
 	fill(body, "io_engine", json_string("Sync"));
 	fill(body, "socket", json_null());
 	json_object_set(api->drives, id, body);
+	api->configured = true;
+	api_no_content(answer);
+}
+
+/* Can it be mapped? 0, or what open() said; with an empty file -1. */
+static int probe_pmem(const char *path, bool read_only)
+{
+	int error = probe(path, read_only ? O_RDONLY : O_RDWR);
+	struct stat st;
+
+	if (!error && stat(path, &st) == 0 && st.st_size == 0)
+		error = -1;
+	return error;
+}
+
+static bool pmem_is_good(struct api *api, const char *id, const json_t *body,
+			 struct api_answer *answer)
+{
+	static const char cannot[] =
+		"Pmem device error: Unable to create the virtio-pmem device: Error";
+	bool root = json_is_true(json_object_get(body, "root_device"));
+	char why[120];
+	int error;
+
+	if (root && has_root(api->drives, "is_root_device", "")) {
+		api_fault(answer, "Pmem device error: Attempt to add pmem as a root device while "
+				  "the root device defined as a block device");
+		return false;
+	}
+	if (root && has_root(api->pmems, "root_device", id)) {
+		api_fault(answer, "Pmem device error: A root pmem device already exist");
+		return false;
+	}
+	error = probe_pmem(text_of(body, "path_on_host"),
+			   json_is_true(json_object_get(body, "read_only")));
+	if (error < 0)
+		api_fault(answer, "%s backing file size is 0", cannot);
+	else if (error)
+		api_fault(answer, "%s accessing backing file: %s", cannot,
+			  os_error(why, sizeof(why), error));
+	return !error;
+}
+
+API_HANDLER(put_pmem)
+{
+	if (is_too_late(api, answer) || !pmem_is_good(api, id, body, answer))
+		return;
+	fill(body, "root_device", json_false());
+	fill(body, "read_only", json_false());
+	fill(body, "rate_limiter", json_null());
+	json_object_set(api->pmems, id, body);
 	api->configured = true;
 	api_no_content(answer);
 }
@@ -487,7 +548,8 @@ int api_resources_init(struct api *api)
 				 "smt", 0, "track_dirty_pages", 0, "huge_pages", "None");
 	api->drives = json_object();
 	api->nets = json_object();
-	return api->machine && api->drives && api->nets ? 0 : -ENOMEM;
+	api->pmems = json_object();
+	return api->machine && api->drives && api->nets && api->pmems ? 0 : -ENOMEM;
 }
 
 void api_resources_done(struct api *api)
@@ -501,6 +563,7 @@ void api_resources_done(struct api *api)
 	json_decref(api->mmds_config);
 	json_decref(api->drives);
 	json_decref(api->nets);
+	json_decref(api->pmems);
 	json_decref(api->mmds);
 	json_decref(api->metrics_properties);
 	json_decref(api->counts);

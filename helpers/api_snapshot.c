@@ -250,6 +250,7 @@ static void take_resources(struct api *api, const json_t *r, const json_t *body)
 	json_object_set_new(api->machine, "track_dirty_pages", json_boolean(tracks(body)));
 	take(&api->drives, r, "drives");
 	take(&api->nets, r, "nets");
+	take(&api->pmems, r, "pmems");
 	take(&api->vsock, r, "vsock");
 	take(&api->entropy, r, "entropy");
 	take(&api->balloon, r, "balloon");

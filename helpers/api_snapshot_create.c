@@ -154,9 +154,10 @@ static json_t *or_null(json_t *o)
 
 static char *resources_text(const struct api *api)
 {
-	json_t *o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "machine",
+	json_t *o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "machine",
 			      or_null(api->machine), "drives", or_null(api->drives), "nets",
-			      or_null(api->nets), "vsock", or_null(api->vsock), "entropy",
+			      or_null(api->nets), "pmems", or_null(api->pmems), "vsock",
+			      or_null(api->vsock), "entropy",
 			      or_null(api->entropy), "balloon", or_null(api->balloon), "serial",
 			      or_null(api->serial), "mmds_config", or_null(api->mmds_config));
 	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;

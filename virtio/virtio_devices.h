@@ -79,6 +79,30 @@ int virtio_rng_create(struct virtio_device **ret_dev, const struct virtio_params
 /* From now on: an operation is a buffer filled. On the device's loop. */
 void virtio_rng_limit(struct virtio_device *dev, const struct rate_limits *limits);
 
+#define VIRTIO_PMEM_ALIGN (2 * MiB) /* of the address and the size of an area */
+
+/* What the guest sees as memory, and where it is in ours: nothing but the mapping itself. */
+struct virtio_pmem_area {
+	uint64_t gpa, size; /* multiples of VIRTIO_PMEM_ALIGN */
+	uint8_t *host;
+};
+
+/*
+ * virtio 1.2, 5.19. @fd, a regular file and the device's own from success on, is to appear at @gpa,
+ * a multiple of VIRTIO_PMEM_ALIGN: it is mapped shared, and whoever makes the device gives the
+ * area to the hypervisor. A file of another size goes on as zeroes that are not kept. Errors
+ * say what is wrong with it, not which file it is.
+ */
+int virtio_pmem_create(struct virtio_device **ret_dev, const struct virtio_params *common, int fd,
+		       uint64_t gpa, bool read_only, struct error *err);
+void virtio_pmem_area(const struct virtio_device *dev, struct virtio_pmem_area *ret_area);
+
+/*
+ * From now on: an operation is a flush, of as many bytes as the file has, whatever number of
+ * requests it answers. On the device's loop.
+ */
+void virtio_pmem_limit(struct virtio_device *dev, const struct rate_limits *limits);
+
 /*
  * virtio 1.2, 5.10: stream sockets to the host, which is CID 2. @cid is the
  * guest's, 3 or more. Connections of programs on the host come in at the

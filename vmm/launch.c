@@ -62,6 +62,12 @@ static int open_disk(const struct config_disk *d, int *fd, struct block_chain *b
 	return chain.fd < 0 ? chain.fd : block_chain_open(beneath, &chain, err);
 }
 
+static int open_pmem(const struct config_pmem *p, int *fd, struct error *err)
+{
+	*fd = open_named("--pmem", p->path, p->read_only ? O_RDONLY : O_RDWR, err);
+	return MIN(*fd, 0);
+}
+
 static int open_kernel(const struct machine_config *c, struct machine_files *files,
 		       struct error *err)
 {
@@ -88,6 +94,12 @@ static int open_files(const struct machine_config *c, struct machine_files *file
 {
 	for (unsigned i = 0; i < c->num_disks; i++) {
 		int r = open_disk(&c->disk[i], &files->disk[i], &files->beneath[i], err);
+
+		if (r < 0)
+			return r;
+	}
+	for (unsigned i = 0; i < c->num_pmems; i++) {
+		int r = open_pmem(&c->pmem[i], &files->pmem[i], err);
 
 		if (r < 0)
 			return r;

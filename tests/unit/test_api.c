@@ -157,6 +157,55 @@ static void arguments_are_one_word_each(void **state)
 	api_arguments_free(argv);
 }
 
+/* Is @word among the arguments? */
+static bool has_argument(struct talk *t, const char *word)
+{
+	struct error err = { 0 };
+	char **argv = api_arguments(&t->api, &err);
+	bool found = false;
+
+	assert_non_null(argv);
+	for (char **a = argv; *a; a++)
+		found |= !strcmp(*a, word);
+	api_arguments_free(argv);
+	return found;
+}
+
+static void persistent_memory_may_be_the_root_device(void **state)
+{
+	struct talk *t = *state;
+
+	expect_taken(t, "PUT", "/boot-source",
+		     "{\"kernel_image_path\":\"/dev/null\",\"boot_args\":\"quiet\"}");
+	expect_taken(t, "PUT", "/pmem/a",
+		     "{\"id\":\"a\",\"path_on_host\":\"/proc/self/exe\",\"read_only\":true}");
+	assert_true(has_argument(t, "--cmdline-only=quiet pci=off"));
+	expect_taken(t, "PUT", "/pmem/b",
+		     "{\"id\":\"b\",\"path_on_host\":\"/proc/self/exe\",\"read_only\":true,"
+		     "\"root_device\":true}");
+	assert_true(has_argument(t, "--pmem=/proc/self/exe,id=a,ro"));
+	assert_true(has_argument(t, "--pmem=/proc/self/exe,id=b,ro"));
+	assert_true(has_argument(t, "--cmdline-only=quiet pci=off root=/dev/pmem1 ro"));
+	/* There is one root device, of whatever kind. */
+	expect_fault(t, "/pmem/a",
+		       "{\"id\":\"a\",\"path_on_host\":\"/proc/self/exe\",\"read_only\":true,"
+		       "\"root_device\":true}",
+		       "Pmem device error: A root pmem device already exist");
+	expect_fault(t, "/drives/d",
+		       "{\"drive_id\":\"d\",\"path_on_host\":\"/dev/null\","
+		       "\"is_root_device\":true}",
+		       "the root device defined as a pmem device");
+	expect_taken(t, "PUT", "/pmem/b",
+		     "{\"id\":\"b\",\"path_on_host\":\"/proc/self/exe\",\"read_only\":true}");
+	expect_taken(t, "PUT", "/drives/d",
+		     "{\"drive_id\":\"d\",\"path_on_host\":\"/dev/null\","
+		     "\"is_root_device\":true}");
+	expect_fault(t, "/pmem/b",
+		       "{\"id\":\"b\",\"path_on_host\":\"/proc/self/exe\",\"read_only\":true,"
+		       "\"root_device\":true}",
+		       "the root device defined as a block device");
+}
+
 /* The second interface is refused because of its name, and the first one is gone by then. */
 static void network_that_cannot_be_replaced_is_gone(void **state)
 {
@@ -233,6 +282,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(large_number_leaves_those_beside_it_alone, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(arguments_are_one_word_each, setup, teardown),
+		cmocka_unit_test_setup_teardown(persistent_memory_may_be_the_root_device, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(network_that_cannot_be_replaced_is_gone, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(what_is_deprecated_is_said, setup, teardown),

@@ -215,6 +215,29 @@ static void a_flag_takes_only_on_or_off_from_the_next_word(void **state)
 	config_done(&m.config);
 }
 
+static void files_are_persistent_memory_by_order_or_by_name(void **state)
+{
+	struct made m;
+
+	take(&m, "--pmem a.img,ro --pmem b.img,id=cache --pmem c.img disk.img");
+	assert_int_equal(m.config.num_pmems, 3);
+	assert_string_equal(m.config.pmem[0].path, "a.img");
+	assert_string_equal(m.config.pmem[0].id, "pmem0");
+	assert_true(m.config.pmem[0].read_only);
+	assert_string_equal(m.config.pmem[1].id, "cache");
+	assert_false(m.config.pmem[1].read_only);
+	assert_string_equal(m.config.pmem[2].id, "pmem2");
+	config_done(&m.config);
+	refuse("--pmem ,ro", "--pmem: the path is empty");
+	refuse("--pmem a,size=1", "--pmem: unknown key 'size' (known: ro, id)");
+	refuse("--pmem a,id=x --pmem b,id=x", "--pmem: id 'x' is given twice");
+	refuse("--pmem a,id=disk0 d", "--pmem: id 'disk0' is given twice");
+	refuse("--pmem a,id=../x",
+	       "--pmem: id '../x' is not 1 to 32 letters, digits, '.', '_' or '-'");
+	refuse("--pmem a --pmem b --pmem c --pmem d --pmem e --pmem f --pmem g --pmem h --pmem i",
+	       "--pmem: more than 8 files");
+}
+
 /* ---- what a user gets wrong ---- */
 
 static void numbers_out_of_range_name_the_range(void **state)
@@ -672,6 +695,7 @@ int main(void)
 		cmocka_unit_test(every_simple_option_reaches_its_member),
 		cmocka_unit_test(choices_are_in_their_enums_order),
 		cmocka_unit_test(a_flag_takes_only_on_or_off_from_the_next_word),
+		cmocka_unit_test(files_are_persistent_memory_by_order_or_by_name),
 		cmocka_unit_test(numbers_out_of_range_name_the_range),
 		cmocka_unit_test(memory_has_limits),
 		cmocka_unit_test(unknown_words_name_the_known_ones),

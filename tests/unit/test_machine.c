@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
@@ -448,6 +450,75 @@ static void printed_machine_names_every_device_once(void **state)
 	destroy(&g);
 }
 
+/* A file of @bytes as one more of the configuration's; a descriptor of it for the test. */
+static int add_pmem(struct machine_config *c, struct machine_files *files, uint64_t bytes,
+		    bool read_only)
+{
+	unsigned n = c->num_pmems++;
+	int fd = memfd_create("pmem", MFD_CLOEXEC);
+
+	assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+	c->pmem[n] = (struct config_pmem){ .path = strdup("file"), .read_only = read_only };
+	assert_true(asprintf(&c->pmem[n].id, "pmem%u", n) > 0);
+	files->pmem[n] = dup(fd);
+	return fd;
+}
+
+/* Above RAM and above the window of BARs, whether there is one or not. */
+#define PMEM_ADDR (20 * GiB)
+
+static void files_are_memory_beside_ram(enum config_transport transport)
+{
+	struct fake_hv_params params = { .guest = step };
+	struct machine_params machine = { 0 };
+	struct machine_config config;
+	struct machine_files files;
+	struct machine *m = NULL;
+	struct error err = { 0 };
+	char *text = NULL, byte = 'x';
+	int first, second;
+	size_t len = 0;
+	FILE *out;
+
+	configure(&config, transport);
+	machine_files_init(&files);
+	first = add_pmem(&config, &files, 3 * MiB, false);
+	second = add_pmem(&config, &files, 2 * MiB, true);
+	machine.config = &config;
+	machine.files = &files;
+	machine.layout_only = true;
+	machine.hv = fake_hv_create(&params);
+	if (machine_create(&m, &machine, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(fake_hv_write(machine.hv, PMEM_ADDR + MiB, "y", 1), 0);
+	assert_int_equal(pread(first, &byte, 1, MiB), 1);
+	assert_int_equal(byte, 'y');
+	assert_int_equal(fake_hv_write(machine.hv, PMEM_ADDR + 4 * MiB, "y", 1), -EPERM);
+	assert_int_equal(pwrite(second, "z", 1, MiB), 1);
+	assert_int_equal(fake_hv_read(machine.hv, PMEM_ADDR + 5 * MiB, &byte, 1), 0);
+	assert_int_equal(byte, 'z');
+	assert_int_equal(fake_hv_read(machine.hv, PMEM_ADDR + 6 * MiB, &byte, 1), -EFAULT);
+	/* Nothing that a device could be made to read or write. */
+	assert_null(guest_mem_find(machine_memory(m), PMEM_ADDR, 1));
+	out = open_memstream(&text, &len);
+	machine_print(m, out);
+	fclose(out);
+	assert_non_null(strstr(text, "memory 0x000500000000-0x0005003fffff, 4 MiB"));
+	assert_non_null(strstr(text, "memory 0x000500400000-0x0005005fffff, 2 MiB"));
+	free(text);
+	machine_free(m);
+	machine_files_close(&files);
+	config_done(&config);
+	close(first);
+	close(second);
+}
+
+static void files_are_memory_beside_ram_on_both_transports(void **state)
+{
+	files_are_memory_beside_ram(CONFIG_PCI);
+	files_are_memory_beside_ram(CONFIG_MMIO);
+}
+
 static void machine_that_cannot_be_built_leaves_nothing(void **state)
 {
 	struct fake_hv_params params = { .guest = step };
@@ -497,6 +568,7 @@ int main(void)
 		cmocka_unit_test(both_loops_carry_a_machine),
 		cmocka_unit_test(boot_processor_passes_the_entry_checks_of_both_vendors),
 		cmocka_unit_test(printed_machine_names_every_device_once),
+		cmocka_unit_test(files_are_memory_beside_ram_on_both_transports),
 		cmocka_unit_test(machine_that_cannot_be_built_leaves_nothing),
 	};
 

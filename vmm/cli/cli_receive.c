@@ -80,7 +80,13 @@ static int receive_hello(struct receiving *x, struct error *err)
 		r = machine_check_state(&x->state, err);
 	if (!r)
 		r = migrate_read_hello(&x->state, &x->arrival.hello, err);
-	return r ? r : config_load(&x->config, &x->state, err);
+	if (!r)
+		r = config_load(&x->config, &x->state, err);
+	/* No source asks for that; one that does is not to choose which of our files are memory. */
+	if (!r && x->config.num_pmems)
+		r = error_set(err, -EBADMSG, "migration: a guest with persistent memory stays "
+					     "where it is");
+	return r;
 }
 
 /*

@@ -62,6 +62,10 @@ void config_done(struct machine_config *c)
 		for (unsigned k = 0; k < c->disk[i].num_backing; k++)
 			free(c->disk[i].backing[k]);
 	}
+	for (unsigned i = 0; i < c->num_pmems; i++) {
+		free(c->pmem[i].path);
+		free(c->pmem[i].id);
+	}
 	for (unsigned i = 0; i < c->num_shares; i++) {
 		free(c->share[i].path);
 		free(c->share[i].tag);
@@ -228,6 +232,38 @@ static int check_disk(const struct machine_config *c, unsigned i, struct error *
 	return 0;
 }
 
+/* Either may be still open. */
+static bool is_same(const char *a, const char *b)
+{
+	return a && b && !strcmp(a, b);
+}
+
+/* Devices of all kinds are known by one name each, in counters and in what is saved. */
+static bool id_is_taken(const struct machine_config *c, unsigned pmem, const char *id)
+{
+	bool taken = false;
+
+	for (unsigned i = 0; i < pmem; i++)
+		taken |= is_same(id, c->pmem[i].id);
+	for (unsigned i = 0; i < c->num_disks; i++)
+		taken |= is_same(id, c->disk[i].id);
+	for (unsigned i = 0; i < c->num_nets; i++)
+		taken |= is_same(id, c->net[i].id);
+	return taken;
+}
+
+static int check_pmem(const struct machine_config *c, unsigned i, struct error *err)
+{
+	const struct config_pmem *p = &c->pmem[i];
+	int r = check_id("--pmem", p->id, err);
+
+	if (r < 0)
+		return r;
+	if (id_is_taken(c, i, p->id))
+		return error_usage(err, -EEXIST, "--pmem: id '%s' is given twice", p->id);
+	return 0;
+}
+
 static bool is_any_address(const char *addr)
 {
 	struct in6_addr a6;
@@ -322,6 +358,8 @@ int config_validate(struct machine_config *c, struct error *err)
 		r = check_disk(c, i, err);
 	for (unsigned i = 0; i < c->num_nets && !r; i++)
 		r = check_net(c, i, err);
+	for (unsigned i = 0; i < c->num_pmems && !r; i++)
+		r = check_pmem(c, i, err);
 	if (!r)
 		r = check_vsock(c, err);
 	for (unsigned i = 0; i < c->num_shares && !r; i++)

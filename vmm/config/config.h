@@ -30,6 +30,7 @@
 #define CONFIG_MAX_NETS	   8
 #define CONFIG_MAX_FORWARDS 16
 #define CONFIG_MAX_SEARCH  4
+#define CONFIG_MAX_PMEMS   8
 #define CONFIG_MAX_SHARES  8
 #define CONFIG_SHARE_TAG   36 /* bytes (virtio 1.2, 5.11.4) */
 #define CONFIG_MAX_QUEUES  16 /* of one disk or network interface */
@@ -52,6 +53,13 @@ struct config_disk {
 	unsigned num_backing;
 	bool follow_backing; /* beyond these, what images name */
 	unsigned reconnect_seconds; /* how long requests wait for a server that is gone */
+};
+
+/* A file of the host's as memory of the guest's, over virtio-pmem. */
+struct config_pmem {
+	char *path;
+	char *id; /* "pmem0" */
+	bool read_only;
 };
 
 enum config_net_kind { CONFIG_NET_USER, CONFIG_NET_TAP, CONFIG_NET_SWITCH };
@@ -147,6 +155,8 @@ struct machine_config {
 	enum config_transport transport;
 	struct config_disk disk[CONFIG_MAX_DISKS];
 	unsigned num_disks;
+	struct config_pmem pmem[CONFIG_MAX_PMEMS];
+	unsigned num_pmems;
 	struct config_net net[CONFIG_MAX_NETS];
 	unsigned num_nets;
 	bool net_given; /* --net none leaves num_nets 0 */

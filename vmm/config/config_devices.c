@@ -126,6 +126,35 @@ void config_disk_to_front(struct machine_config *c)
 	c->disk[0] = last;
 }
 
+/* ---- persistent memory ---- */
+
+const struct config_item config_pmem_keys[] = {
+	{ "ro", "on|off", "Read-only (off)", CONFIG_FLAG, offsetof(struct config_pmem, read_only) },
+	{ "id", "ID", "Name of the device (pmem0, pmem1, ...)", CONFIG_STRING,
+	  offsetof(struct config_pmem, id) },
+	{ 0 },
+};
+
+static int set_pmem_path(struct config_parse *p, const char *value, void *target)
+{
+	struct config_pmem *pmem = target;
+
+	if (!*value)
+		return config_fail(p, "the path is empty");
+	return config_set_string(p, value, &pmem->path);
+}
+
+int config_parse_pmem(struct config_parse *p, const char *value, void *target)
+{
+	struct machine_config *c = target;
+
+	if (c->num_pmems == CONFIG_MAX_PMEMS)
+		return config_fail(p, "more than %d files", CONFIG_MAX_PMEMS);
+	/* Counted at once, so that config_done() frees it when a key is wrong. */
+	return config_set_keys(p, value, config_pmem_keys, set_pmem_path,
+			       &c->pmem[c->num_pmems++]);
+}
+
 /* ---- shared directories ---- */
 
 #define SHARE(m) offsetof(struct config_share, m)

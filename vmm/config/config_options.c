@@ -98,6 +98,12 @@ const struct config_item config_run_options[] = {
 	  "nbd+unix:///EXPORT?socket=PATH are disks of an NBD server. May be repeated",
 	  CONFIG_CUSTOM,
 	  .repeat = true, .parse = config_parse_disk, .keys = config_disk_keys },
+	{ "--pmem", "PATH[,KEY=VALUE]...",
+	  "A file as memory of the guest's: its /dev/pmem0. It is mapped and not copied, so guests "
+	  "share one copy of a read-only file, and a file system on it needs no page cache "
+	  "(mount -o dax). Best a multiple of 2 MiB: what is added to get there is not kept. May "
+	  "be repeated",
+	  CONFIG_CUSTOM, .repeat = true, .parse = config_parse_pmem, .keys = config_pmem_keys },
 	{ "--net", "user|tap|switch=NAME[,KEY=VALUE]...|none",
 	  "A network interface: user is NAT without root, with DHCP and DNS; tap is an interface "
 	  "of the host; switch joins the guests of `wisp switch NAME` (user). May be repeated",

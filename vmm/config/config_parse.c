@@ -349,6 +349,8 @@ static int complete(struct config_parse *p)
 				r = no_memory(p);
 		}
 	}
+	for (unsigned i = 0; i < c->num_pmems && !r; i++)
+		r = default_string(p, &c->pmem[i].id, "pmem", i);
 	for (unsigned i = 0; i < c->num_shares && !r; i++)
 		r = default_string(p, &c->share[i].id, "share", i);
 	for (unsigned i = 0; i < c->num_nets && !r; i++) {

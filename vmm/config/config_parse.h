@@ -54,6 +54,7 @@ extern const struct config_item config_disk_keys[];
 extern const struct config_item config_net_keys[];
 extern const struct config_item config_vsock_keys[];
 extern const struct config_item config_balloon_keys[];
+extern const struct config_item config_pmem_keys[];
 extern const struct config_item config_share_keys[];
 extern const struct config_item config_io_max_keys[];
 
@@ -101,6 +102,7 @@ int config_set_keys(struct config_parse *p, const char *text, const struct confi
 
 /* config_devices.c: the options that describe devices. */
 int config_parse_disk(struct config_parse *p, const char *value, void *target);
+int config_parse_pmem(struct config_parse *p, const char *value, void *target);
 int config_parse_share(struct config_parse *p, const char *value, void *target);
 int config_parse_rootfs(struct config_parse *p, const char *value, void *target);
 int config_parse_serial(struct config_parse *p, const char *value, void *target);

@@ -58,6 +58,8 @@ static int make_paths_absolute(struct machine_config *c, const char *dir)
 		for (unsigned k = 0; k < c->disk[i].num_backing && !r; k++)
 			r = make_absolute(&c->disk[i].backing[k], dir);
 	}
+	for (unsigned i = 0; i < c->num_pmems && !r; i++)
+		r = make_absolute(&c->pmem[i].path, dir);
 	for (unsigned i = 0; i < c->num_shares && !r; i++)
 		r = make_absolute(&c->share[i].path, dir);
 	for (unsigned i = 0; i < c->num_nets && !r; i++)

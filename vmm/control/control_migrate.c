@@ -121,6 +121,12 @@ void control_verb_migrate(struct control_call *call)
 		control_fail(call, -EBADF, "the request came without its descriptors");
 		return;
 	}
+	if (m->config->num_pmems) {
+		control_fail(call, -ENOTSUP,
+			     "a guest with persistent memory (--pmem) cannot be migrated: its file "
+			     "stays here");
+		return;
+	}
 	g = calloc(1, sizeof(*g));
 	if (!g) {
 		control_fail(call, -ENOMEM, "no memory");

@@ -334,8 +334,28 @@ static struct taking *new_taking(struct control_call *call)
 	return t;
 }
 
+/* Why a guest with files for memory cannot be copied: they are no part of it. NULL: it can. */
+static const char *pmem_forbids(const struct machine_config *c, bool clone)
+{
+	for (unsigned i = 0; i < c->num_pmems; i++) {
+		if (clone)
+			return "a guest with persistent memory (--pmem) cannot be cloned";
+		if (!c->pmem[i].read_only)
+			return "a guest with persistent memory that it may write (--pmem) cannot "
+			       "be saved: the file goes on changing; with --pmem PATH,ro it can";
+	}
+	return NULL;
+}
+
 static void begin(struct taking *t)
 {
+	const char *why = pmem_forbids(t->m->config, t->nursery_fd >= 0);
+
+	if (why) {
+		control_fail(t->call, -ENOTSUP, "%s", why);
+		free_taking(t);
+		return;
+	}
 	/* The files of wisp test's command are nobody's once it has ended. */
 	if (t->m->num_ports) {
 		control_fail(t->call, -ENOTSUP,

@@ -144,17 +144,19 @@ static struct virtio_device *find_device(struct machine *m, uint32_t type, const
 /*
  * {"do":"limit","id":"disk0","ops":N,"ops-burst":N,"ops-once":N,"bytes":N,...}: a disk's rates,
  * from now on; what is left out has no limit. With "way":"rx" or "tx" those of a network, to the
- * guest or from it; with "entropy":true those of the entropy device, which has one ID only.
+ * guest or from it; with "entropy":true those of the entropy device, which has one ID only; with
+ * "pmem":true those of the flushes of a persistent memory.
  */
 static void verb_limit(struct control_call *call)
 {
 	struct rate_limits limits = { 0 };
 	struct virtio_device *dev;
 	const char *id, *way;
-	bool entropy;
+	bool entropy, pmem;
 
 	if (control_arg_string(call, "id", "", &id) < 0 ||
 	    control_arg_bool(call, "entropy", false, &entropy) < 0 ||
+	    control_arg_bool(call, "pmem", false, &pmem) < 0 ||
 	    control_arg_string(call, "way", NULL, &way) < 0 ||
 	    control_arg_number(call, "ops", 0, MAX_RATE, &limits.ops.per_second) < 0 ||
 	    control_arg_number(call, "ops-burst", 0, MAX_RATE, &limits.ops.burst) < 0 ||
@@ -165,12 +167,14 @@ static void verb_limit(struct control_call *call)
 		return;
 	dev = find_device(control_machine(call),
 			  entropy ? VIRTIO_ID_RNG
+			  : pmem  ? VIRTIO_ID_PMEM
 			  : way	  ? VIRTIO_ID_NET
 				  : VIRTIO_ID_BLOCK,
 			  id);
 	if (!dev) {
 		control_fail(call, -ENODEV, "there is no %s '%.40s'",
 			     entropy ? "entropy device"
+			     : pmem  ? "persistent memory"
 			     : way   ? "network"
 				     : "disk",
 			     id);
@@ -178,6 +182,8 @@ static void verb_limit(struct control_call *call)
 	}
 	if (entropy)
 		virtio_rng_limit(dev, &limits);
+	else if (pmem)
+		virtio_pmem_limit(dev, &limits);
 	else if (!way)
 		virtio_blk_limit(dev, &limits);
 	else if (!strcmp(way, "rx"))

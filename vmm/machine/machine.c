@@ -43,6 +43,8 @@ void machine_files_init(struct machine_files *files)
 		files->disk[i] = files->dialer[i] = -1;
 		files->beneath[i].num = 0;
 	}
+	for (unsigned i = 0; i < CONFIG_MAX_PMEMS; i++)
+		files->pmem[i] = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
 		net_ends_init(&files->net[i]);
 	files->vsock_listen = files->vsock_broker = -1;
@@ -72,6 +74,8 @@ void machine_files_close(struct machine_files *files)
 		close_file(&files->dialer[i]);
 		block_chain_close(&files->beneath[i]);
 	}
+	for (unsigned i = 0; i < CONFIG_MAX_PMEMS; i++)
+		close_file(&files->pmem[i]);
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
 		net_ends_close(&files->net[i]);
 	close_file(&files->vsock_listen);

@@ -70,6 +70,7 @@ struct machine_files {
 	int disk[CONFIG_MAX_DISKS];
 	struct block_chain beneath[CONFIG_MAX_DISKS]; /* backing files */
 	int dialer[CONFIG_MAX_DISKS]; /* who connects to a disk's server again; -1: nobody */
+	int pmem[CONFIG_MAX_PMEMS];
 	int serial, console; /* of kind SOCKET: listening already; -1: bound by their paths */
 	struct net_ends net[CONFIG_MAX_NETS];
 	int vsock_listen; /* where programs on the host connect, and */

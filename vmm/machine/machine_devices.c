@@ -19,7 +19,7 @@ static const uint32_t intx_gsi[4] = { 16, 17, 18, 19 };
 static const uint32_t mmio_gsi[] = { 5,	 6,  7,	 10, 11, 12, 13, 14, 15,
 				     16, 17, 18, 19, 20, 21, 22, 23 };
 
-/* A window above all RAM for 64-bit BARs. */
+/* A window above all RAM for 64-bit BARs; persistent memory is above that, whoever needs it. */
 #define MMIO64_ALIGN (1 * GiB)
 #define MMIO64_SIZE  (16 * GiB)
 
@@ -106,9 +106,13 @@ static int add_serial_char(struct machine *m, struct machine_files *files, bool 
 	return chardev_create(&m->serial_char, &config, m->loop, err);
 }
 
+static uint64_t mmio64_base(const struct machine *m)
+{
+	return align_up(MAX(guest_mem_high_end(m->mem), FW_HOLE_END), MMIO64_ALIGN);
+}
+
 static int add_pci(struct machine *m, struct error *err)
 {
-	uint64_t above = MAX(guest_mem_high_end(m->mem), FW_HOLE_END);
 	struct pci_bus_params params = {
 		.mmio = m->mmio,
 		.pio = m->pio,
@@ -117,7 +121,7 @@ static int add_pci(struct machine *m, struct error *err)
 		.ecam_size = FW_ECAM_SIZE,
 		.mmio32_base = FW_PCI_MMIO32_ADDR,
 		.mmio32_size = FW_PCI_MMIO32_SIZE,
-		.mmio64_base = align_up(above, MMIO64_ALIGN),
+		.mmio64_base = mmio64_base(m),
 		.mmio64_size = MMIO64_SIZE,
 		.intx_gsi = intx_gsi,
 	};
@@ -264,6 +268,51 @@ static int add_net(struct machine *m, const struct config_net *c, struct net_end
 	return add_virtio(m, dev, err);
 }
 
+/* Give the guest the file's pages where it will look for them. */
+static int map_pmem(struct machine *m, const struct virtio_device *dev, bool read_only,
+		    struct error *err)
+{
+	unsigned slot = m->mem->num_ranges + m->num_pmem_slots;
+	struct virtio_pmem_area area;
+	int r;
+
+	virtio_pmem_area(dev, &area);
+	r = m->hv->ops->mem_set(m->hv, slot, area.gpa, area.size, area.host,
+				read_only ? HV_MEM_READ_ONLY : 0);
+	if (r < 0)
+		return error_kind_set(err, ERROR_START, r,
+				      "'%s': cannot give the guest %llu MiB at 0x%llx: %m", dev->id,
+				      (unsigned long long)(area.size / MiB),
+				      (unsigned long long)area.gpa);
+	m->num_pmem_slots++;
+	m->pmem_end = area.gpa + area.size;
+	return 0;
+}
+
+static int add_pmem(struct machine *m, const struct config_pmem *c, int *fd, struct error *err)
+{
+	uint64_t gpa = m->pmem_end ? m->pmem_end : mmio64_base(m) + MMIO64_SIZE;
+	struct block_file file = { .fd = *fd, .path = c->path };
+	struct virtio_params params = common_params(m, c->id);
+	struct virtio_device *dev;
+	int r = block_file_lock(&file, c->read_only, err);
+
+	if (r < 0)
+		return r;
+	r = virtio_pmem_create(&dev, &params, *fd, gpa, c->read_only, err);
+	if (r < 0) {
+		error_prefix(err, "--pmem '%s'", c->path);
+		return r;
+	}
+	*fd = -1;
+	r = map_pmem(m, dev, c->read_only, err);
+	if (r < 0) {
+		virtio_free(dev);
+		return r;
+	}
+	return add_virtio(m, dev, err);
+}
+
 static int add_share(struct machine *m, const struct config_share *c, int *fd, struct error *err)
 {
 	struct virtio_params params = common_params(m, c->id);
@@ -405,6 +454,11 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 	}
 	for (unsigned i = 0; i < c->num_nets; i++) {
 		r = add_net(m, &c->net[i], &files->net[i], err);
+		if (r < 0)
+			return r;
+	}
+	for (unsigned i = 0; i < c->num_pmems; i++) {
+		r = add_pmem(m, &c->pmem[i], &files->pmem[i], err);
 		if (r < 0)
 			return r;
 	}

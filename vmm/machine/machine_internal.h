@@ -13,8 +13,12 @@
 #include "vmm/machine/machine.h"
 #include "vmm/machine/vcpu.h"
 
-/* Disks, networks, shared directories, and one each: console, sockets, balloon, random numbers. */
-#define MACHINE_MAX_VIRTIO (CONFIG_MAX_DISKS + CONFIG_MAX_NETS + CONFIG_MAX_SHARES + 4)
+/*
+ * Disks, networks, shared directories, persistent memory, and one each: console, sockets, balloon,
+ * random numbers.
+ */
+#define MACHINE_MAX_VIRTIO \
+	(CONFIG_MAX_DISKS + CONFIG_MAX_NETS + CONFIG_MAX_SHARES + CONFIG_MAX_PMEMS + 4)
 
 /* One virtio device with the transport it is behind. */
 struct machine_virtio {
@@ -49,6 +53,8 @@ struct machine {
 	unsigned num_virtio;
 	struct virtio_device *vsock, *balloon; /* one of these, or NULL */
 
+	unsigned num_pmem_slots; /* of the hypervisor's, behind those of RAM */
+	uint64_t pmem_end; /* persistent memory up to here; 0: there is none */
 	int disk_fd[CONFIG_MAX_DISKS]; /* borrowed from the blocks, for copies of disks */
 	uint64_t tsc_khz; /* of the guest's TSC; 0: nobody says */
 	struct x86_cpuid *cpuid; /* as the boot processor was told, or NULL */

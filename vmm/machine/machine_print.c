@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "virtio/virtio_devices.h"
 #include "vmm/machine/machine_internal.h"
 
 #define MAX_MAP_ENTRIES 32
@@ -41,6 +42,16 @@ static void print_region(const struct bus_region *r, void *arg)
 		r->name);
 }
 
+static void print_area(const struct virtio_device *dev, FILE *out)
+{
+	struct virtio_pmem_area area;
+	char size[32];
+
+	virtio_pmem_area(dev, &area);
+	fprintf(out, "  %-10s %-15s memory 0x%012" PRIx64 "-0x%012" PRIx64 ", %s\n", "", "",
+		area.gpa, area.gpa + area.size - 1, size_text(size, sizeof(size), area.size));
+}
+
 static void print_devices(struct machine *m, FILE *out)
 {
 	fprintf(out, "devices\n");
@@ -54,6 +65,8 @@ static void print_devices(struct machine *m, FILE *out)
 				'A', virtio_pci_function(v->pci)->intx_gsi);
 		else
 			fprintf(out, "mmio 0x%" PRIx64 ", IRQ %u\n", v->base, v->gsi);
+		if (v->dev->ops->id == VIRTIO_ID_PMEM)
+			print_area(v->dev, out);
 	}
 	if (m->serial)
 		fprintf(out, "  %-10s %-15s port 0x%x, IRQ %u\n", "serial0", "16550A",

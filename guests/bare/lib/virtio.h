@@ -13,6 +13,7 @@
 #define VIRTIO_CONSOLE 3
 #define VIRTIO_RNG     4
 #define VIRTIO_BALLOON 5
+#define VIRTIO_PMEM    27
 
 #define STATUS_ACKNOWLEDGE 1
 #define STATUS_DRIVER	   2
