@@ -78,6 +78,7 @@ int virtio_rng_create(struct virtio_device **ret_dev, const struct virtio_params
 
 /* From now on: an operation is a buffer filled. On the device's loop. */
 void virtio_rng_limit(struct virtio_device *dev, const struct rate_limits *limits);
+void virtio_rng_limits(struct virtio_device *dev, struct rate_limits *ret_limits);
 
 #define VIRTIO_PMEM_ALIGN (2 * MiB) /* of the address and the size of an area */
 

@@ -115,6 +115,11 @@ void virtio_rng_limit(struct virtio_device *dev, const struct rate_limits *limit
 	rate_limiter_set(&rng_of(dev)->limiter, limits, clock_monotonic_ns(loop_clock(dev->loop)));
 }
 
+void virtio_rng_limits(struct virtio_device *dev, struct rate_limits *ret_limits)
+{
+	rate_limiter_get(&rng_of(dev)->limiter, ret_limits);
+}
+
 static const struct virtio_ops rng_ops = {
 	.name = "virtio-rng",
 	.id = VIRTIO_ID_RNG,

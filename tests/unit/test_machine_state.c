@@ -17,6 +17,7 @@
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
 #include "firmware/vmclock.h"
+#include "virtio/virtio_devices.h"
 #include "vmm/config/config_state.h"
 #include "vmm/hypervisor/x86_state.h"
 #include "vmm/machine/machine_internal.h"
@@ -304,6 +305,45 @@ static void restored_machine_has_another_generation_and_its_event(void **unused)
 	destroy(&second);
 }
 
+/* ---- rate limits ---- */
+
+/* The device called @id, which there is. */
+static struct virtio_device *device(struct made *m, const char *id)
+{
+	for (unsigned i = 0; i < m->machine->num_virtio; i++)
+		if (!strcmp(m->machine->virtio[i].dev->id, id))
+			return m->machine->virtio[i].dev;
+	fail_msg("no device '%s'", id);
+	return NULL;
+}
+
+static void limits_changed_while_it_ran_come_along(void **unused)
+{
+	struct rate_limits disk = { .ops = { 10, 20, 30 }, .bytes = { 1 << 20, 0, 0 } }, got, other;
+	struct rate_limits tx = { .bytes = { 5000, 100, 0 } };
+	struct made first, second;
+	struct error err = { 0 };
+	struct state_writer w;
+
+	make_first(&first, "pci");
+	virtio_blk_limit(device(&first, "root"), &disk);
+	virtio_net_limit(device(&first, "net0"), NULL, &tx);
+	save(first.machine, &w);
+	if (load(&second, w.buf, w.len, &err) < 0)
+		fail_msg("%s", err.msg);
+	virtio_blk_limits(device(&second, "root"), &got);
+	disk.ops.once = 0; /* it was for the boot */
+	assert_memory_equal(&got, &disk, sizeof(got));
+	virtio_net_limits(device(&second, "net0"), &other, &got);
+	assert_memory_equal(&got, &tx, sizeof(got));
+	assert_int_equal(other.bytes.per_second, 0);
+	virtio_rng_limits(device(&second, "rng0"), &got);
+	assert_int_equal(got.ops.per_second, 0);
+	state_writer_done(&w);
+	destroy(&first);
+	destroy(&second);
+}
+
 /* ---- VMClock ---- */
 
 static struct vmclock vmclock_of(struct made *m)
@@ -453,8 +493,8 @@ static void expect_refused(const uint8_t *buf, size_t len, const char *what)
 	destroy(&m);
 }
 
-/* All sections but those called @name, sealed anew. */
-static void without(const struct state_writer *from, const char *name, struct state_writer *to)
+/* All sections but those called @name, for more to be put after them. */
+static void unsealed(const struct state_writer *from, const char *name, struct state_writer *to)
 {
 	struct error err = { 0 };
 	struct state_reader r;
@@ -468,6 +508,12 @@ static void without(const struct state_writer *from, const char *name, struct st
 		state_put_bytes(to, r.p, r.len);
 		state_end(to);
 	}
+}
+
+/* The same, sealed anew. */
+static void without(const struct state_writer *from, const char *name, struct state_writer *to)
+{
+	unsealed(from, name, to);
 	state_seal(to);
 }
 
@@ -498,21 +544,7 @@ static void left_over_section_is_refused_by_name(void **unused)
 
 	make_first(&m, "pci");
 	save(m.machine, &whole);
-	without(&whole, "", &more);
-	/* Take the seal off again, and put one more section under a new one. */
-	more.len = whole.len;
-	memcpy(more.buf, whole.buf, whole.len);
-	{
-		struct error err = { 0 };
-		struct state_reader r;
-		size_t pos = 0, last = 0, at = 0;
-
-		while (state_next(whole.buf, whole.len, &pos, &r, &err) > 0) {
-			last = at;
-			at = pos;
-		}
-		more.len = last;
-	}
+	unsealed(&whole, "", &more);
 	state_begin(&more, "disk7", 0, 1);
 	state_end(&more);
 	state_seal(&more);
@@ -520,6 +552,37 @@ static void left_over_section_is_refused_by_name(void **unused)
 	state_writer_done(&whole);
 	state_writer_done(&more);
 	destroy(&m);
+}
+
+/* A whole state with limits for @id, @times over. */
+static void expect_limits_refused(const char *id, unsigned times)
+{
+	struct state_writer whole, more;
+	struct made m;
+
+	make_first(&m, "pci");
+	save(m.machine, &whole);
+	unsealed(&whole, "", &more);
+	state_begin(&more, "machine/limits", 0, 1);
+	for (unsigned i = 0; i < times; i++) {
+		state_put_u8(&more, true);
+		state_put_string(&more, id);
+		for (unsigned k = 0; k < 4; k++)
+			state_put_u64(&more, 1);
+	}
+	state_put_u8(&more, false);
+	state_end(&more);
+	state_seal(&more);
+	expect_refused(more.buf, more.len, "machine/limits");
+	state_writer_done(&whole);
+	state_writer_done(&more);
+	destroy(&m);
+}
+
+static void limits_of_no_device_are_refused(void **unused)
+{
+	expect_limits_refused("disk7", 1);
+	expect_limits_refused("root", 100);
 }
 
 static void cut_off_file_is_refused_wherever_it_ends(void **unused)
@@ -718,6 +781,7 @@ int main(void)
 		cmocka_unit_test(machine_that_runs_is_not_saved),
 		cmocka_unit_test(memory_of_a_restored_guest_is_in_no_core_dump),
 		cmocka_unit_test(restored_machine_has_another_generation_and_its_event),
+		cmocka_unit_test(limits_changed_while_it_ran_come_along),
 		cmocka_unit_test(vmclock_is_there_from_the_start),
 		cmocka_unit_test(vmclock_of_a_restored_guest_is_raised),
 		cmocka_unit_test(guest_that_moved_is_no_other),
@@ -726,6 +790,7 @@ int main(void)
 		cmocka_unit_test(golden_state_with_mmio_and_packed_rings_is_read),
 		cmocka_unit_test(missing_section_is_refused_by_name),
 		cmocka_unit_test(left_over_section_is_refused_by_name),
+		cmocka_unit_test(limits_of_no_device_are_refused),
 		cmocka_unit_test(cut_off_file_is_refused_wherever_it_ends),
 		cmocka_unit_test(machine_survives_whatever_is_in_its_sections),
 		cmocka_unit_test(vcpu_comes_back_as_it_was),

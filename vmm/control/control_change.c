@@ -9,7 +9,6 @@
 #include "vmm/machine/machine_internal.h"
 
 #define MAX_DISK_BYTES (1ull << 62)
-#define MAX_RATE       (1ull << 40)
 #define NOT_GIVEN      UINT64_MAX
 
 static struct virtio_device *find_device(struct machine *m, const char *id)
@@ -26,7 +25,7 @@ static struct virtio_device *find_device(struct machine *m, const char *id)
 
 static int arg_rate(struct control_call *call, const char *name, uint64_t *rate)
 {
-	return control_arg_number(call, name, *rate, MAX_RATE, rate);
+	return control_arg_number(call, name, *rate, CONTROL_MAX_RATE, rate);
 }
 
 /* Is there one of @keys, which are not for @kind of device? Then the call has failed. */

@@ -138,9 +138,6 @@ static struct virtio_device *find_device(struct machine *m, uint32_t type, const
 	return NULL;
 }
 
-/* More than anything can do in a second, and no more than a rate is computed with. */
-#define MAX_RATE (1ull << 40)
-
 /*
  * {"do":"limit","id":"disk0","ops":N,"ops-burst":N,"ops-once":N,"bytes":N,...}: a disk's rates,
  * from now on; what is left out has no limit. With "way":"rx" or "tx" those of a network, to the
@@ -158,12 +155,12 @@ static void verb_limit(struct control_call *call)
 	    control_arg_bool(call, "entropy", false, &entropy) < 0 ||
 	    control_arg_bool(call, "pmem", false, &pmem) < 0 ||
 	    control_arg_string(call, "way", NULL, &way) < 0 ||
-	    control_arg_number(call, "ops", 0, MAX_RATE, &limits.ops.per_second) < 0 ||
-	    control_arg_number(call, "ops-burst", 0, MAX_RATE, &limits.ops.burst) < 0 ||
-	    control_arg_number(call, "ops-once", 0, MAX_RATE, &limits.ops.once) < 0 ||
-	    control_arg_number(call, "bytes", 0, MAX_RATE, &limits.bytes.per_second) < 0 ||
-	    control_arg_number(call, "bytes-burst", 0, MAX_RATE, &limits.bytes.burst) < 0 ||
-	    control_arg_number(call, "bytes-once", 0, MAX_RATE, &limits.bytes.once) < 0)
+	    control_arg_number(call, "ops", 0, CONTROL_MAX_RATE, &limits.ops.per_second) < 0 ||
+	    control_arg_number(call, "ops-burst", 0, CONTROL_MAX_RATE, &limits.ops.burst) < 0 ||
+	    control_arg_number(call, "ops-once", 0, CONTROL_MAX_RATE, &limits.ops.once) < 0 ||
+	    control_arg_number(call, "bytes", 0, CONTROL_MAX_RATE, &limits.bytes.per_second) < 0 ||
+	    control_arg_number(call, "bytes-burst", 0, CONTROL_MAX_RATE, &limits.bytes.burst) < 0 ||
+	    control_arg_number(call, "bytes-once", 0, CONTROL_MAX_RATE, &limits.bytes.once) < 0)
 		return;
 	dev = find_device(control_machine(call),
 			  entropy ? VIRTIO_ID_RNG

@@ -212,10 +212,7 @@ static int add_disk(struct machine *m, unsigned number, struct machine_files *fi
 		.dialer = *dialer,
 		.reconnect_seconds = *dialer < 0 ? 0 : c->reconnect_seconds,
 	};
-	struct rate_limits limits = {
-		.ops = { .per_second = c->iops, .burst = c->iops_burst },
-		.bytes = { .per_second = c->bps, .burst = c->bps_burst },
-	};
+	const struct rate_limits limits = machine_disk_limits(c);
 	struct loop *loops[CONFIG_MAX_QUEUES] = { m->loop };
 	struct virtio_device *dev = NULL;
 	struct block *block;
@@ -245,10 +242,7 @@ static int add_disk(struct machine *m, unsigned number, struct machine_files *fi
 static int add_net(struct machine *m, const struct config_net *c, struct net_ends *ends,
 		   struct error *err)
 {
-	const struct rate_limits limits = {
-		.ops = { .per_second = c->pps, .burst = c->pps_burst },
-		.bytes = { .per_second = c->bps, .burst = c->bps_burst },
-	};
+	const struct rate_limits limits = machine_net_limits(c);
 	struct virtio_params params = common_params(m, c->id);
 	struct net *pairs[NET_MAX_PAIRS];
 	struct virtio_device *dev;

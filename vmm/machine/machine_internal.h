@@ -120,6 +120,16 @@ void machine_free_loops(struct machine *m);
 /* In the child of a fork: let go of all loops, the main one too, see loop_abandon(). */
 void machine_abandon_loops(struct machine *m);
 
+/*
+ * machine_limits.c: the rates that a configuration gives a device, and those that were changed
+ * since, as a section's fields. On the loop; paused, or not yet started.
+ */
+struct rate_limits machine_disk_limits(const struct config_disk *c);
+struct rate_limits machine_net_limits(const struct config_net *c);
+bool machine_limits_changed(const struct machine *m);
+void machine_limits_save(const struct machine *m, struct state_writer *w);
+void machine_limits_load(struct machine *m, struct state_reader *r);
+
 /* machine_dump.c: registers, instruction bytes and a page walk of RIP, as text. */
 void machine_dump_vcpu(struct machine *m, struct vcpu *v, char *text, size_t size);
 

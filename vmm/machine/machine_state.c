@@ -15,6 +15,7 @@
 #define SECTION_RTC	"machine/rtc"
 #define SECTION_SERIAL	"machine/serial"
 #define SECTION_PCI	"machine/pci"
+#define SECTION_LIMITS	"machine/limits" /* only when they are not the configuration's */
 #define SECTION_VM	"machine/vm"
 #define SECTION_VCPU	"machine/vcpu"
 
@@ -57,6 +58,11 @@ static void save_virtio(struct machine *m, struct state_writer *w)
 			virtio_pci_save(m->virtio[i].pci, w);
 		else
 			virtio_mmio_save(m->virtio[i].mmio, w);
+	}
+	if (machine_limits_changed(m)) {
+		state_begin(w, SECTION_LIMITS, 0, VERSION);
+		machine_limits_save(m, w);
+		state_end(w);
 	}
 }
 
@@ -181,6 +187,15 @@ static int load_virtio(struct machine *m, struct state_set *state, struct error 
 			return ret;
 	}
 	return 0;
+}
+
+static int load_limits(struct machine *m, struct state_set *state, struct error *err)
+{
+	struct state_reader r;
+
+	if (!state_set_has(state, SECTION_LIMITS, 0))
+		return 0;
+	return LOAD(SECTION_LIMITS, machine_limits_load, m);
 }
 
 /* Let the guest's TSC run as fast as it did. */
@@ -322,6 +337,8 @@ int machine_load(struct machine *m, const struct machine_image *image, const str
 		r = load_platform(m, image->state, err);
 	if (!r)
 		r = load_virtio(m, image->state, err);
+	if (!r)
+		r = load_limits(m, image->state, err);
 	/* Processors after devices: an interrupt that loading raised is not part of their state. */
 	if (!r)
 		r = load_vcpus(m, image, err);
