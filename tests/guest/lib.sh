@@ -43,6 +43,20 @@ skip() {
 	exit 77
 }
 
+# Before something is started that writes to the file $1, and somebody looks for what it says there:
+# until it has opened it, there would be what another one said, or no file at all.
+fresh() {
+	: >"$1"
+}
+
+# Somebody listens at $1, unix:PATH or tcp:HOST:PORT. A socket has its name before that.
+listens() {
+	case $1 in
+	unix:*) grep -q " 00010000 .* ${1#unix:}\$" /proc/net/unix ;;
+	tcp:*) grep -q "$(printf ':%04X 00000000:0000 0A' "${1##*:}")" /proc/net/tcp ;;
+	esac
+}
+
 # $1 is the status wanted, the rest the command. Its output goes to the log and to $REPLY.
 expect_status() {
 	local want=$1 got=0
