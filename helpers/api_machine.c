@@ -257,7 +257,11 @@ int api_launch(struct api *api, char **argv, struct error *err)
 		r = start_child(api, path, argv, err);
 	if (!r) {
 		api->child_fd = (int)syscall(SYS_pidfd_open, api->child, 0);
-		api->control = r = control_connect(name, err);
+		/* Its end would go unseen, and ours never come. */
+		if (api->child_fd < 0)
+			r = error_set(err, -errno, "Its process cannot be watched: %m");
+		else
+			api->control = r = control_connect(name, err);
 	}
 	if (r >= 0)
 		r = api_mmds_start(api, err);

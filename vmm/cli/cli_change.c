@@ -123,7 +123,7 @@ static int change_forwards(const struct change_options *o, const char *const *ar
 static int change(struct change_options *o, int argc, char **argv, struct error *err)
 {
 	const char *args[2];
-	json_t *request;
+	json_t *request = NULL;
 	int r = config_parse_verb("change", change_options, o, argc, argv, args, 2, err);
 	int sock;
 
