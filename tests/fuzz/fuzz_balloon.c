@@ -10,14 +10,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "tests/fuzz/fuzz_device.h"
 #include "virtio/virtio_balloon.h"
 
 #define RAM	   0x20000ull
 #define BOUNDARY   0x10000ull
-#define AREA	   0x800ull /* of each queue's rings */
-#define DRIVER	   0x400ull
-#define DEVICE	   0x600ull
-#define QUEUE_SIZE 16
 #define NUM_QUEUES 5u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -29,39 +26,9 @@ struct run {
 	uint64_t features;
 };
 
-static void start(struct run *r)
-{
-	const uint8_t begun = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
-	const uint8_t ready = begun | VIRTIO_CONFIG_S_FEATURES_OK;
-
-	virtio_set_status(r->dev, begun, false);
-	virtio_set_features(r->dev, 0, r->features);
-	virtio_set_features(r->dev, 1, r->features >> 32);
-	virtio_set_status(r->dev, ready, false);
-	for (unsigned i = 0; i < NUM_QUEUES; i++) {
-		struct virtq *q = virtio_queue(r->dev, i);
-
-		q->size = QUEUE_SIZE;
-		q->desc_gpa = i * AREA;
-		q->driver_gpa = i * AREA + DRIVER;
-		q->device_gpa = i * AREA + DEVICE;
-		q->ready = true;
-	}
-	virtio_set_status(r->dev, ready | VIRTIO_CONFIG_S_DRIVER_OK, false);
-}
-
-static void is_drained(struct virtio_device *dev, void *arg)
-{
-	*(bool *)arg = true;
-}
-
 static void pause_device(struct run *r)
 {
-	bool done = false;
-
-	virtio_pause(r->dev, is_drained, &done);
-	while (!done)
-		loop_run_once(r->loop, UINT64_MAX);
+	fuzz_device_pause(r->dev, r->loop);
 	for (unsigned i = 0; i < NUM_QUEUES; i++)
 		if (!r->dev->needs_reset && r->dev->queue[i].inflight)
 			abort();
@@ -71,7 +38,6 @@ static void step(struct run *r, uint8_t op, uint8_t arg)
 {
 	unsigned queue = arg % NUM_QUEUES;
 	uint32_t value = arg * 0x01010101u;
-	uint8_t *index;
 
 	switch (op % 9) {
 	case 1:
@@ -81,10 +47,7 @@ static void step(struct run *r, uint8_t op, uint8_t arg)
 		loop_run_once(r->loop, 0);
 		break;
 	case 3:
-		/* More of what is in the ring. */
-		index = r->mem->map + queue * AREA + DRIVER + 2;
-		put_le16(index, get_le16(index) + (arg >> 4));
-		virtio_kick(r->dev, queue);
+		fuzz_device_offer(r->dev, r->mem, queue, arg >> 4);
 		break;
 	case 4:
 		pause_device(r);
@@ -92,7 +55,7 @@ static void step(struct run *r, uint8_t op, uint8_t arg)
 		break;
 	case 5:
 		virtio_set_status(r->dev, 0, false);
-		start(r);
+		fuzz_device_start(r->dev, NUM_QUEUES, r->features);
 		break;
 	case 6:
 		virtio_config_write(r->dev, arg % 4 * 4, &value, 4);
@@ -132,19 +95,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	params.loop = r.loop;
 	if (virtio_balloon_create(&r.dev, &params, &balloon, NULL) < 0)
 		abort();
-	r.features = 1ull << VIRTIO_F_VERSION_1;
-	r.features |= (uint64_t)(data[0] & 1) << VIRTIO_F_RING_PACKED;
-	r.features |= (uint64_t)(data[0] >> 1 & 1) << VIRTIO_RING_F_EVENT_IDX;
-	r.features |= (uint64_t)(data[0] >> 2 & 1) << VIRTIO_RING_F_INDIRECT_DESC;
+	r.features = fuzz_ring_features(data[0]);
 	r.features |= (uint64_t)(data[0] >> 3 & 1) << VIRTIO_BALLOON_F_STATS_VQ;
 	r.features |= (uint64_t)(data[0] >> 4 & 1) << VIRTIO_BALLOON_F_PAGE_POISON;
 	r.features |= (uint64_t)(data[0] >> 5 & 1) << VIRTIO_BALLOON_F_REPORTING;
 
-	for (i = 1; i < size && data[i]; i += 2)
-		;
-	if (i + 1 < size)
-		memcpy(r.mem->map, data + i + 1, MIN(size - i - 1, (size_t)RAM));
-	start(&r);
+	fuzz_fill_memory(r.mem, RAM, data, size);
+	fuzz_device_start(r.dev, NUM_QUEUES, r.features);
 	for (i = 1; i + 1 < size && data[i]; i += 2)
 		step(&r, data[i], data[i + 1]);
 	pause_device(&r);

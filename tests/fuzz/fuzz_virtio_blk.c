@@ -13,14 +13,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/fuzz/fuzz_device.h"
 #include "virtio/virtio_devices.h"
 
 #define RAM	   0x10000ull
 #define BOUNDARY   0x8000ull
-#define DESC	   0x0000ull
-#define DRIVER	   0x0400ull
-#define DEVICE	   0x0600ull
-#define QUEUE_SIZE 16
 #define IMAGE	   8192u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -61,28 +58,6 @@ static struct host *the_host(void)
 	return &h;
 }
 
-static void start(struct run *r)
-{
-	struct virtq *q = virtio_queue(r->dev, 0);
-
-	virtio_set_status(r->dev, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER, false);
-	virtio_set_features(r->dev, 0, r->features);
-	virtio_set_features(r->dev, 1, r->features >> 32);
-	virtio_set_status(r->dev,
-			  VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
-				  VIRTIO_CONFIG_S_FEATURES_OK,
-			  false);
-	q->size = QUEUE_SIZE;
-	q->desc_gpa = DESC;
-	q->driver_gpa = DRIVER;
-	q->device_gpa = DEVICE;
-	q->ready = true;
-	virtio_set_status(r->dev,
-			  VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
-				  VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK,
-			  false);
-}
-
 static void make_disk(struct run *r, bool read_only)
 {
 	struct block_config config = {
@@ -105,18 +80,9 @@ static void make_disk(struct run *r, bool read_only)
 		abort();
 }
 
-static void is_drained(struct virtio_device *dev, void *arg)
-{
-	*(bool *)arg = true;
-}
-
 static void pause_disk(struct run *r)
 {
-	bool done = false;
-
-	virtio_pause(r->dev, is_drained, &done);
-	while (!done)
-		loop_run_once(r->host->loop, UINT64_MAX);
+	fuzz_device_pause(r->dev, r->host->loop);
 	if (r->block->inflight)
 		abort();
 }
@@ -124,7 +90,6 @@ static void pause_disk(struct run *r)
 static void step(struct run *r, uint8_t op, uint8_t arg)
 {
 	struct host *h = r->host;
-	uint16_t avail;
 
 	switch (op % 8) {
 	case 1:
@@ -134,10 +99,7 @@ static void step(struct run *r, uint8_t op, uint8_t arg)
 		loop_run_once(h->loop, 0);
 		break;
 	case 3:
-		/* More of what is in the ring. */
-		avail = get_le16(h->mem->map + DRIVER + 2) + (arg & 15);
-		put_le16(h->mem->map + DRIVER + 2, avail);
-		virtio_kick(r->dev, 0);
+		fuzz_device_offer(r->dev, h->mem, 0, arg & 15);
 		break;
 	case 4:
 		pause_disk(r);
@@ -145,7 +107,7 @@ static void step(struct run *r, uint8_t op, uint8_t arg)
 		break;
 	case 5:
 		virtio_set_status(r->dev, 0, false);
-		start(r);
+		fuzz_device_start(r->dev, 1, r->features);
 		break;
 	case 6:
 		virtio_config_write(r->dev, offsetof(struct virtio_blk_config, wce), &arg, 1);
@@ -176,23 +138,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (!size)
 		return 0;
-	r.features = 1ull << VIRTIO_F_VERSION_1;
-	r.features |= (uint64_t)(data[0] & 1) << VIRTIO_F_RING_PACKED;
-	r.features |= (uint64_t)(data[0] >> 1 & 1) << VIRTIO_RING_F_EVENT_IDX;
-	r.features |= (uint64_t)(data[0] >> 2 & 1) << VIRTIO_RING_F_INDIRECT_DESC;
+	r.features = fuzz_ring_features(data[0]);
 	read_only = data[0] & 8;
 	if (data[0] & 16)
 		r.features |= 1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_CONFIG_WCE;
 	if (data[0] & 16 && !read_only)
 		r.features |= 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
 
-	for (i = 1; i < size && data[i]; i += 2)
-		;
-	memset(r.host->mem->map, 0, RAM);
-	if (i + 1 < size)
-		memcpy(r.host->mem->map, data + i + 1, MIN(size - i - 1, (size_t)RAM));
+	fuzz_fill_memory(r.host->mem, RAM, data, size);
 	make_disk(&r, read_only);
-	start(&r);
+	fuzz_device_start(r.dev, 1, r.features);
 	if (r.dev->features != r.features)
 		abort();
 	for (i = 1; i + 1 < size && data[i]; i += 2)

@@ -15,15 +15,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "tests/fuzz/fuzz_device.h"
 #include "virtio/virtio_devices.h"
 #include "virtio/virtio_vsock_internal.h"
 
 #define RAM	   0x10000ull
 #define BOUNDARY   0x8000ull
-#define AREA	   0x800ull /* of each queue's rings */
-#define DRIVER	   0x400ull
-#define DEVICE	   0x600ull
-#define QUEUE_SIZE 16
 #define CID	   3
 #define MAX_HOSTS  8
 
@@ -72,27 +69,6 @@ static struct host *the_host(void)
 	return &h;
 }
 
-static void start(struct run *r)
-{
-	const uint8_t begun = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
-	const uint8_t ready = begun | VIRTIO_CONFIG_S_FEATURES_OK;
-
-	virtio_set_status(r->dev, begun, false);
-	virtio_set_features(r->dev, 0, r->features);
-	virtio_set_features(r->dev, 1, r->features >> 32);
-	virtio_set_status(r->dev, ready, false);
-	for (unsigned i = 0; i < VSOCK_NUM_QUEUES; i++) {
-		struct virtq *q = virtio_queue(r->dev, i);
-
-		q->size = MIN((unsigned)q->max_size, (unsigned)QUEUE_SIZE);
-		q->desc_gpa = i * AREA;
-		q->driver_gpa = i * AREA + DRIVER;
-		q->device_gpa = i * AREA + DEVICE;
-		q->ready = true;
-	}
-	virtio_set_status(r->dev, ready | VIRTIO_CONFIG_S_DRIVER_OK, false);
-}
-
 static void make_device(struct run *r)
 {
 	struct virtio_params params = {
@@ -106,20 +82,6 @@ static void make_device(struct run *r)
 	    virtio_vsock_create(&r->dev, &params, CID, dup(r->host->listen_fd), pair[1], NULL) < 0)
 		abort();
 	r->broker_fd = pair[0];
-}
-
-static void is_drained(struct virtio_device *dev, void *arg)
-{
-	*(bool *)arg = true;
-}
-
-static void pause_device(struct run *r)
-{
-	bool done = false;
-
-	virtio_pause(r->dev, is_drained, &done);
-	while (!done)
-		loop_run_once(r->host->loop, UINT64_MAX);
 }
 
 /* The host connects as client @i, with a hello that the input may have spoilt. */
@@ -184,7 +146,6 @@ static void step(struct run *r, uint8_t op, uint8_t arg)
 {
 	struct host *h = r->host;
 	unsigned queue = arg % VSOCK_NUM_QUEUES;
-	uint8_t *index;
 
 	switch (op % 10) {
 	case 1:
@@ -194,18 +155,15 @@ static void step(struct run *r, uint8_t op, uint8_t arg)
 		loop_run_once(h->loop, 0);
 		break;
 	case 3:
-		/* More of what is in the ring. */
-		index = h->mem->map + queue * AREA + DRIVER + 2;
-		put_le16(index, get_le16(index) + (arg >> 4));
-		virtio_kick(r->dev, queue);
+		fuzz_device_offer(r->dev, h->mem, queue, arg >> 4);
 		break;
 	case 4:
-		pause_device(r);
+		fuzz_device_pause(r->dev, h->loop);
 		virtio_resume(r->dev);
 		break;
 	case 5:
 		virtio_set_status(r->dev, 0, false);
-		start(r);
+		fuzz_device_start(r->dev, VSOCK_NUM_QUEUES, r->features);
 		break;
 	case 6:
 		r->dev->ops->identity_changed(r->dev);
@@ -247,23 +205,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	for (i = 0; i < MAX_HOSTS; i++)
 		r.fd[i] = -1;
-	r.features = 1ull << VIRTIO_F_VERSION_1;
-	r.features |= (uint64_t)(data[0] & 1) << VIRTIO_F_RING_PACKED;
-	r.features |= (uint64_t)(data[0] >> 1 & 1) << VIRTIO_RING_F_EVENT_IDX;
-	r.features |= (uint64_t)(data[0] >> 2 & 1) << VIRTIO_RING_F_INDIRECT_DESC;
+	r.features = fuzz_ring_features(data[0]);
 
-	for (i = 1; i < size && data[i]; i += 2)
-		;
-	memset(r.host->mem->map, 0, RAM);
-	if (i + 1 < size)
-		memcpy(r.host->mem->map, data + i + 1, MIN(size - i - 1, (size_t)RAM));
+	fuzz_fill_memory(r.host->mem, RAM, data, size);
 	make_device(&r);
-	start(&r);
+	fuzz_device_start(r.dev, VSOCK_NUM_QUEUES, r.features);
 	for (i = 1; i + 1 < size && data[i]; i += 2) {
 		step(&r, data[i], data[i + 1]);
 		check_bounds(&r);
 	}
-	pause_device(&r);
+	fuzz_device_pause(r.dev, r.host->loop);
 	virtio_free(r.dev);
 	for (i = 0; i < MAX_HOSTS; i++)
 		if (r.fd[i] >= 0)
