@@ -397,7 +397,7 @@ static int run_as_init(const struct jail *j, const char *name, struct error *err
 
 int jail_enter(const struct jail *j, struct error *err)
 {
-	char base[PATH_MAX], given[PATH_MAX], root[ROOT_SIZE];
+	char base[PATH_MAX], given[PATH_MAX], root[ROOT_SIZE], path[PATH_SIZE];
 	const char *name;
 	struct stat st;
 	int r;
@@ -414,6 +414,9 @@ int jail_enter(const struct jail *j, struct error *err)
 	snprintf(root, sizeof(root), "%s/%.200s/%s/root", base, name, j->id);
 	umask(022);
 	r = make_path(root, 0700, err);
+	/* Who waits for it is not to find that of whoever was here before. */
+	snprintf(path, sizeof(path), "%s/%s.pid", root, name);
+	unlink(path);
 	if (!r)
 		r = copy_programs(j, root, name, err);
 	if (!r)
