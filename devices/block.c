@@ -259,8 +259,13 @@ uint64_t block_hole(struct block *b, uint64_t pos)
 
 void block_close(struct block *b)
 {
-	if (b)
-		b->ops->free(b);
+	struct block_watch *watch;
+
+	if (!b)
+		return;
+	watch = b->origin ? NULL : b->watch;
+	b->ops->free(b);
+	block_watch_free(watch);
 }
 
 void block_finish(struct block_req *req, int res)
@@ -268,6 +273,8 @@ void block_finish(struct block_req *req, int res)
 	free(req->rest);
 	req->rest = NULL;
 	req->block->inflight--;
+	if (req->op != BLOCK_READ && req->op != BLOCK_FLUSH)
+		block_watch_note(req);
 	/* The last touch: done() may free the request, and the block with it. */
 	req->done(req, res);
 }

@@ -74,6 +74,7 @@ struct block {
 	bool no_flush;	   /* cache=unsafe: flushes succeed at once */
 	bool guarded, guard_told; /* a raw image by probing: see block_guard.c */
 	unsigned inflight;
+	struct block_watch *watch; /* see block_watch(); NULL: never asked for. Not of handles */
 
 	/* Requests that are over without having waited for anything. */
 	struct list finished;
@@ -134,6 +135,22 @@ void block_hurry(struct block *b);
  * kernel, so it is for tools.
  */
 uint64_t block_hole(struct block *b, uint64_t pos);
+
+/* ---- what is written, for whoever copies an image that is in use ---- */
+
+/* Writes are noted by units of so many bytes. */
+#define BLOCK_WATCH_UNIT (64 * KiB)
+
+/*
+ * Note from now on what is written, by any handle of the image @b (which is none itself). A write
+ * is noted when it is over and before its done(): so whoever collects and then reads what was noted
+ * has it, or will find it noted the next time. Any thread, but one at a time. -ENOMEM.
+ */
+int block_watch(struct block *b);
+void block_unwatch(struct block *b);
+
+/* Add what was noted since the last call to the bits of @units, the first @num_units of them. */
+void block_watch_collect(struct block *b, uint64_t *units, uint64_t num_units);
 
 /* ---- files beneath an image ---- */
 

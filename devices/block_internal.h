@@ -23,4 +23,8 @@ int block_nbd_create(struct block **ret_block, int fd, const struct block_config
 /* A write to the first bytes of an image whose format was found by looking at them. */
 void block_guard_submit(struct block *b, struct block_req *req);
 
+/* block_watch.c: @req is over. Any of the image's loops. And the image is closed. */
+void block_watch_note(const struct block_req *req);
+void block_watch_free(struct block_watch *w);
+
 #endif

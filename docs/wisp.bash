@@ -580,7 +580,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--bandwidth --downtime --max-rounds --converge --hand-off --tls --zstd --progress --json --cancel --recover --settle --run-dir --help" ;;
+		-*) _wisp_words "--bandwidth --downtime --max-rounds --converge --hand-off --copy-disks --tls --zstd --progress --json --cancel --recover --settle --run-dir --help" ;;
 		esac ;;
 	receive)
 		case $prev in

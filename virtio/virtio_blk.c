@@ -247,6 +247,11 @@ uint64_t virtio_blk_size(const struct virtio_device *dev)
 	return block_size(blk_of(dev)->block);
 }
 
+struct block *virtio_blk_image(const struct virtio_device *dev)
+{
+	return blk_of(dev)->block;
+}
+
 static void blk_counters(const struct virtio_device *dev,
 			 void (*show)(void *arg, const char *name, uint64_t value), void *arg)
 {

@@ -31,6 +31,9 @@ void virtio_blk_limits(struct virtio_device *dev, struct rate_limits *ret_limits
 
 uint64_t virtio_blk_size(const struct virtio_device *dev);
 
+/* The image itself, whose loop may be another one; the device's. */
+struct block *virtio_blk_image(const struct virtio_device *dev);
+
 /* virtio 1.2, 5.1. A net for each pair of queues, up to NET_MAX_PAIRS; owned on success. */
 int virtio_net_create(struct virtio_device **ret_dev, const struct virtio_params *common,
 		      struct net *const *pairs, unsigned num_pairs, struct error *err);

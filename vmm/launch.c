@@ -25,6 +25,7 @@
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
+#include "vmm/migrate/migrate_copies.h"
 #include "vmm/monitor.h"
 #include "vmm/nbd_dial.h"
 #include "vmm/run_dir.h"
@@ -229,6 +230,12 @@ static int block_signals(sigset_t *set)
 	return fd;
 }
 
+/* Those that come with a guest, in its first life here; or NULL. */
+static struct migrate_copies *copies_of(const struct monitor_params *params)
+{
+	return params->image && params->image->arrival ? params->image->arrival->copies : NULL;
+}
+
 /*
  * Wait for the monitor, passing signals on and opening sockets for it. Returns its wait status;
  * @signal is the last one that asked for the end.
@@ -236,12 +243,15 @@ static int block_signals(sigset_t *set)
 static int await_monitor(const struct monitor_params *params, pid_t monitor, const sigset_t *set,
 			 int *signal)
 {
+	struct migrate_copies *copies = copies_of(params);
 	siginfo_t info;
 	int status;
 
 	for (;;) {
 		if (sigwaitinfo(set, &info) < 0)
 			continue;
+		if (copies)
+			migrate_copies_serve(copies);
 		for (unsigned i = 0; i < params->config->num_disks; i++)
 			nbd_dialer_serve(&params->dialer[i]);
 		if (info.si_signo == SIGCHLD) {
@@ -294,6 +304,8 @@ static int run_once(struct monitor_params *params)
 		if (params->broker_fd >= 0)
 			close(params->broker_fd);
 		close_dialers(params->config, params->dialer);
+		if (copies_of(params))
+			migrate_copies_in_monitor(copies_of(params));
 		exit(monitor_main(params));
 	}
 	close(params->signal_fd);
@@ -394,6 +406,8 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 			r = open_dialers(c, params->files, dialers, &err);
 		if (!r)
 			r = open_vsock(c, params->files, &params->broker_fd, &err);
+		if (!r && copies_of(params))
+			r = migrate_copies_listen(copies_of(params), &err);
 		if (!r && c->gdb) {
 			r = params->files->gdb = gdb_listen(c->gdb, &err);
 			listening = r >= 0;

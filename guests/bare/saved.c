@@ -4,6 +4,8 @@
  * are read back, through rings that are never reset, with interrupts; time that may not run
  * backwards; memory and registers that must keep what they were given; and VMClock, by which it
  * counts how often it became another guest. Says each round.
+ * places=N (8) is how many sectors take the writes in turn, apart=N (1) sectors from one to the
+ * next; where N was given, at the end each must hold what was written there last.
  * ring=packed chooses the layout, ticks=N how much of the TSC lies between two rounds. rounds=0 is
  * as many as there is time for until somebody writes to the sector behind those of the rounds; by
  * an 'r' there it is told to reboot. pages=N (64, at most 512) is how much memory each round
@@ -11,13 +13,14 @@
  */
 #include "virtio.h"
 
-#define SECTORS 8
+#define CONTROL_SECTOR 8
 #define PAGES	512
 
 static struct vdev devs[MAX_VDEVS];
 static struct vq rng_queue, blk_queue;
 static u64 kept[PAGES][512] __attribute__((aligned(4096)));
 static u8 sector[512];
+static u64 places, apart;
 
 static u64 stamp(u64 page, u64 round)
 {
@@ -60,29 +63,45 @@ static bool disk(u32 type, u64 at)
 	return vq_wait(&blk_queue, NULL) && *(volatile u8 *)&status == 0;
 }
 
+static u64 place_of(u64 round)
+{
+	return round % places * apart;
+}
+
+/* What @round wrote is there. */
+static bool disk_has(u64 round)
+{
+	memset(sector, 0, sizeof(sector));
+	return disk(0, place_of(round)) && *(u64 *)sector == round && sector[511] == (u8)round;
+}
+
 static bool disk_keeps(u64 round)
 {
-	u64 *words = (u64 *)sector;
-	u64 at = round % SECTORS, before = (round + SECTORS - 1) % SECTORS;
-
 	memset(sector, (u8)round, sizeof(sector));
-	words[0] = round;
-	if (!disk(1, at))
-		return false;
-	if (!round)
-		return true;
-	memset(sector, 0, sizeof(sector));
-	return disk(0, before) && words[0] == round - 1 && sector[511] == (u8)(round - 1);
+	*(u64 *)sector = round;
+	return disk(1, place_of(round)) && (!round || disk_has(round - 1));
+}
+
+/* After @rounds, the last that was written to each place. */
+static bool disk_kept_all(u64 rounds)
+{
+	for (u64 i = 1; i <= places && i <= rounds; i++) {
+		if (!disk_has(rounds - i)) {
+			note("the disk lost what round %lu wrote", rounds - i);
+			return false;
+		}
+	}
+	return true;
 }
 
 static bool was_enough(void)
 {
 	memset(sector, 0, sizeof(sector));
-	if (!disk(0, SECTORS) || sector[0] != 'r')
+	if (!disk(0, CONTROL_SECTOR) || sector[0] != 'r')
 		return sector[0] != 0;
 	/* Only once. */
 	memset(sector, 0, sizeof(sector));
-	disk(1, SECTORS);
+	disk(1, CONTROL_SECTOR);
 	outb(0x64, 0xfe);
 	for (;;)
 		pause();
@@ -136,6 +155,8 @@ void payload(void)
 	u64 before = rdtsc(), round;
 	bool good = true;
 
+	places = argument_number("places", 8);
+	apart = argument_number("apart", 1);
 	if (pages > PAGES)
 		pages = PAGES;
 	if (!check(rng && blk && start(rng, &rng_queue, features) &&
@@ -166,7 +187,8 @@ void payload(void)
 		before = rdtsc();
 	}
 	/* It may be another one since the last round. */
-	good = good && count_generations(&generations);
+	good = good && count_generations(&generations) &&
+	       (!argument("places") || disk_kept_all(round));
 	note("%u generations", generations);
 	check(good && (!rounds || round == rounds), "%lu rounds", round);
 	/* They are closed but for a moment at each request; one that is pending comes now. */

@@ -2,17 +2,22 @@
  * Fuzz target (libFuzzer): the stream of a migration that an enemy sends. The first byte of the
  * input chooses how the rest is taken: as bytes of the stream, as records whose headers and
  * checksums are made good as an enemy would, or as the sections of a HELLO. Whatever comes is
- * refused with a reason, or ends up in memory where it belongs.
+ * refused with a reason, or ends up where it belongs, in memory or on a disk that gets no longer.
  */
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_memory.h"
+#include "vmm/migrate/migrate_mirror.h"
 #include "vmm/migrate/migrate_wire.h"
 
-#define RAM_BYTES (3 * MiB + 5 * PAGE_SIZE)
+#define RAM_BYTES  (3 * MiB + 5 * PAGE_SIZE)
+/* The second disk is not one that comes. */
+#define DISK_BYTES (5 * MIGRATE_UNIT + 512)
+#define NUM_DISKS  3
 
 /* A record in the input: type, page (a signed byte times 64), length of the payload. */
 #define RECORD_BYTES 4
@@ -33,18 +38,61 @@ static void open_wires(struct migrate_wire *a, struct migrate_wire *b)
 	a->patience_ms = b->patience_ms = 0;
 }
 
-static void take_in(struct migrate_wire *w, struct migrate_sink *sink)
+struct sinks {
+	struct migrate_sink memory;
+	struct migrate_mirror_sink disks;
+};
+
+static void open_sinks(struct sinks *s, struct guest_mem *mem)
+{
+	struct error err = { 0 };
+
+	if (migrate_sink_init(&s->memory, mem, &err) < 0 ||
+	    migrate_mirror_sink_init(&s->disks, &err) < 0)
+		abort();
+	s->disks.num = NUM_DISKS;
+	for (unsigned i = 0; i < NUM_DISKS; i++) {
+		int fd = i == 1 ? -1 : memfd_create("disk", MFD_CLOEXEC);
+
+		if (fd >= 0 && ftruncate(fd, DISK_BYTES) < 0)
+			abort();
+		s->disks.file[i] = (struct migrate_mirror_file){
+			.fd = fd,
+			.bytes = DISK_BYTES,
+			.path = "disk",
+		};
+	}
+}
+
+static void close_sinks(struct sinks *s)
+{
+	for (unsigned i = 0; i < NUM_DISKS; i++) {
+		int fd = s->disks.file[i].fd;
+
+		if (fd < 0)
+			continue;
+		if (lseek(fd, 0, SEEK_END) != DISK_BYTES)
+			abort();
+		close(fd);
+	}
+	migrate_sink_done(&s->memory);
+	migrate_mirror_sink_done(&s->disks);
+}
+
+static void take_in(struct migrate_wire *w, struct sinks *sinks)
 {
 	struct migrate_record rec;
 	struct error err = { 0 };
 
 	while (migrate_wire_receive(w, &rec, 0, &err) == 0) {
 		if (rec.type == MIGRATE_PAGES || rec.type == MIGRATE_PAGES_ZSTD)
-			migrate_sink_take(sink, &rec, &err);
+			migrate_sink_take(&sinks->memory, &rec, &err);
+		else if (rec.type >= MIGRATE_DISK && rec.type <= MIGRATE_DISK_ZEROES)
+			migrate_mirror_sink_take(&sinks->disks, &rec, &err);
 	}
 }
 
-static void send_records(struct migrate_wire *a, struct migrate_wire *b, struct migrate_sink *sink,
+static void send_records(struct migrate_wire *a, struct migrate_wire *b, struct sinks *sinks,
 			 const uint8_t *data, size_t size)
 {
 	struct error err = { 0 };
@@ -57,7 +105,7 @@ static void send_records(struct migrate_wire *a, struct migrate_wire *b, struct 
 		/* Types with an upper bound below this are tried too. */
 		if (migrate_wire_send(a, type, page, data + RECORD_BYTES, len, &err) < 0)
 			break;
-		take_in(b, sink);
+		take_in(b, sinks);
 		data += RECORD_BYTES + len;
 		size -= RECORD_BYTES + len;
 	}
@@ -88,7 +136,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const struct guest_mem_range range = { .size = RAM_BYTES };
 	struct migrate_wire a, b;
-	struct migrate_sink sink;
+	struct sinks sinks;
 	struct guest_mem *mem;
 	struct error err = { 0 };
 
@@ -98,19 +146,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		try_hello(data + 1, size - 1);
 		return 0;
 	}
-	if (guest_mem_create(&mem, GUEST_MEM_ANON, &range, 1, &err) < 0 ||
-	    migrate_sink_init(&sink, mem, &err) < 0)
+	if (guest_mem_create(&mem, GUEST_MEM_ANON, &range, 1, &err) < 0)
 		abort();
+	open_sinks(&sinks, mem);
 	open_wires(&a, &b);
 	if (data[0] % 3 == 1) {
-		send_records(&a, &b, &sink, data + 1, size - 1);
+		send_records(&a, &b, &sinks, data + 1, size - 1);
 	} else if (write(a.out, data + 1, size - 1) == (ssize_t)(size - 1)) {
 		shutdown(a.out, SHUT_WR);
-		take_in(&b, &sink);
+		take_in(&b, &sinks);
 	}
 	migrate_wire_done(&a);
 	migrate_wire_done(&b);
-	migrate_sink_done(&sink);
+	close_sinks(&sinks);
 	guest_mem_free(mem);
 	return 0;
 }

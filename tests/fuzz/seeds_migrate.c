@@ -81,17 +81,48 @@ static int save_records(const char *dir)
 	return save(dir, "records", 1, bytes, at);
 }
 
-static int save_hello(const char *dir)
+/* Of a disk: a unit and an empty one, the same compressed, and a range of empty ones. */
+static int save_disk(const char *dir)
 {
-	uint8_t bytes[16 + 4 + 2 + 8 + 8 + 4 + 8] = { 0 };
+	static uint8_t bytes[16 * KiB], unit[64 * KiB];
+	uint8_t *p = bytes;
+	size_t len;
 
-	put_le32(bytes + 16, 2);
-	memcpy(bytes + 20, "vm", 2);
-	put_le64(bytes + 22, 64 * MiB);
-	put_le64(bytes + 30, 5 * MiB);
-	put_le32(bytes + 38, 1);
-	put_le64(bytes + 42, MiB);
-	return save(dir, "hello", 2, bytes, sizeof(bytes));
+	/* The length of a record in a seed has 16 bits, so only the compressed one is whole. */
+	memset(unit, 7, sizeof(unit));
+	p[0] = MIGRATE_DISK_ZSTD - 1;
+	put_le16(p + 4 + 4, 1);
+	put_le16(p + 4 + 6, 1 << 2);
+	len = ZSTD_compress(p + 4 + 8, KiB, unit, sizeof(unit), 1);
+	put_le16(p + 2, 8 + len);
+	p += 4 + 8 + len;
+	p[0] = MIGRATE_DISK - 1;
+	put_le32(p + 4, 2);
+	put_le16(p + 4 + 6, 1 << 1);
+	put_le16(p + 2, 8);
+	p += 4 + 8;
+	p[0] = MIGRATE_DISK_ZEROES - 1;
+	put_le64(p + 4 + 4, 6);
+	put_le16(p + 2, 12);
+	p += 4 + 12;
+	return save(dir, "disk", 1, bytes, p - bytes);
+}
+
+/* The version is 1 + the number of bytes modulo 3 (fuzz_migrate.c). */
+static int save_hello(const char *dir, const char *file, const char *name, const void *rest,
+		      size_t rest_len)
+{
+	uint8_t bytes[128] = { 0 };
+	size_t n = strlen(name);
+
+	put_le32(bytes + 16, n);
+	memcpy(bytes + 20, name, n);
+	put_le64(bytes + 20 + n, 64 * MiB);
+	put_le64(bytes + 28 + n, 5 * MiB);
+	put_le32(bytes + 36 + n, 1);
+	put_le64(bytes + 40 + n, MiB);
+	memcpy(bytes + 48 + n, rest, rest_len);
+	return save(dir, file, 2, bytes, 48 + n + rest_len);
 }
 
 int main(int argc, char **argv)
@@ -106,7 +137,11 @@ int main(int argc, char **argv)
 	if (!r)
 		r = save_records(argv[1]);
 	if (!r)
-		r = save_hello(argv[1]);
+		r = save_disk(argv[1]);
+	if (!r)
+		r = save_hello(argv[1], "hello", "vm1", "", 0);
+	if (!r)
+		r = save_hello(argv[1], "hello-copies", "vm1", "\0\1", 2);
 	if (r < 0)
 		fprintf(stderr, "%s: %s\n", argv[1], strerror(-r));
 	return r < 0;

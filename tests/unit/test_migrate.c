@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -197,6 +198,26 @@ static void the_peers_last_words_reach_a_terminal_harmlessly(void **state)
 	migrate_wire_give_up(&e.a, &why);
 	assert_int_equal(migrate_wire_receive(&e.b, &rec, 20, &err), -ECONNABORTED);
 	assert_string_equal(err.msg, "the other side: no?[2Jdisk?");
+	close_ends(&e);
+}
+
+static void why_a_peer_hung_up_is_heard_while_sending(void **state)
+{
+	struct error err = { 0 }, why = { .msg = "disk full" };
+	struct ends e;
+
+	signal(SIGPIPE, SIG_IGN);
+	open_ends(&e);
+	assert_int_equal(migrate_wire_send(&e.b, MIGRATE_ROUND_DONE, 1, NULL, 0, &err), 0);
+	migrate_wire_give_up(&e.b, &why);
+	migrate_wire_done(&e.b);
+	assert_int_equal(migrate_wire_send(&e.a, MIGRATE_ROUND, 2, NULL, 0, &err), -EPIPE);
+	assert_int_equal(migrate_wire_last_words(&e.a, -EPIPE, &err), -ECONNABORTED);
+	assert_non_null(strstr(err.msg, "disk full"));
+	/* Once, and then he has said nothing more. */
+	error_set(&err, -EPIPE, "lost");
+	assert_int_equal(migrate_wire_last_words(&e.a, -EPIPE, &err), -EPIPE);
+	assert_string_equal(err.msg, "lost");
 	close_ends(&e);
 }
 
@@ -518,7 +539,9 @@ static void pages_that_make_no_sense_are_refused(void **state)
 
 /* ---- what the source says of itself ---- */
 
-static int read_hello(uint32_t version, int way, struct migrate_hello *ret, struct error *err)
+/* Without what is negative. */
+static int read_hello_of(uint32_t version, int way, int comes, struct migrate_hello *ret,
+			 struct error *err)
 {
 	static const uint8_t uuid[MIGRATE_UUID_BYTES] = { 1, 2, 3 };
 	struct state_set set = { 0 };
@@ -535,6 +558,8 @@ static int read_hello(uint32_t version, int way, struct migrate_hello *ret, stru
 	state_put_u64(&w, 77 * MiB);
 	if (way >= 0)
 		state_put_u8(&w, way);
+	if (comes >= 0)
+		state_put_u8(&w, comes);
 	state_end(&w);
 	state_seal(&w);
 	assert_int_equal(w.failed, 0);
@@ -544,6 +569,11 @@ static int read_hello(uint32_t version, int way, struct migrate_hello *ret, stru
 	state_set_close(&set);
 	state_writer_done(&w);
 	return r;
+}
+
+static int read_hello(uint32_t version, int way, struct migrate_hello *ret, struct error *err)
+{
+	return read_hello_of(version, way, -1, ret, err);
 }
 
 static void older_sources_are_understood_and_newer_ones_refused(void **state)
@@ -560,8 +590,15 @@ static void older_sources_are_understood_and_newer_ones_refused(void **state)
 	assert_int_equal(read_hello(1, MIGRATE_WRITTEN, &hello, &err), -EBADMSG);
 	assert_int_equal(read_hello(2, -1, &hello, &err), -EBADMSG);
 	assert_int_equal(read_hello(2, MIGRATE_WRITTEN + 1, &hello, &err), -EBADMSG);
-	assert_int_equal(read_hello(3, MIGRATE_WRITTEN, &hello, &err), -EBADMSG);
-	assert_non_null(strstr(err.msg, "version 3"));
+	/* The third says of each disk whether it comes along. */
+	assert_int_equal(read_hello(3, MIGRATE_COPIED, &hello, &err), -EBADMSG);
+	assert_int_equal(read_hello_of(2, MIGRATE_COPIED, 1, &hello, &err), -EBADMSG);
+	assert_int_equal(read_hello_of(3, MIGRATE_COPIED, 0, &hello, &err), 0);
+	assert_false(hello.disk_comes[0]);
+	assert_int_equal(read_hello_of(3, MIGRATE_COPIED, 1, &hello, &err), 0);
+	assert_true(hello.disk_comes[0]);
+	assert_int_equal(read_hello(4, MIGRATE_COPIED, &hello, &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, "version 4"));
 }
 
 /* ---- journals ---- */
@@ -620,6 +657,7 @@ int main(void)
 		cmocka_unit_test(records_out_of_turn_are_refused),
 		cmocka_unit_test(too_long_a_record_is_refused_unread),
 		cmocka_unit_test(the_peers_last_words_reach_a_terminal_harmlessly),
+		cmocka_unit_test(why_a_peer_hung_up_is_heard_while_sending),
 		cmocka_unit_test(a_cancelled_wait_ends_at_once),
 		cmocka_unit_test(another_protocol_is_told_from_ours),
 		cmocka_unit_test(descriptors_arrive_where_they_are_wanted),

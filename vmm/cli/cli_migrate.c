@@ -23,7 +23,7 @@ struct migrate_options {
 	char *run_dir, *tls, *settle;
 	uint64_t bandwidth;
 	unsigned level, max_rounds, downtime_ms;
-	bool converge, hand_off, json, progress, cancel, recover;
+	bool converge, hand_off, copy_disks, json, progress, cancel, recover;
 };
 
 #define MEMBER(m) offsetof(struct migrate_options, m)
@@ -54,6 +54,9 @@ const struct config_item migrate_options[] = {
 	  "To a monitor of this host, by a UNIX socket: hand shared memory over as it is, write "
 	  "private memory straight into the other's",
 	  CONFIG_FLAG, MEMBER(hand_off) },
+	{ "--copy-disks", NULL,
+	  "To a host that does not have the guest's disks: send them too, while the guest writes",
+	  CONFIG_FLAG, MEMBER(copy_disks) },
 	{ "--tls", "DIR",
 	  "Encrypt tcp:, with the certificates of DIR: ca.pem, cert.pem, key.pem "
 	  "(docs/migration.md)",
@@ -103,6 +106,7 @@ static void print_json(const json_t *o)
 static void show(void *arg, const json_t *p)
 {
 	const struct migration *mig = arg;
+	double pending;
 
 	if (!mig->options->progress)
 		return;
@@ -110,11 +114,12 @@ static void show(void *arg, const json_t *p)
 		print_json(p);
 		return;
 	}
+	pending = number(p, "pending_pages") * PAGE_SIZE + number(p, "pending_disk_bytes");
 	fprintf(stderr,
 		"wisp: %s: round %.0f, %.1f MiB sent, %.1f MiB to go, %.0f MiB/s, %.1f s\n",
 		json_string_value(json_object_get(p, "phase")), number(p, "rounds"),
-		number(p, "bytes") / MiB, number(p, "pending_pages") * PAGE_SIZE / MiB,
-		number(p, "bytes_per_second") / MiB, number(p, "total_us") / 1e6);
+		number(p, "bytes") / MiB, pending / MiB, number(p, "bytes_per_second") / MiB,
+		number(p, "total_us") / 1e6);
 }
 
 static const char *way_text(const json_t *reply)
@@ -134,10 +139,12 @@ static void report(const struct migrate_options *o, const char *id, const char *
 		print_json(reply);
 		return;
 	}
-	printf("'%s' runs at %s: %.1f MiB sent in %.2f s (pages %.1f MiB%s, state %.1f KiB), %.0f "
-	       "rounds, guest paused for %.1f ms\n",
-	       id, dest, number(reply, "bytes") / MiB, number(reply, "total_us") / 1e6,
-	       number(reply, "page_bytes") / MiB, way_text(reply),
+	printf("'%s' runs at %s: %.1f MiB sent in %.2f s (pages %.1f MiB%s, ", id, dest,
+	       number(reply, "bytes") / MiB, number(reply, "total_us") / 1e6,
+	       number(reply, "page_bytes") / MiB, way_text(reply));
+	if (o->copy_disks)
+		printf("disks %.1f MiB, ", number(reply, "disk_bytes") / MiB);
+	printf("state %.1f KiB), %.0f rounds, guest paused for %.1f ms\n",
 	       number(reply, "state_bytes") / KiB, number(reply, "rounds"),
 	       number(reply, "blackout_us") / 1000);
 }
@@ -147,11 +154,11 @@ static int ask(struct migration *mig, int sock, json_t **ret_reply, struct error
 	const struct migrate_options *o = mig->options;
 	struct control_extra extra = { .progress = show, .arg = mig };
 	const int fds[] = { mig->in, mig->out, mig->journal.fd, mig->hold[0] };
-	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:b}", "do", "migrate",
-				    "uuid", mig->journal.uuid, "level", o->level, "max_rounds",
-				    o->max_rounds, "downtime_ms", o->downtime_ms, "bandwidth",
-				    (json_int_t)o->bandwidth, "converge", o->converge, "hand_off",
-				    o->hand_off);
+	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:b, s:b}", "do",
+				    "migrate", "uuid", mig->journal.uuid, "level", o->level,
+				    "max_rounds", o->max_rounds, "downtime_ms", o->downtime_ms,
+				    "bandwidth", (json_int_t)o->bandwidth, "converge", o->converge,
+				    "hand_off", o->hand_off, "copy_disks", o->copy_disks);
 
 	return control_ask_extra(sock, request, fds, ARRAY_SIZE(fds), ret_reply, &extra, err);
 }
@@ -225,14 +232,17 @@ static void end_journal(struct migration *mig, int r)
 		migrate_journal_forget(mig->options->run_dir, mig->journal.uuid);
 }
 
-/* Two monitors would have two ideas of what is in its tables. */
-static int check_disks(const struct cli_disks *d, struct error *err)
+/*
+ * Two monitors would have two ideas of what is in the tables of a qcow2 image that is written; and
+ * what such a file holds is not what the guest sees, which a copy would have to be of.
+ */
+static int check_disks(const struct cli_disks *d, bool copied, struct error *err)
 {
 	for (unsigned i = 0; i < d->num; i++) {
-		if (!d->disk[i].qcow2 || d->disk[i].read_only)
+		if (!d->disk[i].qcow2 || (d->disk[i].read_only && !copied))
 			continue;
-		error_usage(err, -ENOTSUP, "disk '%s': of format qcow2, which cannot move yet",
-			    d->disk[i].path);
+		error_usage(err, -ENOTSUP, "disk '%s': of format qcow2, which cannot %s yet",
+			    d->disk[i].path, copied ? "be copied" : "move");
 		error_hint(err, "'wisp disk convert' makes it a raw one");
 		return -ENOTSUP;
 	}
@@ -257,7 +267,7 @@ static int hand_over(const struct migrate_options *o, const char *id, const char
 		return sock;
 	r = cli_disks_get(&mig.disks, sock, err);
 	if (!r)
-		r = check_disks(&mig.disks, err);
+		r = check_disks(&mig.disks, o->copy_disks, err);
 	if (!r && pipe2(mig.hold, O_CLOEXEC) < 0)
 		r = error_set(err, -errno, "pipe: %m");
 	if (!r)
@@ -316,6 +326,9 @@ static int carry_out(const struct migrate_options *o, const char *const *args, i
 	if (o->settle && num == 1)
 		return tell(o, args[0],
 			    json_pack("{s:s, s:s}", "do", "migrate-settle", "as", o->settle), err);
+	if (o->copy_disks && o->hand_off)
+		return error_usage(err, -EINVAL, "migrate: --hand-off is within one host, which "
+						 "has the disks: not with --copy-disks");
 	if (num == 2 && !o->recover && !o->cancel && !o->settle)
 		return migrate(o, args[0], args[1], err);
 	return error_usage(err, -EINVAL, "migrate: needs ID and DESTINATION, --cancel ID, --settle "

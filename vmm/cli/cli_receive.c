@@ -15,6 +15,7 @@
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_address.h"
+#include "vmm/migrate/migrate_copies.h"
 #include "vmm/migrate/migrate_journal.h"
 #include "vmm/migrate/migrate_wire.h"
 #include "vmm/run_dir.h"
@@ -28,6 +29,8 @@ struct receiving {
 	struct migrate_arrival arrival;
 	struct migrate_journal journal;
 	struct machine_config config;
+	struct migrate_copies copies;
+	int disk_fds[CONFIG_MAX_DISKS]; /* of those copies; -1: a disk of this host's */
 	struct state_set state;
 	uint8_t *hello; /* what @state borrows from */
 	const char *run_id; /* where it is found for now; NULL: by its name */
@@ -178,6 +181,22 @@ static void take_console(struct receiving *x)
 	}
 }
 
+/* Files for the disks that come along, if any does. */
+static int take_disks(struct receiving *x, struct error *err)
+{
+	const struct migrate_hello *hello = &x->arrival.hello;
+	int r = 0;
+
+	for (unsigned i = 0; i < hello->num_disks && !x->arrival.copies; i++)
+		if (hello->disk_comes[i])
+			x->arrival.copies = &x->copies;
+	if (x->arrival.copies)
+		r = migrate_copies_create(&x->copies, &x->config, hello, err);
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
+		x->disk_fds[i] = x->copies.copy[i].disk_fd;
+	return r;
+}
+
 /* Everything up to the first process. */
 static int prepare(struct receiving *x, const char *source, struct error *err)
 {
@@ -193,6 +212,8 @@ static int prepare(struct receiving *x, const char *source, struct error *err)
 		r = config_validate(&x->config, err);
 	if (!r)
 		r = check_memory(x, err);
+	if (!r)
+		r = take_disks(x, err);
 	/* A kernel is needed only when the guest is started again. */
 	if (!r && x->config.reboot_resets)
 		r = default_guest_find(&x->config, err);
@@ -229,6 +250,20 @@ static void end_journal(struct receiving *x)
 	unlink(x->journal.path);
 }
 
+/*
+ * Copies of disks are the guest's from the moment it runs here, and nothing before. They are taken
+ * away only where it is certain that it never did, which is what the journal says last.
+ */
+static void end_copies(struct receiving *x)
+{
+	struct migrate_journal here = { 0 };
+	bool never_ran = migrate_journal_read(x->config.run_dir, x->journal.uuid,
+					      MIGRATE_DESTINATION, &here) == 0 &&
+			 strcmp(here.phase, MIGRATE_PHASE_RUNNING) != 0;
+
+	migrate_copies_end(&x->copies, !never_ran);
+}
+
 static int launch(struct receiving *x)
 {
 	struct machine_image image = {
@@ -244,6 +279,7 @@ static int launch(struct receiving *x)
 		.serial_out = -1,
 		.image = &image,
 		.run_id = x->run_id,
+		.disk_fds = x->disk_fds,
 		.why = &why,
 	};
 	pid_t self = getpid();
@@ -257,8 +293,10 @@ static int launch(struct receiving *x)
 		migrate_refuse(&x->arrival, &why);
 	}
 	/* With --detach another process lives as long as the guest, if one came to be. */
-	if (!x->config.detach || getpid() != self || why.msg[0])
+	if (!x->config.detach || getpid() != self || why.msg[0]) {
+		end_copies(x);
 		end_journal(x);
+	}
 	return status;
 }
 
@@ -278,8 +316,10 @@ static int receive(struct receiving *x, const char *source)
 			r = receive_hello(x, &err);
 		if (!r)
 			r = prepare(x, source, &err);
-		if (r < 0)
+		if (r < 0) {
 			migrate_refuse(&x->arrival, &err);
+			migrate_copies_end(&x->copies, false);
+		}
 	}
 	if (r == 0)
 		return launch(x);
@@ -294,6 +334,7 @@ static void receiving_init(struct receiving *x)
 		.wire = { .in = -1, .out = -1, .fd = -1 },
 		.journal.fd = -1,
 	};
+	migrate_copies_init(&x->copies);
 	config_init(&x->config);
 }
 

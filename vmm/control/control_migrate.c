@@ -40,7 +40,8 @@ static void client_gone(struct loop_op *op, int res)
 
 static json_t *describe(const struct migrate_report *r)
 {
-	return json_pack("{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+	return json_pack("{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+			 "s:I}",
 			 "phase", migrate_phase_name(r->phase),
 			 "memory", migrate_way_name(r->way),
 			 "rounds", r->rounds,
@@ -51,6 +52,8 @@ static json_t *describe(const struct migrate_report *r)
 			 "state_bytes", (json_int_t)r->state_bytes,
 			 "bytes", (json_int_t)r->bytes,
 			 "pending_pages", (json_int_t)r->pending_pages,
+			 "disk_bytes", (json_int_t)r->disk_bytes,
+			 "pending_disk_bytes", (json_int_t)r->pending_disk_bytes,
 			 "bytes_per_second", (json_int_t)r->bytes_per_second,
 			 "total_us", (json_int_t)(r->total_ns / 1000),
 			 "blackout_us", (json_int_t)(r->blackout_ns / 1000));
@@ -95,8 +98,13 @@ static int read_params(struct control_call *call, struct migrate_params *p)
 	    control_arg_number(call, "bandwidth", 0, MAX_BANDWIDTH, &p->bandwidth) < 0 ||
 	    control_arg_number(call, "downtime_ms", 100, MAX_DOWNTIME, &downtime) < 0 ||
 	    control_arg_bool(call, "converge", true, &p->converge) < 0 ||
-	    control_arg_bool(call, "hand_off", false, &p->hand_off) < 0)
+	    control_arg_bool(call, "hand_off", false, &p->hand_off) < 0 ||
+	    control_arg_bool(call, "copy_disks", false, &p->copy_disks) < 0)
 		return -EINVAL;
+	if (p->hand_off && p->copy_disks) {
+		control_fail(call, -EINVAL, "a hand-off is within one host, where the disks are");
+		return -EINVAL;
+	}
 	if (migrate_uuid_parse(uuid, p->uuid) < 0 || !rounds) {
 		control_fail(call, -EINVAL, "a migration needs a name, and a round at least");
 		return -EINVAL;

@@ -6,9 +6,9 @@
 
 /*
  * {"do":"migrate","uuid":HEX,"level":N,"max_rounds":N,"bandwidth":N,"downtime_ms":N,
- * "converge":BOOL} with the stream's two ends (in, out), the journal, and a pipe whose other
- * end the client holds: when that closes it is cancelled. Progress and reply: the
- * members of struct migrate_report. After the reply the microVM ends.
+ * "converge":BOOL,"hand_off":BOOL,"copy_disks":BOOL} with the stream's two ends (in, out), the
+ * journal, and a pipe whose other end the client holds: when that closes it is cancelled. Progress
+ * and reply: the members of struct migrate_report. After the reply the microVM ends.
  */
 void control_verb_migrate(struct control_call *call);
 

@@ -78,6 +78,33 @@ int late_file_keep(struct late_file *f, struct error *err)
 	return 0;
 }
 
+static int sync_directory(const char *path)
+{
+	char *copy = strdup(path);
+	int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	int r = fd < 0 || fsync(fd) < 0 ? -errno : 0;
+
+	if (fd >= 0)
+		close(fd);
+	free(copy);
+	return r;
+}
+
+int late_file_keep_new(struct late_file *f)
+{
+	char from[32];
+	int r = 0;
+
+	snprintf(from, sizeof(from), "/proc/self/fd/%d", f->fd);
+	if (fsync(f->fd) < 0 || linkat(AT_FDCWD, f->temporary ? f->temporary : from, AT_FDCWD,
+				       f->path, AT_SYMLINK_FOLLOW) < 0)
+		return -errno;
+	r = sync_directory(f->path);
+	if (r < 0)
+		unlink(f->path);
+	return r;
+}
+
 void late_file_close(struct late_file *f)
 {
 	if (f->temporary)

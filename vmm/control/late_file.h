@@ -19,6 +19,12 @@ int late_file_open(struct late_file *f, const char *option, const char *path, st
 /* It is complete: give it its name, in place of what had that name before. */
 int late_file_keep(struct late_file *f, struct error *err);
 
+/*
+ * The same, but -EEXIST when something has that name: it stays. The name is on the medium when this
+ * returns. 0 or -errno.
+ */
+int late_file_keep_new(struct late_file *f);
+
 /* Close, and forget what was not kept. Harmless when zeroed with fd -1, or repeated. */
 void late_file_close(struct late_file *f);
 

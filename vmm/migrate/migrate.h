@@ -14,6 +14,8 @@
 #include "vmm/machine/machine.h"
 #include "vmm/migrate/migrate_wire.h"
 
+struct block;
+struct migrate_copies;
 struct migrate_source;
 struct x86_cpuid;
 
@@ -41,6 +43,7 @@ struct migrate_params {
 	uint64_t downtime_ns; /* pause for the last round when it would take no longer */
 	bool converge; /* slow a guest down that changes memory faster than it can be sent */
 	bool hand_off; /* to another monitor of this host: memory is not sent */
+	bool copy_disks; /* those that are files here are sent too; not with @hand_off */
 };
 
 enum migrate_phase {
@@ -61,6 +64,8 @@ struct migrate_report {
 	uint64_t page_bytes, state_bytes, bytes; /* sent: in records of pages, of state, all;
 						  * @page_bytes: or written to its memory */
 	uint64_t pending_pages; /* changed, and not sent yet */
+	uint64_t disk_bytes; /* sent: in records of disks */
+	uint64_t pending_disk_bytes;
 	uint64_t bytes_per_second; /* in the last round */
 	uint64_t total_ns;
 	uint64_t blackout_ns; /* from the pause to the word that it runs */
@@ -109,6 +114,7 @@ struct migrate_hello {
 	enum migrate_way way; /* that it asks for */
 	unsigned num_disks;
 	uint64_t disk_bytes[CONFIG_MAX_DISKS];
+	bool disk_comes[CONFIG_MAX_DISKS]; /* with the guest, as a copy */
 };
 
 /* What a machine begins with that another one is to hand over. */
@@ -117,6 +123,7 @@ struct migrate_arrival {
 	struct migrate_hello hello;
 	enum migrate_way way; /* that memory takes */
 	int journal;
+	struct migrate_copies *copies; /* of disks that come along; NULL: none does */
 };
 
 /* Take HELLO's section of @state. -EBADMSG. */
@@ -147,8 +154,14 @@ int migrate_note(int journal, const char *phase);
 /* Of disk @index, as its driver sees it. */
 uint64_t migrate_disk_bytes(const struct machine *m, unsigned index);
 
-/* Another host sees what is on the medium, not what is in this one's cache. Any thread. */
-int migrate_sync_disks(struct machine *m, struct error *err);
+/* Its image; NULL when it is no file and no block device here, but behind a server. */
+struct block *migrate_disk_image(const struct machine *m, unsigned index);
+
+/*
+ * Another host sees what is on the medium, not what is in this one's cache. Those with a copy of
+ * their own there (@copied: of each disk) do not matter. Any thread.
+ */
+int migrate_sync_disks(struct machine *m, const bool *copied, struct error *err);
 
 /* Take the locks on the disks of @m, or let go of them. */
 int migrate_lock_disks(struct machine *m, struct error *err);

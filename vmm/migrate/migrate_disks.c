@@ -38,24 +38,40 @@ void migrate_unlock_disks(struct machine *m)
 			block_unlock(m->disk_fd[i]);
 }
 
-uint64_t migrate_disk_bytes(const struct machine *m, unsigned index)
+static const struct virtio_device *find_disk(const struct machine *m, unsigned index)
 {
 	for (unsigned i = 0; i < m->num_virtio; i++) {
 		const struct virtio_device *dev = m->virtio[i].dev;
 
 		if (!strcmp(dev->ops->name, "virtio-blk") &&
 		    !strcmp(dev->id, m->config->disk[index].id))
-			return virtio_blk_size(dev);
+			return dev;
 	}
-	return 0;
+	return NULL;
 }
 
-int migrate_sync_disks(struct machine *m, struct error *err)
+uint64_t migrate_disk_bytes(const struct machine *m, unsigned index)
+{
+	const struct virtio_device *dev = find_disk(m, index);
+
+	return dev ? virtio_blk_size(dev) : 0;
+}
+
+struct block *migrate_disk_image(const struct machine *m, unsigned index)
+{
+	const struct virtio_device *dev = find_disk(m, index);
+
+	return dev && is_file(m->disk_fd[index]) ? virtio_blk_image(dev) : NULL;
+}
+
+int migrate_sync_disks(struct machine *m, const bool *copied, struct error *err)
 {
 	for (unsigned i = 0; i < m->config->num_disks; i++) {
 		const struct config_disk *d = &m->config->disk[i];
 
-		if (!d->read_only && is_file(m->disk_fd[i]) && fdatasync(m->disk_fd[i]) < 0)
+		if (copied[i] || d->read_only || !is_file(m->disk_fd[i]))
+			continue;
+		if (fdatasync(m->disk_fd[i]) < 0)
 			return error_set(err, -errno, "disk '%s': %m", d->path);
 	}
 	return 0;

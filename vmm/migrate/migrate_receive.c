@@ -1,7 +1,8 @@
 /*
  * The side that gets a guest. A thread receives, while the loop serves the control socket; the
  * state is loaded on the loop's thread, where the machine was built. Until the commit this machine
- * has no lock on a disk and writes nothing but its memory.
+ * has no lock on a disk and writes nothing but its memory, and copies of disks that nobody can
+ * see yet.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -13,7 +14,9 @@
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
+#include "vmm/migrate/migrate_copies.h"
 #include "vmm/migrate/migrate_memory.h"
+#include "vmm/migrate/migrate_mirror.h"
 
 /* How long the source may pause between two records: it waits for its disks, or is limited. */
 #define RECORD_MS 60000
@@ -24,6 +27,7 @@ struct receiver {
 	const struct x86_cpuid *host;
 	struct migrate_wire *wire;
 	struct migrate_sink sink;
+	struct migrate_mirror_sink disks;
 	pthread_t thread;
 	int wake_fd;
 
@@ -64,6 +68,8 @@ int migrate_read_hello(struct state_set *state, struct migrate_hello *ret, struc
 		hello.way = state_get_u8(&r);
 	if (hello.way > MIGRATE_WRITTEN)
 		state_reader_fail(&r, "way %u of memory", hello.way);
+	for (unsigned i = 0; i < hello.num_disks && r.version > 2 && !r.failed; i++)
+		hello.disk_comes[i] = state_get_u8(&r);
 	if (!r.failed && hello.populated_bytes > hello.memory_bytes)
 		state_reader_fail(&r, "more memory in use than there is");
 	ret_r = state_reader_end(&r, err);
@@ -164,6 +170,14 @@ static int take_state(struct receiver *rx, const struct migrate_record *rec, str
 	return 0;
 }
 
+/* What was sent of disks is on the medium before the source hears that it arrived. */
+static int end_round(struct receiver *rx, uint64_t round, struct error *err)
+{
+	int r = migrate_mirror_sink_sync(&rx->disks, err);
+
+	return r ? r : migrate_wire_send(rx->wire, MIGRATE_ROUND_DONE, round, NULL, 0, err);
+}
+
 /* Everything up to STATE. */
 static int receive_memory(struct receiver *rx, struct error *err)
 {
@@ -179,8 +193,13 @@ static int receive_memory(struct receiver *rx, struct error *err)
 		case MIGRATE_PAGES_ZSTD:
 			r = migrate_sink_take(&rx->sink, &rec, err);
 			break;
+		case MIGRATE_DISK:
+		case MIGRATE_DISK_ZSTD:
+		case MIGRATE_DISK_ZEROES:
+			r = migrate_mirror_sink_take(&rx->disks, &rec, err);
+			break;
 		case MIGRATE_ROUND:
-			r = migrate_wire_send(rx->wire, MIGRATE_ROUND_DONE, rec.page, NULL, 0, err);
+			r = end_round(rx, rec.page, err);
 			break;
 		case MIGRATE_STATE:
 			return take_state(rx, &rec, err);
@@ -229,6 +248,8 @@ static int receive(struct receiver *rx, struct error *err)
 		r = receive_memory(rx, err);
 	if (!r)
 		r = load_on_loop(rx, err);
+	if (!r)
+		r = migrate_mirror_sink_sync(&rx->disks, err);
 	return r ? r : await_commit(rx, err);
 }
 
@@ -275,8 +296,12 @@ static int start(struct receiver *rx, struct error *err)
 {
 	int r = migrate_sink_init(&rx->sink, rx->m->mem, err);
 
+	if (!r)
+		r = migrate_mirror_sink_init(&rx->disks, err);
 	if (r < 0)
 		return r;
+	if (rx->arrival->copies)
+		migrate_copies_receive(rx->arrival->copies, &rx->disks);
 	rx->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (rx->wake_fd < 0)
 		return error_set(err, -errno, "migration: %m");
@@ -308,6 +333,9 @@ int migrate_receive(struct machine *m, const struct migrate_arrival *arrival,
 	/* The source let go of them before it committed. */
 	if (!r)
 		r = migrate_lock_disks(m, err);
+	/* From here on others can see them. */
+	if (!r && arrival->copies)
+		r = migrate_copies_publish(arrival->copies, err);
 	if (!r) {
 		r = migrate_note(arrival->journal, MIGRATE_PHASE_RUNNING);
 		if (r < 0)
@@ -320,6 +348,7 @@ int migrate_receive(struct machine *m, const struct migrate_arrival *arrival,
 	if (rx.wake_fd >= 0)
 		close(rx.wake_fd);
 	migrate_sink_done(&rx.sink);
+	migrate_mirror_sink_done(&rx.disks);
 	free(rx.state);
 	pthread_cond_destroy(&rx.changed);
 	pthread_mutex_destroy(&rx.lock);
@@ -352,6 +381,8 @@ void migrate_arrived(struct machine *m, const struct migrate_arrival *arrival, i
 	else if (migrate_wire_send(arrival->wire, MIGRATE_RUNNING, 0, NULL, 0, &lost) < 0)
 		log_info("%s; the guest runs all the same", lost.msg);
 	fdatasync(arrival->journal);
+	if (arrival->copies)
+		migrate_copies_close(arrival->copies);
 	migrate_wire_done(arrival->wire);
 }
 

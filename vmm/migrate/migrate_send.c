@@ -15,6 +15,9 @@
 #define PREPARE_MS 30000
 #define RUN_MS	   30000
 
+/* The same to have what it was sent of disks on its medium, at the end of a round. */
+#define SYNC_MS 60000
+
 /* What a hand-over costs beside the pages, for the guess of how long the guest will stand still. */
 #define HAND_OVER_NS (10 * NSEC_PER_MSEC)
 
@@ -35,10 +38,14 @@ static int save_hello(struct migrate_source *s, struct state_writer *w, struct e
 {
 	const struct machine_config *c = s->m->config;
 	enum migrate_way way = wanted_way(s);
+	unsigned version = way == MIGRATE_COPIED ? 1 : 2;
 
+	for (unsigned i = 0; i < c->num_disks; i++)
+		if (s->copied[i])
+			version = MIGRATE_VERSION;
 	machine_save_kind(s->m, w);
 	/* What an older wisp can do, it is asked for in its own words. */
-	state_begin(w, "migrate", 0, way == MIGRATE_COPIED ? 1 : MIGRATE_VERSION);
+	state_begin(w, "migrate", 0, version);
 	state_put_bytes(w, s->params.uuid, MIGRATE_UUID_BYTES);
 	state_put_string(w, c->name);
 	state_put_u64(w, c->memory_bytes);
@@ -46,8 +53,10 @@ static int save_hello(struct migrate_source *s, struct state_writer *w, struct e
 	state_put_u32(w, c->num_disks);
 	for (unsigned i = 0; i < c->num_disks; i++)
 		state_put_u64(w, s->disk_bytes[i]);
-	if (way != MIGRATE_COPIED)
+	if (version > 1)
 		state_put_u8(w, way);
+	for (unsigned i = 0; i < c->num_disks && version > 2; i++)
+		state_put_u8(w, s->copied[i]);
 	state_end(w);
 	state_seal(w);
 	return w->failed ? error_set(err, w->failed, "migration: %m") : 0;
@@ -115,24 +124,43 @@ static int between_windows(void *arg, struct error *err)
 	return rest(s, due_ns > now_ns ? due_ns - now_ns : 0, err);
 }
 
+/* What was sent so far, of memory and disks, and how many pages that would be. */
+static uint64_t bytes_so_far(const struct migrate_source *s)
+{
+	return s->memory.page_bytes + s->mirror.bytes_sent;
+}
+
+static uint64_t pages_so_far(const struct migrate_source *s)
+{
+	return s->memory.pages_sent + s->mirror.bytes_read / PAGE_SIZE;
+}
+
+/* Disks first: they take longer, and what of memory changes meanwhile need not be sent twice. */
+static int send_changes(struct migrate_source *s, struct error *err)
+{
+	int r = migrate_mirror_send(&s->mirror, &s->wire, between_windows, s, err);
+
+	return r ? r : migrate_memory_send(&s->memory, &s->wire, between_windows, s, err);
+}
+
 /* One round, up to the word that all of it has arrived. */
 static int copy_round(struct migrate_source *s, uint64_t *ret_pages, struct error *err)
 {
-	uint64_t before_ns = clock_monotonic_ns(NULL), bytes = s->memory.page_bytes, ns;
-	uint64_t pages = s->memory.pages_sent;
+	uint64_t before_ns = clock_monotonic_ns(NULL), bytes = bytes_so_far(s), ns;
+	uint64_t pages = pages_so_far(s);
 	struct migrate_record rec;
-	int r = migrate_memory_send(&s->memory, &s->wire, between_windows, s, err);
+	int r = send_changes(s, err);
 
 	if (!r)
 		r = migrate_wire_send(&s->wire, MIGRATE_ROUND, s->report.rounds, NULL, 0, err);
 	if (!r)
 		r = migrate_wire_expect(&s->wire, MIGRATE_ROUND_DONE, &rec,
-					(int)s->wire.patience_ms, err);
+					s->mirror.num ? SYNC_MS : (int)s->wire.patience_ms, err);
 	if (r < 0)
 		return r;
 	ns = MAX(clock_monotonic_ns(NULL) - before_ns, 1u);
-	bytes = s->memory.page_bytes - bytes;
-	pages = s->memory.pages_sent - pages;
+	bytes = bytes_so_far(s) - bytes;
+	pages = pages_so_far(s) - pages;
 	pthread_mutex_lock(&s->lock);
 	s->report.rounds++;
 	/* A round of next to nothing says nothing about the link. */
@@ -168,6 +196,22 @@ static void converge(struct migrate_source *s, uint64_t sent, uint64_t pending)
 	loop_post(s->m->loop, &s->slow);
 }
 
+/* What changed since it was sent, in pages. */
+static int collect(struct migrate_source *s, uint64_t *ret_pending, struct error *err)
+{
+	uint64_t disks = migrate_mirror_collect(&s->mirror), pages;
+	int r = migrate_memory_collect(&s->memory, &pages, err);
+
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&s->lock);
+	s->report.pending_pages = pages;
+	s->report.pending_disk_bytes = disks;
+	pthread_mutex_unlock(&s->lock);
+	*ret_pending = pages + disks / PAGE_SIZE;
+	return 0;
+}
+
 /* Copy until the rest is small, or will not get smaller. */
 static int copy_rounds(struct migrate_source *s, struct error *err)
 {
@@ -178,13 +222,10 @@ static int copy_rounds(struct migrate_source *s, struct error *err)
 		int r = copy_round(s, &sent, err);
 
 		if (!r)
-			r = migrate_memory_collect(&s->memory, &pending, err);
+			r = collect(s, &pending, err);
 		if (r < 0)
 			return r;
-		pthread_mutex_lock(&s->lock);
-		s->report.pending_pages = pending;
-		rounds = s->report.rounds;
-		pthread_mutex_unlock(&s->lock);
+		rounds = migrate_source_report(s).rounds;
 		migrate_source_update(s, true);
 		if (expected_ns(s, pending) <= s->params.downtime_ns ||
 		    rounds >= s->params.max_rounds)
@@ -195,20 +236,40 @@ static int copy_rounds(struct migrate_source *s, struct error *err)
 	}
 }
 
+static int watch_disks(struct migrate_source *s, struct error *err)
+{
+	struct migrate_mirror_disk disks[CONFIG_MAX_DISKS] = { 0 };
+	unsigned num = s->m->config->num_disks;
+
+	if (!s->params.copy_disks)
+		return 0;
+	for (unsigned i = 0; i < num; i++)
+		if (s->copied[i])
+			disks[i] = (struct migrate_mirror_disk){
+				.block = migrate_disk_image(s->m, i),
+				.fd = s->m->disk_fd[i],
+				.bytes = s->disk_bytes[i],
+				.path = s->m->config->disk[i].path,
+			};
+	return migrate_mirror_start(&s->mirror, disks, num, (int)s->params.level, err);
+}
+
 /* All but what changes until the guest stands still. */
-static int copy_memory(struct migrate_source *s, struct error *err)
+static int copy_machine(struct migrate_source *s, struct error *err)
 {
 	int r = migrate_memory_start(&s->memory, s->m->mem, s->m->hv, s->params.level, err);
 
 	if (!r && s->report.way == MIGRATE_WRITTEN)
 		r = migrate_memory_write_to(&s->memory, s->wire.fd, err);
+	if (!r)
+		r = watch_disks(s, err);
 	return r ? r : copy_rounds(s, err);
 }
 
 /* Two monitors of one host see the same page cache: nothing needs to be on the medium. */
 static int sync_disks(struct migrate_source *s, struct error *err)
 {
-	return s->report.way == MIGRATE_COPIED ? migrate_sync_disks(s->m, err) : 0;
+	return s->report.way == MIGRATE_COPIED ? migrate_sync_disks(s->m, s->copied, err) : 0;
 }
 
 /* With the guest standing still: the rest of it, up to the word that it could run there. */
@@ -219,9 +280,9 @@ static int send_rest(struct migrate_source *s, struct error *err)
 	int r = 0;
 
 	if (s->report.way != MIGRATE_SHARED) {
-		r = migrate_memory_collect(&s->memory, &pending, err);
+		r = collect(s, &pending, err);
 		if (!r)
-			r = migrate_memory_send(&s->memory, &s->wire, between_windows, s, err);
+			r = send_changes(s, err);
 	}
 	if (!r)
 		r = sync_disks(s, err);
@@ -285,7 +346,7 @@ static int go(struct migrate_source *s, struct error *err)
 
 	migrate_source_set_phase(s, MIGRATE_ROUNDS);
 	if (!r && s->report.way != MIGRATE_SHARED)
-		r = copy_memory(s, err);
+		r = copy_machine(s, err);
 	/* What is written until the pause is little then. */
 	if (!r)
 		r = sync_disks(s, err);
@@ -310,11 +371,14 @@ void *migrate_source_run(void *arg)
 	int r = go(s, &err);
 
 	if (r < 0 && migrate_source_report(s).phase < MIGRATE_COMMITTED) {
+		if (r == -EPIPE || r == -ECONNRESET)
+			r = migrate_wire_last_words(&s->wire, r, &err);
 		migrate_source_set_phase(s, MIGRATE_FAILED);
 		migrate_wire_give_up(&s->wire, &err);
 	}
 	migrate_source_update(s, false);
 	migrate_memory_stop(&s->memory);
+	migrate_mirror_stop(&s->mirror);
 	fdatasync(s->params.journal);
 	pthread_mutex_lock(&s->lock);
 	s->result = r;

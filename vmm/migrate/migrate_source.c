@@ -68,6 +68,7 @@ void migrate_source_update(struct migrate_source *s, bool now)
 	s->report.pages_sent = s->memory.pages_sent;
 	s->report.zero_pages = s->memory.zero_pages;
 	s->report.page_bytes = s->memory.page_bytes;
+	s->report.disk_bytes = s->mirror.bytes_sent;
 	s->report.bytes = s->wire.bytes_out;
 	s->report.total_ns = now_ns - s->start_ns;
 	pthread_mutex_unlock(&s->lock);
@@ -213,8 +214,10 @@ static int prepare(struct migrate_source *s, struct machine *m, struct error *er
 
 	if (r < 0)
 		return r;
-	for (unsigned i = 0; i < m->config->num_disks; i++)
+	for (unsigned i = 0; i < m->config->num_disks; i++) {
 		s->disk_bytes[i] = migrate_disk_bytes(m, i);
+		s->copied[i] = s->params.copy_disks && migrate_disk_image(m, i);
+	}
 	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->wire.wake_fd = s->wake_fd;
 	if (s->wake_fd < 0)

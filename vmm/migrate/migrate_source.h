@@ -11,6 +11,7 @@
 #include "vmm/core/loop.h"
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_memory.h"
+#include "vmm/migrate/migrate_mirror.h"
 
 struct migrate_source {
 	struct machine *m;
@@ -18,6 +19,7 @@ struct migrate_source {
 	struct migrate_watcher watcher;
 	struct migrate_wire wire;
 	struct migrate_memory memory;
+	struct migrate_mirror mirror;
 	pthread_t thread;
 	bool threaded; /* @thread is to be joined */
 	int wake_fd;
@@ -25,6 +27,7 @@ struct migrate_source {
 	struct state_writer state;
 	bool was_paused; /* before we came, so it stays */
 	uint64_t disk_bytes[CONFIG_MAX_DISKS];
+	bool copied[CONFIG_MAX_DISKS]; /* which of them are sent */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;

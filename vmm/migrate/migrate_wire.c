@@ -28,6 +28,13 @@
 /* What a peer who is busy may take to move the next byte. */
 #define PATIENCE_MS 10000
 
+/*
+ * Of one who has hung up: somebody between us may have to forward what he said, and before it he
+ * may have answered what we had sent.
+ */
+#define LAST_WORDS_MS	   1000
+#define LAST_WORDS_RECORDS 8
+
 static const struct {
 	const char *name;
 	size_t max;
@@ -43,6 +50,9 @@ static const struct {
 	[MIGRATE_PREPARED] = { "PREPARED", 0 },
 	[MIGRATE_RUNNING] = { "RUNNING", 0 },
 	[MIGRATE_GIVEN_UP] = { "GIVEN_UP", MIGRATE_MAX_TEXT },
+	[MIGRATE_DISK] = { "DISK", MIGRATE_MAX_DISK },
+	[MIGRATE_DISK_ZSTD] = { "DISK_ZSTD", MIGRATE_MAX_DISK },
+	[MIGRATE_DISK_ZEROES] = { "DISK_ZEROES", 12 },
 };
 
 static int set_nonblocking(int fd)
@@ -389,6 +399,22 @@ int migrate_wire_receive(struct migrate_wire *w, struct migrate_record *ret, int
 		return given_up(&rec, err);
 	*ret = rec;
 	return 0;
+}
+
+int migrate_wire_last_words(struct migrate_wire *w, int r, struct error *err)
+{
+	struct error words = { 0 };
+	struct migrate_record rec;
+
+	for (unsigned i = 0; i < LAST_WORDS_RECORDS; i++) {
+		int last = migrate_wire_receive(w, &rec, LAST_WORDS_MS, &words);
+
+		if (last == -ECONNABORTED)
+			*err = words;
+		if (last < 0)
+			return last == -ECONNABORTED ? last : r;
+	}
+	return r;
 }
 
 int migrate_wire_expect(struct migrate_wire *w, enum migrate_record_type type,

@@ -14,7 +14,7 @@
 
 /* What comes first in every stream, in either direction. */
 #define MIGRATE_MAGIC	"WISPMIG1"
-#define MIGRATE_VERSION 2
+#define MIGRATE_VERSION 3
 
 /* What becomes of guest memory: HELLO's section asks for it, READY's page grants it. */
 enum migrate_way {
@@ -42,8 +42,16 @@ enum migrate_record_type {
 	MIGRATE_RUNNING,    /* does */
 	/* either's */
 	MIGRATE_GIVEN_UP, /* text: why; nothing comes after it */
+	/* the source's again: of disks that are copied */
+	MIGRATE_DISK,	     /* at a unit of a disk: which, those that follow, the units */
+	MIGRATE_DISK_ZSTD,   /* the same, the units compressed */
+	MIGRATE_DISK_ZEROES, /* from a unit on: which disk, how many units are empty */
 	MIGRATE_NUM_TYPES
 };
+
+/* What a DISK record has at most: units of 64 KiB behind their header. */
+#define MIGRATE_DISK_UNITS 16u
+#define MIGRATE_MAX_DISK   (8 + MIGRATE_DISK_UNITS * 64 * KiB)
 
 /* The most that any record holds. */
 #define MIGRATE_MAX_PAYLOAD (64 * MiB)
@@ -53,8 +61,8 @@ enum migrate_record_type {
 struct migrate_record {
 	enum migrate_record_type type;
 	uint32_t len;  /* of the payload */
-	uint64_t page; /* PAGES: the window's first page; ROUND, ROUND_DONE: its number;
-			* READY: enum migrate_way */
+	uint64_t page; /* PAGES: the window's first page; DISK: the first unit; ROUND,
+			* ROUND_DONE: its number; READY: enum migrate_way */
 	uint8_t *payload; /* in the wire's buffer, until the next one is received */
 };
 
@@ -94,6 +102,12 @@ bool migrate_wire_is_local(const struct migrate_wire *w);
 
 /* Say why it ends here, if the peer still listens; @err is what happened. */
 void migrate_wire_give_up(struct migrate_wire *w, const struct error *err);
+
+/*
+ * The connection was lost by @r, as @err says; but the peer may have said why before it hung up,
+ * while we were sending. Then -ECONNABORTED with its words in @err, else @r and nothing is changed.
+ */
+int migrate_wire_last_words(struct migrate_wire *w, int r, struct error *err);
 
 /*
  * Receive the next record, waiting @wait_ms for its begin (-1: for ever). GIVEN_UP becomes

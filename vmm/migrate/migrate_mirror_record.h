@@ -1,0 +1,16 @@
+/* Between migrate_mirror.c, which fills records of disks, and migrate_mirror_sink.c. */
+#ifndef WISP_VMM_MIGRATE_MIRROR_RECORD_H
+#define WISP_VMM_MIGRATE_MIRROR_RECORD_H
+
+#include "vmm/migrate/migrate_mirror.h"
+
+/* Where in a record of DISK its units begin. */
+#define MIGRATE_DISK_AT	     8
+#define MIGRATE_ZEROES_BYTES 12
+
+static inline uint64_t migrate_units(uint64_t bytes)
+{
+	return bytes / MIGRATE_UNIT + (bytes % MIGRATE_UNIT != 0);
+}
+
+#endif
