@@ -16,6 +16,15 @@ static int set_logging(struct guest_mem *mem, struct hv *hv, bool on)
 	return r;
 }
 
+/* A bitmap of all RAM is those of the ranges one after the other. */
+static bool ranges_end_with_words(const struct guest_mem *mem)
+{
+	for (unsigned i = 0; i + 1 < mem->num_ranges; i++)
+		if (mem->range[i].size % (64 * PAGE_SIZE))
+			return false;
+	return true;
+}
+
 int dirty_log_start(struct guest_mem *mem, struct hv *hv)
 {
 	int r = guest_mem_track_dirty(mem, true);
@@ -50,5 +59,24 @@ int dirty_log_collect(struct guest_mem *mem, struct hv *hv, unsigned index, uint
 	for (uint64_t i = 0; i < num; i++)
 		words[i] |= dirty[i];
 	free(dirty);
+	return 0;
+}
+
+int dirty_log_take(struct guest_mem *mem, struct hv *hv, uint64_t *words)
+{
+	if (!ranges_end_with_words(mem))
+		return -ENOTSUP;
+	for (unsigned i = 0; i < mem->num_ranges; i++) {
+		const struct guest_mem_range *range = &mem->range[i];
+		uint64_t *part = words + dirty_log_first_word(mem, i);
+		int r = dirty_log_collect(mem, hv, i, part);
+
+		/* Also what was there before: a page that is clean now costs nothing to clear. */
+		if (!r)
+			r = hv->ops->dirty_clear(hv, range->slot, 0, range->size >> PAGE_SHIFT,
+						 part);
+		if (r < 0)
+			return r;
+	}
 	return 0;
 }

@@ -1,7 +1,7 @@
 /*
  * What was written in guest memory, as two logs know it: the hypervisor's, of what
- * the guest wrote, and guest_mem's own, of what the monitor wrote. Migration and differential
- * snapshots read both here; there is one pair a machine, so one of them at a time.
+ * the guest wrote, and guest_mem's own, of what the monitor wrote. Migration, differential
+ * snapshots and reset points read both here; there is one pair a machine, so one of them at a time.
  */
 #ifndef WISP_CORE_DIRTY_LOG_H
 #define WISP_CORE_DIRTY_LOG_H
@@ -13,6 +13,12 @@
 static inline uint64_t dirty_log_words(const struct guest_mem_range *r)
 {
 	return ((r->size >> PAGE_SHIFT) + 63) / 64;
+}
+
+/* Where those of range @index begin in a bitmap of all RAM (guest_mem_bitmap_words()). */
+static inline uint64_t dirty_log_first_word(const struct guest_mem *mem, unsigned index)
+{
+	return ((mem->range[index].host - mem->map) >> PAGE_SHIFT) / 64;
 }
 
 /*
@@ -27,5 +33,11 @@ void dirty_log_stop(struct guest_mem *mem, struct hv *hv);
  * dirty_clear(), before the pages are read. -errno.
  */
 int dirty_log_collect(struct guest_mem *mem, struct hv *hv, unsigned index, uint64_t *words);
+
+/*
+ * Or what both have into @words, a bitmap of all RAM, and have them begin anew. While the guest
+ * stands still. -ENOTSUP when a range ends within a word, or -errno: then nothing is known.
+ */
+int dirty_log_take(struct guest_mem *mem, struct hv *hv, uint64_t *words);
 
 #endif

@@ -12,39 +12,6 @@ struct snapshot_track {
 	bool written;		   /* and all of its memory is in its file */
 };
 
-/* Where the pages of range @i are in a bitmap of all RAM. */
-static uint64_t *words_of(const struct guest_mem *mem, unsigned i, uint64_t *words)
-{
-	return words + ((mem->range[i].host - mem->map) >> PAGE_SHIFT) / 64;
-}
-
-/* A bitmap of all RAM is those of the ranges one after the other. */
-static bool ranges_end_with_words(const struct guest_mem *mem)
-{
-	for (unsigned i = 0; i + 1 < mem->num_ranges; i++)
-		if (mem->range[i].size % (64 * PAGE_SIZE))
-			return false;
-	return true;
-}
-
-/* Add what both logs have, and have them begin anew. */
-static int collect(struct snapshot_track *t)
-{
-	for (unsigned i = 0; i < t->mem->num_ranges; i++) {
-		const struct guest_mem_range *range = &t->mem->range[i];
-		uint64_t *words = words_of(t->mem, i, t->changed);
-		int r = dirty_log_collect(t->mem, t->hv, i, words);
-
-		/* Also what was there before: a page that is clean now costs nothing to clear. */
-		if (!r)
-			r = t->hv->ops->dirty_clear(t->hv, range->slot, 0,
-						    range->size >> PAGE_SHIFT, words);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
 static void forget_changes(struct snapshot_track *t)
 {
 	memset(t->changed, 0, guest_mem_bitmap_words(t->mem->map_size) * sizeof(*t->changed));
@@ -61,8 +28,6 @@ int snapshot_track_create(struct snapshot_track **ret_track, struct guest_mem *m
 	struct snapshot_track *t;
 	int r;
 
-	if (!ranges_end_with_words(mem))
-		return cannot(err, -ENOTSUP);
 	t = calloc(1, sizeof(*t));
 	if (!t)
 		return cannot(err, -ENOMEM);
@@ -76,7 +41,7 @@ int snapshot_track_create(struct snapshot_track **ret_track, struct guest_mem *m
 		return cannot(err, r);
 	}
 	/* The log may begin with all pages in it, which also leaves them writable. */
-	r = collect(t);
+	r = dirty_log_take(mem, hv, t->changed);
 	if (r < 0) {
 		snapshot_track_free(t);
 		return cannot(err, r);
@@ -100,7 +65,7 @@ void snapshot_track_free(struct snapshot_track *t)
 
 int snapshot_track_take(struct snapshot_track *t, const char *id, struct error *err)
 {
-	int r = collect(t);
+	int r = dirty_log_take(t->mem, t->hv, t->changed);
 
 	free(t->taken_id);
 	t->taken_id = r < 0 ? NULL : strdup(id);
@@ -163,7 +128,7 @@ int snapshot_track_loaded(struct snapshot_track **ret_track, struct guest_mem *m
 	/* First, since our own log begins anew below. */
 	for (unsigned i = 0; i < mem->num_ranges; i++)
 		guest_mem_take_dirty(mem, i, 0, dirty_log_words(&mem->range[i]),
-				     words_of(mem, i, written));
+				     written + dirty_log_first_word(mem, i));
 	r = snapshot_track_create(&t, mem, hv, err);
 	if (!t)
 		goto out;
