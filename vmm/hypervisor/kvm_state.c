@@ -193,7 +193,7 @@ static int set_msrs(struct hv_vcpu *v, struct msr_list *list, struct error *err)
 static int load_msrs(struct hv_vcpu *v, const struct x86_saved_vcpu *s, struct error *err)
 {
 	struct msr_list *known = make_list(v->vm), *list = calloc(1, sizeof(*list));
-	uint64_t deadline = 0;
+	const struct kvm_msr_entry *deadline = NULL;
 	int r = 0;
 
 	if (!known || !list) {
@@ -209,17 +209,17 @@ static int load_msrs(struct hv_vcpu *v, const struct x86_saved_vcpu *s, struct e
 			goto out;
 		}
 		if (s->msr[i].index == MSR_TSC_DEADLINE)
-			deadline = s->msr[i].data;
+			deadline = &s->msr[i];
 		else
 			list->entry[list->head.nmsrs++] = s->msr[i];
 	}
+	/*
+	 * Last: by the TSC, and only heard when the local APIC's timer is in that mode. Also none: a
+	 * vCPU that goes back to an earlier state may have one that was set later.
+	 */
+	if (deadline)
+		list->entry[list->head.nmsrs++] = *deadline;
 	r = set_msrs(v, list, err);
-	/* Last: by the TSC, and only heard when the local APIC's timer is in that mode. */
-	if (!r && deadline) {
-		r = set_msr(v, MSR_TSC_DEADLINE, deadline);
-		if (r < 0)
-			refused(v, "timer deadline", r, err);
-	}
 out:
 	free(known);
 	free(list);
