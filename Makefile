@@ -307,6 +307,12 @@ soak: ## unit tests under sanitizers again and again (SOAK_ROUNDS), then a long 
 	$(Q)$(MAKE) --no-print-directory soak-migrate
 	$(Q)$(MAKE) --no-print-directory soak-hostile
 	$(Q)$(MAKE) --no-print-directory soak-snapshot
+	$(Q)$(MAKE) --no-print-directory soak-reset
+
+.PHONY: soak-reset
+soak-reset: all ## a guest taken back 10000 times, that writes 50 pages each time
+	$(Q)BUILD=$(BUILD) RESETS=10000 TEST_LIMIT=3600 tests/guest/reset | \
+		awk '{ print } /^ok/ { good = 1 } /^not ok/ { bad = 1 } END { exit bad || !good }'
 
 .PHONY: soak-snapshot
 soak-snapshot: all ## snapshots: killed at 50 random moments while one is written

@@ -25,7 +25,7 @@ _wisp()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat top events pause resume stop kill change console api exec cp batch balloon test bisect core gdb disk snapshot restore clone migrate receive upgrade doctor switch help version"
+		_wisp_words "run ls stat top events pause resume stop kill change console api exec cp batch balloon test bisect core gdb disk snapshot restore clone reset migrate receive upgrade doctor switch help version"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -558,6 +558,19 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "-n --name --json --run-dir --help" ;;
+		esac ;;
+	reset)
+		case $prev in
+		--keep)
+			return ;;
+		--clock)
+			_wisp_words "continue realtime"
+			return ;;
+		--run-dir)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--set --keep --identical --clock --json --run-dir --help" ;;
 		esac ;;
 	migrate)
 		case $prev in

@@ -104,9 +104,7 @@ static int open_queue(void *arg)
 
 static void stop_queues(struct virtio_device *dev)
 {
-	unsigned i;
-
-	for (i = 0; i < dev->num_queues; i++) {
+	for (unsigned i = 0; i < dev->num_queues; i++) {
 		virtio_notify(dev, i);
 		virtq_stop(&dev->queue[i]);
 	}
@@ -334,10 +332,8 @@ void virtio_config_changed(struct virtio_device *dev)
 
 static void doorbells_on(struct virtio_device *dev)
 {
-	unsigned i;
-
 	pthread_mutex_lock(&dev->lock);
-	for (i = 0; i < dev->num_queues; i++) {
+	for (unsigned i = 0; i < dev->num_queues; i++) {
 		/* Blocking, so that the loop's read of it waits; kept until the device is freed. */
 		if (dev->queue[i].ready && dev->doorbell[i].fd < 0)
 			dev->doorbell[i].fd = eventfd(0, EFD_CLOEXEC);
@@ -374,9 +370,7 @@ static bool resetting(struct virtio_device *dev)
 /* Under the lock: forget what the driver said. */
 static void forget_driver(struct virtio_device *dev)
 {
-	unsigned i;
-
-	for (i = 0; i < dev->num_queues; i++)
+	for (unsigned i = 0; i < dev->num_queues; i++)
 		virtq_reset(&dev->queue[i]);
 	dev->features = 0;
 	dev->status = 0;
@@ -597,18 +591,25 @@ void virtio_resume(struct virtio_device *dev)
 	dev->transport_ops->config_changed(dev->transport);
 }
 
+void virtio_rewind(struct virtio_device *dev)
+{
+	/* It is drained: what is left of a reset is its end. */
+	if (dev->ops->reset)
+		dev->ops->reset(dev);
+	atomic_store(&dev->drain, VIRTIO_DRAIN_DONE);
+	virtio_settle(dev);
+}
+
 /* ---- state ---- */
 
 void virtio_save(struct virtio_device *dev, struct state_writer *w)
 {
-	unsigned i;
-
 	state_put_u64(w, dev->features);
 	state_put_u8(w, dev->status);
 	state_put_u8(w, dev->needs_reset);
 	state_put_u32(w, dev->config_generation);
 	state_put_u16(w, dev->num_queues);
-	for (i = 0; i < dev->num_queues; i++)
+	for (unsigned i = 0; i < dev->num_queues; i++)
 		virtq_save(&dev->queue[i], w);
 	if (dev->ops->save)
 		dev->ops->save(dev, w);

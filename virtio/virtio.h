@@ -288,6 +288,12 @@ void virtio_hurry(struct virtio_device *dev);
 void virtio_settle(struct virtio_device *dev);
 
 /*
+ * A paused device as it was made, for virtio_load() to bring it back to an earlier state. On the
+ * device's loop, while no vCPU runs.
+ */
+void virtio_rewind(struct virtio_device *dev);
+
+/*
  * Fields of the section that is open (the transport's): the core's, then the
  * device's. Settled, and paused, or loaded before it ever ran; virtio_resume() then starts it.
  */

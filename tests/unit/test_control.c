@@ -276,6 +276,39 @@ static void changes_are_counted_from_a_pause_only(void **state)
 	destroy(&s);
 }
 
+/* Whatever is wrong with a reset, the guest goes on as it was. */
+static void reset_that_makes_no_sense_changes_nothing(void **state)
+{
+	static const struct {
+		const char *text;
+		int code;
+	} bad[] = {
+		{ "{\"do\":\"reset\"}", ENOENT }, /* there is no point */
+		{ "{\"do\":\"reset\",\"set\":true}", EBADF },
+		{ "{\"do\":\"reset\",\"set\":1}", EINVAL },
+		{ "{\"do\":\"reset\",\"identical\":\"yes\"}", EINVAL },
+		{ "{\"do\":\"reset\",\"keep\":7}", EINVAL },
+		{ "{\"do\":\"reset\",\"keep\":[4096]}", EINVAL },
+		{ "{\"do\":\"reset\",\"keep\":[[4096]]}", EINVAL },
+		{ "{\"do\":\"reset\",\"keep\":[[-4096,4096]]}", EINVAL },
+		{ "{\"do\":\"reset\",\"keep\":[[4096,-1]]}", EINVAL },
+	};
+	struct served s;
+	int sock;
+
+	create(&s);
+	sock = client(&s);
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+		expect_error(ask(&s, sock, bad[i].text), bad[i].code);
+		expect_state(ask(&s, sock, "{\"do\":\"info\"}"), "running");
+	}
+	expect_state(ask(&s, sock, "{\"do\":\"pause\"}"), "paused");
+	expect_error(ask(&s, sock, bad[0].text), bad[0].code);
+	expect_state(ask(&s, sock, "{\"do\":\"info\"}"), "paused");
+	close(sock);
+	destroy(&s);
+}
+
 static void requests_of_one_client_are_answered_in_order(void **state)
 {
 	struct served s;
@@ -588,6 +621,7 @@ int main(void)
 		cmocka_unit_test(listeners_that_leave_take_no_room),
 		cmocka_unit_test(pause_and_resume_are_states_that_last),
 		cmocka_unit_test(changes_are_counted_from_a_pause_only),
+		cmocka_unit_test(reset_that_makes_no_sense_changes_nothing),
 		cmocka_unit_test(requests_of_one_client_are_answered_in_order),
 		cmocka_unit_test(malformed_requests_are_refused_and_the_next_one_is_served),
 		cmocka_unit_test(nesting_without_end_is_refused),

@@ -8,9 +8,11 @@ extern const struct config_item snapshot_options[];
 extern const struct config_item restore_options[];
 
 extern const struct config_item clone_options[];
+extern const struct config_item reset_options[];
 
 int snapshot_main(int argc, char **argv);
 int restore_main(int argc, char **argv);
 int clone_main(int argc, char **argv);
+int reset_main(int argc, char **argv);
 
 #endif

@@ -174,6 +174,15 @@ const struct cli_verb cli_verbs[] = {
 	  "original's forwards. Memory is shared until one of them writes it. A network interface "
 	  "on a tap or a switch is there without a cable.",
 	  clone_options, .main = clone_main },
+	{ "reset", "[OPTION]... ID",
+	  "Take a microVM back to an earlier moment, in the same process",
+	  "To the moment that was made its point by --set, or to its start when it was restored "
+	  "from a snapshot; again and again, in a time that grows with the pages that it wrote "
+	  "since and not with its memory. Processors, devices and memory are as they were then. "
+	  "The guest is told that it is another one, as a clone is, unless --identical; "
+	  "connections of vsock are reset. Disks and persistent memory must be read-only; guests "
+	  "with shared directories, --hugepages or --memory-backend shared cannot be reset.",
+	  reset_options, .main = reset_main },
 	{ "migrate", "[OPTION]... ID DESTINATION", "Move a running microVM to another host",
 	  "Or to another monitor on this one: to a 'wisp receive' at DESTINATION, which is "
 	  "tcp:HOST:PORT, unix:PATH, exec:COMMAND or fd:N. Memory is copied while the guest runs; "

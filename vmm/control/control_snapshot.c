@@ -25,6 +25,7 @@
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/saved/clone.h"
+#include "vmm/saved/reset_point.h"
 #include "vmm/saved/snapshot_pages.h"
 #include "vmm/saved/snapshot_track.h"
 
@@ -270,8 +271,10 @@ static int track(struct taking *t, struct error *err)
 	struct snapshot_base base;
 	int r = 0;
 
-	if (t->track && !m->track)
+	if (t->track && !m->track) {
+		reset_point_lose_logs(m->point);
 		r = snapshot_track_create(&m->track, m->mem, m->hv, err);
+	}
 	if (r < 0 || !m->track)
 		return r;
 	r = snapshot_track_take(m->track, t->id, err);
@@ -421,6 +424,7 @@ void control_verb_track(struct control_call *call)
 	}
 	snapshot_track_free(m->track);
 	m->track = NULL;
+	reset_point_lose_logs(m->point);
 	if (snapshot_track_loaded(&m->track, m->mem, m->hv, id, path, &err) < 0) {
 		control_fail_error(call, &err);
 		return;

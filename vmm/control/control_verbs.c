@@ -9,6 +9,7 @@
 #include "vmm/control/control_debug.h"
 #include "vmm/control/control_guest.h"
 #include "vmm/control/control_migrate.h"
+#include "vmm/control/control_reset.h"
 #include "vmm/control/control_snapshot.h"
 #include "vmm/machine/machine_internal.h"
 
@@ -225,6 +226,7 @@ const struct control_verb control_verbs[] = {
 	{ "snapshot-kept", control_verb_snapshot_kept },
 	{ "track", control_verb_track, .alone = true },
 	{ "clone", control_verb_clone, .alone = true },
+	{ "reset", control_verb_reset, .alone = true },
 	{ "migrate", control_verb_migrate, .alone = true },
 	{ "migrate-cancel", control_verb_migrate_cancel },
 	{ "migrate-status", control_verb_migrate_status, .without_guest = true },

@@ -455,6 +455,7 @@ static int discard_private(struct guest_mem *mem, uint8_t *host, uint64_t len)
 			if (o->host > host)
 				part = MIN(part, (uint64_t)(o->host - host));
 		}
+		mem->holed |= overlaid;
 		if (overlaid)
 			r = discard_overlay(host, part);
 		else

@@ -54,6 +54,7 @@ struct guest_mem {
 	int fd;
 	struct guest_mem_overlay overlay[GUEST_MEM_MAX_OVERLAYS];
 	unsigned num_overlays;
+	bool holed; /* some of an overlay was discarded, and is anonymous memory now */
 	void *reservation; /* what was mapped for it: @map is aligned inside */
 	uint64_t reservation_size;
 };
@@ -217,6 +218,24 @@ uint64_t guest_mem_next_run(const uint64_t *pages, uint64_t num, uint64_t at, ui
  * takes no time and siblings share its pages; other kinds copy it. @fd is borrowed.
  */
 int guest_mem_load(struct guest_mem *mem, int fd, struct error *err);
+
+/*
+ * Keep what RAM holds now in @fd, an empty memfd that cannot shrink, which becomes a private
+ * mapping in the place of RAM: from here on guest_mem_bring_back() knows what was there. Takes as
+ * long as copying all of it, and for that time as much room again. @fd is borrowed. While nobody
+ * changes RAM; -ENOTSUP for memory that is not private and anonymous.
+ */
+int guest_mem_keep(struct guest_mem *mem, int fd, struct guest_mem_saved *ret_saved,
+		   struct error *err);
+
+/* Is all of RAM such a mapping, of guest_mem_keep() or guest_mem_load(), and nothing over it? */
+bool guest_mem_is_kept(const struct guest_mem *mem);
+
+/*
+ * Let the pages with a bit in @pages hold again what the file behind them does, also those that
+ * were discarded. @ret_runs: in how many pieces. While nobody changes RAM, which is kept; -errno.
+ */
+int guest_mem_bring_back(struct guest_mem *mem, const uint64_t *pages, uint64_t *ret_runs);
 
 /* Total bytes of RAM. */
 uint64_t guest_mem_size(const struct guest_mem *mem);

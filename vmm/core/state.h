@@ -96,6 +96,9 @@ int state_set_take(struct state_set *set, const char *name, uint32_t instance,
 /* Is there such a section that nobody has taken yet? */
 bool state_set_has(const struct state_set *set, const char *name, uint32_t instance);
 
+/* All of them can be taken once more. */
+void state_set_again(struct state_set *set);
+
 /* -EBADMSG with @err naming a section that nobody has taken. */
 int state_set_finish(const struct state_set *set, struct error *err);
 

@@ -147,6 +147,12 @@ int state_set_take(struct state_set *set, const char *name, uint32_t instance, u
 	return 0;
 }
 
+void state_set_again(struct state_set *set)
+{
+	for (unsigned i = 0; i < set->num; i++)
+		set->entry[i].taken = false;
+}
+
 int state_set_finish(const struct state_set *set, struct error *err)
 {
 	for (unsigned i = 0; i < set->num; i++)

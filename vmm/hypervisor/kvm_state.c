@@ -214,8 +214,8 @@ static int load_msrs(struct hv_vcpu *v, const struct x86_saved_vcpu *s, struct e
 			list->entry[list->head.nmsrs++] = s->msr[i];
 	}
 	/*
-	 * Last: by the TSC, and only heard when the local APIC's timer is in that mode. Also none: a
-	 * vCPU that goes back to an earlier state may have one that was set later.
+	 * Last: by the TSC, and only heard when the local APIC's timer is in that mode. Also
+	 * none: a vCPU that goes back to an earlier state may have one that was set later.
 	 */
 	if (deadline)
 		list->entry[list->head.nmsrs++] = *deadline;

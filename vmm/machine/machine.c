@@ -9,6 +9,7 @@
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
+#include "vmm/saved/reset_point.h"
 #include "vmm/saved/snapshot_track.h"
 #include "vmm/saved/working_set.h"
 
@@ -326,6 +327,7 @@ void machine_free(struct machine *m)
 		return;
 	vcpu_set_done(&m->vcpus);
 	snapshot_track_free(m->track);
+	reset_point_free(m->point);
 	machine_free_devices(m);
 	machine_free_loops(m);
 	irq_table_free(m->irqs);

@@ -10,6 +10,7 @@
 
 /* Sections of ours have a slash, which no device's id can have. */
 #define SECTION_MACHINE "machine"
+#define SECTION_CONFIG	"machine/config" /* of config_save() */
 #define SECTION_CPU	"machine/cpu"
 #define SECTION_POWER	"machine/power"
 #define SECTION_RTC	"machine/rtc"
@@ -51,14 +52,18 @@ static void save_platform(struct machine *m, struct state_writer *w)
 	}
 }
 
+static void save_device(struct machine_virtio *v, struct state_writer *w)
+{
+	if (v->pci)
+		virtio_pci_save(v->pci, w);
+	else
+		virtio_mmio_save(v->mmio, w);
+}
+
 static void save_virtio(struct machine *m, struct state_writer *w)
 {
-	for (unsigned i = 0; i < m->num_virtio; i++) {
-		if (m->virtio[i].pci)
-			virtio_pci_save(m->virtio[i].pci, w);
-		else
-			virtio_mmio_save(m->virtio[i].mmio, w);
-	}
+	for (unsigned i = 0; i < m->num_virtio; i++)
+		save_device(&m->virtio[i], w);
 	if (machine_limits_changed(m)) {
 		state_begin(w, SECTION_LIMITS, 0, VERSION);
 		machine_limits_save(m, w);
@@ -168,7 +173,24 @@ static int load_platform(struct machine *m, struct state_set *state, struct erro
 	return ret;
 }
 
-static int load_virtio(struct machine *m, struct state_set *state, struct error *err)
+/* Is @v as @r, its section of an earlier moment, says? */
+static bool is_unchanged(struct machine_virtio *v, const struct state_reader *r)
+{
+	struct state_writer w;
+	struct state_reader now;
+	size_t pos = 0;
+	bool same;
+
+	state_writer_init(&w);
+	save_device(v, &w);
+	same = !w.failed && state_next(w.buf, w.len, &pos, &now, NULL) > 0 && now.len == r->len &&
+	       !memcmp(now.p, r->p, r->len);
+	state_writer_done(&w);
+	return same;
+}
+
+/* @again: into devices that have been in use since. */
+static int load_virtio(struct machine *m, struct state_set *state, bool again, struct error *err)
 {
 	for (unsigned i = 0; i < m->num_virtio; i++) {
 		struct machine_virtio *v = &m->virtio[i];
@@ -178,6 +200,10 @@ static int load_virtio(struct machine *m, struct state_set *state, struct error 
 
 		if (ret < 0)
 			return ret;
+		if (again && is_unchanged(v, &r))
+			continue;
+		if (again)
+			virtio_rewind(v->dev);
 		ret = v->pci ? virtio_pci_load(v->pci, &r) : virtio_mmio_load(v->mmio, &r);
 		/* A load that failed for want of memory says so by its result alone. */
 		if (ret < 0 && !r.failed)
@@ -336,7 +362,7 @@ int machine_load(struct machine *m, const struct machine_image *image, const str
 	if (!r)
 		r = load_platform(m, image->state, err);
 	if (!r)
-		r = load_virtio(m, image->state, err);
+		r = load_virtio(m, image->state, false, err);
 	if (!r)
 		r = load_limits(m, image->state, err);
 	/* Processors after devices: an interrupt that loading raised is not part of their state. */
@@ -354,4 +380,38 @@ int machine_load(struct machine *m, const struct machine_image *image, const str
 	}
 	m->paused = true;
 	return 0;
+}
+
+/* What it is does not change in its life, and what the host lets it do is not the guest's. */
+static int skip_kind(struct state_set *state, struct error *err)
+{
+	static const char *const kind[] = { SECTION_MACHINE, SECTION_CONFIG, SECTION_CPU };
+	struct state_reader r;
+	int ret = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(kind) && !ret; i++)
+		ret = state_set_take(state, kind[i], 0, UINT32_MAX, &r, err);
+	if (!ret && state_set_has(state, SECTION_LIMITS, 0))
+		ret = state_set_take(state, SECTION_LIMITS, 0, UINT32_MAX, &r, err);
+	return ret;
+}
+
+int machine_reload(struct machine *m, const struct machine_image *image, struct error *err)
+{
+	struct state_set *state = image->state;
+	int r;
+
+	if (!m->paused)
+		return error_set(err, -EBUSY, "a machine that runs cannot be loaded");
+	state_set_again(state);
+	r = skip_kind(state, err);
+	if (!r)
+		r = load_platform(m, state, err);
+	if (!r)
+		r = load_virtio(m, state, true, err);
+	if (!r)
+		r = load_vcpus(m, image, err);
+	if (!r)
+		r = state_set_finish(state, err);
+	return r ? r : change_identity(m, image->same_identity, err);
 }

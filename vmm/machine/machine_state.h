@@ -60,4 +60,11 @@ int machine_load_kind(struct machine *m, const struct machine_image *image,
 int machine_load(struct machine *m, const struct machine_image *image, const struct x86_cpuid *host,
 		 struct error *err);
 
+/*
+ * Put @m, which is paused, back to @image->state, an earlier one of its own; memory is the
+ * caller's. A device that is as it was then is left alone. After a failure it is neither
+ * the one nor the other, and must not run.
+ */
+int machine_reload(struct machine *m, const struct machine_image *image, struct error *err);
+
 #endif

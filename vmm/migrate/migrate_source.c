@@ -8,6 +8,7 @@
 
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
+#include "vmm/saved/reset_point.h"
 #include "vmm/saved/snapshot_track.h"
 
 #define PROGRESS_NS (500 * NSEC_PER_MSEC)
@@ -263,6 +264,7 @@ int migrate_start(struct machine *m, const struct migrate_params *params,
 	/* The logs are ours now: the next differential snapshot will be a complete one. */
 	snapshot_track_free(m->track);
 	m->track = NULL;
+	reset_point_lose_logs(m->point);
 	r = prepare(s, m, err);
 	if (r < 0)
 		free_source(s);
