@@ -106,6 +106,7 @@ void virtio_pmem_area(const struct virtio_device *dev, struct virtio_pmem_area *
  * requests it answers. On the device's loop.
  */
 void virtio_pmem_limit(struct virtio_device *dev, const struct rate_limits *limits);
+void virtio_pmem_limits(struct virtio_device *dev, struct rate_limits *ret_limits);
 
 /*
  * virtio 1.2, 5.10: stream sockets to the host, which is CID 2. @cid is the

@@ -342,3 +342,8 @@ void virtio_pmem_limit(struct virtio_device *dev, const struct rate_limits *limi
 {
 	rate_limiter_set(&pmem_of(dev)->limiter, limits, clock_monotonic_ns(loop_clock(dev->loop)));
 }
+
+void virtio_pmem_limits(struct virtio_device *dev, struct rate_limits *ret_limits)
+{
+	rate_limiter_get(&pmem_of(dev)->limiter, ret_limits);
+}

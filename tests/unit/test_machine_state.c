@@ -24,6 +24,7 @@
 #include "vmm/machine/machine_state.h"
 
 #define DISK_BYTES (1 * MiB)
+#define PMEM_BYTES (3 * MiB)
 
 struct made {
 	struct machine *machine;
@@ -49,6 +50,7 @@ static void configure(struct machine_config *c, const char *transport)
 			       "--cpus",      "2",
 			       "--transport", transport,
 			       "--disk",      "/nowhere/a.img,id=root,ro",
+			       "--pmem",      "/nowhere/p.img,id=cache,ro",
 			       "--serial",    "file=/dev/null",
 			       "--console",   "none",
 			       "--kernel",    "fake",
@@ -67,6 +69,8 @@ static void open_files(struct made *m, struct machine_files *files)
 
 	machine_files_init(files);
 	files->disk[0] = memory_file(m->disk_bytes ? m->disk_bytes : DISK_BYTES);
+	for (unsigned i = 0; i < m->config.num_pmems; i++)
+		files->pmem[i] = memory_file(PMEM_BYTES);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
 	files->net[0].socket = pair[0];
 	m->net_peer = pair[1];
@@ -320,7 +324,7 @@ static struct virtio_device *device(struct made *m, const char *id)
 static void limits_changed_while_it_ran_come_along(void **unused)
 {
 	struct rate_limits disk = { .ops = { 10, 20, 30 }, .bytes = { 1 << 20, 0, 0 } }, got, other;
-	struct rate_limits tx = { .bytes = { 5000, 100, 0 } };
+	struct rate_limits tx = { .bytes = { 5000, 100, 0 } }, flushes = { .ops = { 7, 1, 0 } };
 	struct made first, second;
 	struct error err = { 0 };
 	struct state_writer w;
@@ -328,6 +332,7 @@ static void limits_changed_while_it_ran_come_along(void **unused)
 	make_first(&first, "pci");
 	virtio_blk_limit(device(&first, "root"), &disk);
 	virtio_net_limit(device(&first, "net0"), NULL, &tx);
+	virtio_pmem_limit(device(&first, "cache"), &flushes);
 	save(first.machine, &w);
 	if (load(&second, w.buf, w.len, &err) < 0)
 		fail_msg("%s", err.msg);
@@ -337,6 +342,8 @@ static void limits_changed_while_it_ran_come_along(void **unused)
 	virtio_net_limits(device(&second, "net0"), &other, &got);
 	assert_memory_equal(&got, &tx, sizeof(got));
 	assert_int_equal(other.bytes.per_second, 0);
+	virtio_pmem_limits(device(&second, "cache"), &got);
+	assert_memory_equal(&got, &flushes, sizeof(got));
 	virtio_rng_limits(device(&second, "rng0"), &got);
 	assert_int_equal(got.ops.per_second, 0);
 	state_writer_done(&w);
@@ -522,7 +529,8 @@ static void missing_section_is_refused_by_name(void **unused)
 	static const char *const names[] = { "machine",	      "machine/config", "machine/cpu",
 					     "machine/power", "machine/rtc",	"machine/serial",
 					     "machine/pci",   "root",		"net0",
-					     "rng0",	      "machine/vm",	"machine/vcpu" };
+					     "cache",	      "rng0",		"machine/vm",
+					     "machine/vcpu" };
 	struct state_writer whole, part;
 	struct made m;
 

@@ -51,6 +51,9 @@ static unsigned get_limits(struct virtio_device *dev, struct rate_limits l[MAX_W
 	case VIRTIO_ID_RNG:
 		virtio_rng_limits(dev, &l[0]);
 		return 1;
+	case VIRTIO_ID_PMEM:
+		virtio_pmem_limits(dev, &l[0]);
+		return 1;
 	case VIRTIO_ID_NET:
 		virtio_net_limits(dev, &l[0], &l[1]);
 		return 2;
@@ -65,6 +68,8 @@ static void set_limits(struct virtio_device *dev, const struct rate_limits l[MAX
 		virtio_blk_limit(dev, &l[0]);
 	else if (dev->ops->id == VIRTIO_ID_RNG)
 		virtio_rng_limit(dev, &l[0]);
+	else if (dev->ops->id == VIRTIO_ID_PMEM)
+		virtio_pmem_limit(dev, &l[0]);
 	else
 		virtio_net_limit(dev, &l[0], &l[1]);
 }
