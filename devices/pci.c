@@ -125,25 +125,32 @@ static void unmap_bar(struct pci_device *dev, struct pci_bar *bar)
 	bar->mapped = false;
 }
 
+/* Whether @dev decodes at @addr what its BAR @bar covers; under bus->lock. */
+static bool decodes(const struct pci_device *dev, const struct pci_bar *bar, uint64_t addr)
+{
+	return bar->size && (pci_command(dev) & PCI_COMMAND_MEMORY) &&
+	       in_window(dev->bus, addr, bar->size);
+}
+
 /* Make what is decoded agree with the registers; under bus->lock. */
 static void update_bars(struct pci_device *dev)
 {
 	struct pci_bus *bus = dev->bus;
-	bool decode = pci_command(dev) & PCI_COMMAND_MEMORY;
-	unsigned i;
 
-	for (i = 0; i < PCI_NUM_BARS; i++) {
+	for (unsigned i = 0; i < PCI_NUM_BARS; i++) {
 		struct pci_bar *bar = &dev->bar[i];
+		bool decode;
 		uint64_t addr;
 
 		if (!bar->size)
 			continue;
 		addr = bar_value(dev, i);
+		decode = decodes(dev, bar, addr);
 		if (bar->mapped && decode && addr == bar->addr)
 			continue;
 		unmap_bar(dev, bar);
 		bar->addr = addr;
-		if (decode && in_window(bus, addr, bar->size)) {
+		if (decode) {
 			struct bus_region region = {
 				.base = addr,
 				.size = bar->size,
@@ -166,6 +173,31 @@ uint64_t pci_bar_addr(struct pci_device *dev, unsigned index)
 	addr = dev->bar[index].mapped ? dev->bar[index].addr : 0;
 	pthread_mutex_unlock(&dev->bus->lock);
 	return addr;
+}
+
+bool pci_device_is_placed(struct pci_device *dev)
+{
+	bool placed = true;
+
+	pthread_mutex_lock(&dev->bus->lock);
+	for (unsigned i = 0; i < PCI_NUM_BARS; i++) {
+		const struct pci_bar *bar = &dev->bar[i];
+		uint64_t addr = bar->size ? bar_value(dev, i) : 0;
+
+		placed &= bar->mapped == decodes(dev, bar, addr) &&
+			  (!bar->mapped || bar->addr == addr);
+	}
+	pthread_mutex_unlock(&dev->bus->lock);
+	return placed;
+}
+
+void pci_bus_place(struct pci_bus *bus)
+{
+	pthread_mutex_lock(&bus->lock);
+	for (unsigned slot = 0; slot < PCI_NUM_SLOTS; slot++)
+		if (bus->device[slot])
+			update_bars(bus->device[slot]);
+	pthread_mutex_unlock(&bus->lock);
 }
 
 /* The BAR of any function that overlaps the range, or NULL. */

@@ -116,6 +116,15 @@ struct irq_table *pci_bus_irqs(struct pci_bus *bus);
 /* Where BAR @index is decoded now, or 0 while it is not. Any thread. */
 uint64_t pci_bar_addr(struct pci_device *dev, unsigned index);
 
+/* Is every BAR decoded where its register says? One that lies over another is not. Any thread. */
+bool pci_device_is_placed(struct pci_device *dev);
+
+/*
+ * After functions were loaded, one after the other: decode also those BARs that were in the way of
+ * one another meanwhile. Any thread.
+ */
+void pci_bus_place(struct pci_bus *bus);
+
 /* Copy configuration bytes, whatever the guest may write. Any thread. */
 void pci_config_get(struct pci_device *dev, unsigned offset, void *data, unsigned len);
 void pci_config_put(struct pci_device *dev, unsigned offset, const void *data, unsigned len);

@@ -493,6 +493,53 @@ static void load_restores_place_and_vectors(void **state)
 	state_writer_done(&w);
 }
 
+static void put_bar(struct pci_device *dev, struct fixture *f, uint64_t addr)
+{
+	pci_bus_config_write(f->vm.pci, dev->slot, PCI_BASE_ADDRESS_1,
+			     (uint32_t[]){ htole32(addr >> 32) }, 4);
+	pci_bus_config_write(f->vm.pci, dev->slot, PCI_BASE_ADDRESS_0,
+			     (uint32_t[]){ htole32(addr) }, 4);
+}
+
+/* Whichever is loaded first finds the other one in its place. */
+static void functions_that_changed_places_are_loaded_to_theirs(void **state)
+{
+	struct fixture *f = *state;
+	struct state_writer w[2];
+	struct pci_device other;
+	uint64_t here, there;
+	struct pci_device *const devs[2] = { &f->dev, &other };
+
+	make_device(f, &other, 9, false);
+	here = pci_bar_addr(&f->dev, 0);
+	there = pci_bar_addr(&other, 0);
+	for (unsigned i = 0; i < 2; i++) {
+		state_writer_init(&w[i]);
+		state_begin(&w[i], "test", 0, 1);
+		pci_device_save(devs[i], &w[i]);
+		state_end(&w[i]);
+	}
+	put_bar(&other, f, FAKE_MMIO32 + 0x200000);
+	put_bar(&f->dev, f, there);
+	put_bar(&other, f, here);
+	assert_int_equal(pci_bar_addr(&f->dev, 0), there);
+	assert_int_equal(pci_bar_addr(&other, 0), here);
+	for (unsigned i = 0; i < 2; i++) {
+		struct state_reader r;
+		size_t pos = 0;
+
+		assert_int_equal(state_next(w[i].buf, w[i].len, &pos, &r, NULL), 1);
+		assert_int_equal(pci_device_load(devs[i], &r), 0);
+		state_writer_done(&w[i]);
+	}
+	assert_false(pci_device_is_placed(&f->dev));
+	pci_bus_place(f->vm.pci);
+	assert_true(pci_device_is_placed(&f->dev));
+	assert_int_equal(pci_bar_addr(&f->dev, 0), here);
+	assert_int_equal(pci_bar_addr(&other, 0), there);
+	pci_device_done(&other);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -515,6 +562,7 @@ int main(void)
 		TEST(table_takes_what_the_specification_allows),
 		TEST(intx_honours_interrupt_disable),
 		TEST(shared_pin_stays_up_for_the_other),
+		TEST(functions_that_changed_places_are_loaded_to_theirs),
 		TEST(load_restores_place_and_vectors),
 	};
 

@@ -181,6 +181,9 @@ static bool is_unchanged(struct machine_virtio *v, const struct state_reader *r)
 	size_t pos = 0;
 	bool same;
 
+	/* Its registers may be what they were, and another device have been in its place. */
+	if (v->pci && !pci_device_is_placed(virtio_pci_function(v->pci)))
+		return false;
 	state_writer_init(&w);
 	save_device(v, &w);
 	same = !w.failed && state_next(w.buf, w.len, &pos, &now, NULL) > 0 && now.len == r->len &&
@@ -212,6 +215,8 @@ static int load_virtio(struct machine *m, struct state_set *state, bool again, s
 		if (ret < 0)
 			return ret;
 	}
+	if (m->pci)
+		pci_bus_place(m->pci);
 	return 0;
 }
 
