@@ -191,6 +191,18 @@ static void only_what_is_there_is_read_and_sent(void **state)
 	assert_int_equal(migrate_mirror_collect(&f->mirror), 0);
 }
 
+/* The other side must not take one who reads gigabytes of zeroes for dead. */
+static void zeroes_that_are_read_are_told_of(void **state)
+{
+	struct fixture *f = *state;
+
+	change(f, BLOCK_WRITE, 0, 1, 0);
+	start(f, 0);
+	send_round(f);
+	assert_same(f);
+	assert_int_equal(f->records, 1);
+}
+
 static void what_is_written_meanwhile_comes_again(void **state)
 {
 	struct fixture *f = *state;
@@ -448,6 +460,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define WITH_DISK(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
 		WITH_DISK(only_what_is_there_is_read_and_sent),
+		WITH_DISK(zeroes_that_are_read_are_told_of),
 		WITH_DISK(what_is_written_meanwhile_comes_again),
 		WITH_DISK(what_became_empty_becomes_so_there),
 		WITH_DISK(compressed_disks_are_the_same_and_fewer_bytes),

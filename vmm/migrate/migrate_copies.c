@@ -9,8 +9,11 @@
 
 #include "devices/nbd.h"
 
-/* Names are given while a directory is written to its medium, by a host that may be busy. */
-#define PUBLISH_MS 30000
+/*
+ * Names are given while a directory is written to its medium, by a host that may be busy. Less than
+ * the source waits to hear that the guest runs (RUN_MS), so that it hears that it does not.
+ */
+#define PUBLISH_MS 20000
 
 /* The parent's answer. */
 struct published {

@@ -180,8 +180,8 @@ static int send_data(struct migrate_mirror *s, struct migrate_wire *w, unsigned 
 		memcpy(s->record + len, unit, n);
 		len += n;
 	}
-	/* What is there is empty anyway. */
-	if (s->first)
+	/* What is there is empty anyway; but who reads gigabytes of zeroes is to be heard of. */
+	if (s->first && present)
 		zero = 0;
 	if (!present && !zero)
 		return 0;
