@@ -355,6 +355,19 @@ static void what_cannot_be_taken_back_is_refused(void **unused)
 	expect_refused("--memory-backend", "shared", "--memory-backend shared");
 }
 
+static void network_is_refused(void **unused)
+{
+	struct error err = { 0 };
+	struct made m;
+
+	make(&m, "pci", NULL, NULL);
+	m.config.num_nets = 1;
+	assert_int_equal(set_point(&m, &err), -ENOTSUP);
+	assert_non_null(strstr(err.msg, "a guest with a network"));
+	m.config.num_nets = 0;
+	destroy(&m);
+}
+
 static void read_only_disk_is_no_obstacle(void **unused)
 {
 	struct error err = { 0 };
@@ -396,6 +409,7 @@ int main(void)
 		cmocka_unit_test(logs_that_somebody_else_read_bring_all_pages_back),
 		cmocka_unit_test(machine_without_a_point_goes_nowhere),
 		cmocka_unit_test(what_cannot_be_taken_back_is_refused),
+		cmocka_unit_test(network_is_refused),
 		cmocka_unit_test(read_only_disk_is_no_obstacle),
 		cmocka_unit_test(file_that_could_shrink_is_refused),
 	};

@@ -181,7 +181,8 @@ const struct cli_verb cli_verbs[] = {
 	  "since and not with its memory. Processors, devices and memory are as they were then. "
 	  "The guest is told that it is another one, as a clone is, unless --identical; "
 	  "connections of vsock are reset. Disks and persistent memory must be read-only; guests "
-	  "with shared directories, --hugepages or --memory-backend shared cannot be reset.",
+	  "with a network, shared directories, --hugepages or --memory-backend shared cannot be "
+	  "reset.",
 	  reset_options, .main = reset_main },
 	{ "migrate", "[OPTION]... ID DESTINATION", "Move a running microVM to another host",
 	  "Or to another monitor on this one: to a 'wisp receive' at DESTINATION, which is "

@@ -50,6 +50,10 @@ static int check(const struct machine *m, struct error *err)
 		return error_set(err, -ENOTSUP,
 				 "a guest with --share or --rootfs cannot be reset: what it has "
 				 "open there could not be taken back");
+	if (c->num_nets)
+		return error_set(err, -ENOTSUP,
+				 "a guest with a network cannot be reset: what is on its way to it "
+				 "could not be taken back: use --net none");
 	if (m->num_ports)
 		return error_set(err, -ENOTSUP, "a guest of wisp test cannot be reset");
 	for (unsigned i = 0; i < c->num_pmems; i++)
