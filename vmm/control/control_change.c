@@ -7,6 +7,7 @@
 #include "virtio/virtio_devices.h"
 #include "vmm/control/control.h"
 #include "vmm/machine/machine_internal.h"
+#include "vmm/migrate/migrate.h"
 
 #define MAX_DISK_BYTES (1ull << 62)
 #define NOT_GIVEN      UINT64_MAX
@@ -40,6 +41,18 @@ static bool has_foreign(struct control_call *call, const char *const *keys, cons
 	return false;
 }
 
+/*
+ * A disk of another size is another one: the other side has made its own by the size it was told,
+ * and what is copied is copied by it.
+ */
+static bool is_moving(struct machine *m)
+{
+	uint8_t uuid[MIGRATE_UUID_BYTES];
+	struct migrate_report report;
+
+	return migrate_status(m, &report, uuid) && report.phase < MIGRATE_COMMITTED;
+}
+
 static void change_disk(struct control_call *call, struct virtio_device *dev)
 {
 	static const char *const foreign[] = { "link", "pps", "pps_burst", NULL };
@@ -55,6 +68,11 @@ static void change_disk(struct control_call *call, struct virtio_device *dev)
 	    arg_rate(call, "iops_burst", &limits.ops.burst) < 0 ||
 	    arg_rate(call, "bps_burst", &limits.bytes.burst) < 0)
 		return;
+	if (size != NOT_GIVEN && is_moving(control_machine(call))) {
+		control_fail(call, -EBUSY, "disk '%s' cannot be resized while the microVM moves",
+			     dev->id);
+		return;
+	}
 	if (size != NOT_GIVEN) {
 		r = virtio_blk_resize(dev, size);
 		if (r == -EINVAL) {
