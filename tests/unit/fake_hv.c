@@ -481,15 +481,16 @@ static int fake_mem_set(struct hv *hv, unsigned slot, uint64_t gpa, uint64_t siz
 static int fake_dirty_get(struct hv *hv, unsigned slot, uint64_t *bitmap)
 {
 	struct fake_hv *f = to_fake(hv);
-	int r = -ENOENT;
+	int r;
 
 	if (slot >= MAX_SLOTS)
 		return -EINVAL;
 	pthread_mutex_lock(&f->lock);
-	if (f->slot[slot].dirty) {
+	r = failure(f, FAKE_HV_DIRTY_GET);
+	if (!r && !f->slot[slot].dirty)
+		r = -ENOENT;
+	if (!r)
 		memcpy(bitmap, f->slot[slot].dirty, bitmap_words(&f->slot[slot]) * 8);
-		r = 0;
-	}
 	pthread_mutex_unlock(&f->lock);
 	return r;
 }

@@ -265,6 +265,26 @@ static void only_whole_pages_of_memory_can_be_kept(void **unused)
 	destroy(&m);
 }
 
+static void log_that_cannot_be_read_costs_nothing_but_time(void **unused)
+{
+	const struct reset_params identical = { .identical = true };
+	struct reset_result result;
+	struct error err = { 0 };
+	struct made m;
+
+	make(&m, "pci", NULL, NULL);
+	assert_int_equal(set_point(&m, &err), 0);
+	guest_writes(&m, FREE_GPA, 1);
+	fake_hv_fail(m.hv, FAKE_HV_DIRTY_GET, 0, -ENOMEM);
+	assert_int_equal(reset_point_go_back(m.machine->point, &identical, &result, &err), -ENOMEM);
+	assert_int_equal(value_at(&m, FREE_GPA), 1);
+	assert_false(m.machine->ending);
+	/* What the log had said may be lost, so that everything goes back. */
+	assert_int_equal(go_back(&m, &identical).pages, m.machine->mem->map_size >> PAGE_SHIFT);
+	assert_int_equal(value_at(&m, FREE_GPA), 0);
+	destroy(&m);
+}
+
 static void what_was_discarded_comes_back(void **unused)
 {
 	const struct reset_params identical = { .identical = true };
@@ -404,6 +424,7 @@ int main(void)
 		cmocka_unit_test(guest_is_another_one_unless_it_is_to_be_identical),
 		cmocka_unit_test(what_is_kept_stays_until_it_is_not),
 		cmocka_unit_test(only_whole_pages_of_memory_can_be_kept),
+		cmocka_unit_test(log_that_cannot_be_read_costs_nothing_but_time),
 		cmocka_unit_test(what_was_discarded_comes_back),
 		cmocka_unit_test(a_later_point_takes_the_place_of_an_earlier_one),
 		cmocka_unit_test(logs_that_somebody_else_read_bring_all_pages_back),

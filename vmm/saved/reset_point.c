@@ -236,23 +236,29 @@ static int find_kept(struct reset_point *p, const struct reset_params *params, u
 	return 0;
 }
 
-static int bring_back_memory(struct reset_point *p, const uint64_t *kept, struct reset_result *ret)
+/*
+ * The pages to bring back, those that changed but for what is kept, into @back, which has what is
+ * kept in it at first. On failure nothing is lost: all pages go back the next time.
+ */
+static int find_changed(struct reset_point *p, uint64_t *back, struct reset_result *ret)
 {
 	uint64_t words = guest_mem_bitmap_words(p->m->mem->map_size);
-	uint64_t *back = malloc(words * sizeof(*back));
-	int r = back ? collect(p) : -ENOMEM;
+	int r = collect(p);
 
+	if (r < 0) {
+		p->logging = false;
+		return r;
+	}
 	ret->pages = 0;
-	for (uint64_t i = 0; i < words && !r; i++) {
-		back[i] = p->changed[i] & ~kept[i];
+	for (uint64_t i = 0; i < words; i++) {
+		uint64_t kept = back[i];
+
+		back[i] = p->changed[i] & ~kept;
 		/* What was kept has changed all the same, and is to go back when it is not kept. */
-		p->changed[i] &= kept[i];
+		p->changed[i] &= kept;
 		ret->pages += __builtin_popcountll(back[i]);
 	}
-	if (!r)
-		r = guest_mem_bring_back(p->m->mem, back, &ret->runs);
-	free(back);
-	return r;
+	return 0;
 }
 
 int reset_point_go_back(struct reset_point *p, const struct reset_params *params,
@@ -264,18 +270,24 @@ int reset_point_go_back(struct reset_point *p, const struct reset_params *params
 		.clock = params->clock,
 		.same_identity = params->identical,
 	};
-	uint64_t *kept = calloc(guest_mem_bitmap_words(p->m->mem->map_size), sizeof(*kept));
+	uint64_t *pages = calloc(guest_mem_bitmap_words(p->m->mem->map_size), sizeof(*pages));
 	int r;
 
-	if (!kept)
+	if (!pages)
 		return error_set(err, -ENOMEM, "reset: %m");
-	r = find_kept(p, params, kept, err);
+	r = find_kept(p, params, pages, err);
+	if (!r) {
+		r = find_changed(p, pages, ret);
+		if (r < 0)
+			error_set(err, r, "which memory changed cannot be told: %m");
+	}
 	if (r < 0) {
-		free(kept);
+		free(pages);
 		return r;
 	}
-	r = bring_back_memory(p, kept, ret);
-	free(kept);
+	/* From here on the machine is neither as it was nor at its point, until all of it is. */
+	r = guest_mem_bring_back(p->m->mem, pages, &ret->runs);
+	free(pages);
 	if (r < 0)
 		error_set(err, r, "memory cannot be brought back: %m");
 	else

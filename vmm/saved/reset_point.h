@@ -46,8 +46,8 @@ int reset_point_set(struct machine *m, int fd, uint64_t *ret_pages, struct error
 struct reset_point *reset_point_of(struct machine *m, struct error *err);
 
 /*
- * The paused @m is as it was at @point. A failure with -EBADMSG and the like comes too late to go
- * on: then the machine has been told to end.
+ * The paused @m is as it was at @point. On a failure it is as it was before; or, where one comes
+ * too late for that, it has been told to end.
  */
 int reset_point_go_back(struct reset_point *point, const struct reset_params *params,
 			struct reset_result *ret, struct error *err);
