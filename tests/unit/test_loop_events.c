@@ -1,0 +1,401 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "tests/unit/loop_fixture.h"
+
+/* ---- events ---- */
+
+struct event {
+	struct loop_event ev;
+	unsigned fired;
+	bool unwatch; /* from within fired() */
+};
+
+static void event_fired(struct loop_event *ev)
+{
+	struct event *e = container_of(ev, struct event, ev);
+
+	e->fired++;
+	if (e->unwatch)
+		loop_event_unwatch(ev);
+}
+
+static void run_until_fired(struct loop *loop, struct event *e, unsigned fired)
+{
+	for (int i = 0; i < 1000 && e->fired < fired; i++)
+		loop_run_once(loop, 10 * NSEC_PER_MSEC);
+	for (int i = 0; i < 3; i++)
+		loop_run_once(loop, 0);
+	assert_int_equal(e->fired, fired);
+}
+
+/* The event lives on the test's stack: the loop must have let go of it. */
+static void run_until_idle(struct loop *loop, struct event *e)
+{
+	loop_event_unwatch(&e->ev);
+	while (!loop_event_idle(&e->ev))
+		loop_run_once(loop, NSEC_PER_SEC);
+}
+
+static void events_fire(struct loop *loop, int flags)
+{
+	struct event e = { .ev.fired = event_fired };
+	int fd = eventfd(0, flags), other = eventfd(0, flags);
+
+	loop_event_watch(loop, &e.ev, fd);
+	for (int i = 0; i < 3; i++)
+		loop_run_once(loop, 0);
+	assert_int_equal(e.fired, 0);
+	for (unsigned i = 1; i <= 3; i++) {
+		assert_int_equal(eventfd_write(fd, 1), 0);
+		assert_int_equal(eventfd_write(fd, 1), 0); /* folded */
+		run_until_fired(loop, &e, i);
+	}
+	loop_event_unwatch(&e.ev);
+	assert_int_equal(eventfd_write(fd, 1), 0);
+	run_until_idle(loop, &e);
+	assert_int_equal(e.fired, 3);
+
+	/* Watched again, and on another descriptor before the first watch has ended. */
+	loop_event_watch(loop, &e.ev, fd);
+	loop_run_once(loop, 0);
+	loop_event_unwatch(&e.ev);
+	loop_event_watch(loop, &e.ev, other);
+	while (e.fired > 3 ? 0 : loop_run_once(loop, NSEC_PER_MSEC))
+		;
+	e.fired = 0;
+	assert_int_equal(eventfd_write(other, 1), 0);
+	run_until_fired(loop, &e, 1);
+
+	e.unwatch = true;
+	assert_int_equal(eventfd_write(other, 1), 0);
+	run_until_fired(loop, &e, 2);
+	run_until_idle(loop, &e);
+	assert_int_equal(eventfd_write(other, 1), 0);
+	for (int i = 0; i < 3; i++)
+		loop_run_once(loop, 0);
+	assert_int_equal(e.fired, 2);
+	close(fd);
+	close(other);
+}
+
+static void events_fire_until_unwatched(void **state)
+{
+	events_fire(*state, 0);
+	events_fire(*state, EFD_NONBLOCK);
+}
+
+static void signals_reach_eventfds(void **state)
+{
+	struct loop *loop = *state;
+	struct event e = { .ev.fired = event_fired };
+	int fd = eventfd(0, EFD_NONBLOCK), watched = eventfd(0, EFD_NONBLOCK);
+	eventfd_t value;
+
+	loop_event_watch(loop, &e.ev, watched);
+	for (int i = 0; i < 200; i++)
+		loop_signal(loop, fd);
+	loop_signal(loop, watched);
+	run_until_fired(loop, &e, 1);
+	assert_int_equal(eventfd_read(fd, &value), 0);
+	assert_int_equal(value, 200);
+
+	/* The counter full: the signal is there already. */
+	assert_int_equal(eventfd_write(fd, UINT64_MAX - 1), 0);
+	loop_signal(loop, fd);
+	loop_run_once(loop, 0);
+	assert_int_equal(eventfd_read(fd, &value), 0);
+	assert_int_equal(value, UINT64_MAX - 1);
+	run_until_idle(loop, &e);
+	close(watched);
+	close(fd);
+}
+
+/* ---- timers ---- */
+
+struct timer {
+	struct loop_timer t;
+	struct loop *loop;
+	char name;
+	char *order; /* names are appended */
+	struct timer *cancels;
+	uint64_t again_at;
+};
+
+static void timer_expired(struct loop_timer *t)
+{
+	struct timer *timer = container_of(t, struct timer, t);
+	size_t len = strlen(timer->order);
+
+	timer->order[len] = timer->name;
+	timer->order[len + 1] = 0;
+	if (timer->cancels)
+		loop_timer_cancel(timer->loop, &timer->cancels->t);
+	if (timer->again_at)
+		loop_timer_set(timer->loop, t, timer->again_at);
+}
+
+static void timers_follow_a_virtual_clock(void **state)
+{
+	char order[32] = "";
+	struct clock clock;
+	struct loop *loop;
+	struct timer t[5];
+
+	clock_init_virtual(&clock, 1000, 0);
+	loop = loop_fixture_create(&clock);
+	assert_ptr_equal(loop_clock(loop), &clock);
+	for (int i = 0; i < 5; i++)
+		t[i] = (struct timer){
+			.t.expired = timer_expired, .loop = loop, .name = 'a' + i, .order = order,
+		};
+	loop_timer_set(loop, &t[0].t, 3000);
+	loop_timer_set(loop, &t[1].t, 2000);
+	loop_timer_set(loop, &t[2].t, 3000);
+	loop_timer_set(loop, &t[3].t, 9000);
+	loop_timer_set(loop, &t[3].t, 1500); /* again: the first is forgotten */
+	loop_timer_set(loop, &t[4].t, 2500);
+	loop_timer_cancel(loop, &t[4].t);
+	loop_timer_cancel(loop, &t[4].t);
+	assert_int_equal(loop_run_once(loop, 0), 0);
+	clock_advance(&clock, 1000);
+	assert_int_equal(loop_run_once(loop, UINT64_MAX), 2);
+	assert_string_equal(order, "db");
+	t[0].cancels = &t[2]; /* due in the same round */
+	clock_advance(&clock, 10000);
+	assert_int_equal(loop_run_once(loop, UINT64_MAX), 1);
+	assert_string_equal(order, "dba");
+	assert_false(t[2].t.armed);
+
+	/* One that is always due does not keep the round from ending. */
+	t[4].again_at = 1;
+	loop_timer_set(loop, &t[4].t, 1);
+	assert_int_equal(loop_run_once(loop, UINT64_MAX), 1);
+	assert_int_equal(loop_run_once(loop, UINT64_MAX), 1);
+	assert_string_equal(order, "dbaee");
+	loop_free(loop);
+}
+
+static void timers_end_a_wait(void **state)
+{
+	struct loop *loop = *state;
+	char order[8] = "";
+	struct timer t = { .t.expired = timer_expired, .loop = loop, .name = 'x', .order = order };
+	uint64_t start = clock_monotonic_ns(NULL), end;
+
+	loop_timer_set(loop, &t.t, start + 3 * NSEC_PER_MSEC);
+	while (!order[0])
+		loop_run_once(loop, UINT64_MAX);
+	end = clock_monotonic_ns(NULL);
+	assert_true(end - start >= 3 * NSEC_PER_MSEC);
+}
+
+/* ---- tasks ---- */
+
+struct task {
+	struct loop_task task;
+	struct loop *loop;
+	unsigned runs, again;
+};
+
+static void task_run(struct loop_task *t)
+{
+	struct task *task = container_of(t, struct task, task);
+
+	task->runs++;
+	if (task->again) {
+		task->again--;
+		loop_defer(task->loop, t);
+		loop_defer(task->loop, t);
+	}
+}
+
+static void deferred_tasks_run_once_before_the_next_wait(void **state)
+{
+	struct loop *loop = *state;
+	struct task t = { .task.run = task_run, .loop = loop, .again = 2 };
+
+	loop_defer(loop, &t.task);
+	loop_defer(loop, &t.task);
+	assert_int_equal(t.runs, 0);
+	for (unsigned i = 1; i <= 3; i++) {
+		assert_int_equal(loop_run_once(loop, UINT64_MAX), 1);
+		assert_int_equal(t.runs, i);
+	}
+	assert_int_equal(loop_run_once(loop, 0), 0);
+}
+
+enum { POSTERS = 4, CALLS = 500 };
+
+struct shared {
+	struct loop *loop;
+	unsigned calls; /* the loop's own: no lock */
+	unsigned left;	/* of the threads */
+};
+
+static int count_call(void *arg)
+{
+	struct shared *s = arg;
+
+	return ++s->calls;
+}
+
+static int thread_ends(void *arg)
+{
+	struct shared *s = arg;
+
+	if (--s->left == 0)
+		loop_stop(s->loop);
+	return 0;
+}
+
+static void *call_often(void *arg)
+{
+	struct shared *s = arg;
+
+	assert_false(loop_is_mine(s->loop));
+	for (int i = 0; i < CALLS; i++)
+		assert_true(loop_call(s->loop, count_call, s) > i);
+	loop_call(s->loop, thread_ends, s);
+	return NULL;
+}
+
+static void calls_from_other_threads_are_answered(void **state)
+{
+	struct shared s = { .loop = *state, .left = POSTERS };
+	pthread_t thread[POSTERS];
+
+	assert_true(loop_is_mine(s.loop));
+	assert_int_equal(loop_call(s.loop, count_call, &s), 1); /* our own: a plain call */
+	for (int i = 0; i < POSTERS; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, call_often, &s), 0);
+	loop_run(s.loop);
+	for (int i = 0; i < POSTERS; i++)
+		pthread_join(thread[i], NULL);
+	assert_int_equal(s.calls, POSTERS * CALLS + 1);
+}
+
+struct post {
+	struct loop_task task;
+	struct loop *loop;
+	unsigned runs;
+	sem_t ran;
+};
+
+static void what_is_taken_back_does_not_run(void **state)
+{
+	struct loop *loop = *state;
+	struct task t = { .task.run = task_run, .loop = loop };
+
+	loop_unpost(loop, &t.task);
+	loop_post(loop, &t.task);
+	loop_unpost(loop, &t.task);
+	assert_int_equal(loop_run_once(loop, 0), 0);
+	assert_int_equal(t.runs, 0);
+	loop_post(loop, &t.task);
+	assert_int_equal(loop_run_once(loop, 0), 1);
+	assert_int_equal(t.runs, 1);
+}
+
+static void post_ran(struct loop_task *task)
+{
+	struct post *p = container_of(task, struct post, task);
+
+	p->runs++;
+	sem_post(&p->ran);
+}
+
+static void *post_often(void *arg)
+{
+	struct post *p = arg;
+
+	for (int i = 0; i < 1000; i++) {
+		loop_post(p->loop, &p->task);
+		while (sem_wait(&p->ran) < 0)
+			;
+	}
+	loop_stop(p->loop);
+	return NULL;
+}
+
+static void posts_wake_a_sleeping_loop_every_time(void **state)
+{
+	struct post p = { .task.run = post_ran, .loop = *state };
+	pthread_t thread;
+
+	sem_init(&p.ran, 0, 0);
+	assert_int_equal(pthread_create(&thread, NULL, post_often, &p), 0);
+	loop_run(p.loop);
+	pthread_join(thread, NULL);
+	assert_int_equal(p.runs, 1000);
+	sem_destroy(&p.ran);
+}
+
+static void *run_thread(void *arg)
+{
+	loop_run(arg);
+	return NULL;
+}
+
+static void a_loop_runs_on_the_thread_that_runs_it_first(void **state)
+{
+	struct loop *loop = loop_fixture_create(NULL);
+	struct loop_result r = LOOP_RESULT;
+	struct shared s = { .loop = loop };
+	pthread_t thread;
+	char buf[1];
+	int fds[2];
+
+	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(write(fds[1], "x", 1), 1);
+	loop_read(loop, &r.op, fds[0], buf, 1, UINT64_MAX); /* carried out by the other thread */
+	assert_int_equal(pthread_create(&thread, NULL, run_thread, loop), 0);
+	while (loop_is_mine(loop))
+		sched_yield();
+	assert_int_equal(loop_call(loop, count_call, &s), 1);
+	loop_stop(loop);
+	pthread_join(thread, NULL);
+	assert_int_equal(r.calls, 1);
+	loop_free(loop); /* with the wakeup event outstanding */
+	close(fds[0]);
+	close(fds[1]);
+}
+
+static void a_stop_before_the_run_is_not_lost(void **state)
+{
+	loop_stop(*state);
+	loop_run(*state);
+	loop_run_once(*state, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		loop_test(events_fire_until_unwatched),
+		loop_test(signals_reach_eventfds),
+		cmocka_unit_test(timers_follow_a_virtual_clock),
+		loop_test(timers_end_a_wait),
+		loop_test(what_is_taken_back_does_not_run),
+		loop_test(deferred_tasks_run_once_before_the_next_wait),
+		loop_test(calls_from_other_threads_are_answered),
+		loop_test(posts_wake_a_sleeping_loop_every_time),
+		cmocka_unit_test(a_loop_runs_on_the_thread_that_runs_it_first),
+		loop_test(a_stop_before_the_run_is_not_lost),
+	};
+	int failed = 0;
+
+	if (loop_fixture_select(LOOP_EPOLL))
+		failed += cmocka_run_group_tests_name("loop events over epoll", tests, NULL, NULL);
+	if (loop_fixture_select(LOOP_URING))
+		failed += cmocka_run_group_tests_name("loop events over io_uring", tests, NULL,
+						      NULL);
+	return failed;
+}
