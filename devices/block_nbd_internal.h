@@ -8,6 +8,7 @@
 
 #include "devices/block_internal.h"
 #include "devices/nbd.h"
+#include "vmm/core/fds.h"
 #include "vmm/core/log.h"
 
 #define NBD_SLOTS   128u  /* requests that the server may be working on */
@@ -68,10 +69,7 @@ struct nbd_redial {
 	struct msghdr msg;
 	struct iovec iov;
 	struct nbd_dialed reply;
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} control;
+	FDS_SPACE(1) control;
 };
 
 struct block_nbd {

@@ -176,18 +176,6 @@ static void expired(struct loop_timer *t)
 
 /* ---- the dialer ---- */
 
-static int received_fd(struct msghdr *msg)
-{
-	struct cmsghdr *c = CMSG_FIRSTHDR(msg);
-	int fd;
-
-	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS ||
-	    c->cmsg_len != CMSG_LEN(sizeof(fd)))
-		return -1;
-	memcpy(&fd, CMSG_DATA(c), sizeof(fd));
-	return fd;
-}
-
 static bool is_same(const struct nbd_export *a, const struct nbd_export *b)
 {
 	return a->size_bytes == b->size_bytes && a->flags == b->flags &&
@@ -200,7 +188,7 @@ static void dialed(struct loop_op *op, int res)
 {
 	struct block_nbd *n = container_of(op, struct block_nbd, redial.op);
 	struct nbd_redial *d = &n->redial;
-	int fd = res > 0 ? received_fd(&d->msg) : -1;
+	int fd = res > 0 ? fds_take_one(&d->msg) : -1;
 	bool stale = res == -EINTR || (res == sizeof(d->reply) && d->reply.id != d->id);
 
 	/* To a question that was given up before, or is given up now. */
@@ -238,8 +226,8 @@ static void listen_for_answer(struct block_nbd *n)
 	d->msg = (struct msghdr){
 		.msg_iov = &d->iov,
 		.msg_iovlen = 1,
-		.msg_control = d->control.bytes,
-		.msg_controllen = sizeof(d->control.bytes),
+		.msg_control = &d->control,
+		.msg_controllen = sizeof(d->control),
 	};
 	d->op.done = dialed;
 	loop_recvmsg(n->b.loop, &d->op, d->fd, &d->msg, MSG_CMSG_CLOEXEC);

@@ -490,7 +490,7 @@ static void received(struct loop_op *op, int res)
 
 	c->listening = false;
 	if (res > 0)
-		reply_arrived(c, res, fs_wire_take_fd(&c->msg));
+		reply_arrived(c, res, fds_take_one(&c->msg));
 	else if (res != -ECANCELED || !c->stopped)
 		server_gone(c, res);
 	if (c->stopped) {
@@ -511,8 +511,8 @@ static void listen_on(struct fs_client *c)
 	c->msg = (struct msghdr){
 		.msg_iov = &c->iov,
 		.msg_iovlen = 1,
-		.msg_control = c->control.buf,
-		.msg_controllen = sizeof(c->control.buf),
+		.msg_control = &c->control,
+		.msg_controllen = sizeof(c->control),
 	};
 	c->op.done = received;
 	c->listening = true;

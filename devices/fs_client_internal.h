@@ -4,6 +4,7 @@
 
 #include "devices/fs_client.h"
 #include "devices/fs_wire.h"
+#include "vmm/core/fds.h"
 #include "vmm/core/log.h"
 
 /* A file that the guest has open; operations under way hold it too. */
@@ -30,10 +31,7 @@ struct fs_client {
 	bool listening;
 	struct msghdr msg;
 	struct iovec iov;
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control;
+	FDS_SPACE(1) control;
 	void *buffer; /* FS_WIRE_MAX */
 
 	void (*stopped)(void *arg);

@@ -37,9 +37,4 @@ int fs_wire_send(int socket, const struct fs_wire *head, const void *body, size_
 int fs_wire_receive(int socket, struct fs_wire *ret_head, void *body, size_t size, size_t *ret_len,
 		    int *ret_fd);
 
-struct msghdr;
-
-/* The descriptor that came with @msg, or -1; others are closed. */
-int fs_wire_take_fd(struct msghdr *msg);
-
 #endif

@@ -6,6 +6,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vmm/core/fds.h"
 #include "vmm/core/io.h"
 
 #define BACKLOG 128
@@ -35,24 +36,12 @@ static int open_port(const char *path, uint32_t port)
 static void answer(int fd, const struct vsock_open_request *request, int result)
 {
 	struct vsock_open_reply reply = { .id = request->id, .error = result < 0 ? -result : 0 };
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} control = { 0 };
+	FDS_SPACE(1) space;
 	struct iovec iov = { &reply, sizeof(reply) };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
 
-	if (result >= 0) {
-		struct cmsghdr *c;
-
-		msg.msg_control = control.bytes;
-		msg.msg_controllen = sizeof(control.bytes);
-		c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(c), &result, sizeof(int));
-	}
+	if (result >= 0)
+		fds_attach(&msg, &space, &result, 1);
 	/* A monitor that asks and does not listen harms itself alone. */
 	(void)!sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (result >= 0)

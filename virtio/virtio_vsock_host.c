@@ -184,22 +184,10 @@ static bool ask_broker(struct virtio_vsock *vs)
 	return true;
 }
 
-static int received_fd(struct msghdr *msg)
-{
-	struct cmsghdr *cm = CMSG_FIRSTHDR(msg);
-	int fd;
-
-	if (!cm || cm->cmsg_level != SOL_SOCKET || cm->cmsg_type != SCM_RIGHTS ||
-	    cm->cmsg_len != CMSG_LEN(sizeof(int)))
-		return -1;
-	memcpy(&fd, CMSG_DATA(cm), sizeof(fd));
-	return fd;
-}
-
 static void broker_replied(struct loop_op *op, int res)
 {
 	struct virtio_vsock *vs = container_of(op, struct virtio_vsock, reply);
-	int fd = res > 0 ? received_fd(&vs->reply_msg) : -1;
+	int fd = res > 0 ? fds_take_one(&vs->reply_msg) : -1;
 	struct vsock_conn *c = NULL;
 
 	vs->listening_to_broker = false;
@@ -233,8 +221,8 @@ static void listen_to_broker(struct virtio_vsock *vs)
 	vs->reply_msg = (struct msghdr){
 		.msg_iov = &vs->reply_iov,
 		.msg_iovlen = 1,
-		.msg_control = vs->reply_control.bytes,
-		.msg_controllen = sizeof(vs->reply_control.bytes),
+		.msg_control = &vs->reply_control,
+		.msg_controllen = sizeof(vs->reply_control),
 	};
 	vs->reply.done = broker_replied;
 	vs->listening_to_broker = true;

@@ -17,6 +17,7 @@
 
 #include "devices/vsock_broker.h"
 #include "virtio/virtio.h"
+#include "vmm/core/fds.h"
 
 enum { VSOCK_QUEUE_RX, VSOCK_QUEUE_TX, VSOCK_QUEUE_EVENT, VSOCK_NUM_QUEUES };
 
@@ -109,10 +110,7 @@ struct virtio_vsock {
 	struct msghdr reply_msg;
 	struct iovec reply_iov;
 	struct vsock_open_reply reply_buf;
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} reply_control;
+	FDS_SPACE(1) reply_control;
 };
 
 /* ---- virtio_vsock.c ---- */

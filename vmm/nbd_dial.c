@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "devices/nbd.h"
+#include "vmm/core/fds.h"
 #include "vmm/core/log.h"
 #include "vmm/helper.h"
 
@@ -91,24 +92,12 @@ int nbd_dial(const char *uri, struct error *err)
 
 static void answer(int to, const struct nbd_dialed *reply, int fd)
 {
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} control = { 0 };
+	FDS_SPACE(1) space;
 	struct iovec iov = { (void *)reply, sizeof(*reply) };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
 
-	if (!reply->error) {
-		struct cmsghdr *c;
-
-		msg.msg_control = control.bytes;
-		msg.msg_controllen = sizeof(control.bytes);
-		c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(fd));
-		memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	}
+	if (!reply->error)
+		fds_attach(&msg, &space, &fd, 1);
 	(void)!sendmsg(to, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 

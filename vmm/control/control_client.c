@@ -6,76 +6,39 @@
 #include <unistd.h>
 
 #include "vmm/control/control.h"
+#include "vmm/core/fds.h"
 #include "vmm/run_dir.h"
 
 /* ---- framing, of both ends ---- */
-
-union fd_message {
-	struct cmsghdr align;
-	char space[CMSG_SPACE(CONTROL_MAX_FDS * sizeof(int))];
-};
 
 ssize_t control_send(int sock, const void *data, size_t len, const int *fds, unsigned num_fds,
 		     int flags)
 {
 	struct iovec iov = { .iov_base = (void *)data, .iov_len = len };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
-	union fd_message control = { 0 };
+	FDS_SPACE(CONTROL_MAX_FDS) space;
 	ssize_t n;
 
 	if (num_fds > CONTROL_MAX_FDS)
 		return -E2BIG;
-	if (num_fds) {
-		struct cmsghdr *c;
-
-		msg.msg_control = &control;
-		msg.msg_controllen = CMSG_SPACE(num_fds * sizeof(int));
-		c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(num_fds * sizeof(int));
-		memcpy(CMSG_DATA(c), fds, num_fds * sizeof(int));
-	}
+	if (num_fds)
+		fds_attach(&msg, &space, fds, num_fds);
 	do
 		n = sendmsg(sock, &msg, flags | MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : n;
 }
 
-/* Take what fits into @fds, close the rest. */
-static unsigned take_fds(struct msghdr *msg, int *fds, unsigned max_fds)
-{
-	unsigned num = 0;
-
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-		unsigned here;
-
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		here = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		for (unsigned i = 0; i < here; i++) {
-			int fd;
-
-			memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
-			if (num < max_fds)
-				fds[num++] = fd;
-			else
-				close(fd);
-		}
-	}
-	return num;
-}
-
 ssize_t control_receive(int sock, void *data, size_t size, int *fds, unsigned max_fds,
 			unsigned *ret_num_fds, int flags)
 {
 	struct iovec iov = { .iov_base = data, .iov_len = size };
-	union fd_message control;
+	FDS_SPACE(CONTROL_MAX_FDS) space;
 	struct msghdr msg = {
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control),
+		.msg_control = &space,
+		.msg_controllen = sizeof(space),
 	};
 	bool reset = false;
 	ssize_t n;
@@ -86,7 +49,7 @@ ssize_t control_receive(int sock, void *data, size_t size, int *fds, unsigned ma
 	while (n < 0 && (errno == EINTR || (errno == ECONNRESET && !reset && (reset = true))));
 	if (n < 0)
 		return -errno;
-	*ret_num_fds = take_fds(&msg, fds, max_fds);
+	*ret_num_fds = fds_take(&msg, fds, max_fds);
 	/* Descriptors that were left out could be just the ones that are meant. */
 	if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
 		for (unsigned i = 0; i < *ret_num_fds; i++)
