@@ -144,7 +144,7 @@ static const char *const threads[SANDBOX_NUM_THREADS] = {
 	[SANDBOX_THREAD_MAIN] = "main",	  [SANDBOX_THREAD_VCPU] = "vcpu",
 	[SANDBOX_THREAD_QUEUE] = "queue", [SANDBOX_THREAD_WORKER] = "worker",
 	[SANDBOX_THREAD_FS] = "fs",	  [SANDBOX_THREAD_NET] = "net",
-	[SANDBOX_THREAD_TLS] = "tls",
+	[SANDBOX_THREAD_TLS] = "tls",	  [SANDBOX_THREAD_FAULT] = "fault",
 };
 
 static char orders[128];

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <linux/userfaultfd.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
@@ -181,6 +182,18 @@ static void a_worker_reads_and_writes_what_is_open(void **state)
 	assert_int_equal(try_call(SANDBOX_THREAD_WORKER, SYS_ioctl, -1, KVM_RUN, 0, 0), KILLED);
 	assert_int_equal(try_call(SANDBOX_THREAD_WORKER, SYS_sendmsg, -1, 0, 0, 0), KILLED);
 	assert_int_equal(try_call(SANDBOX_THREAD_WORKER, SYS_ftruncate, -1, 0, 0, 0), KILLED);
+}
+
+static void the_thread_that_brings_pages_reads_files_and_has_no_kvm(void **state)
+{
+	if (!has_seccomp())
+		skip();
+	assert_int_equal(try_call(SANDBOX_THREAD_FAULT, SYS_ioctl, -1, UFFDIO_COPY, 0, 0), EBADF);
+	assert_int_equal(try_call(SANDBOX_THREAD_MAIN, SYS_ioctl, -1, UFFDIO_COPY, 0, 0), EBADF);
+	assert_int_equal(try_call(SANDBOX_THREAD_FAULT, SYS_pread64, -1, 0, 0, 0), EBADF);
+	assert_int_equal(try_call(SANDBOX_THREAD_FAULT, SYS_ioctl, -1, KVM_RUN, 0, 0), KILLED);
+	assert_int_equal(try_call(SANDBOX_THREAD_FAULT, SYS_pwrite64, -1, 0, 0, 0), KILLED);
+	assert_int_equal(try_call(SANDBOX_THREAD_FAULT, SYS_clone, SIGCHLD, 0, 0, 0), KILLED);
 }
 
 static void a_queue_thread_does_input_and_output_and_has_no_kvm(void **state)
@@ -366,6 +379,7 @@ int main(void)
 		cmocka_unit_test(every_thread_computes_locks_and_logs),
 		cmocka_unit_test(a_vcpu_thread_may_run_the_guest_and_not_make_one),
 		cmocka_unit_test(a_worker_reads_and_writes_what_is_open),
+		cmocka_unit_test(the_thread_that_brings_pages_reads_files_and_has_no_kvm),
 		cmocka_unit_test(a_queue_thread_does_input_and_output_and_has_no_kvm),
 		cmocka_unit_test(wisp_net_has_the_internet_and_nothing_else),
 		cmocka_unit_test(a_helper_reads_only_where_it_may),

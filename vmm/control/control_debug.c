@@ -112,6 +112,13 @@ void control_verb_core(struct control_call *call)
 		dump_free(d);
 		return;
 	}
+	/* In a copy of this process pages that are still to come would read as zero. */
+	if (!guest_mem_is_whole(d->m->mem)) {
+		control_fail(call, -EBUSY,
+			     "core: some of the guest's memory is still to come: try again later");
+		dump_free(d);
+		return;
+	}
 	d->was_paused = machine_is_paused(d->m);
 	if (d->was_paused)
 		dump_paused(d);

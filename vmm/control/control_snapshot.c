@@ -359,6 +359,13 @@ static void begin(struct taking *t)
 		free_taking(t);
 		return;
 	}
+	/* In a copy of this process pages that are still to come would read as zero. */
+	if (!guest_mem_is_whole(t->m->mem)) {
+		control_fail(t->call, -EBUSY,
+			     "some of the guest's memory is still to come: try again later");
+		free_taking(t);
+		return;
+	}
 	/* The files of wisp test's command are nobody's once it has ended. */
 	if (t->m->num_ports) {
 		control_fail(t->call, -ENOTSUP,

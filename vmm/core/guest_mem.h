@@ -55,6 +55,7 @@ struct guest_mem {
 	struct guest_mem_overlay overlay[GUEST_MEM_MAX_OVERLAYS];
 	unsigned num_overlays;
 	bool holed; /* some of an overlay was discarded, and is anonymous memory now */
+	bool partial; /* pages are still to come (vmm/core/page_faults.h). Atomic */
 	void *reservation; /* what was mapped for it: @map is aligned inside */
 	uint64_t reservation_size;
 };
@@ -236,6 +237,15 @@ bool guest_mem_is_kept(const struct guest_mem *mem);
  * were discarded. @ret_runs: in how many pieces. While nobody changes RAM, which is kept; -errno.
  */
 int guest_mem_bring_back(struct guest_mem *mem, const uint64_t *pages, uint64_t *ret_runs);
+
+/*
+ * Has all of RAM come? Else a page that is missing comes when it is touched, which may take a
+ * while, but only in this process: in a copy of it the page would read as zero. Any thread.
+ */
+static inline bool guest_mem_is_whole(const struct guest_mem *mem)
+{
+	return !__atomic_load_n(&mem->partial, __ATOMIC_ACQUIRE);
+}
 
 /* Total bytes of RAM. */
 uint64_t guest_mem_size(const struct guest_mem *mem);

@@ -49,6 +49,12 @@ static bool nothing_swapped(void)
 	return sysinfo(&info) == 0 && info.totalswap == info.freeswap;
 }
 
+/* Does mincore() tell all that RAM holds? Pages that are still to come it does not. */
+static bool is_told(const struct guest_mem *mem)
+{
+	return nothing_swapped() && guest_mem_is_whole(mem);
+}
+
 /* Of a file mapped over RAM also what nobody has touched yet: where it has data. */
 static void add_overlay(struct writer *w, const struct guest_mem_overlay *o, uint64_t offset,
 			unsigned num, bool *wanted)
@@ -82,14 +88,14 @@ static void add_overlay(struct writer *w, const struct guest_mem_overlay *o, uin
 
 void guest_mem_populated(struct guest_mem *mem, uint64_t offset, unsigned num, bool *wanted)
 {
-	struct writer w = { .mem = mem, .all = !nothing_swapped() };
+	struct writer w = { .mem = mem, .all = !is_told(mem) };
 
 	memset(wanted, 0, num * sizeof(*wanted));
 	add_populated(&w, offset, num, wanted);
 	for (unsigned k = 0; k < mem->num_overlays; k++)
 		add_overlay(&w, &mem->overlay[k], offset, num, wanted);
 	/* What went out to swap meanwhile may look as if it had never been there. */
-	if (!w.all && !nothing_swapped())
+	if (!w.all && !is_told(mem))
 		memset(wanted, 1, num * sizeof(*wanted));
 }
 
@@ -160,14 +166,14 @@ int guest_mem_save_at(struct guest_mem *mem, int fd, uint64_t base,
 		.fd = fd,
 		.base = base,
 		.saved = &saved,
-		.all = !nothing_swapped(),
+		.all = !is_told(mem),
 	};
 	int r = ftruncate(fd, saved.size) < 0 ? -errno : 0;
 
 	if (!r)
 		r = write_windows(&w);
 	/* Something may have gone there meanwhile: then once more, all of it. */
-	if (!r && !w.all && !nothing_swapped()) {
+	if (!r && !w.all && !is_told(mem)) {
 		w.all = true;
 		saved.pages = 0;
 		r = write_windows(&w);

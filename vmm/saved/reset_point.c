@@ -46,6 +46,9 @@ static int check(const struct machine *m, struct error *err)
 		return error_set(err, -ENOTSUP,
 				 "a guest with --hugepages or --memory-backend shared cannot be "
 				 "reset: its memory cannot be mapped privately");
+	if (!guest_mem_is_whole(m->mem))
+		return error_set(err, -EBUSY,
+				 "some of the guest's memory is still to come: try again later");
 	if (c->num_shares)
 		return error_set(err, -ENOTSUP,
 				 "a guest with --share or --rootfs cannot be reset: what it has "

@@ -27,6 +27,7 @@ static const struct kind kinds[] = {
 	{ "MAIN", "main thread", { seccomp_common, seccomp_main, seccomp_main_kvm } },
 	{ "VCPU", "vCPU threads", { seccomp_common, seccomp_vcpu } },
 	{ "QUEUE", "queue threads", { seccomp_common, seccomp_queue, seccomp_worker } },
+	{ "FAULT", "the thread that brings guest pages", { seccomp_common, seccomp_fault } },
 	{ "WORKER", "workers of the epoll loop", { seccomp_common, seccomp_worker } },
 	{ "NET", "wisp-net", { seccomp_common, seccomp_net } },
 	{ "TLS", "wisp-tls", { seccomp_common, seccomp_tls } },

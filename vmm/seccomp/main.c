@@ -11,6 +11,7 @@
 #include <linux/if_tun.h>
 #include <linux/io_uring.h>
 #include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
@@ -85,6 +86,13 @@ const struct seccomp_rule seccomp_main[] = {
 	ALLOW(mincore, "which guest memory there is to save"),
 	ALLOW(sysinfo, "is any of it out on swap"),
 	ALLOW_ARG(prlimit64, 2, 0, "how many files a clone's guest may have open"),
+
+	/* guest pages that come when they are touched; other threads, too, place them */
+	IOCTL(UFFDIO_REGISTER, "which memory is still to come"),
+	IOCTL(UFFDIO_UNREGISTER, "it is not, after all"),
+	IOCTL(UFFDIO_COPY, "a page has come"),
+	IOCTL(UFFDIO_ZEROPAGE, "a page that is zero"),
+	IOCTL(UFFDIO_WAKE, "who sleeps for a page looks again"),
 
 	/* the terminal: not TIOCSTI, which would type for the user */
 	IOCTL(TCGETS, "is it one, and how was it set"),
