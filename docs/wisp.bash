@@ -583,6 +583,8 @@ _wisp()
 		--converge)
 			_wisp_words "on off"
 			return ;;
+		--streams)
+			return ;;
 		--tls)
 			return ;;
 		--zstd)
@@ -593,7 +595,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--bandwidth --downtime --max-rounds --converge --hand-off --copy-disks --tls --zstd --progress --json --cancel --recover --settle --run-dir --help" ;;
+		-*) _wisp_words "--bandwidth --downtime --max-rounds --converge --hand-off --copy-disks --streams --tls --zstd --progress --json --cancel --recover --settle --run-dir --help" ;;
 		esac ;;
 	receive)
 		case $prev in

@@ -315,7 +315,7 @@ static int run_once(struct monitor_params *params)
 	machine_files_close(params->files);
 	/* A source is to see the monitor's end at once, and its memory to go with the monitor. */
 	if (params->image && params->image->arrival)
-		migrate_wire_done(params->image->arrival->wire);
+		migrate_arrival_close(params->image->arrival);
 	status = await_monitor(params, monitor, &set, &signal);
 	terminal_restore();
 	if (WIFEXITED(status)) {

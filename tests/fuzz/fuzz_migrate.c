@@ -126,6 +126,7 @@ static void try_hello(const uint8_t *data, size_t size)
 	if (state_set_open(&set, w.buf, w.len, &err) == 0 &&
 	    migrate_read_hello(&set, &hello, &err) == 0 &&
 	    (hello.num_disks > CONFIG_MAX_DISKS || hello.way > MIGRATE_WRITTEN ||
+	     hello.streams < 1 || hello.streams > MIGRATE_MAX_STREAMS ||
 	     hello.populated_bytes > hello.memory_bytes))
 		abort();
 	state_set_close(&set);

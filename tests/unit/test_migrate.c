@@ -334,7 +334,7 @@ static void begin(struct moving *m, unsigned level)
 		r->slot = i;
 		assert_int_equal(m->hv->ops->mem_set(m->hv, i, r->gpa, r->size, r->host, 0), 0);
 	}
-	assert_int_equal(migrate_memory_start(&m->memory, m->from, m->hv, level, &err), 0);
+	assert_int_equal(migrate_memory_start(&m->memory, m->from, m->hv, level, 1, &err), 0);
 	assert_int_equal(migrate_sink_init(&m->sink, m->to, &err), 0);
 }
 
@@ -540,8 +540,8 @@ static void pages_that_make_no_sense_are_refused(void **state)
 /* ---- what the source says of itself ---- */
 
 /* Without what is negative. */
-static int read_hello_of(uint32_t version, int way, int comes, struct migrate_hello *ret,
-			 struct error *err)
+static int read_hello_with(uint32_t version, int way, int comes, int streams,
+			   struct migrate_hello *ret, struct error *err)
 {
 	static const uint8_t uuid[MIGRATE_UUID_BYTES] = { 1, 2, 3 };
 	struct state_set set = { 0 };
@@ -560,6 +560,8 @@ static int read_hello_of(uint32_t version, int way, int comes, struct migrate_he
 		state_put_u8(&w, way);
 	if (comes >= 0)
 		state_put_u8(&w, comes);
+	if (streams >= 0)
+		state_put_u8(&w, streams);
 	state_end(&w);
 	state_seal(&w);
 	assert_int_equal(w.failed, 0);
@@ -569,6 +571,17 @@ static int read_hello_of(uint32_t version, int way, int comes, struct migrate_he
 	state_set_close(&set);
 	state_writer_done(&w);
 	return r;
+}
+
+static int read_hello_of(uint32_t version, int way, int comes, struct migrate_hello *ret,
+			 struct error *err)
+{
+	return read_hello_with(version, way, comes, -1, ret, err);
+}
+
+static int read_streams(unsigned streams, struct migrate_hello *ret, struct error *err)
+{
+	return read_hello_with(4, MIGRATE_COPIED, 0, (int)streams, ret, err);
 }
 
 static int read_hello(uint32_t version, int way, struct migrate_hello *ret, struct error *err)
@@ -597,8 +610,17 @@ static void older_sources_are_understood_and_newer_ones_refused(void **state)
 	assert_false(hello.disk_comes[0]);
 	assert_int_equal(read_hello_of(3, MIGRATE_COPIED, 1, &hello, &err), 0);
 	assert_true(hello.disk_comes[0]);
-	assert_int_equal(read_hello(4, MIGRATE_COPIED, &hello, &err), -EBADMSG);
-	assert_non_null(strstr(err.msg, "version 4"));
+	/* The fourth says over how many streams it comes. */
+	assert_int_equal(hello.streams, 1);
+	assert_int_equal(read_hello_of(4, MIGRATE_COPIED, 1, &hello, &err), -EBADMSG);
+	for (unsigned streams = 0; streams <= MIGRATE_MAX_STREAMS + 1; streams++) {
+		bool good = streams >= 1 && streams <= MIGRATE_MAX_STREAMS;
+
+		assert_int_equal(read_streams(streams, &hello, &err), good ? 0 : -EBADMSG);
+		assert_true(!good || hello.streams == streams);
+	}
+	assert_int_equal(read_hello(5, MIGRATE_COPIED, &hello, &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, "version 5"));
 }
 
 /* ---- journals ---- */

@@ -22,9 +22,12 @@
 struct migrate_options {
 	char *run_dir, *tls, *settle;
 	uint64_t bandwidth;
-	unsigned level, max_rounds, downtime_ms;
+	unsigned level, max_rounds, downtime_ms, streams;
 	bool converge, hand_off, copy_disks, json, progress, cancel, recover;
 };
+
+/* Of what the request takes along: there the further connections begin. */
+#define FIRST_STREAM_FD 4
 
 #define MEMBER(m) offsetof(struct migrate_options, m)
 
@@ -57,6 +60,10 @@ const struct config_item migrate_options[] = {
 	{ "--copy-disks", NULL,
 	  "To a host that does not have the guest's disks: send them too, while the guest writes",
 	  CONFIG_FLAG, MEMBER(copy_disks) },
+	{ "--streams", "N",
+	  "Send memory over so many connections at once, each by a thread at either side: tcp: and "
+	  "unix: (1)",
+	  CONFIG_NUMBER, MEMBER(streams), 1, MIGRATE_MAX_STREAMS },
 	{ "--tls", "DIR",
 	  "Encrypt tcp:, with the certificates of DIR: ca.pem, cert.pem, key.pem "
 	  "(docs/migration.md)",
@@ -89,6 +96,8 @@ struct migration {
 	struct cli_disks disks;
 	int in, out;
 	int hold[2]; /* while the second is open we are there */
+	int more[MIGRATE_MAX_STREAMS - 1]; /* connections, @num_more of them */
+	unsigned num_more;
 };
 
 static double number(const json_t *o, const char *key)
@@ -144,6 +153,8 @@ static void report(const struct migrate_options *o, const char *id, const char *
 	       number(reply, "page_bytes") / MiB, way_text(reply));
 	if (o->copy_disks)
 		printf("disks %.1f MiB, ", number(reply, "disk_bytes") / MiB);
+	if (o->streams > 1)
+		printf("%.0f streams, ", number(reply, "streams"));
 	printf("state %.1f KiB), %.0f rounds, guest paused for %.1f ms\n",
 	       number(reply, "state_bytes") / KiB, number(reply, "rounds"),
 	       number(reply, "blackout_us") / 1000);
@@ -153,14 +164,18 @@ static int ask(struct migration *mig, int sock, json_t **ret_reply, struct error
 {
 	const struct migrate_options *o = mig->options;
 	struct control_extra extra = { .progress = show, .arg = mig };
-	const int fds[] = { mig->in, mig->out, mig->journal.fd, mig->hold[0] };
-	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:b, s:b}", "do",
+	int fds[FIRST_STREAM_FD + MIGRATE_MAX_STREAMS - 1] = { mig->in, mig->out, mig->journal.fd,
+							       mig->hold[0] };
+	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:b, s:b, s:i}", "do",
 				    "migrate", "uuid", mig->journal.uuid, "level", o->level,
 				    "max_rounds", o->max_rounds, "downtime_ms", o->downtime_ms,
 				    "bandwidth", (json_int_t)o->bandwidth, "converge", o->converge,
-				    "hand_off", o->hand_off, "copy_disks", o->copy_disks);
+				    "hand_off", o->hand_off, "copy_disks", o->copy_disks,
+				    "streams", 1 + mig->num_more);
 
-	return control_ask_extra(sock, request, fds, ARRAY_SIZE(fds), ret_reply, &extra, err);
+	memcpy(fds + FIRST_STREAM_FD, mig->more, mig->num_more * sizeof(*fds));
+	return control_ask_extra(sock, request, fds, FIRST_STREAM_FD + mig->num_more, ret_reply,
+				 &extra, err);
 }
 
 static int begin_journal(struct migration *mig, const char *id, const char *dest, struct error *err)
@@ -249,6 +264,21 @@ static int check_disks(const struct cli_disks *d, bool copied, struct error *err
 	return 0;
 }
 
+/* The first connection, then the others: the destination tells them apart by what we say. */
+static int connect_to(struct migration *mig, const char *dest, struct error *err)
+{
+	const struct migrate_options *o = mig->options;
+	int r = migrate_address_open(dest, o->tls, &mig->in, &mig->out, err);
+
+	while (!r && mig->num_more + 1 < o->streams) {
+		int *fd = &mig->more[mig->num_more];
+
+		r = migrate_address_open(dest, o->tls, fd, fd, err);
+		mig->num_more += !r;
+	}
+	return r;
+}
+
 /* To @dest, which is called @peer in words. */
 static int hand_over(const struct migrate_options *o, const char *id, const char *dest,
 		     const char *peer, json_t **ret_report, struct error *err)
@@ -271,7 +301,7 @@ static int hand_over(const struct migrate_options *o, const char *id, const char
 	if (!r && pipe2(mig.hold, O_CLOEXEC) < 0)
 		r = error_set(err, -errno, "pipe: %m");
 	if (!r)
-		r = migrate_address_open(dest, false, o->tls, &mig.in, &mig.out, err);
+		r = connect_to(&mig, dest, err);
 	if (!r)
 		r = begin_journal(&mig, id, peer, err);
 	if (!r) {
@@ -282,6 +312,8 @@ static int hand_over(const struct migrate_options *o, const char *id, const char
 	for (unsigned i = 0; i < 2; i++)
 		if (mig.hold[i] >= 0)
 			close(mig.hold[i]);
+	for (unsigned i = 0; i < mig.num_more; i++)
+		close(mig.more[i]);
 	if (mig.in >= 0)
 		close(mig.in);
 	if (mig.out >= 0 && mig.out != mig.in)
@@ -329,13 +361,20 @@ static int carry_out(const struct migrate_options *o, const char *const *args, i
 	if (o->copy_disks && o->hand_off)
 		return error_usage(err, -EINVAL, "migrate: --hand-off is within one host, which "
 						 "has the disks: not with --copy-disks");
+	if (o->streams > 1 && o->hand_off)
+		return error_usage(err, -EINVAL, "migrate: --hand-off sends no memory over its "
+						 "connection: not with --streams");
+	if (o->streams > 1 && num == 2 && !migrate_address_is_socket(args[1]))
+		return error_usage(err, -EINVAL,
+				   "migrate: --streams: '%s' is one pipe, and cannot be connected "
+				   "to again", args[1]);
 	if (num == 2 && !o->recover && !o->cancel && !o->settle)
 		return migrate(o, args[0], args[1], err);
 	return error_usage(err, -EINVAL, "migrate: needs ID and DESTINATION, --cancel ID, --settle "
 					 "WORD ID, or --recover [ID]");
 }
 
-#define DEFAULTS .max_rounds = 30, .downtime_ms = 100, .converge = true
+#define DEFAULTS .streams = 1, .max_rounds = 30, .downtime_ms = 100, .converge = true
 
 int migrate_in_place(const char *run_dir, const char *id, const char *dest, const char *peer,
 		     json_t **ret_report, struct error *err)

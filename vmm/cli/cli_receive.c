@@ -16,6 +16,7 @@
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_address.h"
 #include "vmm/migrate/migrate_copies.h"
+#include "vmm/migrate/migrate_gather.h"
 #include "vmm/migrate/migrate_journal.h"
 #include "vmm/migrate/migrate_wire.h"
 #include "vmm/run_dir.h"
@@ -26,6 +27,8 @@
 struct receiving {
 	struct saved_options options;
 	struct migrate_wire wire;
+	struct migrate_wire streams[MIGRATE_MAX_STREAMS - 1];
+	struct migrate_gather gather; /* of those streams */
 	struct migrate_arrival arrival;
 	struct migrate_journal journal;
 	struct machine_config config;
@@ -63,11 +66,24 @@ static int check_source(const struct receiving *x, const char *source, struct er
 	return 0;
 }
 
+/* The other connections, and then nobody else can connect. */
+static int receive_streams(struct receiving *x, struct error *err)
+{
+	int r = migrate_gather_streams(&x->gather, x->arrival.hello.uuid,
+				       x->arrival.hello.streams - 1, x->streams, err);
+
+	x->arrival.more = x->streams;
+	migrate_gather_done(&x->gather);
+	return r;
+}
+
 static int receive_hello(struct receiving *x, struct error *err)
 {
 	struct migrate_record rec;
-	int r = migrate_wire_expect_greeting(&x->wire, HELLO_MS, err);
+	int r = migrate_gather_until(&x->gather, x->wire.in, err);
 
+	if (!r)
+		r = migrate_wire_expect_greeting(&x->wire, HELLO_MS, err);
 	x->wire.wants_fd = true;
 	if (!r)
 		r = migrate_wire_expect(&x->wire, MIGRATE_HELLO, &rec, HELLO_MS, err);
@@ -83,6 +99,8 @@ static int receive_hello(struct receiving *x, struct error *err)
 		r = machine_check_state(&x->state, err);
 	if (!r)
 		r = migrate_read_hello(&x->state, &x->arrival.hello, err);
+	if (!r)
+		r = receive_streams(x, err);
 	if (!r)
 		r = config_load(&x->config, &x->state, err);
 	/* No source asks for that; one that does is not to choose which of our files are memory. */
@@ -306,7 +324,7 @@ static int receive(struct receiving *x, const char *source)
 	struct error err = { 0 };
 	int in = -1, out = -1, r;
 
-	r = migrate_address_open(source, true, x->options.tls, &in, &out, &err);
+	r = migrate_address_await(source, x->options.tls, &x->gather.listener, &in, &out, &err);
 	if (!r) {
 		r = migrate_wire_init(&x->wire, in, out, &err);
 		x->arrival.wire = &x->wire;
@@ -314,6 +332,7 @@ static int receive(struct receiving *x, const char *source)
 			r = check_source(x, source, &err);
 		if (!r)
 			r = receive_hello(x, &err);
+		migrate_gather_done(&x->gather);
 		if (!r)
 			r = prepare(x, source, &err);
 		if (r < 0) {
@@ -332,6 +351,7 @@ static void receiving_init(struct receiving *x)
 	*x = (struct receiving){
 		.options = { .log_level = LOG_WARN, .sandbox = SANDBOX_ON },
 		.wire = { .in = -1, .out = -1, .fd = -1 },
+		.gather = { .listener.fd = -1, .patience_ms = HELLO_MS },
 		.journal.fd = -1,
 	};
 	migrate_copies_init(&x->copies);
@@ -340,6 +360,8 @@ static void receiving_init(struct receiving *x)
 
 static void receiving_done(struct receiving *x)
 {
+	for (unsigned i = 0; x->arrival.more && i + 1 < x->arrival.hello.streams; i++)
+		migrate_wire_done(&x->streams[i]);
 	migrate_wire_done(&x->wire);
 	state_set_close(&x->state);
 	free(x->hello);

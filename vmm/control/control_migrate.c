@@ -13,6 +13,9 @@
 #define MAX_BANDWIDTH (1ull << 50)
 #define MAX_DOWNTIME  600000
 
+/* Of a request's descriptors: there the further connections begin. */
+#define FIRST_STREAM_FD 4
+
 struct going {
 	struct control_call *call;
 	struct machine *m;
@@ -41,7 +44,7 @@ static void client_gone(struct loop_op *op, int res)
 static json_t *describe(const struct migrate_report *r)
 {
 	return json_pack("{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-			 "s:I}",
+			 "s:I, s:i}",
 			 "phase", migrate_phase_name(r->phase),
 			 "memory", migrate_way_name(r->way),
 			 "rounds", r->rounds,
@@ -56,7 +59,8 @@ static json_t *describe(const struct migrate_report *r)
 			 "pending_disk_bytes", (json_int_t)r->pending_disk_bytes,
 			 "bytes_per_second", (json_int_t)r->bytes_per_second,
 			 "total_us", (json_int_t)(r->total_ns / 1000),
-			 "blackout_us", (json_int_t)(r->blackout_ns / 1000));
+			 "blackout_us", (json_int_t)(r->blackout_ns / 1000),
+			 "streams", r->streams);
 }
 
 static void progress(void *arg, const struct migrate_report *report)
@@ -89,7 +93,7 @@ static void done(void *arg, int r, const struct error *err, const struct migrate
 
 static int read_params(struct control_call *call, struct migrate_params *p)
 {
-	uint64_t level, rounds, downtime;
+	uint64_t level, rounds, downtime, streams;
 	const char *uuid;
 
 	if (control_arg_string(call, "uuid", "", &uuid) < 0 ||
@@ -97,6 +101,7 @@ static int read_params(struct control_call *call, struct migrate_params *p)
 	    control_arg_number(call, "max_rounds", 30, MAX_ROUNDS, &rounds) < 0 ||
 	    control_arg_number(call, "bandwidth", 0, MAX_BANDWIDTH, &p->bandwidth) < 0 ||
 	    control_arg_number(call, "downtime_ms", 100, MAX_DOWNTIME, &downtime) < 0 ||
+	    control_arg_number(call, "streams", 1, MIGRATE_MAX_STREAMS, &streams) < 0 ||
 	    control_arg_bool(call, "converge", true, &p->converge) < 0 ||
 	    control_arg_bool(call, "hand_off", false, &p->hand_off) < 0 ||
 	    control_arg_bool(call, "copy_disks", false, &p->copy_disks) < 0)
@@ -105,10 +110,16 @@ static int read_params(struct control_call *call, struct migrate_params *p)
 		control_fail(call, -EINVAL, "a hand-off is within one host, where the disks are");
 		return -EINVAL;
 	}
-	if (migrate_uuid_parse(uuid, p->uuid) < 0 || !rounds) {
-		control_fail(call, -EINVAL, "a migration needs a name, and a round at least");
+	if (migrate_uuid_parse(uuid, p->uuid) < 0 || !rounds || !streams) {
+		control_fail(call, -EINVAL,
+			     "a migration needs a name, a round and a stream at least");
 		return -EINVAL;
 	}
+	if (p->hand_off && streams > 1) {
+		control_fail(call, -EINVAL, "a hand-off sends no memory over its stream");
+		return -EINVAL;
+	}
+	p->num_more = streams - 1;
 	p->level = level;
 	p->max_rounds = rounds;
 	p->downtime_ns = downtime * NSEC_PER_MSEC;
@@ -125,7 +136,7 @@ void control_verb_migrate(struct control_call *call)
 
 	if (read_params(call, &params) < 0)
 		return;
-	if (control_num_fds(call) != 4) {
+	if (control_num_fds(call) != FIRST_STREAM_FD + params.num_more) {
 		control_fail(call, -EBADF, "the request came without its descriptors");
 		return;
 	}
@@ -143,6 +154,8 @@ void control_verb_migrate(struct control_call *call)
 	params.in = control_take_fd(call, 0);
 	params.out = control_take_fd(call, 1);
 	params.journal = control_take_fd(call, 2);
+	for (unsigned i = 0; i < params.num_more; i++)
+		params.more[i] = control_take_fd(call, FIRST_STREAM_FD + i);
 	*g = (struct going){
 		.call = call,
 		.m = m,

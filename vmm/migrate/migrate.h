@@ -19,9 +19,6 @@ struct migrate_copies;
 struct migrate_source;
 struct x86_cpuid;
 
-/* A migration's name, in both journals. */
-#define MIGRATE_UUID_BYTES 16
-
 /* What both sides say of it to their journals; in this order. */
 #define MIGRATE_PHASE_STARTED	"started"   /* both */
 #define MIGRATE_PHASE_PREPARED	"prepared"  /* destination: could run at once */
@@ -36,6 +33,8 @@ struct x86_cpuid;
 struct migrate_params {
 	int in, out;	/* the stream; the source's from the call on, like @journal */
 	int journal;
+	int more[MIGRATE_MAX_STREAMS - 1]; /* further connections, for memory; the source's too */
+	unsigned num_more;
 	uint8_t uuid[MIGRATE_UUID_BYTES];
 	unsigned level;	/* zstd's; 0: pages go as they are */
 	unsigned max_rounds;
@@ -60,6 +59,7 @@ struct migrate_report {
 	enum migrate_phase phase;
 	enum migrate_way way; /* that memory takes */
 	unsigned rounds;
+	unsigned streams; /* connections */
 	uint64_t pages_sent, zero_pages;
 	uint64_t page_bytes, state_bytes, bytes; /* sent: in records of pages, of state, all;
 						  * @page_bytes: or written to its memory */
@@ -115,6 +115,7 @@ struct migrate_hello {
 	unsigned num_disks;
 	uint64_t disk_bytes[CONFIG_MAX_DISKS];
 	bool disk_comes[CONFIG_MAX_DISKS]; /* with the guest, as a copy */
+	unsigned streams; /* connections, the first among them */
 };
 
 /* What a machine begins with that another one is to hand over. */
@@ -124,6 +125,7 @@ struct migrate_arrival {
 	enum migrate_way way; /* that memory takes */
 	int journal;
 	struct migrate_copies *copies; /* of disks that come along; NULL: none does */
+	struct migrate_wire *more; /* @hello.streams - 1 further ones; each said whose it is */
 };
 
 /* Take HELLO's section of @state. -EBADMSG. */
@@ -139,6 +141,9 @@ int migrate_receive(struct machine *m, const struct migrate_arrival *arrival,
 		    const struct x86_cpuid *host, struct error *err);
 void migrate_arrived(struct machine *m, const struct migrate_arrival *arrival, int result,
 		     const struct error *err);
+
+/* Let go of the connections; each process that has them does. */
+void migrate_arrival_close(const struct migrate_arrival *arrival);
 
 /* Tell the source that nothing will come of it. */
 void migrate_refuse(const struct migrate_arrival *arrival, const struct error *err);

@@ -15,6 +15,7 @@
 
 #include "vmm/core/log.h"
 #include "vmm/migrate/migrate_tls.h"
+#include "vmm/migrate/migrate_wire.h"
 
 const char migrate_addresses[] = "tcp:HOST:PORT|unix:PATH|exec:COMMAND|fd:N";
 
@@ -85,16 +86,6 @@ static int parse_unix(const char *path, struct target *t)
 	return 0;
 }
 
-static int accept_one(int fd)
-{
-	int peer;
-
-	do
-		peer = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
-	while (peer < 0 && (errno == EINTR || errno == ECONNABORTED));
-	return peer < 0 ? -errno : peer;
-}
-
 /* A blackout is no time to wait for more to send. */
 static void send_at_once(int fd)
 {
@@ -103,34 +94,57 @@ static void send_at_once(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 }
 
+int migrate_listener_accept(const struct migrate_listener *l, struct error *err)
+{
+	int fd;
+
+	do
+		fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC);
+	while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
+	if (fd < 0)
+		return error_set(err, -errno, "migration: cannot be connected to: %m");
+	/* No UNIX socket knows of it. */
+	send_at_once(fd);
+	return l->tls ? migrate_tls_start(fd, l->tls, NULL, err) : fd;
+}
+
 /* One that we would not talk to is no reason not to wait for the right one. */
-static int accept_trusted(int fd, const char *tls, struct error *err)
+static int accept_trusted(const struct migrate_listener *l, struct error *err)
 {
 	for (;;) {
-		int r = accept_one(fd);
+		int r = migrate_listener_accept(l, err);
 
-		if (r < 0)
-			return r;
-		send_at_once(r);
-		r = migrate_tls_start(r, tls, NULL, err);
 		if (r != -EPROTO)
 			return r;
 		log_warn("%s; waiting for another one", err->msg);
 	}
 }
 
-static int await_peer(int fd, const struct target *t, struct error *err)
+/* Listen with @fd, which is @l's then. */
+static int await_peer(struct migrate_listener *l, int fd, const struct target *t,
+		      struct error *err)
 {
 	const struct sockaddr *sa = &t->addr.any;
-	int one = 1, r;
+	int one = 1;
 
+	l->fd = fd;
+	l->tls = t->tls;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(fd, sa, t->len) < 0 || listen(fd, 1) < 0)
+	if (bind(fd, sa, t->len) < 0)
 		return -errno;
-	r = t->tls ? accept_trusted(fd, t->tls, err) : accept_one(fd);
 	if (sa->sa_family == AF_UNIX)
-		unlink(t->addr.un.sun_path);
-	return r;
+		memcpy(l->path, t->addr.un.sun_path, sizeof(l->path));
+	/* A source connects as often as it has streams before we look. */
+	return listen(fd, MIGRATE_MAX_STREAMS) < 0 ? -errno : accept_trusted(l, err);
+}
+
+void migrate_listener_close(struct migrate_listener *l)
+{
+	if (l->fd >= 0)
+		close(l->fd);
+	if (l->path[0])
+		unlink(l->path);
+	*l = (struct migrate_listener){ .fd = -1 };
 }
 
 static int call_peer(int fd, const struct target *t, struct error *err)
@@ -143,13 +157,15 @@ static int call_peer(int fd, const struct target *t, struct error *err)
 	return migrate_tls_start(r, t->tls, t->host, err);
 }
 
-static int open_socket(const struct target *t, bool listening, struct error *err)
+static int open_socket(const struct target *t, struct migrate_listener *l, struct error *err)
 {
 	int fd = socket(t->addr.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), r;
 
 	if (fd < 0)
 		return -errno;
-	r = listening ? await_peer(fd, t, err) : call_peer(fd, t, err);
+	if (l)
+		return await_peer(l, fd, t, err);
+	r = call_peer(fd, t, err);
 	close(fd);
 	if (r >= 0 && !t->tls && t->addr.any.sa_family != AF_UNIX)
 		send_at_once(r);
@@ -214,7 +230,8 @@ static bool is_kind(const char *address, const char *kind)
 }
 
 /* Either end of a socket. */
-static int open_address(const char *address, bool listening, const char *tls, struct error *err)
+static int open_address(const char *address, struct migrate_listener *l, const char *tls,
+			struct error *err)
 {
 	const char *rest = strchr(address, ':');
 	struct target t = { .tls = tls };
@@ -229,11 +246,17 @@ static int open_address(const char *address, bool listening, const char *tls, st
 		error_hint(err, "HOST is an address in numbers, or localhost");
 		return r;
 	}
-	return open_socket(&t, listening, err);
+	return open_socket(&t, l, err);
 }
 
-int migrate_address_open(const char *address, bool listening, const char *tls, int *ret_in,
-			 int *ret_out, struct error *err)
+bool migrate_address_is_socket(const char *address)
+{
+	return is_kind(address, "tcp") || is_kind(address, "unix");
+}
+
+/* With @l by waiting there, else by connecting. */
+static int open_or_await(const char *address, struct migrate_listener *l, const char *tls,
+			 int *ret_in, int *ret_out, struct error *err)
 {
 	struct error why = { 0 };
 	int r;
@@ -247,14 +270,32 @@ int migrate_address_open(const char *address, bool listening, const char *tls, i
 	if (is_kind(address, "exec") && address[strlen("exec:")])
 		r = run_command(address + strlen("exec:"));
 	else
-		r = open_address(address, listening, tls, &why);
+		r = open_address(address, l, tls, &why);
 	if (r >= 0) {
 		*ret_in = *ret_out = r;
 		return 0;
 	}
 	if (!why.msg[0])
 		return error_usage(err, r, "'%s': cannot %s: %m", address,
-				   listening ? "listen" : "connect");
+				   l ? "listen" : "connect");
 	*err = why;
+	return r;
+}
+
+int migrate_address_open(const char *address, const char *tls, int *ret_in, int *ret_out,
+			 struct error *err)
+{
+	return open_or_await(address, NULL, tls, ret_in, ret_out, err);
+}
+
+int migrate_address_await(const char *address, const char *tls, struct migrate_listener *l,
+			  int *ret_in, int *ret_out, struct error *err)
+{
+	int r;
+
+	*l = (struct migrate_listener){ .fd = -1 };
+	r = open_or_await(address, l, tls, ret_in, ret_out, err);
+	if (r < 0)
+		migrate_listener_close(l);
 	return r;
 }

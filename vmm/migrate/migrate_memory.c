@@ -30,16 +30,36 @@ static void set_bit(uint64_t *words, uint64_t i)
 
 /* ---- what is to be sent ---- */
 
-int migrate_memory_start(struct migrate_memory *s, struct guest_mem *mem, struct hv *hv, int level,
-			 struct error *err)
+static int lane_init(struct migrate_lane *lane, int level)
 {
-	int r;
+	lane->window = malloc(MIGRATE_MAX_WINDOW);
+	lane->packed = level ? malloc(MIGRATE_MAX_WINDOW) : NULL;
+	lane->zstd = level ? ZSTD_createCCtx() : NULL;
+	return !lane->window || (level && (!lane->packed || !lane->zstd)) ? -ENOMEM : 0;
+}
 
-	*s = (struct migrate_memory){ .mem = mem, .hv = hv, .first = true, .level = level };
-	s->window = malloc(MIGRATE_MAX_WINDOW);
-	s->packed = level ? malloc(MIGRATE_MAX_WINDOW) : NULL;
-	s->zstd = level ? ZSTD_createCCtx() : NULL;
-	r = !s->window || (level && (!s->packed || !s->zstd)) ? -ENOMEM : 0;
+static void lane_done(struct migrate_lane *lane)
+{
+	ZSTD_freeCCtx(lane->zstd);
+	free(lane->window);
+	free(lane->packed);
+	*lane = (struct migrate_lane){ 0 };
+}
+
+int migrate_memory_start(struct migrate_memory *s, struct guest_mem *mem, struct hv *hv, int level,
+			 unsigned lanes, struct error *err)
+{
+	int r = 0;
+
+	*s = (struct migrate_memory){
+		.mem = mem,
+		.hv = hv,
+		.first = true,
+		.level = level,
+		.num_lanes = lanes,
+	};
+	for (unsigned i = 0; i < lanes && !r; i++)
+		r = lane_init(&s->lane[i], level);
 	for (unsigned i = 0; i < mem->num_ranges && !r; i++) {
 		s->todo[i] = malloc(dirty_log_words(&mem->range[i]) * sizeof(uint64_t));
 		if (!s->todo[i])
@@ -81,11 +101,8 @@ void migrate_memory_stop(struct migrate_memory *s)
 		free(s->todo[i]);
 		s->todo[i] = NULL;
 	}
-	ZSTD_freeCCtx(s->zstd);
-	free(s->window);
-	free(s->packed);
-	s->zstd = NULL;
-	s->window = s->packed = NULL;
+	for (unsigned i = 0; i < ARRAY_SIZE(s->lane); i++)
+		lane_done(&s->lane[i]);
 }
 
 static int collect_range(struct migrate_memory *s, unsigned i, uint64_t *pages)
@@ -132,18 +149,18 @@ uint64_t migrate_memory_populated(struct guest_mem *mem)
  * Fill the record of a window; 0 when there is nothing to say. Pages are copied, so that what is
  * summed up and compressed does not change under our hands.
  */
-static size_t fill_window(struct migrate_memory *s, const uint64_t *todo, uint64_t offset,
-			  unsigned num)
+static size_t fill_window(struct migrate_memory *s, const struct migrate_lane *lane,
+			  const uint64_t *todo, uint64_t offset, unsigned num)
 {
 	uint64_t present[MIGRATE_WINDOW_WORDS] = { 0 }, zero[MIGRATE_WINDOW_WORDS] = { 0 };
 	const uint8_t *host = s->mem->map + offset;
 	bool populated[MIGRATE_WINDOW_PAGES];
 	size_t len = PAGES_AT;
-	bool any_zero = false;
+	unsigned zero_pages = 0;
 
 	guest_mem_populated(s->mem, offset, num, populated);
 	for (unsigned i = 0; i < num; i++) {
-		uint8_t *copy = s->window + len;
+		uint8_t *copy = lane->window + len;
 
 		if (!has_bit(todo, i))
 			continue;
@@ -152,33 +169,33 @@ static size_t fill_window(struct migrate_memory *s, const uint64_t *todo, uint64
 		if (populated[i] && !guest_mem_page_is_zero(copy)) {
 			set_bit(present, i);
 			len += PAGE_SIZE;
-			s->pages_sent++;
 		} else if (!s->first) {
 			/* What is there may be what it held before. */
 			set_bit(zero, i);
-			any_zero = true;
-			s->zero_pages++;
+			zero_pages++;
 		}
 	}
 	for (unsigned i = 0; i < MIGRATE_WINDOW_WORDS; i++) {
-		put_le64(s->window + i * 8, present[i]);
-		put_le64(s->window + BITMAP_BYTES + i * 8, zero[i]);
+		put_le64(lane->window + i * 8, present[i]);
+		put_le64(lane->window + BITMAP_BYTES + i * 8, zero[i]);
 	}
-	return len > PAGES_AT || any_zero ? len : 0;
+	s->pages_sent += (len - PAGES_AT) / PAGE_SIZE;
+	s->zero_pages += zero_pages;
+	return len > PAGES_AT || zero_pages ? len : 0;
 }
 
 /* Compress the pages of a record that has @len bytes. The new length, or 0: no gain. */
-static size_t pack_window(struct migrate_memory *s, size_t len)
+static size_t pack_window(const struct migrate_lane *lane, int level, size_t len)
 {
 	size_t room = len - PAGES_AT, n;
 
-	if (!s->level || room == 0)
+	if (!level || room == 0)
 		return 0;
-	n = ZSTD_compressCCtx(s->zstd, s->packed + PAGES_AT, room - 1, s->window + PAGES_AT, room,
-			      s->level);
+	n = ZSTD_compressCCtx(lane->zstd, lane->packed + PAGES_AT, room - 1,
+			      lane->window + PAGES_AT, room, level);
 	if (ZSTD_isError(n))
 		return 0;
-	memcpy(s->packed, s->window, PAGES_AT);
+	memcpy(lane->packed, lane->window, PAGES_AT);
 	return PAGES_AT + n;
 }
 
@@ -213,8 +230,8 @@ static void write_window(struct migrate_memory *s, const uint64_t *todo, uint64_
 	}
 }
 
-static int send_window(struct migrate_memory *s, struct migrate_wire *w, unsigned index,
-		       uint64_t first, struct error *err)
+static int send_window(struct migrate_memory *s, const struct migrate_lane *lane,
+		       struct migrate_wire *w, unsigned index, uint64_t first, struct error *err)
 {
 	const struct guest_mem_range *range = &s->mem->range[index];
 	unsigned num = MIN(range_pages(range) - first, (uint64_t)MIGRATE_WINDOW_PAGES);
@@ -229,13 +246,13 @@ static int send_window(struct migrate_memory *s, struct migrate_wire *w, unsigne
 		return error_set(err, r, "migration: the log of changed memory: %m");
 	if (s->target)
 		write_window(s, todo, offset, num);
-	len = s->target ? 0 : fill_window(s, todo, offset, num);
+	len = s->target ? 0 : fill_window(s, lane, todo, offset, num);
 	memset(todo, 0, (num + 63) / 64 * 8);
 	if (!len)
 		return 0;
-	packed = pack_window(s, len);
+	packed = pack_window(lane, s->level, len);
 	r = migrate_wire_send(w, packed ? MIGRATE_PAGES_ZSTD : MIGRATE_PAGES, offset >> PAGE_SHIFT,
-			      packed ? s->packed : s->window, packed ? packed : len, err);
+			      packed ? lane->packed : lane->window, packed ? packed : len, err);
 	s->page_bytes += w->bytes_out - before;
 	return r;
 }
@@ -249,28 +266,82 @@ static bool is_clean(const uint64_t *todo, unsigned num)
 	return !any;
 }
 
+/* Find window @n, counted over all ranges: false when there are fewer. */
+static bool find_window(const struct migrate_memory *s, uint64_t n, unsigned *ret_index,
+			uint64_t *ret_first)
+{
+	for (unsigned i = 0; i < s->mem->num_ranges; i++) {
+		uint64_t num = (range_pages(&s->mem->range[i]) + MIGRATE_WINDOW_PAGES - 1) /
+			       MIGRATE_WINDOW_PAGES;
+
+		if (n < num) {
+			*ret_index = i;
+			*ret_first = n * MIGRATE_WINDOW_PAGES;
+			return true;
+		}
+		n -= num;
+	}
+	return false;
+}
+
+static bool window_is_clean(const struct migrate_memory *s, unsigned index, uint64_t first)
+{
+	uint64_t left = range_pages(&s->mem->range[index]) - first;
+
+	return is_clean(s->todo[index] + first / 64, MIN(left, (uint64_t)MIGRATE_WINDOW_PAGES));
+}
+
+uint64_t migrate_memory_windows(const struct migrate_memory *s)
+{
+	uint64_t windows = 0, first;
+	unsigned index;
+
+	for (uint64_t n = 0; find_window(s, n, &index, &first); n++)
+		windows += !window_is_clean(s, index, first);
+	return windows;
+}
+
+void migrate_memory_begin(struct migrate_memory *s)
+{
+	s->next_window = 0;
+}
+
+int migrate_memory_send_share(struct migrate_memory *s, unsigned lane, struct migrate_wire *w,
+			      int (*between)(void *arg, struct error *err), void *arg,
+			      struct error *err)
+{
+	uint64_t first;
+	unsigned index;
+	int r;
+
+	while (find_window(s, s->next_window++, &index, &first)) {
+		if (window_is_clean(s, index, first))
+			continue;
+		r = send_window(s, &s->lane[lane], w, index, first, err);
+		if (!r && between)
+			r = between(arg, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+void migrate_memory_end(struct migrate_memory *s)
+{
+	s->first = false;
+}
+
 int migrate_memory_send(struct migrate_memory *s, struct migrate_wire *w,
 			int (*between)(void *arg, struct error *err), void *arg,
 			struct error *err)
 {
-	for (unsigned i = 0; i < s->mem->num_ranges; i++) {
-		uint64_t pages = range_pages(&s->mem->range[i]);
+	int r;
 
-		for (uint64_t at = 0; at < pages; at += MIGRATE_WINDOW_PAGES) {
-			unsigned num = MIN(pages - at, (uint64_t)MIGRATE_WINDOW_PAGES);
-			int r;
-
-			if (is_clean(s->todo[i] + at / 64, num))
-				continue;
-			r = send_window(s, w, i, at, err);
-			if (!r && between)
-				r = between(arg, err);
-			if (r < 0)
-				return r;
-		}
-	}
-	s->first = false;
-	return 0;
+	migrate_memory_begin(s);
+	r = migrate_memory_send_share(s, 0, w, between, arg, err);
+	if (!r)
+		migrate_memory_end(s);
+	return r;
 }
 
 /* ---- in ---- */

@@ -4,13 +4,20 @@
  * The sender's half belongs to the thread that sends, while the guest runs. A page that changed
  * is found in the hypervisor's log or, when the monitor wrote it, in the bitmap of
  * guest_mem. Both are cleared before the page is read, so what changes meanwhile
- * comes again in the next round.
+ * comes again in the next round. Over several connections (migrate_streams.h) each has a thread and
+ * a lane; those take windows one by one until none is left.
  */
 #ifndef WISP_VMM_MIGRATE_MEMORY_H
 #define WISP_VMM_MIGRATE_MEMORY_H
 
 #include "vmm/core/dirty_log.h"
 #include "vmm/migrate/migrate_wire.h"
+
+/* What one thread packs records in. */
+struct migrate_lane {
+	void *zstd;
+	uint8_t *window, *packed; /* a record, plain and compressed */
+};
 
 struct migrate_memory {
 	struct guest_mem *mem;
@@ -19,17 +26,18 @@ struct migrate_memory {
 	bool logging;
 	bool first;	/* everything is to be sent, and the other side's memory is empty */
 	int level;	/* zstd's; 0: pages are sent as they are */
-	void *zstd;
-	uint8_t *window, *packed; /* a record, plain and compressed */
+	struct migrate_lane lane[MIGRATE_MAX_STREAMS];
+	unsigned num_lanes;
 	uint8_t *target; /* the other side's memory, when pages are written there; else NULL */
 
-	uint64_t pages_sent, zero_pages, page_bytes; /* @page_bytes: of records as sent, or
-						    * of pages written */
+	_Atomic uint64_t next_window; /* of all ranges in turn: nobody has taken it yet */
+	_Atomic uint64_t pages_sent, zero_pages;
+	_Atomic uint64_t page_bytes; /* of records as sent, or of pages written */
 };
 
-/* Begin to watch. The guest may run. */
+/* Begin to watch, to send with @lanes of them. The guest may run. */
 int migrate_memory_start(struct migrate_memory *s, struct guest_mem *mem, struct hv *hv, int level,
-			 struct error *err);
+			 unsigned lanes, struct error *err);
 
 /*
  * From now on write pages to the other side's memory, which is the file @fd, in place of sending
@@ -50,6 +58,19 @@ int migrate_memory_collect(struct migrate_memory *s, uint64_t *ret_pages, struct
 int migrate_memory_send(struct migrate_memory *s, struct migrate_wire *w,
 			int (*between)(void *arg, struct error *err), void *arg,
 			struct error *err);
+
+/*
+ * The same by several threads: each sends its share over a connection and by a lane of its own,
+ * between begin and end. Then nothing is left to be sent, if all have returned 0.
+ */
+void migrate_memory_begin(struct migrate_memory *s);
+int migrate_memory_send_share(struct migrate_memory *s, unsigned lane, struct migrate_wire *w,
+			      int (*between)(void *arg, struct error *err), void *arg,
+			      struct error *err);
+void migrate_memory_end(struct migrate_memory *s);
+
+/* Windows of which something is to be sent. */
+uint64_t migrate_memory_windows(const struct migrate_memory *s);
 
 /* Pages that hold something, as far as the host knows: what a first round would send at most. */
 uint64_t migrate_memory_populated(struct guest_mem *mem);

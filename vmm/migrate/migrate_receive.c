@@ -17,6 +17,7 @@
 #include "vmm/migrate/migrate_copies.h"
 #include "vmm/migrate/migrate_memory.h"
 #include "vmm/migrate/migrate_mirror.h"
+#include "vmm/migrate/migrate_streams.h"
 
 /* How long the source may pause between two records: it waits for its disks, or is limited. */
 #define RECORD_MS 60000
@@ -27,6 +28,7 @@ struct receiver {
 	const struct x86_cpuid *host;
 	struct migrate_wire *wire;
 	struct migrate_sink sink;
+	struct migrate_streams_sink streams; /* besides @wire */
 	struct migrate_mirror_sink disks;
 	pthread_t thread;
 	int wake_fd;
@@ -70,6 +72,9 @@ int migrate_read_hello(struct state_set *state, struct migrate_hello *ret, struc
 		state_reader_fail(&r, "way %u of memory", hello.way);
 	for (unsigned i = 0; i < hello.num_disks && r.version > 2 && !r.failed; i++)
 		hello.disk_comes[i] = state_get_u8(&r);
+	hello.streams = r.version > 3 ? state_get_u8(&r) : 1;
+	if (hello.streams < 1 || hello.streams > MIGRATE_MAX_STREAMS)
+		state_reader_fail(&r, "%u streams", hello.streams);
 	if (!r.failed && hello.populated_bytes > hello.memory_bytes)
 		state_reader_fail(&r, "more memory in use than there is");
 	ret_r = state_reader_end(&r, err);
@@ -178,8 +183,8 @@ static int end_round(struct receiver *rx, uint64_t round, struct error *err)
 	return r ? r : migrate_wire_send(rx->wire, MIGRATE_ROUND_DONE, round, NULL, 0, err);
 }
 
-/* Everything up to STATE. */
-static int receive_memory(struct receiver *rx, struct error *err)
+/* Everything up to STATE over the first stream. */
+static int receive_first(struct receiver *rx, struct error *err)
 {
 	struct migrate_record rec;
 
@@ -210,6 +215,20 @@ static int receive_memory(struct receiver *rx, struct error *err)
 		if (r < 0)
 			return r;
 	}
+}
+
+/* Everything up to STATE, when the source has been told that all of memory is here. */
+static int receive_memory(struct receiver *rx, struct error *err)
+{
+	struct error why = { 0 };
+	int r = receive_first(rx, err), streams = migrate_streams_end(&rx->streams, &why);
+
+	/* A stream that failed has woken us. */
+	if (streams < 0 && (!r || r == -ECANCELED)) {
+		*err = why;
+		r = streams;
+	}
+	return r;
 }
 
 /*
@@ -306,8 +325,15 @@ static int start(struct receiver *rx, struct error *err)
 	if (rx->wake_fd < 0)
 		return error_set(err, -errno, "migration: %m");
 	rx->wire->wake_fd = rx->wake_fd;
+	r = migrate_streams_receive(&rx->streams, rx->arrival->more,
+				    rx->arrival->hello.streams - 1, rx->m->mem, rx->wake_fd, err);
+	if (r < 0)
+		return r;
 	r = pthread_create(&rx->thread, NULL, run, rx);
-	return r ? error_set(err, -r, "migration: its thread: %m") : 0;
+	if (!r)
+		return 0;
+	migrate_streams_end(&rx->streams, err);
+	return error_set(err, -r, "migration: its thread: %m");
 }
 
 int migrate_receive(struct machine *m, const struct migrate_arrival *arrival,
@@ -383,7 +409,14 @@ void migrate_arrived(struct machine *m, const struct migrate_arrival *arrival, i
 	fdatasync(arrival->journal);
 	if (arrival->copies)
 		migrate_copies_close(arrival->copies);
+	migrate_arrival_close(arrival);
+}
+
+void migrate_arrival_close(const struct migrate_arrival *arrival)
+{
 	migrate_wire_done(arrival->wire);
+	for (unsigned i = 0; arrival->more && i + 1 < arrival->hello.streams; i++)
+		migrate_wire_done(&arrival->more[i]);
 }
 
 void migrate_refuse(const struct migrate_arrival *arrival, const struct error *err)

@@ -42,7 +42,9 @@ static int save_hello(struct migrate_source *s, struct state_writer *w, struct e
 
 	for (unsigned i = 0; i < c->num_disks; i++)
 		if (s->copied[i])
-			version = MIGRATE_VERSION;
+			version = 3;
+	if (s->streams.num)
+		version = 4;
 	machine_save_kind(s->m, w);
 	/* What an older wisp can do, it is asked for in its own words. */
 	state_begin(w, "migrate", 0, version);
@@ -57,6 +59,8 @@ static int save_hello(struct migrate_source *s, struct state_writer *w, struct e
 		state_put_u8(w, way);
 	for (unsigned i = 0; i < c->num_disks && version > 2; i++)
 		state_put_u8(w, s->copied[i]);
+	if (version > 3)
+		state_put_u8(w, 1 + s->streams.num);
 	state_end(w);
 	state_seal(w);
 	return w->failed ? error_set(err, w->failed, "migration: %m") : 0;
@@ -81,7 +85,8 @@ static int introduce(struct migrate_source *s, struct error *err)
 	int memory_fd = wanted_way(s) == MIGRATE_SHARED ? s->m->mem->fd : -1;
 	struct migrate_record rec;
 	struct state_writer w;
-	int r;
+	struct error why = { 0 };
+	int r, streams = 0;
 
 	state_writer_init(&w);
 	r = save_hello(s, &w, err);
@@ -91,11 +96,18 @@ static int introduce(struct migrate_source *s, struct error *err)
 		r = migrate_wire_send_fd(&s->wire, MIGRATE_HELLO, 0, w.buf, w.len, memory_fd, err);
 	state_writer_done(&w);
 	if (!r)
+		streams = migrate_streams_introduce(&s->streams, s->params.uuid, &why);
+	if (!r)
 		r = migrate_wire_expect_greeting(&s->wire, BUILD_MS, err);
 	s->wire.wants_fd = wanted_way(s) == MIGRATE_WRITTEN;
 	if (!r)
 		r = migrate_wire_expect(&s->wire, MIGRATE_READY, &rec, BUILD_MS, err);
 	s->wire.wants_fd = false;
+	/* One who hangs up on our streams has said why on the first. */
+	if (!r && streams < 0) {
+		*err = why;
+		r = streams;
+	}
 	return r ? r : take_way(s, rec.page, err);
 }
 
@@ -109,21 +121,6 @@ static int rest(struct migrate_source *s, uint64_t ns, struct error *err)
 	return 0;
 }
 
-/* After each window: keep to the bandwidth. */
-static int between_windows(void *arg, struct error *err)
-{
-	struct migrate_source *s = arg;
-	uint64_t due_ns, now_ns;
-
-	migrate_source_update(s, false);
-	if (!s->params.bandwidth || migrate_source_report(s).phase != MIGRATE_ROUNDS)
-		return rest(s, 0, err);
-	now_ns = clock_monotonic_ns(NULL);
-	due_ns = s->start_ns +
-		 (uint64_t)((__uint128_t)s->wire.bytes_out * NSEC_PER_SEC / s->params.bandwidth);
-	return rest(s, due_ns > now_ns ? due_ns - now_ns : 0, err);
-}
-
 /* What was sent so far, of memory and disks, and how many pages that would be. */
 static uint64_t bytes_so_far(const struct migrate_source *s)
 {
@@ -135,12 +132,35 @@ static uint64_t pages_so_far(const struct migrate_source *s)
 	return s->memory.pages_sent + s->mirror.bytes_read / PAGE_SIZE;
 }
 
+/* After each window, on the thread of whichever stream: keep all of them to the bandwidth. */
+static int keep_to_bandwidth(void *arg, struct error *err)
+{
+	struct migrate_source *s = arg;
+	uint64_t due_ns, now_ns;
+
+	if (!s->params.bandwidth || migrate_source_report(s).phase != MIGRATE_ROUNDS)
+		return rest(s, 0, err);
+	now_ns = clock_monotonic_ns(NULL);
+	due_ns = s->start_ns +
+		 (uint64_t)((__uint128_t)bytes_so_far(s) * NSEC_PER_SEC / s->params.bandwidth);
+	return rest(s, due_ns > now_ns ? due_ns - now_ns : 0, err);
+}
+
+/* The same on the first one's, which also shows how far we are. */
+static int between_windows(void *arg, struct error *err)
+{
+	migrate_source_update(arg, false);
+	return keep_to_bandwidth(arg, err);
+}
+
 /* Disks first: they take longer, and what of memory changes meanwhile need not be sent twice. */
 static int send_changes(struct migrate_source *s, struct error *err)
 {
 	int r = migrate_mirror_send(&s->mirror, &s->wire, between_windows, s, err);
 
-	return r ? r : migrate_memory_send(&s->memory, &s->wire, between_windows, s, err);
+	return r ? r :
+		   migrate_streams_send(&s->streams, &s->memory, &s->wire, between_windows,
+					keep_to_bandwidth, s, err);
 }
 
 /* One round, up to the word that all of it has arrived. */
@@ -223,7 +243,7 @@ static int copy_rounds(struct migrate_source *s, struct error *err)
 
 		if (!r)
 			r = collect(s, &pending, err);
-		if (r < 0)
+		if (r)
 			return r;
 		rounds = migrate_source_report(s).rounds;
 		migrate_source_update(s, true);
@@ -257,7 +277,8 @@ static int watch_disks(struct migrate_source *s, struct error *err)
 /* All but what changes until the guest stands still. */
 static int copy_machine(struct migrate_source *s, struct error *err)
 {
-	int r = migrate_memory_start(&s->memory, s->m->mem, s->m->hv, s->params.level, err);
+	int r = migrate_memory_start(&s->memory, s->m->mem, s->m->hv, s->params.level,
+				     1 + s->streams.num, err);
 
 	if (!r && s->report.way == MIGRATE_WRITTEN)
 		r = migrate_memory_write_to(&s->memory, s->wire.fd, err);

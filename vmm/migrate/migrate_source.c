@@ -70,7 +70,7 @@ void migrate_source_update(struct migrate_source *s, bool now)
 	s->report.zero_pages = s->memory.zero_pages;
 	s->report.page_bytes = s->memory.page_bytes;
 	s->report.disk_bytes = s->mirror.bytes_sent;
-	s->report.bytes = s->wire.bytes_out;
+	s->report.bytes = s->wire.bytes_out + s->streams.bytes_out;
 	s->report.total_ns = now_ns - s->start_ns;
 	pthread_mutex_unlock(&s->lock);
 	if (!now && now_ns - s->shown_ns < PROGRESS_NS)
@@ -179,6 +179,7 @@ static void join(struct migrate_source *s)
 		pthread_join(s->thread, NULL);
 	s->threaded = false;
 	migrate_wire_done(&s->wire);
+	migrate_streams_done(&s->streams);
 }
 
 static void finish(struct loop_task *task)
@@ -199,6 +200,7 @@ static void finish(struct loop_task *task)
 static void free_source(struct migrate_source *s)
 {
 	migrate_wire_done(&s->wire);
+	migrate_streams_done(&s->streams);
 	if (s->wake_fd >= 0)
 		close(s->wake_fd);
 	if (s->params.journal >= 0)
@@ -211,15 +213,20 @@ static void free_source(struct migrate_source *s)
 
 static int prepare(struct migrate_source *s, struct machine *m, struct error *err)
 {
-	int r = migrate_wire_init(&s->wire, s->params.in, s->params.out, err);
+	const struct migrate_params *p = &s->params;
+	struct error ignored;
+	int r = migrate_wire_init(&s->wire, p->in, p->out, err), streams;
 
-	if (r < 0)
-		return r;
+	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	streams = migrate_streams_init(&s->streams, p->more, p->num_more, s->wake_fd,
+				       r ? &ignored : err);
+	if (r < 0 || streams < 0)
+		return r ? r : streams;
+	s->report.streams = 1 + p->num_more;
 	for (unsigned i = 0; i < m->config->num_disks; i++) {
 		s->disk_bytes[i] = migrate_disk_bytes(m, i);
 		s->copied[i] = s->params.copy_disks && migrate_disk_image(m, i);
 	}
-	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->wire.wake_fd = s->wake_fd;
 	if (s->wake_fd < 0)
 		return error_set(err, -errno, "migration: %m");
@@ -239,6 +246,8 @@ int migrate_start(struct machine *m, const struct migrate_params *params,
 		if (params->out != params->in)
 			close(params->out);
 		close(params->journal);
+		for (unsigned i = 0; i < params->num_more; i++)
+			close(params->more[i]);
 		return error_set(err, -ENOMEM, "migration: %m");
 	}
 	*s = (struct migrate_source){

@@ -12,12 +12,14 @@
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_memory.h"
 #include "vmm/migrate/migrate_mirror.h"
+#include "vmm/migrate/migrate_streams.h"
 
 struct migrate_source {
 	struct machine *m;
 	struct migrate_params params;
 	struct migrate_watcher watcher;
 	struct migrate_wire wire;
+	struct migrate_streams streams; /* besides @wire */
 	struct migrate_memory memory;
 	struct migrate_mirror mirror;
 	pthread_t thread;

@@ -53,6 +53,7 @@ static const struct {
 	[MIGRATE_DISK] = { "DISK", MIGRATE_MAX_DISK },
 	[MIGRATE_DISK_ZSTD] = { "DISK_ZSTD", MIGRATE_MAX_DISK },
 	[MIGRATE_DISK_ZEROES] = { "DISK_ZEROES", 12 },
+	[MIGRATE_STREAM] = { "STREAM", MIGRATE_UUID_BYTES },
 };
 
 static int set_nonblocking(int fd)
@@ -382,6 +383,8 @@ int migrate_wire_receive(struct migrate_wire *w, struct migrate_record *ret, int
 	if (type == 0 || type >= MIGRATE_NUM_TYPES)
 		return corrupt(err, "a record of an unknown type");
 	rec.type = type;
+	if (w->accepts && type != MIGRATE_GIVEN_UP && !(w->accepts >> type & 1))
+		return corrupt(err, "a record that does not belong there");
 	if (rec.len > types[type].max)
 		return corrupt(err, "a record that is too long");
 	if (get_le32(header + 16) != w->next_in || get_le32(header + 20) != 0)

@@ -14,7 +14,13 @@
 
 /* What comes first in every stream, in either direction. */
 #define MIGRATE_MAGIC	"WISPMIG1"
-#define MIGRATE_VERSION 3
+#define MIGRATE_VERSION 4
+
+/* A migration's name, in both journals. */
+#define MIGRATE_UUID_BYTES 16
+
+/* The most connections of one migration. */
+#define MIGRATE_MAX_STREAMS 16u
 
 /* What becomes of guest memory: HELLO's section asks for it, READY's page grants it. */
 enum migrate_way {
@@ -46,6 +52,7 @@ enum migrate_record_type {
 	MIGRATE_DISK,	     /* at a unit of a disk: which, those that follow, the units */
 	MIGRATE_DISK_ZSTD,   /* the same, the units compressed */
 	MIGRATE_DISK_ZEROES, /* from a unit on: which disk, how many units are empty */
+	MIGRATE_STREAM,	     /* first on each further connection: whose it is */
 	MIGRATE_NUM_TYPES
 };
 
@@ -62,7 +69,7 @@ struct migrate_record {
 	enum migrate_record_type type;
 	uint32_t len;  /* of the payload */
 	uint64_t page; /* PAGES: the window's first page; DISK: the first unit; ROUND,
-			* ROUND_DONE: its number; READY: enum migrate_way */
+			* ROUND_DONE: its number; READY: enum migrate_way; STREAM: which */
 	uint8_t *payload; /* in the wire's buffer, until the next one is received */
 };
 
@@ -72,6 +79,7 @@ struct migrate_wire {
 	bool wants_fd;	 /* a descriptor may come with what is received */
 	int fd;		 /* the one that came; owned; -1: none did */
 	unsigned patience_ms; /* a peer that moves no byte for so long is given up */
+	uint32_t accepts; /* a bit for each type of record that may come; 0: any */
 	uint32_t next_in, next_out;
 	uint64_t bytes_in, bytes_out;
 	uint8_t *buf; /* received payloads */
