@@ -320,8 +320,11 @@ soak-snapshot: all ## snapshots: killed at 50 random moments while one is writte
 		awk '{ print } /^ok/ { good = 1 } /^not ok/ { bad = 1 } END { exit bad || !good }'
 
 .PHONY: soak-migrate
-soak-migrate: all $(GUEST_TOOLS) ## migrations with a fault at a random moment each
+soak-migrate: all $(GUEST_TOOLS) ## migrations: a fault at a random moment each, then 100 in a row
 	$(Q)BUILD=$(BUILD) scripts/soak-migrate -n 300
+	$(Q)BUILD=$(BUILD) scripts/soak-migrate -n 50 -m --hand-off
+	$(Q)BUILD=$(BUILD) scripts/soak-migrate -n 50 -m --copy-disks
+	$(Q)BUILD=$(BUILD) scripts/soak-moves -n 100
 
 .PHONY: soak-hostile
 soak-hostile: all ## an honest guest among 24 hostile ones, ten minutes

@@ -125,6 +125,23 @@ receive() {
 	esac
 }
 
+# Certificates in $here/tls: of an authority, in good for 127.0.0.1, in bad by another authority.
+make_certificates() {
+	local who
+	mkdir -p "$here/tls/good" "$here/tls/bad"
+	for who in good bad; do
+		(
+			cd "$here/tls/$who" || exit
+			openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
+				-subj "/CN=$who authority" -keyout ca.key -out ca.pem
+			openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
+				-subj "/CN=$who host" -keyout key.pem -out host.csr
+			openssl x509 -req -in host.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+				-extfile <(echo subjectAltName=IP:127.0.0.1) -out cert.pem
+		) >"$here/tls/log" 2>&1 || fail "$(cat "$here/tls/log")"
+	done
+}
+
 # The texts $@ in a row are one run that ended well, with no round left out or there twice.
 check_rounds() {
 	local rounds
