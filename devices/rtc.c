@@ -202,11 +202,28 @@ static bool alarm_matches(const struct rtc *rtc, unsigned alarm, uint8_t now)
 	return (rtc->cmos[alarm] & ALARM_ANY) == ALARM_ANY || rtc->cmos[alarm] == now;
 }
 
+/* Is there a time of day that the alarm matches? Not at "25 o'clock". */
+static bool alarm_can_match(const struct rtc *rtc)
+{
+	bool hour = false, minute = false, second = false;
+
+	for (unsigned i = 0; i < 24; i++)
+		hour |= alarm_matches(rtc, RTC_HOURS_ALARM, encode_hour(rtc, i));
+	for (unsigned i = 0; i < 60; i++) {
+		minute |= alarm_matches(rtc, RTC_MINUTES_ALARM, encode(rtc, i));
+		second |= alarm_matches(rtc, RTC_SECONDS_ALARM, encode(rtc, i));
+	}
+	return hour && minute && second;
+}
+
 /* The first second after @after at which the alarm goes off. */
 static int64_t next_alarm(const struct rtc *rtc, int64_t after)
 {
 	int64_t t = after + 1;
 
+	/* Or each write of a guest that has set no time would look at every second of a day. */
+	if (!alarm_can_match(rtc))
+		return MAX_SECONDS + DAY_SECONDS;
 	while (t <= after + DAY_SECONDS) {
 		unsigned of_day = t % DAY_SECONDS;
 
@@ -219,7 +236,7 @@ static int64_t next_alarm(const struct rtc *rtc, int64_t after)
 		else
 			return t;
 	}
-	return MAX_SECONDS + DAY_SECONDS; /* "25 o'clock": never */
+	return MAX_SECONDS + DAY_SECONDS;
 }
 
 /* The line rises once, until C is read. */

@@ -10,6 +10,7 @@
 
 #include "devices/rtc.h"
 #include "tests/unit/fake_hv.h"
+#include "tests/unit/patience.h"
 
 enum { SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM, WEEKDAY, DAY, MONTH,
        YEAR, A, B, C, D, CENTURY = 0x32 };
@@ -265,6 +266,28 @@ static void the_alarm_goes_off_at_its_time(void **state)
 	assert_int_equal(irqs(f), 5);
 }
 
+/* Each write asks for the next alarm: a day's seconds are not looked at one by one. */
+static void an_alarm_that_never_comes_costs_the_guests_writes_nothing(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t end = patience();
+
+	put(f, SECONDS_ALARM, 0x77);
+	put(f, MINUTES_ALARM, 0xff);
+	put(f, HOURS_ALARM, 0xff);
+	put(f, B, B_24H | B_ALARM);
+	/* Several minutes of a processor, at a millisecond each. */
+	for (int i = 0; i < 300000 && !patience_ends(end); i++)
+		put(f, 0x40, i);
+	assert_false(patience_ends(end));
+	assert_int_equal(irqs(f), 0);
+	/* And a time that can come does. */
+	put(f, SECONDS_ALARM, 0x00);
+	irqs(f);
+	advance(f, 2 * NSEC_PER_SEC);
+	assert_int_equal(irqs(f), 1);
+}
+
 static void periodic_interrupts_have_the_rate_asked_for(void **state)
 {
 	struct fixture *f = *state;
@@ -395,6 +418,7 @@ int main(void)
 		rtc_test(update_in_progress_warns_before_each_second),
 		rtc_test(updates_interrupt_each_second_once_read),
 		rtc_test(the_alarm_goes_off_at_its_time),
+		rtc_test(an_alarm_that_never_comes_costs_the_guests_writes_nothing),
 		rtc_test(periodic_interrupts_have_the_rate_asked_for),
 		rtc_test(memory_sizes_are_there_for_firmware),
 		rtc_test(ports_behave_as_a_pcs),
