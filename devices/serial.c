@@ -263,11 +263,15 @@ static const struct bus_ops serial_ops = { .read = serial_read, .write = serial_
 
 /* ---- the loop's side ---- */
 
-/* Carry output on. The chardev is never called with the lock held. */
+/*
+ * Carry output on, a ring's worth at a time: a guest that writes as fast as it is
+ * read must not keep the loop from its other work. The chardev is never called
+ * with the lock held.
+ */
 static void drain_tx(struct loop_task *task)
 {
 	struct serial *s = container_of(task, struct serial, drain);
-	unsigned head, len;
+	unsigned head, len, left = TX_BYTES;
 	bool was_full;
 	size_t n;
 
@@ -275,6 +279,7 @@ static void drain_tx(struct loop_task *task)
 		pthread_mutex_lock(&s->lock);
 		head = s->tx_head;
 		len = MIN(s->tx_len, TX_BYTES - head);
+		len = MIN(len, left);
 		pthread_mutex_unlock(&s->lock);
 		/* Only this side takes bytes out: what was there is there still. */
 		n = len ? chardev_write(s->chardev, s->tx + head, len) : 0;
@@ -287,8 +292,11 @@ static void drain_tx(struct loop_task *task)
 			s->tx_pending = true;
 			update_interrupt(s);
 		}
+		left -= n;
+		if (!left && s->tx_len)
+			loop_post(s->loop, &s->drain);
 		pthread_mutex_unlock(&s->lock);
-	} while (n);
+	} while (n && left);
 }
 
 static void chardev_writable(void *arg)
