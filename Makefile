@@ -131,6 +131,9 @@ $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(UNIT_LIB) $(BUILD)/li
 	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LDLIBS)
 
 $(BUILD)/tests/unit/test_guest_filter: $(BUILD)/helpers/guest_filter.o
+$(BUILD)/tests/unit/test_user_net_crowded: $(BUILD)/helpers/guest_filter.o
+$(BUILD)/tests/unit/test_user_net_crowded: LDLIBS += $(HELPER_LIBS_wisp-net)
+$(BUILD)/tests/unit/test_user_net_crowded.o: CFLAGS += $(HELPER_CFLAGS_wisp-net)
 $(BUILD)/tests/unit/test_api: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
 $(BUILD)/tests/unit/test_api: LDLIBS += $(HELPER_LIBS_wisp-api)
 $(BUILD)/tests/unit/test_mmds: $(BUILD)/helpers/mmds_tcp.o $(BUILD)/helpers/mmds_answer.o

@@ -36,6 +36,12 @@
 
 #define BACKLOG 128
 
+/*
+ * How long nobody is asked in when there is no descriptor for whoever comes: they wait in the
+ * backlog, and looking at them would only tell again and again that they are there.
+ */
+#define CROWDED_MS 100
+
 struct timer {
 	SlirpTimerId id;
 	void *arg;
@@ -49,6 +55,9 @@ struct user_net {
 	bool guest_full; /* the last frame had to be dropped */
 	bool ended;	 /* the guest's side is closed */
 	unsigned idle;	 /* turns without any event */
+	bool crowded;	 /* out of descriptors: listening sockets are left out for a turn */
+	int *listening;	 /* libslirp's sockets for forwards */
+	unsigned num_listening;
 	struct guest_filter filter;
 	struct timer timer[MAX_TIMERS];
 	struct pollfd *polls; /* [0] is the guest's side */
@@ -224,6 +233,8 @@ static int timeout_ms(const struct user_net *un, uint32_t wanted)
 		if (t->used && t->deadline_ms != INT64_MAX)
 			left = MIN(left, t->deadline_ms - now);
 	}
+	if (un->crowded)
+		left = MIN(left, (int64_t)CROWDED_MS);
 	if (left == INT64_MAX)
 		return -1;
 	return left > 0 ? (int)MIN(left, (int64_t)INT_MAX) : 0;
@@ -255,15 +266,38 @@ static const struct {
 	{ SLIRP_POLL_ERR, POLLERR }, { SLIRP_POLL_HUP, POLLHUP },
 };
 
+static bool is_listening(const struct user_net *un, int fd)
+{
+	for (unsigned i = 0; i < un->num_listening; i++) {
+		if (un->listening[i] == fd)
+			return true;
+	}
+	return false;
+}
+
+/* Would accept() have a descriptor? */
+static bool has_descriptor(const struct user_net *un)
+{
+	int fd = fcntl(un->fd, F_DUPFD_CLOEXEC, 0);
+
+	if (fd < 0)
+		return false;
+	close(fd);
+	return true;
+}
+
 static int add_poll(int fd, int wanted, void *opaque)
 {
+	struct user_net *un = opaque;
 	short events = 0;
 
+	if (un->crowded && is_listening(un, fd))
+		return -1;
 	for (unsigned i = 0; i < ARRAY_SIZE(event_names); i++) {
 		if (wanted & event_names[i].slirp)
 			events |= event_names[i].poll;
 	}
-	return add_fd(opaque, fd, events);
+	return add_fd(un, fd, events);
 }
 
 static int get_revents(int index, void *opaque)
@@ -273,6 +307,12 @@ static int get_revents(int index, void *opaque)
 
 	if (index < 0)
 		return 0;
+	/* Not told, libslirp does not try: its accept() would fail, in every turn from now on. */
+	if (un->polls[index].revents && is_listening(un, un->polls[index].fd) &&
+	    !has_descriptor(un)) {
+		un->crowded = true;
+		return 0;
+	}
 	for (unsigned i = 0; i < ARRAY_SIZE(event_names); i++) {
 		if (un->polls[index].revents & event_names[i].poll)
 			events |= event_names[i].slirp;
@@ -336,15 +376,34 @@ static void take_frames(struct user_net *un)
 	}
 }
 
-/* An add_poll of its own: what listens gets room for more than libslirp's one connection. */
-static int widen_backlog(int fd, int wanted, void *opaque)
+/*
+ * An add_poll of its own: what listens gets room for more than libslirp's one connection, and is
+ * remembered.
+ */
+static int note_listening(int fd, int wanted, void *opaque)
 {
+	struct user_net *un = opaque;
 	socklen_t len = sizeof(int);
-	int listens = 0;
+	int listens = 0, *grown;
 
-	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0 && listens)
-		listen(fd, BACKLOG);
+	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) < 0 || !listens)
+		return -1;
+	listen(fd, BACKLOG);
+	grown = realloc(un->listening, (un->num_listening + 1) * sizeof(*grown));
+	if (grown) {
+		un->listening = grown;
+		un->listening[un->num_listening++] = fd;
+	}
 	return -1;
+}
+
+/* After each change of the forwards. */
+static void find_listening(struct user_net *un)
+{
+	uint32_t unused = UINT32_MAX;
+
+	un->num_listening = 0;
+	slirp_pollfds_fill(un->slirp, &unused, note_listening, un);
 }
 
 /* ---- forwards ---- */
@@ -465,14 +524,16 @@ static void take_request(struct user_net *un)
 {
 	int fd = accept4(un->control_fd, NULL, NULL, SOCK_CLOEXEC);
 	struct pollfd p = { .fd = fd, .events = POLLIN };
-	uint32_t unused = UINT32_MAX;
 	struct error err = { 0 };
 	char text[160];
 	ssize_t n;
 	int r;
 
-	if (fd < 0)
+	if (fd < 0) {
+		/* Whoever came is still there, unless it was only that. */
+		un->crowded = errno != EAGAIN && errno != ECONNABORTED && errno != EINTR;
 		return;
+	}
 	/* It speaks at once; the guest does not wait long for one that does not. */
 	n = poll(&p, 1, REQUEST_WAIT_MS) > 0 ? recv(fd, text, sizeof(text) - 1, MSG_DONTWAIT) : 0;
 	text[MAX(n, 0)] = '\0';
@@ -487,14 +548,12 @@ static void take_request(struct user_net *un)
 		 MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_debug("a request came from somebody who did not wait");
 	close(fd);
-	slirp_pollfds_fill(un->slirp, &unused, widen_backlog, un);
+	find_listening(un);
 }
 
 int user_net_run(struct user_net *un)
 {
-	uint32_t unused = UINT32_MAX;
-
-	slirp_pollfds_fill(un->slirp, &unused, widen_backlog, un);
+	find_listening(un);
 	while (!un->ended) {
 		uint32_t wanted = UINT32_MAX;
 		int n, control = -1;
@@ -502,12 +561,13 @@ int user_net_run(struct user_net *un)
 		un->num_polls = 0;
 		if (add_fd(un, un->fd, POLLIN) < 0)
 			return -ENOMEM;
-		if (un->control_fd >= 0)
+		if (un->control_fd >= 0 && !un->crowded)
 			control = add_fd(un, un->control_fd, POLLIN);
 		slirp_pollfds_fill(un->slirp, &wanted, add_poll, un);
 		n = poll(un->polls, un->num_polls, timeout_ms(un, wanted));
 		if (n < 0 && errno != EINTR)
 			return -errno;
+		un->crowded = false;
 		un->idle = n > 0 ? 0 : un->idle + 1;
 		slirp_pollfds_poll(un->slirp, n < 0, get_revents, un);
 		if (n > 0 && un->polls[0].revents)
@@ -578,6 +638,7 @@ void user_net_free(struct user_net *un)
 		return;
 	if (un->slirp)
 		slirp_cleanup(un->slirp);
+	free(un->listening);
 	free(un->polls);
 	free(un);
 }

@@ -37,6 +37,7 @@ const struct seccomp_rule seccomp_net[] = {
 	ALLOW_ARG(fcntl, 1, F_SETFL, "a socket that does not block"),
 	ALLOW_ARG(fcntl, 1, F_GETFD, "sockets are closed on exec"),
 	ALLOW_ARG(fcntl, 1, F_SETFD, "sockets are closed on exec"),
+	ALLOW_ARG(fcntl, 1, F_DUPFD_CLOEXEC, "is there a descriptor for whoever connects?"),
 	IOCTL(FIONBIO, "a socket that does not block"),
 	IOCTL(TCGETS, "may a warning of the library's be in colour"),
 	IOCTL(FIONREAD, "how much there is to read"),
