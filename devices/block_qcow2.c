@@ -327,7 +327,8 @@ struct q2_closing {
 	struct qcow2 *q;
 	struct q2_wait wait;
 	struct loop_task begin;
-	bool committing, over;
+	bool busy; /* a commit is under way, or somebody is in closing_step() */
+	bool over;
 	sem_t told; /* for another thread */
 	int res;
 };
@@ -337,11 +338,16 @@ static void closing_step(struct q2_closing *c)
 {
 	struct qcow2 *q = c->q;
 
-	if (q->freer || c->committing)
+	if (q->freer || c->busy)
 		return;
-	if (!c->res &&
-	    (q2_is_dirty(q) || q->commit.running || !list_empty(&q->batches))) {
-		c->committing = true;
+	c->busy = true;
+	q2_free_run(q);
+	c->busy = false;
+	if (q->freer)
+		return;
+	/* A batch that is left could not begin for want of memory: its clusters stay counted. */
+	if (!c->res && (q2_is_dirty(q) || q->commit.running)) {
+		c->busy = true;
 		q2_commit(q, &c->wait);
 		return;
 	}
@@ -354,7 +360,7 @@ static void closing_go(struct q2_wait *w, int res)
 {
 	struct q2_closing *c = container_of(w, struct q2_closing, wait);
 
-	c->committing = false;
+	c->busy = false;
 	c->res = res;
 	closing_step(c);
 }
@@ -399,10 +405,10 @@ static void q2_free(struct block *b)
 	/* The loop may be another thread's. */
 	if (b->loop && !b->read_only)
 		settle(q);
+	q2_free_done(q);
 	q2_cache_done(q);
 	q2_table_done(&q->l1);
 	q2_table_done(&q->reftable);
-	free(q->frees.at);
 	free(q->commit.frees.at);
 	free(q->inflated);
 	free(q->zeroes);
@@ -481,6 +487,8 @@ static int q2_init(struct qcow2 *q, int fd, const struct block_config *config, s
 		r = q2_table_load(q, &q->reftable, q->h.reftable_offset,
 				  (uint64_t)q->h.reftable_clusters << q->cluster_bits >> 3,
 				  "refcount table", fd, err);
+	if (!r && !config->read_only)
+		r = q2_reftable_check(q, err);
 	return r;
 }
 

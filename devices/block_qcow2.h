@@ -204,6 +204,11 @@ void q2_cache_drop(struct qcow2 *q, uint64_t offset, uint64_t len);
 
 int q2_table_load(struct qcow2 *q, struct q2_table *t, uint64_t offset, uint64_t entries,
 		  const char *what, int fd, struct error *err);
+/*
+ * Before anything is written: each block of refcounts is one block's alone. The search for free
+ * clusters relies on it, since a file ends somewhere and one block a thousand times does not.
+ */
+int q2_reftable_check(struct qcow2 *q, struct error *err);
 void q2_table_set(struct qcow2 *q, struct q2_table *t, uint64_t index, uint64_t value);
 void q2_table_done(struct q2_table *t);
 
@@ -251,12 +256,14 @@ struct iovec *q2_zero_iov(struct qcow2 *q, uint64_t len, unsigned *ret_n);
 
 /* @count clusters have lost a reference in memory: count it once that is true in the file too. */
 void q2_free_clusters(struct qcow2 *q, uint64_t cluster, uint64_t count);
-/* The same for what an L2 entry referred to. */
+/* The same for what an L2 entry referred to, unless that is no place for data. */
 void q2_free_entry(struct qcow2 *q, uint64_t entry);
 /* A commit has ended well: these can go when no request from before is left. */
 void q2_free_committed(struct qcow2 *q, struct q2_ranges *ranges);
 /* Look whether there is something to do now. */
 void q2_free_run(struct qcow2 *q);
+/* Forget those that could not be freed: they stay counted. */
+void q2_free_done(struct qcow2 *q);
 bool q2_ranges_add(struct q2_ranges *r, uint64_t cluster, uint64_t count);
 void q2_ranges_move(struct q2_ranges *to, struct q2_ranges *from);
 

@@ -186,28 +186,47 @@ void q2_free_clusters(struct qcow2 *q, uint64_t cluster, uint64_t count)
 	q2_ranges_add(&q->frees, cluster, count);
 }
 
+/* Not what a corrupt entry pointed to: freeing it would punch a hole into header or tables. */
+static void free_place(struct qcow2 *q, uint64_t host, uint64_t len)
+{
+	uint64_t first = host >> q->cluster_bits, last = (host + len - 1) >> q->cluster_bits;
+	uint64_t count = last - first + 1;
+
+	if (q2_place_is_sane(q, first << q->cluster_bits, count << q->cluster_bits))
+		q2_free_clusters(q, first, count);
+}
+
 void q2_free_entry(struct qcow2 *q, uint64_t entry)
 {
 	struct qcow2_extent e;
-	uint64_t first, last;
 
 	qcow2_entry_decode(&q->h, entry, &e);
 	switch (e.kind) {
 	case QCOW2_DATA:
 	case QCOW2_ZEROES_HELD:
-		q2_free_clusters(q, e.host >> q->cluster_bits, 1);
+		free_place(q, e.host, q->cluster_size);
 		break;
 	case QCOW2_DEFLATED:
 		/* It counts once in each cluster that it touches. */
-		first = e.host >> q->cluster_bits;
-		last = (e.host + e.bytes - 1) >> q->cluster_bits;
-		q2_free_clusters(q, first, last - first + 1);
+		free_place(q, e.host, e.bytes);
 		if (q->inflated_host == e.host)
 			q->inflated_host = 0;
 		break;
 	default:
 		break;
 	}
+}
+
+void q2_free_done(struct qcow2 *q)
+{
+	while (!list_empty(&q->batches)) {
+		struct q2_batch *batch = list_entry(q->batches.next, struct q2_batch, link);
+
+		list_del(&batch->link);
+		free(batch->ranges.at);
+		free(batch);
+	}
+	free(q->frees.at);
 }
 
 void q2_free_committed(struct qcow2 *q, struct q2_ranges *ranges)

@@ -35,6 +35,14 @@ static int read_all(int fd, uint8_t *buf, size_t len, uint64_t offset)
 	return 0;
 }
 
+static int bad_entry(const struct qcow2 *q, const struct q2_table *t, uint64_t index,
+		     const char *what, struct error *err)
+{
+	return error_usage(err, -EINVAL, "disk '%s': corrupt: entry %llu of its %s is %#llx",
+			   q->b.path, (unsigned long long)index, what,
+			   (unsigned long long)t->entry[index]);
+}
+
 int q2_table_load(struct qcow2 *q, struct q2_table *t, uint64_t offset, uint64_t entries,
 		  const char *what, int fd, struct error *err)
 {
@@ -53,12 +61,41 @@ int q2_table_load(struct qcow2 *q, struct q2_table *t, uint64_t offset, uint64_t
 	for (uint64_t i = 0; i < entries; i++) {
 		t->entry[i] = be64toh(t->entry[i]);
 		if (qcow2_table_offset(&q->h, t->entry[i]) >= q->file_end && t->entry[i])
-			return error_usage(err, -EINVAL,
-					   "disk '%s': corrupt: entry %llu of its %s is %#llx",
-					   q->b.path, (unsigned long long)i, what,
-					   (unsigned long long)t->entry[i]);
+			return bad_entry(q, t, i, what, err);
 	}
 	return 0;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+int q2_reftable_check(struct qcow2 *q, struct error *err)
+{
+	const struct q2_table *t = &q->reftable;
+	uint64_t *sorted = malloc(t->entries * 8 + 1), n = 0;
+	int r = 0;
+
+	if (!sorted)
+		return error_set(err, -ENOMEM, "disk '%s': %m", q->b.path);
+	for (uint64_t i = 0; i < t->entries && !r; i++) {
+		if (t->entry[i] & ~QCOW2_OFFSET)
+			r = bad_entry(q, t, i, "refcount table", err);
+		else if (t->entry[i])
+			sorted[n++] = t->entry[i];
+	}
+	qsort(sorted, n, sizeof(*sorted), compare_numbers);
+	for (uint64_t i = 1; i < n && !r; i++) {
+		if (sorted[i] == sorted[i - 1])
+			r = error_usage(err, -EINVAL,
+					"disk '%s': corrupt: two entries of its refcount table are "
+					"%#llx", q->b.path, (unsigned long long)sorted[i]);
+	}
+	free(sorted);
+	return r;
 }
 
 void q2_table_set(struct qcow2 *q, struct q2_table *t, uint64_t index, uint64_t value)

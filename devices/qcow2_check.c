@@ -257,6 +257,12 @@ static int compare_block(struct checker *k, uint64_t index, uint8_t *buf)
 
 	if (r < 0)
 		return r;
+	/* To mend it would be to write over somebody's data, or over another table. */
+	if (at && k->used[at >> k->h.cluster_bits] > 1) {
+		complain(k, "the refcount block at %#llx is something else too",
+			 (unsigned long long)at);
+		k->broken = true;
+	}
 	if (!at)
 		memset(buf, 0, k->cluster);
 	for (uint64_t i = 0; i < per; i++) {
@@ -304,7 +310,7 @@ static int compare_all(struct checker *k)
 /* ---- the mark "only reference" ---- */
 
 /* Entry @entry as it should be, whose cluster is at @host. */
-static uint64_t marked(struct checker *k, uint64_t entry, uint64_t host)
+static uint64_t marked(const struct checker *k, uint64_t entry, uint64_t host)
 {
 	bool only = k->used[host >> k->h.cluster_bits] == 1;
 
@@ -313,8 +319,15 @@ static uint64_t marked(struct checker *k, uint64_t entry, uint64_t host)
 
 static uint64_t fix_mark(struct checker *k, uint64_t entry, uint64_t host)
 {
-	uint64_t right = marked(k, entry, host);
+	uint64_t right;
 
+	/* Tables are read a second time here, and others may write to the file. */
+	if (host >> k->h.cluster_bits >= k->num) {
+		complain(k, "entry %#llx was another one before", (unsigned long long)entry);
+		k->broken = true;
+		return entry;
+	}
+	right = marked(k, entry, host);
 	if (right == entry)
 		return entry;
 	/* With it a shared cluster is written in place; without it one is copied too often. */

@@ -14,6 +14,7 @@
 
 #include "devices/block_qcow2.h"
 #include "devices/qcow2_format.h"
+#include "devices/qcow2_image.h"
 #include "tests/unit/patience.h"
 #include "tests/unit/qcow2_tools.h"
 #include "vmm/core/log.h"
@@ -151,6 +152,75 @@ static void corrupt_tables_end_requests_not_the_monitor(void **state)
 	poke64(im, peek64(im, "x", 40), 0x8000000000000000ull | 1ull << 50);
 	image_refused(im, "x", (struct block_config){ 0 }, "L1 table");
 	free(buf);
+}
+
+/* Whoever overwrites or discards what a corrupt entry points to frees nothing of it. */
+static void a_corrupt_entry_costs_neither_header_nor_tables(void **state)
+{
+	struct images *im = *state;
+	static const uint64_t entries[] = {
+		0x0000000000030000ull, /* the L1 table */
+		0x8000000000010000ull, /* the refcount table */
+		0x4000000000000000ull, /* compressed, at the header */
+		0x400000000002fe00ull | 1ull << 54, /* compressed, into the L1 table */
+	};
+	uint8_t *buf = calloc(1, CLUSTER);
+	uint64_t l2, table[3];
+
+	for (unsigned i = 0; i < 2 * ARRAY_SIZE(entries); i++) {
+		struct block *b;
+
+		fresh(im, "");
+		must(im, "qemu-io -c 'write 0 64k' x >/dev/null");
+		table[0] = peek64(im, "x", 0);
+		table[1] = peek64(im, "x", 0x10000);
+		table[2] = peek64(im, "x", 0x30000);
+		l2 = table[2] & QCOW2_OFFSET;
+		poke64(im, l2, entries[i / 2]);
+		b = image_open(im, "x", (struct block_config){ 0 });
+		image_io(im, b, i % 2 ? BLOCK_DISCARD : BLOCK_WRITE, buf, 0, CLUSTER);
+		image_flush(im, b);
+		block_close(b);
+		assert_int_equal(peek64(im, "x", 0), table[0]);
+		assert_int_equal(peek64(im, "x", 0x10000), table[1]);
+		assert_int_equal(peek64(im, "x", 0x30000), table[2]);
+	}
+	free(buf);
+}
+
+static void a_refcount_table_that_would_count_in_circles_is_refused(void **state)
+{
+	struct images *im = *state;
+	struct block *b;
+
+	fresh(im, "");
+	poke64(im, 0x10000 + 5 * 8, 0x20000);
+	image_refused(im, "x", (struct block_config){ 0 }, "two entries of its refcount table");
+	/* The header is no block of refcounts. */
+	poke64(im, 0x10000 + 5 * 8, QCOW2_COPIED);
+	image_refused(im, "x", (struct block_config){ 0 }, "entry 5 of its refcount table");
+	/* Who only reads needs no refcounts. */
+	b = image_open(im, "x", (struct block_config){ .read_only = true });
+	block_close(b);
+}
+
+static void a_check_mends_nothing_that_is_two_things_at_once(void **state)
+{
+	struct images *im = *state;
+	struct qcow2_check found;
+	struct error err = { 0 };
+	int fd;
+
+	/* Refcounts of 1 in 64 bits are also L2 entries of zeroes. */
+	fresh(im, "-o refcount_bits=64");
+	poke64(im, 0x30000, 0x8000000000020000ull);
+	must(im, "cp x before");
+	fd = open(image_path(im, "x"), O_RDWR);
+	assert_int_equal(qcow2_image_check(fd, true, &found, &err), 0);
+	close(fd);
+	assert_true(found.errors > 0);
+	assert_int_equal(found.mended, 0);
+	must(im, "cmp x before");
 }
 
 static void backing_files_are_opened_only_when_allowed(void **state)
@@ -396,6 +466,9 @@ int main(void)
 		image_test(headers_are_refused_with_the_reason),
 		image_test(an_unknown_feature_is_called_by_its_name),
 		image_test(corrupt_tables_end_requests_not_the_monitor),
+		image_test(a_corrupt_entry_costs_neither_header_nor_tables),
+		image_test(a_refcount_table_that_would_count_in_circles_is_refused),
+		image_test(a_check_mends_nothing_that_is_two_things_at_once),
 		image_test(backing_files_are_opened_only_when_allowed),
 		image_test(qemu_and_we_respect_each_others_locks),
 		image_test(a_guest_cannot_turn_its_raw_disk_into_another_format),
