@@ -185,6 +185,65 @@ static void what_is_in_use_is_left_alone(void **state)
 	block_close(b);
 }
 
+static void nothing_that_is_needed_is_replaced(void **state)
+{
+	struct images *im = *state;
+	struct block *b;
+
+	must(im, "mkdir sub; head -c 1M /dev/urandom >sub/base; cp sub/base want");
+	assert_int_equal(disk(im, "create --backing base sub/a"), 0);
+	assert_int_equal(disk(im, "create --backing a sub/b"), 0);
+	refused(im, "create --force --backing a sub/a", "cannot be replaced");
+	refused(im, "create --force --backing b sub/a", "cannot be replaced");
+	refused(im, "create --force --backing b sub/base", "cannot be replaced");
+	must(im, "ln sub/a sub/same");
+	refused(im, "create --force --backing same sub/a", "cannot be replaced");
+	must(im, "qemu-img compare -q -f qcow2 -F raw sub/b want");
+	/* Whoever runs from an image would go on with a file that has no name. */
+	must(im, "cp want x; cp want y");
+	b = image_open(im, "x", (struct block_config){ 0 });
+	refused(im, "create --force x 1M", "in use by another process");
+	refused(im, "convert --force y x", "in use by another process");
+	block_close(b);
+	must(im, "cmp x want");
+	assert_int_equal(disk(im, "convert --force x x"), 0);
+	must(im, "qemu-img compare -q -f qcow2 -F raw x want");
+}
+
+static void a_name_says_what_a_new_image_is(void **state)
+{
+	struct images *im = *state;
+
+	must(im, "head -c 1M /dev/urandom >a");
+	assert_int_equal(disk(im, "convert a b.raw"), 0);
+	must(im, "cmp a b.raw");
+	assert_int_equal(disk(im, "convert --format qcow2 a c.raw"), 0);
+	must(im, "qemu-img compare -q -f raw -F qcow2 a c.raw");
+	assert_int_equal(disk(im, "create d.raw 1M"), 0);
+	must(im, "test $(stat -c %%s d.raw) = 1048576");
+	assert_int_equal(disk(im, "create raw 1M"), 0);
+	check_image(im, "raw", false);
+	refused(im, "create --backing a e.raw", "raw images have no --backing");
+}
+
+static void what_cannot_be_meant_is_refused(void **state)
+{
+	struct images *im = *state;
+
+	must(im, "truncate -s 1M a");
+	refused(im, "create x", "needs PATH and SIZE");
+	refused(im, "create x 1M 2M", "'2M' is one too many");
+	refused(im, "info", "needs PATH");
+	refused(im, "info a b", "'b' is one too many");
+	refused(im, "convert a", "needs SOURCE and DEST");
+	refused(im, "create x 0", "at least one sector");
+	refused(im, "create x 700", "not whole sectors");
+	refused(im, "create --cluster-size 4K x.raw 1M", "no --cluster-size");
+	refused(im, "convert --cluster-size 4K a x.raw", "no --cluster-size");
+	refused(im, "convert --cluster-size many a x", "'many' is not a size");
+	must(im, "! ls x* 2>/dev/null");
+}
+
 static int setup(void **state)
 {
 	return images_setup(state, LOOP_AUTO);
@@ -202,6 +261,9 @@ int main(void)
 		disk_test(a_check_finds_and_mends),
 		disk_test(a_disk_grows_and_shrinks),
 		disk_test(what_is_in_use_is_left_alone),
+		disk_test(nothing_that_is_needed_is_replaced),
+		disk_test(a_name_says_what_a_new_image_is),
+		disk_test(what_cannot_be_meant_is_refused),
 	};
 
 	log_setup(STDERR_FILENO, LOG_ERROR);

@@ -18,7 +18,8 @@
 
 const struct config_item disk_options[] = {
 	{ "--format", "auto|raw|qcow2",
-	  "Format of what is made (qcow2), or of the image given (found by looking)",
+	  "Format of what is made (raw when its name ends in .raw, else qcow2), or of the image "
+	  "given (found by looking)",
 	  CONFIG_CHOICE, MEMBER(format) },
 	{ "--source-format", "auto|raw|qcow2", "convert: format of what is read (found by looking)",
 	  CONFIG_CHOICE, MEMBER(source_format) },
@@ -92,7 +93,9 @@ static int parse_size(const char *text, uint64_t *ret, struct error *err)
 {
 	int r = config_parse_size(text, 1, ret);
 
-	if (!r && (!*ret || *ret % BLOCK_SECTOR))
+	if (!r && !*ret)
+		return error_usage(err, -EINVAL, "size '%s': a disk has at least one sector", text);
+	if (!r && *ret % BLOCK_SECTOR)
 		return error_usage(err, -EINVAL, "size '%s' is not whole sectors of 512 bytes",
 				   text);
 	return r ? error_usage(err, r, "'%s' is not a size", text) : 0;
@@ -107,6 +110,15 @@ static int print_json(json_t *object)
 	return r;
 }
 
+bool disk_new_is_raw(const struct disk_options *o, const char *path)
+{
+	const char *dot = strrchr(path, '.');
+
+	if (o->format != BLOCK_FORMAT_AUTO)
+		return o->format == BLOCK_FORMAT_RAW;
+	return dot && !strcmp(dot, ".raw");
+}
+
 static const char *format_name(bool qcow2)
 {
 	return qcow2 ? "qcow2" : "raw";
@@ -114,50 +126,89 @@ static const char *format_name(bool qcow2)
 
 /* ---- create ---- */
 
-/* What is beneath a new image: its format and size. */
-static int look_beneath(const struct disk_options *o, const char *path, struct image *im,
-			struct error *err)
+/* The path of what the image at @path names as @backing: relative to its own folder. */
+static char *path_beneath(const char *path, const char *backing)
 {
 	const char *slash = strrchr(path, '/');
 	char *whole;
 	int r;
 
-	if (*o->backing == '/' || !slash)
-		r = asprintf(&whole, "%s", o->backing);
+	if (*backing == '/' || !slash)
+		r = asprintf(&whole, "%s", backing);
 	else
-		r = asprintf(&whole, "%.*s/%s", (int)(slash - path), path, o->backing);
-	if (r < 0)
+		r = asprintf(&whole, "%.*s/%s", (int)(slash - path), path, backing);
+	return r < 0 ? NULL : whole;
+}
+
+/* Is the image at @path the file @st, or does it lie on it? What cannot be opened is the end. */
+static bool lies_on(const char *path, const struct stat *st)
+{
+	struct image im = { .fd = -1 };
+	char *at = strdup(path), *next;
+	bool found = false;
+
+	for (unsigned depth = 0; at && depth <= BLOCK_MAX_CHAIN && !found; depth++) {
+		next = NULL;
+		if (!image_open(&im, at, BLOCK_FORMAT_AUTO, false, NULL)) {
+			found = im.st.st_dev == st->st_dev && im.st.st_ino == st->st_ino;
+			if (im.qcow2 && *im.h.backing)
+				next = path_beneath(at, im.h.backing);
+		}
+		image_close(&im);
+		free(at);
+		at = next;
+	}
+	free(at);
+	return found;
+}
+
+/* What is beneath a new image at @path: its format and size. */
+static int look_beneath(const struct disk_options *o, const char *path, struct image *im,
+			struct error *err)
+{
+	char *beneath = path_beneath(path, o->backing);
+	struct stat st;
+	int r;
+
+	if (!beneath)
 		return error_set(err, -ENOMEM, "%m");
-	r = image_open(im, whole, o->backing_format, false, err);
+	r = image_open(im, beneath, o->backing_format, false, err);
 	image_close(im);
-	free(whole);
+	/* With --force: the new image is empty, and all that it lies on would be gone. */
+	if (!r && !lstat(path, &st) && lies_on(beneath, &st))
+		r = error_usage(err, -EINVAL,
+				"'%s': is what --backing '%s' lies on, and cannot be replaced by it",
+				path, o->backing);
+	free(beneath);
 	return r;
 }
 
-static int create(const struct disk_options *o, const char **args, unsigned num, struct error *err)
+static int create(const struct disk_options *o, const char **args, struct error *err)
 {
 	struct qcow2_create_params params = { .backing = o->backing };
 	struct image beneath = { .fd = -1 };
 	struct disk_new n = { .fd = -1 };
+	bool raw = disk_new_is_raw(o, args[0]);
 	int r = 0;
 
-	if (num < 1 || (num < 2 && !o->backing))
+	if (!args[1] && !o->backing)
 		return error_usage(err, -EINVAL, "disk create: needs PATH and SIZE");
-	if (o->backing && o->format == BLOCK_FORMAT_RAW)
+	if (o->backing && raw)
 		return error_usage(err, -EINVAL, "disk create: raw images have no --backing");
+	if (o->cluster_size && raw)
+		return error_usage(err, -EINVAL, "disk create: raw images have no --cluster-size");
 	if (o->backing)
 		r = look_beneath(o, args[0], &beneath, err);
 	params.backing_format = format_name(beneath.qcow2);
 	params.size_bytes = align_up(beneath.size_bytes, BLOCK_SECTOR);
-	if (!r && num > 1)
+	if (!r && args[1])
 		r = parse_size(args[1], &params.size_bytes, err);
-	if (!r && o->cluster_size)
-		r = parse_size(o->cluster_size, &params.cluster_size, err);
+	params.cluster_size = o->cluster_bytes;
 	if (!r)
 		r = disk_new_open(&n, args[0], o->force, err);
 	if (r < 0)
 		return r;
-	if (o->format == BLOCK_FORMAT_RAW)
+	if (raw)
 		r = ftruncate(n.fd, params.size_bytes) < 0 ? error_usage(err, -errno, "%m") : 0;
 	else
 		r = qcow2_image_create(n.fd, &params, err);
@@ -224,14 +275,11 @@ static int info_json(const char *path, const struct image *im)
 	return print_json(o);
 }
 
-static int info(const struct disk_options *o, const char **args, unsigned num, struct error *err)
+static int info(const struct disk_options *o, const char **args, struct error *err)
 {
 	struct image im = { .fd = -1 };
-	int r;
+	int r = image_open(&im, args[0], o->format, false, err);
 
-	if (num != 1)
-		return error_usage(err, -EINVAL, "disk info: needs PATH");
-	r = image_open(&im, args[0], o->format, false, err);
 	if (!r && o->json)
 		r = info_json(args[0], &im);
 	else if (!r)
@@ -268,15 +316,12 @@ static int check_report(const struct disk_options *o, const char *path, const st
 }
 
 /* The exit status, or -errno. */
-static int check(const struct disk_options *o, const char **args, unsigned num, struct error *err)
+static int check(const struct disk_options *o, const char **args, struct error *err)
 {
 	struct qcow2_check c = { 0 }, again;
 	struct image im = { .fd = -1 };
-	int r;
+	int r = image_open(&im, args[0], o->format, o->repair, err);
 
-	if (num != 1)
-		return error_usage(err, -EINVAL, "disk check: needs PATH");
-	r = image_open(&im, args[0], o->format, o->repair, err);
 	if (!r && !im.qcow2)
 		r = error_usage(err, -EINVAL, "'%s': a raw image has nothing to check", args[0]);
 	if (!r) {
@@ -297,15 +342,12 @@ static int check(const struct disk_options *o, const char **args, unsigned num, 
 
 /* ---- resize ---- */
 
-static int resize(const struct disk_options *o, const char **args, unsigned num, struct error *err)
+static int resize(const struct disk_options *o, const char **args, struct error *err)
 {
 	struct image im = { .fd = -1 };
 	uint64_t bytes;
-	int r;
+	int r = parse_size(args[1], &bytes, err);
 
-	if (num != 2)
-		return error_usage(err, -EINVAL, "disk resize: needs PATH and SIZE");
-	r = parse_size(args[1], &bytes, err);
 	if (!r)
 		r = image_open(&im, args[0], o->format, true, err);
 	if (!r && bytes < im.size_bytes && !o->shrink) {
@@ -328,27 +370,46 @@ static int resize(const struct disk_options *o, const char **args, unsigned num,
 
 /* ---- the verb ---- */
 
-static int convert(const struct disk_options *o, const char **args, unsigned num, struct error *err)
+static int convert(const struct disk_options *o, const char **args, struct error *err)
 {
-	if (num != 2)
-		return error_usage(err, -EINVAL, "disk convert: needs SOURCE and DEST");
+	if (o->cluster_size && disk_new_is_raw(o, args[1]))
+		return error_usage(err, -EINVAL, "disk convert: raw images have no --cluster-size");
 	return disk_convert(o, args[0], args[1], err);
 }
 
-static const struct {
+static const struct action {
 	const char *name;
-	int (*run)(const struct disk_options *o, const char **args, unsigned num,
-		   struct error *err);
+	const char *arguments;
+	int least, most; /* how many of them; those that are left out are NULL */
+	int (*run)(const struct disk_options *o, const char **args, struct error *err);
 } actions[] = {
-	{ "create", create }, { "info", info },	    { "check", check },
-	{ "convert", convert }, { "resize", resize },
+	{ "create", "PATH and SIZE", 1, 2, create },
+	{ "info", "PATH", 1, 1, info },
+	{ "check", "PATH", 1, 1, check },
+	{ "convert", "SOURCE and DEST", 2, 2, convert },
+	{ "resize", "PATH and SIZE", 2, 2, resize },
 };
 
-static int run(const struct disk_options *o, const char **words, int num, struct error *err)
+static int act(const struct action *a, struct disk_options *o, const char **args, int num,
+	       struct error *err)
+{
+	int r = 0;
+
+	if (num < a->least)
+		return error_usage(err, -EINVAL, "disk %s: needs %s", a->name, a->arguments);
+	if (num > a->most)
+		return error_usage(err, -EINVAL, "disk %s: '%s' is one too many", a->name,
+				   args[a->most]);
+	if (o->cluster_size)
+		r = parse_size(o->cluster_size, &o->cluster_bytes, err);
+	return r ? r : a->run(o, args, err);
+}
+
+static int run(struct disk_options *o, const char **words, int num, struct error *err)
 {
 	for (unsigned i = 0; num > 0 && i < ARRAY_SIZE(actions); i++) {
 		if (!strcmp(words[0], actions[i].name))
-			return actions[i].run(o, words + 1, num - 1, err);
+			return act(&actions[i], o, words + 1, num - 1, err);
 	}
 	return error_usage(err, -EINVAL,
 			   "disk: %s%s%s (known: create, info, check, convert, resize)",
@@ -360,7 +421,7 @@ int disk_main(int argc, char **argv)
 {
 	struct disk_options o = { 0 };
 	struct error err = { 0 };
-	const char *words[4];
+	const char *words[4] = { NULL };
 	int r = config_parse_verb("disk", disk_options, &o, argc, argv, words, ARRAY_SIZE(words),
 				  &err);
 

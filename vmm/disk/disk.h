@@ -14,6 +14,7 @@ struct disk_options {
 	int format; /* BLOCK_FORMAT_*: of what is made or looked at */
 	int source_format;
 	char *backing, *cluster_size;
+	uint64_t cluster_bytes; /* what --cluster-size says, or 0 */
 	int backing_format;
 	bool follow_backing;
 	bool json, force, repair, shrink;
@@ -32,11 +33,15 @@ struct disk_new {
 	int fd;
 };
 
+/* With @force a regular file of that name will be replaced, unless it is an image in use. */
 int disk_new_open(struct disk_new *n, const char *path, bool force, struct error *err);
 /* Durable, and called by its name. */
 int disk_new_commit(struct disk_new *n, struct error *err);
 /* After a commit this only closes. */
 void disk_new_done(struct disk_new *n);
+
+/* Is the new image at @path to be raw? By its name, when no format was asked for. */
+bool disk_new_is_raw(const struct disk_options *o, const char *path);
 
 /*
  * Copy what the image at @from holds, read by @o, into a new image at @to. Shows

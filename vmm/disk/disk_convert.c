@@ -191,17 +191,18 @@ static int open_source(const struct disk_options *o, const char *path, struct bl
 static int open_target(const struct disk_options *o, const struct disk_new *n, uint64_t size,
 		       struct block **ret_block, struct error *err)
 {
-	struct qcow2_create_params params = { .size_bytes = size };
+	struct qcow2_create_params params = {
+		.size_bytes = size,
+		.cluster_size = o->cluster_bytes,
+	};
 	struct block_config config = {
 		.path = n->path,
-		.format = o->format == BLOCK_FORMAT_RAW ? BLOCK_FORMAT_RAW : BLOCK_FORMAT_QCOW2,
+		.format = disk_new_is_raw(o, n->path) ? BLOCK_FORMAT_RAW : BLOCK_FORMAT_QCOW2,
 		/* Made durable at the end, as a whole. */
 		.cache = BLOCK_CACHE_UNSAFE,
 	};
 	int r;
 
-	if (o->cluster_size)
-		config_parse_size(o->cluster_size, 1, &params.cluster_size);
 	if (config.format == BLOCK_FORMAT_RAW)
 		r = ftruncate(n->fd, size) < 0 ?
 			    error_usage(err, -errno, "'%s': %m", n->path) : 0;
@@ -237,10 +238,11 @@ int disk_convert(const struct disk_options *o, const char *from, const char *to,
 	if (!copy)
 		return error_set(err, -ENOMEM, "'%s': %m", to);
 	r = prepare(copy, err);
-	if (!r)
-		r = open_source(o, from, &copy->from, err);
+	/* The target first: an image may be converted in its place, and would be in use by us. */
 	if (!r)
 		r = disk_new_open(&n, to, o->force, err);
+	if (!r)
+		r = open_source(o, from, &copy->from, err);
 	if (!r) {
 		block_attach(copy->from, copy->loop);
 		copy->size = block_size(copy->from);

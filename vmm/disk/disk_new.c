@@ -7,7 +7,22 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "devices/block.h"
 #include "vmm/disk/disk.h"
+
+/* Is the image that is to be replaced in use? Who may not read it cannot know, and may replace it. */
+static int refuse_in_use(const char *path, struct error *err)
+{
+	struct block_file file = { .path = path };
+	int r;
+
+	file.fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+	if (file.fd < 0)
+		return 0;
+	r = block_file_lock(&file, false, err);
+	close(file.fd);
+	return r;
+}
 
 int disk_new_open(struct disk_new *n, const char *path, bool force, struct error *err)
 {
@@ -24,6 +39,9 @@ int disk_new_open(struct disk_new *n, const char *path, bool force, struct error
 			error_hint(err, "--force replaces it");
 		return r;
 	}
+	r = force ? refuse_in_use(path, err) : 0;
+	if (r < 0)
+		return r;
 	if (asprintf(&n->temporary, "%s.XXXXXX", path) < 0) {
 		n->temporary = NULL;
 		return error_set(err, -ENOMEM, "'%s': %m", path);
