@@ -158,6 +158,24 @@ static void tree_is_copied_with_modes_and_links(void **state)
 	end(&f);
 }
 
+static void holes_stay_holes(void **state)
+{
+	struct fixture f;
+	char command[320];
+
+	begin(&f);
+	snprintf(command, sizeof(command),
+		 "cd %s && truncate -s 8M a && echo here | dd of=a bs=1 seek=3000000 conv=notrunc "
+		 "status=none && mkdir to",
+		 f.dir);
+	assert_int_equal(system(command), 0);
+	assert_int_equal(copy(&f, "a", "to", 0777), 0);
+	snprintf(command, sizeof(command), "cd %s && cmp a to/a && test $(du -k to/a | cut -f1) -lt 200",
+		 f.dir);
+	assert_int_equal(system(command), 0);
+	end(&f);
+}
+
 static void modes_are_masked(void **state)
 {
 	struct fixture f;
@@ -268,6 +286,7 @@ int main(void)
 		cmocka_unit_test(frames_arrive_as_they_were_sent),
 		cmocka_unit_test(frame_that_is_cut_off_or_too_long_is_refused),
 		cmocka_unit_test(tree_is_copied_with_modes_and_links),
+		cmocka_unit_test(holes_stay_holes),
 		cmocka_unit_test(modes_are_masked),
 		cmocka_unit_test(missing_file_is_told_and_nothing_is_made),
 		cmocka_unit_test(names_that_lead_elsewhere_are_refused),

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,6 +149,47 @@ static int is_name(const char *name, size_t len)
 	       strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
+static int write_all(int file, const char *p, size_t left)
+{
+	while (left) {
+		ssize_t n = write(file, p, left);
+
+		if (n < 0)
+			return -errno;
+		p += n;
+		left -= n;
+	}
+	return 0;
+}
+
+static bool is_zero(const char *p, size_t len)
+{
+	return len && !*p && !memcmp(p, p + 1, len - 1);
+}
+
+/* As agent_receive(), of the frame behind the content. */
+static int receive_content(int fd, int file, const char *name, struct agent_frame *f,
+			   struct agent_tree_error *err)
+{
+	bool hollow = false;
+	struct stat st;
+	int r;
+
+	if (fstat(file, &st) < 0)
+		return failed(err, "create", name);
+	while ((r = agent_receive(fd, f)) == 1 && f->type == AGENT_CONTENT && f->len) {
+		/* Holes stay holes: images of disks are mostly that. A device has none. */
+		hollow = S_ISREG(st.st_mode) && is_zero(f->data, f->len);
+		if (hollow ? lseek(file, f->len, SEEK_CUR) < 0 :
+			     write_all(file, f->data, f->len) < 0)
+			return failed(err, "write", name);
+	}
+	/* One at the end has not made the file longer yet. */
+	if (r == 1 && hollow && ftruncate(file, lseek(file, 0, SEEK_CUR)) < 0)
+		return failed(err, "write", name);
+	return r;
+}
+
 static int receive_file(int fd, int dir, const char *name, mode_t mode, struct agent_frame *f,
 			struct agent_tree_error *err)
 {
@@ -157,22 +199,7 @@ static int receive_file(int fd, int dir, const char *name, mode_t mode, struct a
 		      0600);
 	if (file < 0)
 		return failed(err, "create", name);
-	while ((r = agent_receive(fd, f)) == 1 && f->type == AGENT_CONTENT && f->len) {
-		const char *p = f->data;
-		size_t left = f->len;
-
-		while (left) {
-			ssize_t n = write(file, p, left);
-
-			if (n < 0) {
-				r = failed(err, "write", name);
-				close(file);
-				return r;
-			}
-			p += n;
-			left -= n;
-		}
-	}
+	r = receive_content(fd, file, name, f, err);
 	if (r == 1 && f->type == AGENT_CONTENT)
 		r = fchmod(file, mode) < 0 ? failed(err, "chmod", name) : 0;
 	else if (r >= 0)

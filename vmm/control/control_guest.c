@@ -67,6 +67,11 @@ void control_connect_guest(struct control_call *call)
 		control_fail(call, -ENODEV, "this microVM was started without --vsock");
 		return;
 	}
+	/* Its guest would answer when it goes on, which may be never. */
+	if (machine_is_paused(control_machine(call))) {
+		control_fail(call, -ENOTCONN, "the microVM is paused");
+		return;
+	}
 	fd = control_take_fd(call, 0);
 	if (fd < 0) {
 		control_fail(call, fd, "connect: no socket came along");
