@@ -491,7 +491,10 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 	struct error err = { 0 };
 	int status, admission = -1, r = 0;
 
-	params.kvm_fd = kvm_open(&err);
+	/* Before a descriptor of ours has that number. */
+	if (c->ready_fd && fcntl((int)c->ready_fd, F_GETFD) < 0)
+		r = error_usage(&err, -errno, "--ready-fd %u: %m", c->ready_fd);
+	params.kvm_fd = r < 0 ? r : kvm_open(&err);
 	if (params.kvm_fd >= 0)
 		r = kvm_host_query(params.kvm_fd, &host, &err);
 	if (params.kvm_fd >= 0 && !r && c->core_file)

@@ -1,12 +1,15 @@
 /* wisp: the command line's entry. Verbs and options are in vmm/cli/cli.h's tables. */
+#include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "vmm/cli/cli.h"
+#include "vmm/core/error.h"
 #include "vmm/core/util.h"
 
 /*
@@ -25,10 +28,41 @@ static void guard_standard_files(void)
 			_exit(1);
 }
 
-int main(int argc, char **argv)
+/*
+ * What was printed and could not be written is a failure, whatever the verb thinks of itself. Not
+ * said when the reader went away: it has what it wanted.
+ */
+static int flush_output(int status)
+{
+	struct error err = { 0 };
+
+	errno = 0;
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return status;
+	if (errno != EPIPE) {
+		error_set(&err, errno ? -errno : -EIO, "standard output: cannot write: %m");
+		error_print(&err);
+	}
+	return status ? status : 1;
+}
+
+static int run(int argc, char **argv)
 {
 	const struct cli_verb *verb;
 
+	if (argc < 2)
+		return cli_help(0, NULL);
+	/* "wisp VERB --help" is "wisp VERB" explained. */
+	if (cli_asks_help(argc - 2, argv + 2))
+		return cli_help(1, argv + 1);
+	verb = cli_find_verb(argv[1]);
+	if (verb && verb->main)
+		return verb->main(argc - 2, argv + 2);
+	return cli_help(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
 	guard_standard_files();
 	/* One arena: a second one per thread costs every microVM memory it never needs. */
 	mallopt(M_ARENA_MAX, 1);
@@ -44,13 +78,5 @@ int main(int argc, char **argv)
 		return jailer_main(argc - 1, argv + 1);
 	if (argc && !strcmp(basename(argv[0]), "firecracker"))
 		return api_main(argc - 1, argv + 1);
-	if (argc < 2)
-		return cli_help(0, NULL);
-	/* "wisp VERB --help" is "wisp VERB" explained. */
-	if (cli_asks_help(argc - 2, argv + 2))
-		return cli_help(1, argv + 1);
-	verb = cli_find_verb(argv[1]);
-	if (verb && verb->main)
-		return verb->main(argc - 2, argv + 2);
-	return cli_help(argc - 1, argv + 1);
+	return flush_output(run(argc, argv));
 }

@@ -95,14 +95,13 @@ static bool uses_terminal(const struct machine_config *c)
 	       (c->serial_present && c->serial.kind == CHARDEV_STDIO);
 }
 
-/* Opened before the monitor is locked in, written at the end. NULL: not asked for, or refused. */
-static FILE *open_metrics(const char *path)
+/* Opened before the monitor is locked in, written at the end. NULL: not asked for. */
+static int open_metrics(const char *path, FILE **ret_out, struct error *err)
 {
-	FILE *out = path ? fopen(path, "we") : NULL;
-
-	if (path && !out)
-		log_warn("--metrics '%s': cannot write: %m", path);
-	return out;
+	*ret_out = path ? fopen(path, "we") : NULL;
+	return path && !*ret_out ?
+		       error_usage(err, -errno, "--metrics '%s': cannot write: %m", path) :
+		       0;
 }
 
 static void write_metrics(struct machine *m, FILE *out, const char *path)
@@ -250,9 +249,9 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 			loop_poll(machine_loop(m), &keeper.gone, p->keeper_fd, 0);
 		if (p->deadline_ns)
 			machine_set_deadline(m, p->deadline_ns);
-		metrics = open_metrics(config->metrics_file);
+		r = open_metrics(config->metrics_file, &metrics, &err);
 		page_map = open_page_map(p->image);
-		if (p->control_fd >= 0)
+		if (!r && p->control_fd >= 0)
 			r = control_create(&control, m, p->control_fd, &err);
 	}
 	/* From here on no path leads anywhere: what follows has its descriptors. */

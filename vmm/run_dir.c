@@ -249,6 +249,19 @@ int run_dir_create(struct run_dir *dir, const char *root, const char *id, struct
 	return error_usage(err, r, "run directory '%s': %m", dir->path);
 }
 
+unsigned run_dir_free_number(const char *root, const char *stem, unsigned from)
+{
+	char base[PATH_MAX - 300], path[PATH_MAX];
+
+	if (run_dir_root(base, sizeof(base), root, false, NULL) < 0)
+		return from;
+	for (;; from++) {
+		snprintf(path, sizeof(path), "%s/%s-%u", base, stem, from);
+		if (access(path, F_OK) < 0 || is_dead(path))
+			return from;
+	}
+}
+
 int run_dir_may_move(struct run_dir *dir)
 {
 	int fd = open(dir->path, O_PATH | O_DIRECTORY | O_CLOEXEC);

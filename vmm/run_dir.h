@@ -52,6 +52,12 @@ int run_dir_may_move(struct run_dir *dir);
 /* Give the directory of the microVM @from, which runs, the name @to. -EEXIST when one has it. */
 int run_dir_rename(const char *root, const char *from, const char *to, struct error *err);
 
+/*
+ * The first number from @from on by which no microVM is called @stem-NUMBER. Somebody else may take
+ * the name meanwhile: run_dir_create() decides.
+ */
+unsigned run_dir_free_number(const char *root, const char *stem, unsigned from);
+
 /* After a fork: this process is now the one that clients see as the listener's. */
 void run_dir_inherit(struct run_dir *dir);
 

@@ -117,6 +117,19 @@ static void bad_files_are_refused_with_a_reason(void **state)
 	refuse(*state, "{\"wisp-run\":{},\"drives\":[]}", "nothing goes beside");
 }
 
+static void files_that_cannot_be_read_say_why(void **state)
+{
+	struct config_words words = { 0 };
+	struct error err = { 0 };
+
+	assert_true(config_words_expand(&words, 1, (char *[]){ "--config-file=/nonexistent/x" },
+					&err) < 0);
+	assert_string_equal(err.msg, "--config-file '/nonexistent/x': cannot open: "
+				     "No such file or directory");
+	assert_true(config_words_expand(&words, 1, (char *[]){ "--config-file=/" }, &err) < 0);
+	assert_string_equal(err.msg, "--config-file '/': cannot read: Is a directory");
+}
+
 static void file_is_given_once(void **state)
 {
 	char *argv[] = { "--config-file=a", "--config-file=b" };
@@ -133,7 +146,8 @@ static void what_is_saved_reads_back_the_same(void **state)
 {
 	struct place *p = *state;
 	char *argv[] = { "--save-config", p->saved, "--cpus", "3",	"--disk=a,ro", "--disk",
-			 "b",		  "--admit", "--detach", "--rng=off",   "image" };
+			 "b",		  "--admit", "--detach", "--rng=off",   "--dry-run",
+			 "image" };
 	char *read[] = { "--config-file", p->saved };
 	struct config_words words = { 0 }, again = { 0 };
 	struct error err = { 0 };
@@ -149,6 +163,7 @@ static void what_is_saved_reads_back_the_same(void **state)
 	assert_string_equal(line, "--cpus=3 --disk=a,ro --disk=b --admit --detach --rng=off "
 				  "image ");
 	assert_null(again.save);
+	/* A --dry-run is meant for this once: nothing would ever start from the file otherwise. */
 	config_words_free(&words);
 	config_words_free(&again);
 }
@@ -161,6 +176,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(command_line_goes_before_the_file, setup, teardown),
 		cmocka_unit_test_setup_teardown(bad_files_are_refused_with_a_reason, setup,
 						teardown),
+		cmocka_unit_test(files_that_cannot_be_read_say_why),
 		cmocka_unit_test(file_is_given_once),
 		cmocka_unit_test_setup_teardown(what_is_saved_reads_back_the_same, setup, teardown),
 	};

@@ -18,7 +18,10 @@ struct cli_verb {
 	const char *text;      /* in one line */
 	const char *more;      /* a paragraph, or NULL */
 	const struct config_item *options; /* or NULL */
-	bool takes_image;      /* file names complete it */
+	/* For completion. What its first argument may be, and whether files are among the rest. */
+	enum { CLI_WORDS, CLI_ID, CLI_VERB, CLI_FILE } first;
+	bool takes_files;
+	const char *words; /* that may be in the place of the first, or NULL */
 	/* Carries it out: the arguments behind the verb. Returns the exit status. */
 	int (*main)(int argc, char **argv);
 };

@@ -22,7 +22,8 @@ static void put_words(FILE *out, const char *value)
 
 static bool is_path(const char *value)
 {
-	return !strncmp(value, "PATH", 4) || !strncmp(value, "FILE", 4);
+	return !strncmp(value, "PATH", 4) || !strncmp(value, "FILE", 4) ||
+	       !strncmp(value, "DIR", 3);
 }
 
 /* How the value of option @o is completed; options without a fixed set of values offer nothing. */
@@ -48,6 +49,23 @@ static void put_value(FILE *out, const struct config_item *o)
 	fputs("\t\t\treturn ;;\n", out);
 }
 
+/* How arguments that are no options are completed: the first one, and those behind it. */
+static void put_arguments(FILE *out, const struct cli_verb *v)
+{
+	const char *words = v->words ? v->words : "";
+
+	if (v->first == CLI_FILE)
+		fputs("\t\t*) _wisp_files ;;\n", out);
+	else if (v->first == CLI_VERB)
+		fputs("\t\t*) _wisp_words \"$verbs\" ;;\n", out);
+	else if (v->first == CLI_ID || v->words)
+		fprintf(out, "\t\t*) %s%s \"%s\"%s ;;\n",
+			v->takes_files ?
+				"if [ \"$COMP_CWORD\" -gt 2 ]; then _wisp_files; else " : "",
+			v->first == CLI_ID ? "_wisp_ids" : "_wisp_words", words,
+			v->takes_files ? "; fi" : "");
+}
+
 static void put_verb(FILE *out, const struct cli_verb *v)
 {
 	if (!v->options)
@@ -59,8 +77,7 @@ static void put_verb(FILE *out, const struct cli_verb *v)
 	for (const struct config_item *o = v->options; o->name; o++)
 		fprintf(out, "%s ", o->name);
 	fputs("--help\" ;;\n", out);
-	if (v->takes_image)
-		fputs("\t\t*) _wisp_files ;;\n", out);
+	put_arguments(out, v);
 	fputs("\t\tesac ;;\n", out);
 }
 
@@ -74,19 +91,24 @@ void cli_print_bash(FILE *out)
 	      "_wisp_files()\n{\n"
 	      "\tcompopt -o filenames\n"
 	      "\tmapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n}\n\n"
+	      "# The names of running microVMs, and the words given.\n"
+	      "_wisp_ids()\n{\n"
+	      "\t_wisp_words \"$1 $(\"${COMP_WORDS[0]}\" ls 2>/dev/null | "
+	      "sed '1d;$d;s/ .*//' | tr '\\n' ' ')\"\n}\n\n"
 	      "_wisp_keys()\n{\n"
 	      "\tcompopt -o nospace\n"
 	      "\tmapfile -t COMPREPLY < <(compgen -P \"${cur%,*},\" -W \"$1\" -- "
 	      "\"${cur##*,}\")\n}\n\n"
 	      "_wisp()\n{\n"
-	      "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n\n"
-	      "\tCOMPREPLY=()\n"
-	      "\tif [ \"$COMP_CWORD\" -eq 1 ]; then\n"
-	      "\t\t_wisp_words \"",
+	      "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
+	      "\tlocal verbs=\"",
 	      out);
 	for (const struct cli_verb *v = cli_verbs; v->name; v++)
 		fprintf(out, "%s%s", v == cli_verbs ? "" : " ", v->name);
-	fputs("\"\n\t\treturn\n\tfi\n"
+	fputs("\"\n\n\tCOMPREPLY=()\n"
+	      "\tif [ \"$COMP_CWORD\" -eq 1 ]; then\n"
+	      "\t\t_wisp_words \"$verbs\"\n"
+	      "\t\treturn\n\tfi\n"
 	      "\t# bash splits --option=value at the sign.\n"
 	      "\tif [ \"$cur\" = = ]; then\n"
 	      "\t\tcur=\n"

@@ -132,19 +132,17 @@ static int change(struct change_options *o, int argc, char **argv, struct error 
 	if (r < 2)
 		return error_usage(err, -EINVAL, "change: which microVM and which device of it?");
 	r = make_request(o, args[1], &request, err);
+	if (r < 0)
+		return r;
+	/* Before the helper of one of its networks is asked, which knows less about who is there. */
+	r = sock = control_connect_in(o->control.run_dir, args[0], err);
 	if (r >= 0)
 		r = change_forwards(o, args, err);
-	if (r < 0 || json_object_size(request) == 2) {
-		json_decref(request);
-		return r;
-	}
-	sock = control_connect_in(o->control.run_dir, args[0], err);
-	if (sock < 0) {
-		json_decref(request);
-		return sock;
-	}
-	r = control_ask(sock, request, NULL, 0, NULL, err);
-	close(sock);
+	if (r >= 0 && json_object_size(request) > 2)
+		r = control_ask(sock, json_incref(request), NULL, 0, NULL, err);
+	json_decref(request);
+	if (sock >= 0)
+		close(sock);
 	return r;
 }
 

@@ -34,8 +34,9 @@ struct clone_options {
 
 const struct config_item clone_options[] = {
 	{ "-n", "N", "How many (1)", CONFIG_NUMBER, MEMBER(num), 1, MAX_CLONES },
-	{ "--name", "ID", "They are called ID-1, ID-2, ... (the original's name)", CONFIG_STRING,
-	  MEMBER(name) },
+	{ "--name", "ID", "They are called ID-1, ID-2, ..., as far as no microVM is called so yet (the original's "
+	  "name)",
+	  CONFIG_STRING, MEMBER(name) },
 	{ "--json", NULL, "Print their names and the pause as one JSON object", CONFIG_FLAG,
 	  MEMBER(json) },
 	{ "--run-dir", "DIR", "Where running microVMs have their directories", CONFIG_STRING,
@@ -371,11 +372,14 @@ static int clone_all(struct cloning *c, const char *id, json_t *reply)
 	const char *slash = strrchr(id, '/');
 	const char *stem = c->options->name ? c->options->name : slash ? slash + 1 : id;
 	json_t *names = json_array();
+	unsigned number = 0;
 	char name[128];
 	int r = 0;
 
-	for (unsigned i = 1; i <= c->options->num && !r; i++) {
-		snprintf(name, sizeof(name), "%s-%u", stem, i);
+	for (unsigned i = 0; i < c->options->num && !r; i++) {
+		/* Earlier clones keep their names. */
+		number = run_dir_free_number(c->options->run_dir, stem, number + 1);
+		snprintf(name, sizeof(name), "%s-%u", stem, number);
 		r = start_keeper(c, name);
 		if (!r)
 			json_array_append_new(names, json_string(name));

@@ -29,16 +29,9 @@ const struct config_item cli_gdb_options[] = {
 	{ 0 },
 };
 
-static int ask_with_fd(const char *run_dir, const char *id, const char *verb, int fd,
-		       struct error *err)
+static int ask_with_fd(int sock, const char *verb, int fd, struct error *err)
 {
-	int sock = control_connect_in(run_dir, id, err), r;
-
-	if (sock < 0)
-		return sock;
-	r = control_ask(sock, json_pack("{s:s}", "do", verb), &fd, 1, NULL, err);
-	close(sock);
-	return r;
+	return control_ask(sock, json_pack("{s:s}", "do", verb), &fd, 1, NULL, err);
 }
 
 int core_main(int argc, char **argv)
@@ -47,17 +40,22 @@ int core_main(int argc, char **argv)
 	struct late_file file = { .fd = -1 };
 	const char *names[2];
 	struct error err = { 0 };
+	int sock = -1;
 	int r = config_parse_verb("core", control_plain_options, &o, argc, argv, names, 2, &err);
 
 	if (r >= 0 && r != 2)
 		r = error_usage(&err, -EINVAL, "core: which microVM, and into which file?");
 	if (r >= 0)
+		r = sock = control_connect_in(o.run_dir, names[0], &err);
+	if (r >= 0)
 		r = late_file_open(&file, "core", names[1], &err);
 	if (r >= 0)
-		r = ask_with_fd(o.run_dir, names[0], "core", file.fd, &err);
+		r = ask_with_fd(sock, "core", file.fd, &err);
 	if (r >= 0)
 		r = late_file_keep(&file, &err);
 	late_file_close(&file);
+	if (sock >= 0)
+		close(sock);
 	control_options_done(&o);
 	if (r < 0) {
 		error_print(&err);
@@ -78,31 +76,37 @@ int gdb_main(int argc, char **argv)
 	struct error err = { 0 };
 	char root[PATH_MAX], where[PATH_MAX + 64];
 	const char *id;
-	int fd = -1;
+	int fd = -1, sock = -1;
 	int r = config_parse_verb("gdb", cli_gdb_options, &o, argc, argv, &id, 1, &err);
 
 	if (r == 0)
 		r = error_usage(&err, -EINVAL, "gdb: which microVM? ('wisp ls' lists them)");
-	if (r > 0 && o.listen) {
+	if (r > 0)
+		sock = control_connect_in(o.run_dir, id, &err);
+	if (sock < 0) {
+		r = MIN(r, sock);
+	} else if (o.listen) {
 		snprintf(where, sizeof(where), "%s", o.listen);
-	} else if (r > 0 && strchr(id, '/')) {
+	} else if (strchr(id, '/')) {
 		snprintf(where, sizeof(where), "unix:%s/gdb.sock", id);
-	} else if (r > 0) {
+	} else {
 		r = run_dir_root(root, sizeof(root), o.run_dir, false, &err);
-		if (r == -ENOENT)
-			error_usage(&err, r, "gdb: no microVM '%s'", id);
 		snprintf(where, sizeof(where), "unix:%s/%s/gdb.sock", root, id);
 	}
 	if (r >= 0)
 		r = fd = gdb_listen(where, &err);
+	if (r == -EADDRINUSE && !o.listen)
+		error_hint(&err, "gdb can debug it already: target remote %s", target_name(where));
 	if (r >= 0) {
-		r = ask_with_fd(o.run_dir, id, "gdb", fd, &err);
+		r = ask_with_fd(sock, "gdb", fd, &err);
 		close(fd);
 		if (r < 0)
 			gdb_unlisten(where);
 	}
 	if (r >= 0)
 		printf("target remote %s\n", target_name(where));
+	if (sock >= 0)
+		close(sock);
 	free(o.run_dir);
 	free(o.listen);
 	if (r < 0) {

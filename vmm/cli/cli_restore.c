@@ -14,6 +14,7 @@
 #include "vmm/default_guest.h"
 #include "vmm/launch.h"
 #include "vmm/machine/machine_state.h"
+#include "vmm/run_dir.h"
 #include "vmm/saved/snapshot_chain.h"
 #include "vmm/saved/working_set.h"
 
@@ -74,6 +75,8 @@ static int name_clone(struct restoring *t, struct error *err)
 	if (!*name)
 		return error_set(err, -ENOMEM, "clone: %m");
 	t->options->detach = true;
+	/* Earlier copies keep their names. */
+	t->number = run_dir_free_number(t->options->run_dir, *name, t->number);
 	return add_number(name, t->number, err);
 }
 

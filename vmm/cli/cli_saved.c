@@ -78,8 +78,8 @@ const struct config_item restore_options[] = {
 	  "Go on although a disk was written since: the guest's memory may contradict it",
 	  CONFIG_FLAG, MEMBER(changed_disks) },
 	{ "--clone", "N",
-	  "Run N copies in the background, called ID-1, ID-2, ... (the saved name), with private "
-	  "copies of the disks; paths of consoles and sockets get the same numbers, interfaces on "
+	  "Run N copies in the background, called ID-1, ID-2, ... (the saved name), as far as no "
+	  "microVM is called so yet, with private copies of the disks; paths of consoles and sockets get the same numbers, interfaces on "
 	  "a tap or switch have no cable",
 	  CONFIG_NUMBER, MEMBER(clones), 1, 1000 },
 	{ "--prefetch", "on|off|record",

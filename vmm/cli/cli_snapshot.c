@@ -313,6 +313,8 @@ static int run(const struct snapshot_options *o, const char *const *args, int nu
 	}
 	if (num != 2 || o->output)
 		return error_usage(err, -EINVAL, "snapshot: needs ID and DIR, or merge and DIR...");
+	if (!*args[1])
+		return error_usage(err, -EINVAL, "snapshot: the name of DIR is empty");
 	return take(o, args[0], args[1], err);
 }
 

@@ -49,7 +49,7 @@ const struct cli_verb cli_verbs[] = {
 	  "IMAGE is the first disk, written as for --disk. Without --kernel it boots the default "
 	  "guest that 'make' built: a Debian kernel and a shell. Everything that was asked for is "
 	  "checked before anything is created.",
-	  config_run_options, .takes_image = true, .main = run_main },
+	  config_run_options, .first = CLI_FILE, .main = run_main },
 	{ "ls", "[OPTION]...", "List the running microVMs of this user",
 	  "One line each: name, state, processors, memory, how much of the host's memory its "
 	  "processes hold, how long it has been running, and the process id of its monitor. Below "
@@ -59,7 +59,7 @@ const struct cli_verb cli_verbs[] = {
 	{ "stat", "[OPTION]... ID", "Show the counters of a running microVM",
 	  "Exits by reason, accesses by device, queue activity, as --metrics writes them at the "
 	  "end; and the processor time and memory that its processes use.",
-	  control_stat_options, .main = stat_main },
+	  control_stat_options, .first = CLI_ID, .main = stat_main },
 	{ "top", "[OPTION]...", "Show what all running microVMs do, live",
 	  "A screen with bars: processor time, memory, disks, networks and exits of each microVM "
 	  "and of all. The arrows select one; p pauses it or lets it go on, s stops it as wisp "
@@ -68,30 +68,30 @@ const struct cli_verb cli_verbs[] = {
 	{ "events", "[OPTION]... ID", "Print what happens to a microVM, a JSON object a line",
 	  "Its state now and whenever that changes, running or paused, and its end with the reason "
 	  "and the status. Ends with the microVM.",
-	  control_plain_options, .main = events_main },
+	  control_plain_options, .first = CLI_ID, .main = events_main },
 	{ "pause", "[OPTION]... ID", "Pause a microVM: its processors stop, its I/O is drained",
 	  NULL,
-	  control_plain_options, .main = pause_main },
+	  control_plain_options, .first = CLI_ID, .main = pause_main },
 	{ "resume", "[OPTION]... ID", "Let a paused microVM go on", NULL, control_plain_options,
-	  .main = resume_main },
+	  .first = CLI_ID, .main = resume_main },
 	{ "stop", "[OPTION]... ID",
 	  "Press the power button, and end the microVM if that is ignored",
 	  "Returns when the microVM has ended. A guest that did not power off by itself ends with "
 	  "status 143, as by SIGTERM, and a line, or \"forced\" in --json, says so.",
-	  control_stop_options, .main = stop_main },
+	  control_stop_options, .first = CLI_ID, .main = stop_main },
 	{ "kill", "[OPTION]... ID", "End a microVM without asking its guest",
 	  "Disks are left as a power failure would leave them. Its run ends with status 137, as by "
 	  "SIGKILL.",
-	  control_plain_options, .main = kill_main },
+	  control_plain_options, .first = CLI_ID, .main = kill_main },
 	{ "change", "[OPTION]... ID DEVICE",
 	  "Change a disk's size, a network's link, or the limits of both, while they are in use",
 	  "DEVICE is the id of a disk or network: disk0 or net0 is the first, when it was not "
 	  "given another.",
-	  change_options, .main = change_main },
+	  change_options, .first = CLI_ID, .main = change_main },
 	{ "console", "[OPTION]... ID", "Attach the terminal to the console of a detached microVM",
 	  "Ctrl-A d detaches again, Ctrl-A x ends the microVM, Ctrl-A twice sends one Ctrl-A. "
 	  "One terminal at a time is attached.",
-	  control_plain_options, .main = console_main },
+	  control_plain_options, .first = CLI_ID, .main = console_main },
 	{ "api", "[--api-sock PATH] [OPTION]...", "Serve Firecracker's REST API for one microVM",
 	  "Takes Firecracker's options, and is what wisp does under the name firecracker. "
 	  "docs/firecracker.md says what is answered as Firecracker answers it.",
@@ -101,12 +101,12 @@ const struct cli_verb cli_verbs[] = {
 	  "Standard input, output and error are the command's, byte for byte, and so is the "
 	  "status: 128+N when signal N ended it, 127 when there is no such command. Signals are "
 	  "passed on.",
-	  exec_options, .main = exec_main },
+	  exec_options, .first = CLI_ID, .main = exec_main },
 	{ "cp", "[OPTION]... SOURCE DESTINATION", "Copy into a running guest, or out of one",
 	  "One of both is in a guest, as ID:PATH. Files, directories with all that is in them, and "
 	  "symbolic links, with their modes; into DESTINATION when that is a directory. For "
 	  "microVMs as for exec.",
-	  cp_options, .main = cp_main },
+	  cp_options, .first = CLI_FILE, .takes_files = true, .main = cp_main },
 	{ "batch", "[OPTION]... FILE", "Run a list of jobs within a budget of CPUs and memory",
 	  "FILE has a job a line: [name=ID] [priority=N] [expect=SECONDS] [retries=N] and then run "
 	  "or test with its arguments, quoted as for a shell; # begins a comment. What a job takes "
@@ -114,11 +114,11 @@ const struct cli_verb cli_verbs[] = {
 	  "tried again as often as it may be. What has finished is kept in a journal: started "
 	  "again after whatever end, the queue goes on with the rest. The status is 0 when all "
 	  "jobs ended with 0, and 1 when some did not.",
-	  batch_options, .main = batch_main },
+	  batch_options, .first = CLI_FILE, .main = batch_main },
 	{ "balloon", "[OPTION]... ID [SIZE]", "Show or set how much memory a guest gives up",
 	  "For microVMs with --balloon. With SIZE the guest is asked to give up so much, or to "
 	  "take back what is more; it does so as it can. Statistics are as the guest tells them.",
-	  balloon_options, .main = balloon_main },
+	  balloon_options, .first = CLI_ID, .main = balloon_main },
 	{ "test", "[OPTION]... [--] COMMAND [ARGUMENT]...",
 	  "Boot a kernel over this system's files, run a command, say how it ended",
 	  "Runs COMMAND in a microVM whose root is a directory tree of the host (/), with changes "
@@ -140,18 +140,20 @@ const struct cli_verb cli_verbs[] = {
 	  "The guest stands still for a moment and goes on while its memory is written. gdb opens "
 	  "the file with the kernel's vmlinux, crash with that too; a Linux guest's VMCOREINFO is "
 	  "in it.",
-	  control_plain_options, .main = core_main },
+	  control_plain_options, .first = CLI_ID, .takes_files = true,
+	  .main = core_main },
 	{ "gdb", "[OPTION]... ID", "Let gdb debug a running guest",
 	  "Prints what to tell gdb. The guest stops when a debugger connects and goes on when it "
 	  "has gone.",
-	  cli_gdb_options, .main = gdb_main },
+	  cli_gdb_options, .first = CLI_ID, .main = gdb_main },
 	{ "disk", "ACTION [OPTION]... ARGUMENT...",
 	  "Make, show, check, convert or resize disk images, raw and qcow2",
 	  "create PATH SIZE (with --backing, SIZE may be left out); info PATH; check PATH: status "
 	  "0 when it is sound, 3 when space is lost, 1 when there is worse; convert SOURCE DEST; "
 	  "resize PATH SIZE. What is made has its name only once it is complete. Images in use are "
 	  "refused, by QEMU's tools and by these alike.",
-	  disk_options, .takes_image = true, .main = disk_main },
+	  disk_options, .words = "create info check convert resize", .takes_files = true,
+	  .main = disk_main },
 	{ "snapshot", "[OPTION]... {ID DIR | merge DIR...}",
 	  "Save a running microVM into a directory",
 	  "The guest stands still for a moment and goes on; what it had in memory then is written "
@@ -161,19 +163,20 @@ const struct cli_verb cli_verbs[] = {
 	  "which are then needed too; 'wisp snapshot merge DIR...' makes one complete snapshot of "
 	  "the last DIR and what it builds on, in its place or as --output. A microVM "
 	  "called merge is named by its run directory.",
-	  snapshot_options, .main = snapshot_main },
+	  snapshot_options, .first = CLI_ID, .words = "merge",
+	  .takes_files = true, .main = snapshot_main },
 	{ "restore", "[OPTION]... DIR", "Let a saved microVM go on",
 	  "In the foreground, as 'wisp run'. Memory is read from the snapshot as the guest touches "
 	  "it. Guests that have a driver for the VM generation ID make themselves new random "
 	  "numbers; connections through user networking are reset.",
-	  restore_options, .main = restore_main },
+	  restore_options, .first = CLI_FILE, .main = restore_main },
 	{ "clone", "[OPTION]... ID", "Fork a running microVM into copies that share its memory",
 	  "The original stands still for some milliseconds and goes on; the copies run from that "
 	  "instant, in the background, as microVMs of their own: a name, a control socket, a "
 	  "console ('wisp console'), private copies of the disks, user networking without the "
 	  "original's forwards. Memory is shared until one of them writes it. A network interface "
 	  "on a tap or a switch is there without a cable.",
-	  clone_options, .main = clone_main },
+	  clone_options, .first = CLI_ID, .main = clone_main },
 	{ "reset", "[OPTION]... ID",
 	  "Take a microVM back to an earlier moment, in the same process",
 	  "To the moment that was made its point by --set, or to its start when it was restored "
@@ -183,14 +186,14 @@ const struct cli_verb cli_verbs[] = {
 	  "connections of vsock are reset. Disks and persistent memory must be read-only; guests "
 	  "with a network, shared directories, --hugepages or --memory-backend shared cannot be "
 	  "reset.",
-	  reset_options, .main = reset_main },
+	  reset_options, .first = CLI_ID, .main = reset_main },
 	{ "migrate", "[OPTION]... ID DESTINATION", "Move a running microVM to another host",
 	  "Or to another monitor on this one: to a 'wisp receive' at DESTINATION, which is "
 	  "tcp:HOST:PORT, unix:PATH, exec:COMMAND or fd:N. Memory is copied while the guest runs; "
 	  "it stands still for the last part. Until it is handed over any failure, Ctrl-C or "
 	  "--cancel lets it go on here; afterwards it never runs here again. Its disks must be "
-	  "reachable there by the same content: they are not copied.",
-	  migrate_options, .main = migrate_main },
+	  "reachable there by the same content, unless --copy-disks sends them too.",
+	  migrate_options, .first = CLI_ID, .main = migrate_main },
 	{ "receive", "[OPTION]... SOURCE", "Run the microVM that a 'wisp migrate' hands over",
 	  "Waits at SOURCE, which is tcp:HOST:PORT, unix:PATH, exec:COMMAND or fd:N (fd:0 that is "
 	  "a pipe: standard input and output), and runs in the foreground, as 'wisp run'. What "
@@ -204,7 +207,7 @@ const struct cli_verb cli_verbs[] = {
 	  "ends. Two cannot listen at one place, so guests with --vsock, with forwards, or with "
 	  "the serial port or console at a socket of the user's are refused, and go on as they "
 	  "were.",
-	  upgrade_options, .main = upgrade_main },
+	  upgrade_options, .first = CLI_ID, .main = upgrade_main },
 	{ "doctor", "[--json]", "Say what this host can do, and how to mend what it cannot",
 	  "Prints a line for each thing that microVMs need or can make use of: ok, warn (works, "
 	  "but not as well as it could) or missing, with a line on how to mend it. The status is 0 "
@@ -216,7 +219,7 @@ const struct cli_verb cli_verbs[] = {
 	  "--stats or --json it asks the switch of that name that runs.",
 	  switch_options, .main = switch_main },
 	{ "help", "[VERB | --man | --bash]", "Explain wisp or one of its verbs", NULL,
-	  help_options },
+	  help_options, .first = CLI_VERB },
 	{ "version", "", "Print the version", NULL, NULL },
 	{ 0 },
 };

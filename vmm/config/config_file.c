@@ -194,10 +194,23 @@ static int read_firecrackers(struct config_words *from_file, const char *path, s
 
 static int read_file(struct config_words *from_file, const char *path, struct error *err)
 {
+	FILE *file = fopen(path, "re");
 	json_error_t why;
-	json_t *all = json_load_file(path, JSON_REJECT_DUPLICATES, &why), *own;
-	int r;
+	json_t *all, *own;
+	int r = 0;
 
+	if (!file)
+		return error_usage(err, -errno, "--config-file '%s': cannot open: %m", path);
+	errno = 0;
+	all = json_loadf(file, JSON_REJECT_DUPLICATES, &why);
+	if (ferror(file))
+		r = error_usage(err, errno ? -errno : -EIO, "--config-file '%s': cannot read: %m",
+				path);
+	fclose(file);
+	if (r < 0) {
+		json_decref(all);
+		return r;
+	}
 	if (!all)
 		return error_usage(err, -EINVAL, "--config-file '%s': line %d: %s", path, why.line,
 				   why.text);
@@ -279,6 +292,23 @@ static int note(json_t *section, const char *name, const char *value)
 	return json_array_append_new(there, v);
 }
 
+/* A saved --dry-run would keep the file from ever starting anything. */
+static bool is_saved(const struct config_item *item)
+{
+	return strcmp(item->name, "--dry-run") != 0;
+}
+
+static int write_file(const char *path, const json_t *all, struct error *err)
+{
+	FILE *out = fopen(path, "we");
+	bool bad = !out || json_dumpf(all, out, JSON_INDENT(2)) < 0 || fputc('\n', out) == EOF;
+
+	/* Closing is what writes: its errno is the reason when it fails too. */
+	if (out && fclose(out) != 0)
+		bad = true;
+	return bad ? error_usage(err, -errno, "--save-config '%s': cannot write: %m", path) : 0;
+}
+
 int config_words_save(const struct config_words *words, struct error *err)
 {
 	json_t *section = json_object(), *all = json_pack("{s:O}", SECTION, section);
@@ -298,13 +328,15 @@ int config_words_save(const struct config_words *words, struct error *err)
 			used = config_split_option(config_run_options, words->argv + i,
 						   words->argc - i, &item, &value);
 			/* They have been parsed before. */
-			r = used > 0 ? note(section, item->name + 2, value) : -EINVAL;
+			r = used <= 0		? -EINVAL
+			    : is_saved(item) ? note(section, item->name + 2, value)
+					     : 0;
 		}
 	}
 	if (r < 0)
 		error_set(err, r, "--save-config: %s", strerror(-r));
-	else if (words->save && json_dump_file(all, words->save, JSON_INDENT(2)) < 0)
-		r = error_usage(err, -errno, "--save-config '%s': cannot write: %m", words->save);
+	else if (words->save)
+		r = write_file(words->save, all, err);
 	json_decref(section);
 	json_decref(all);
 	return r;

@@ -207,7 +207,8 @@ const struct config_item config_run_options[] = {
 	  "command line says goes before it",
 	  CONFIG_CUSTOM, .parse = parse_file },
 	{ "--save-config", "FILE",
-	  "Write all options to FILE, for --config-file; with --dry-run that is all that happens",
+	  "Write all options but --dry-run to FILE, for --config-file; with --dry-run the guest is "
+	  "not started",
 	  CONFIG_CUSTOM, .parse = parse_file },
 	{ "--dry-run", NULL,
 	  "Print the machine as it would be built (memory map, devices, interrupts) and stop",
