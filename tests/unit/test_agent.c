@@ -170,8 +170,8 @@ static void holes_stay_holes(void **state)
 		 f.dir);
 	assert_int_equal(system(command), 0);
 	assert_int_equal(copy(&f, "a", "to", 0777), 0);
-	snprintf(command, sizeof(command), "cd %s && cmp a to/a && test $(du -k to/a | cut -f1) -lt 200",
-		 f.dir);
+	snprintf(command, sizeof(command),
+		 "cd %s && cmp a to/a && test $(du -k to/a | cut -f1) -lt 200", f.dir);
 	assert_int_equal(system(command), 0);
 	end(&f);
 }

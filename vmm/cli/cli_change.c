@@ -134,7 +134,7 @@ static int change(struct change_options *o, int argc, char **argv, struct error 
 	r = make_request(o, args[1], &request, err);
 	if (r < 0)
 		return r;
-	/* Before the helper of one of its networks is asked, which knows less about who is there. */
+	/* Before the helper of one of its networks is asked, which knows less of who is there. */
 	r = sock = control_connect_in(o->control.run_dir, args[0], err);
 	if (r >= 0)
 		r = change_forwards(o, args, err);

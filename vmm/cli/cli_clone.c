@@ -34,8 +34,9 @@ struct clone_options {
 
 const struct config_item clone_options[] = {
 	{ "-n", "N", "How many (1)", CONFIG_NUMBER, MEMBER(num), 1, MAX_CLONES },
-	{ "--name", "ID", "They are called ID-1, ID-2, ..., as far as no microVM is called so yet (the original's "
-	  "name)",
+	{ "--name", "ID",
+	  "They are called ID-1, ID-2, ..., as far as no microVM is called so yet (the "
+	  "original's name)",
 	  CONFIG_STRING, MEMBER(name) },
 	{ "--json", NULL, "Print their names and the pause as one JSON object", CONFIG_FLAG,
 	  MEMBER(json) },

@@ -79,8 +79,8 @@ const struct config_item restore_options[] = {
 	  CONFIG_FLAG, MEMBER(changed_disks) },
 	{ "--clone", "N",
 	  "Run N copies in the background, called ID-1, ID-2, ... (the saved name), as far as no "
-	  "microVM is called so yet, with private copies of the disks; paths of consoles and sockets get the same numbers, interfaces on "
-	  "a tap or switch have no cable",
+	  "microVM is called so yet, with private copies of the disks; paths of consoles and "
+	  "sockets get the same numbers, interfaces on a tap or switch have no cable",
 	  CONFIG_NUMBER, MEMBER(clones), 1, 1000 },
 	{ "--prefetch", "on|off|record",
 	  "Read at once what earlier runs needed of memory (on, where that was recorded); record: "

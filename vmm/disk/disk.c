@@ -177,7 +177,8 @@ static int look_beneath(const struct disk_options *o, const char *path, struct i
 	/* With --force: the new image is empty, and all that it lies on would be gone. */
 	if (!r && !lstat(path, &st) && lies_on(beneath, &st))
 		r = error_usage(err, -EINVAL,
-				"'%s': is what --backing '%s' lies on, and cannot be replaced by it",
+				"'%s': is what --backing '%s' lies on, and cannot be replaced "
+				"by it",
 				path, o->backing);
 	free(beneath);
 	return r;

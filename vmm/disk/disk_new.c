@@ -10,7 +10,7 @@
 #include "devices/block.h"
 #include "vmm/disk/disk.h"
 
-/* Is the image that is to be replaced in use? Who may not read it cannot know, and may replace it. */
+/* Is the image that is to be replaced in use? Who may not read it cannot know, and goes on. */
 static int refuse_in_use(const char *path, struct error *err)
 {
 	struct block_file file = { .path = path };

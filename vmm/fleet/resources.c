@@ -134,8 +134,8 @@ int resources_apply(const struct config_resources *r, const char *id, struct cgr
 		if (sched_setaffinity(0, sizeof(r->pin), &r->pin) < 0)
 			return error_usage(err, -errno,
 					   errno == EINVAL ?
-						   "--pin: the host has none of these processors, or "
-						   "none that we may use" :
+						   "--pin: the host has none of these "
+						   "processors, or none that we may use" :
 						   "--pin: %m");
 		if (sched_getaffinity(0, sizeof(got), &got) < 0)
 			return error_usage(err, -errno, "--pin: %m");
