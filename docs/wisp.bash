@@ -13,6 +13,12 @@ _wisp_files()
 	mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 }
 
+# The names of running microVMs, and the words given.
+_wisp_ids()
+{
+	_wisp_words "$1 $("${COMP_WORDS[0]}" ls 2>/dev/null | sed '1d;$d;s/ .*//' | tr '\n' ' ')"
+}
+
 _wisp_keys()
 {
 	compopt -o nospace
@@ -22,10 +28,11 @@ _wisp_keys()
 _wisp()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
+	local verbs="run ls stat top events pause resume stop kill change console api exec cp batch balloon test bisect core gdb disk snapshot restore clone reset migrate receive upgrade doctor switch help version"
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_wisp_words "run ls stat top events pause resume stop kill change console api exec cp batch balloon test bisect core gdb disk snapshot restore clone reset migrate receive upgrade doctor switch help version"
+		_wisp_words "$verbs"
 		return
 	fi
 	# bash splits --option=value at the sign.
@@ -92,12 +99,14 @@ _wisp()
 				_wisp_keys "ro cache= writeback xattr="
 				return ;;
 			esac
+			_wisp_files
 			return ;;
 		--rootfs)
 			case $cur in *,*)
 				_wisp_keys "ro cache= writeback xattr="
 				return ;;
 			esac
+			_wisp_files
 			return ;;
 		--balloon)
 			case $cur in *,*)
@@ -134,6 +143,7 @@ _wisp()
 			_wisp_files
 			return ;;
 		--run-dir)
+			_wisp_files
 			return ;;
 		--ready-fd)
 			return ;;
@@ -182,6 +192,7 @@ _wisp()
 	ls)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
@@ -190,14 +201,17 @@ _wisp()
 	stat)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --json --prometheus --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	top)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		--delay)
 			return ;;
@@ -208,48 +222,59 @@ _wisp()
 	events)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	pause)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	resume)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	stop)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		--timeout)
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --json --timeout --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	kill)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	change)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		--size)
 			return ;;
@@ -277,14 +302,17 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --size --link --hostfwd --no-hostfwd --iops --pps --bps --iops-burst --pps-burst --bps-burst --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	console)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	api)
 		case $prev in
@@ -321,24 +349,29 @@ _wisp()
 		-e)
 			return ;;
 		-w)
+			_wisp_files
 			return ;;
 		--wait)
 			return ;;
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "-t -e -w --wait --run-dir --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	cp)
 		case $prev in
 		--wait)
 			return ;;
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--wait --run-dir --help" ;;
+		*) _wisp_files ;;
 		esac ;;
 	batch)
 		case $prev in
@@ -355,18 +388,22 @@ _wisp()
 			_wisp_files
 			return ;;
 		--output)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--cpus --memory --jobs --policy --journal --output --json --help" ;;
+		*) _wisp_files ;;
 		esac ;;
 	balloon)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --json --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	test)
 		case $prev in
@@ -377,6 +414,7 @@ _wisp()
 			_wisp_files
 			return ;;
 		--cwd)
+			_wisp_files
 			return ;;
 		--env)
 			return ;;
@@ -415,6 +453,7 @@ _wisp()
 			_wisp_files
 			return ;;
 		--cwd)
+			_wisp_files
 			return ;;
 		--env)
 			return ;;
@@ -447,14 +486,17 @@ _wisp()
 	core)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --help" ;;
+		*) if [ "$COMP_CWORD" -gt 2 ]; then _wisp_files; else _wisp_ids ""; fi ;;
 		esac ;;
 	gdb)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		--listen)
 			_wisp_words "tcp: unix:"
@@ -462,6 +504,7 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --listen --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	disk)
 		case $prev in
@@ -482,17 +525,20 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--format --source-format --backing --backing-format --follow-backing --cluster-size --force --repair --shrink --json --help" ;;
-		*) _wisp_files ;;
+		*) if [ "$COMP_CWORD" -gt 2 ]; then _wisp_files; else _wisp_words "create info check convert resize"; fi ;;
 		esac ;;
 	snapshot)
 		case $prev in
 		--output)
+			_wisp_files
 			return ;;
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--stop --diff --output --json --run-dir --help" ;;
+		*) if [ "$COMP_CWORD" -gt 2 ]; then _wisp_files; else _wisp_ids "merge"; fi ;;
 		esac ;;
 	restore)
 		case $prev in
@@ -510,6 +556,7 @@ _wisp()
 		--name)
 			return ;;
 		--run-dir)
+			_wisp_files
 			return ;;
 		--loop)
 			_wisp_words "auto io_uring epoll"
@@ -546,6 +593,7 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --changed-disks --clone --prefetch --clock --tap --memory-file --paused --ready-fd --help" ;;
+		*) _wisp_files ;;
 		esac ;;
 	clone)
 		case $prev in
@@ -554,10 +602,12 @@ _wisp()
 		--name)
 			return ;;
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "-n --name --json --run-dir --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	reset)
 		case $prev in
@@ -567,10 +617,12 @@ _wisp()
 			_wisp_words "continue realtime"
 			return ;;
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--set --keep --identical --clock --json --run-dir --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	migrate)
 		case $prev in
@@ -586,16 +638,19 @@ _wisp()
 		--streams)
 			return ;;
 		--tls)
+			_wisp_files
 			return ;;
 		--zstd)
 			return ;;
 		--settle)
 			return ;;
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--bandwidth --downtime --max-rounds --converge --hand-off --copy-disks --streams --tls --zstd --progress --json --cancel --recover --settle --run-dir --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	receive)
 		case $prev in
@@ -613,6 +668,7 @@ _wisp()
 		--name)
 			return ;;
 		--run-dir)
+			_wisp_files
 			return ;;
 		--loop)
 			_wisp_words "auto io_uring epoll"
@@ -632,6 +688,7 @@ _wisp()
 			_wisp_files
 			return ;;
 		--tls)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
@@ -640,10 +697,12 @@ _wisp()
 	upgrade)
 		case $prev in
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
 		-*) _wisp_words "--json --run-dir --help" ;;
+		*) _wisp_ids "" ;;
 		esac ;;
 	doctor)
 		case $prev in
@@ -658,6 +717,7 @@ _wisp()
 		--uplink-vlan)
 			return ;;
 		--run-dir)
+			_wisp_files
 			return ;;
 		esac
 		case $cur in
@@ -668,6 +728,7 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--man --bash --help" ;;
+		*) _wisp_words "$verbs" ;;
 		esac ;;
 	esac
 }
