@@ -442,7 +442,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --symbols --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
+		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --warm --symbols --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
 		esac ;;
 	bisect)
 		case $prev in
@@ -481,7 +481,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --symbols --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
+		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --warm --symbols --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
 		esac ;;
 	core)
 		case $prev in

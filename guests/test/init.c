@@ -107,12 +107,15 @@ static void parse_line(struct plan *p, char *line)
 		p->loglevel = (int)strtol(value, NULL, 10);
 	else if (!strcmp(line, "tty"))
 		p->tty = *value == '1';
+	else if (!strcmp(line, "warm"))
+		p->warm = *value == '1';
+	else if (!strcmp(line, "seed"))
+		p->seed = value;
 }
 
-static void parse_plan(struct plan *p, int fd)
+void parse_plan(struct plan *p, char *text, size_t len)
 {
-	size_t len;
-	char *text = read_plan(fd, &len), *at = text;
+	char *at = text;
 
 	while (at < text + len) {
 		char *next = at + strlen(at) + 1;
@@ -171,15 +174,16 @@ static int open_port(const char *name, int flags)
 static void open_ports(const struct plan *p, int *port)
 {
 	static const char *const names[NUM_PORTS] = { "wisp.stdin", "wisp.stdout", "wisp.stderr",
-						      "wisp.status" };
+						      "wisp.plan", "wisp.status" };
 	/* A write must not keep us from telling that we live. */
 	static const int flags[NUM_PORTS] = { O_RDONLY, O_WRONLY | O_NONBLOCK,
-					      O_WRONLY | O_NONBLOCK, O_WRONLY };
+					      O_WRONLY | O_NONBLOCK, O_RDONLY,
+					      O_WRONLY };
 	int tries = 0;
 
 	for (int i = NUM_PORTS - 1; i >= 0; i--) {
 		port[i] = -1;
-		if (p->tty && i != PORT_STATUS)
+		if ((p->tty && i < PORT_PLAN) || (!p->warm && i == PORT_PLAN))
 			continue;
 		/* The driver learns of ports a little after it was loaded. */
 		for (; tries < PORT_TRIES; tries++) {
@@ -268,10 +272,13 @@ int main(int argc, char **argv)
 	static struct plan plan = { .root = "overlay", .cwd = "/" };
 	bool is_service = argc > 1 && !strcmp(argv[1], SERVICE_ARGUMENT);
 	int port[NUM_PORTS], plan_fd;
+	size_t len;
+	char *text;
 
 	umask(is_service ? 022 : 0);
 	plan_fd = open(is_service ? SERVICE_DIR "/plan" : "/wisp.conf", O_RDONLY | O_CLOEXEC);
-	parse_plan(&plan, plan_fd);
+	text = read_plan(plan_fd, &len);
+	parse_plan(&plan, text, len);
 	if (is_service) {
 		open_ports(&plan, port);
 		run_to_the_end(&plan, port);
@@ -285,6 +292,8 @@ int main(int argc, char **argv)
 		open_ports(&plan, port);
 	make_root(&plan);
 	mount_in_root();
+	if (plan.warm)
+		wake_up(&plan, port);
 	mount_shares(&plan);
 	networks_up(&plan);
 	umask(022);

@@ -3,8 +3,12 @@
  * root file system, run.c runs the command in it and reports.
  *
  * What to do is in /wisp.conf of the initramfs: strings that end in a zero byte, KEY=VALUE
- * each, some of them repeated. What happened goes to the port "status", a line each:
+ * each, some of them repeated. With "warm" in it the rest comes over the port "plan" (warm.c), for
+ * which we wait with the root in place; in between we may have been saved, and be another guest by
+ * now. What happened goes to the port "status", a line each:
  *
+ *	warm		we wait for the rest of the plan
+ *	awake		it came; what time is it?
  *	ready		the command is about to start
  *	beat		we are alive: once a second
  *	exit N		the command ended with status N
@@ -12,6 +16,8 @@
  */
 #ifndef WISP_GUESTS_TEST_INIT_H
 #define WISP_GUESTS_TEST_INIT_H
+
+#include <stddef.h>
 
 #define MAX_STRINGS 4096
 #define MAX_SHARES  64
@@ -24,6 +30,8 @@ struct plan {
 	int loglevel; /* of the console, from when the command starts; 0: as it is */
 	int systemd;  /* the tree's own is process 1, the command its service (service.c) */
 	int tty;      /* the command gets the console */
+	int warm;     /* what to do with the root comes later */
+	const char *seed; /* of random numbers, in hexadecimal digits; NULL: the kernel's will do */
 	char *arg[MAX_STRINGS];
 	char *env[MAX_STRINGS];
 	const char *module[64];
@@ -32,10 +40,16 @@ struct plan {
 	unsigned num_args, num_env, num_modules, num_shares, num_nets;
 };
 
-enum { PORT_STDIN, PORT_STDOUT, PORT_STDERR, PORT_STATUS, NUM_PORTS };
+enum { PORT_STDIN, PORT_STDOUT, PORT_STDERR, PORT_PLAN, PORT_STATUS, NUM_PORTS };
 
 /* Say why we cannot go on, to the kernel's log, and power off. */
 void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+/* What is in @text, @len bytes with a zero byte behind them, which stays in use, goes into @p. */
+void parse_plan(struct plan *p, char *text, size_t len);
+
+/* Wait for the rest of @p, and be the guest that it is for (warm.c). */
+void wake_up(struct plan *p, const int *port);
 
 #define SERVICE_DIR	 "/run/wisp"
 #define SERVICE_ARGUMENT "--service"

@@ -227,8 +227,9 @@ static void print(const struct snapshot_options *o, const char *path, json_t *re
 	}
 }
 
+/* @ret_reply: what the monitor says of it; the caller's. */
 static int take(const struct snapshot_options *o, const char *id, const char *path,
-		struct error *err)
+		json_t **ret_reply, struct error *err)
 {
 	struct taking t = { .options = o, .go = { -1, -1 } };
 	json_t *reply = NULL;
@@ -255,7 +256,7 @@ static int take(const struct snapshot_options *o, const char *id, const char *pa
 		r = finish(&t, sock, r);
 	}
 	if (!r)
-		print(o, path, reply);
+		*ret_reply = json_incref(reply);
 	else
 		*err = t.err;
 	snapshot_draft_end(&t.draft);
@@ -266,6 +267,22 @@ static int take(const struct snapshot_options *o, const char *id, const char *pa
 	close(sock);
 	json_decref(reply);
 	json_decref(t.manifest);
+	return r;
+}
+
+int snapshot_and_end(const char *run_dir, const char *id, const char *path, struct error *err)
+{
+	char *dir = run_dir ? strdup(run_dir) : NULL;
+	const struct snapshot_options o = { .stop = true, .run_dir = dir };
+	json_t *reply = NULL;
+	int r = -ENOMEM;
+
+	if (run_dir && !dir)
+		error_set(err, r, "snapshot: %m");
+	else
+		r = take(&o, id, path, &reply, err);
+	json_decref(reply);
+	free(dir);
 	return r;
 }
 
@@ -304,6 +321,9 @@ static int merge(const struct snapshot_options *o, const char *const *paths, int
 static int run(const struct snapshot_options *o, const char *const *args, int num,
 	       struct error *err)
 {
+	json_t *reply = NULL;
+	int r;
+
 	if (num > 0 && !strcmp(args[0], "merge")) {
 		if (num == 1 || o->stop || o->diff)
 			return error_usage(
@@ -315,7 +335,11 @@ static int run(const struct snapshot_options *o, const char *const *args, int nu
 		return error_usage(err, -EINVAL, "snapshot: needs ID and DIR, or merge and DIR...");
 	if (!*args[1])
 		return error_usage(err, -EINVAL, "snapshot: the name of DIR is empty");
-	return take(o, args[0], args[1], err);
+	r = take(o, args[0], args[1], &reply, err);
+	if (!r)
+		print(o, args[1], reply);
+	json_decref(reply);
+	return r;
 }
 
 int snapshot_main(int argc, char **argv)

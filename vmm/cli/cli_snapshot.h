@@ -10,6 +10,12 @@ extern const struct config_item restore_options[];
 extern const struct config_item clone_options[];
 extern const struct config_item reset_options[];
 
+/*
+ * Save the microVM @id, found in @run_dir (NULL: where they are by default), as `wisp snapshot
+ * --stop` does it: at @path, and then it ends. Prints nothing.
+ */
+int snapshot_and_end(const char *run_dir, const char *id, const char *path, struct error *err);
+
 int snapshot_main(int argc, char **argv);
 int restore_main(int argc, char **argv);
 int clone_main(int argc, char **argv);

@@ -191,6 +191,7 @@ struct machine_config {
 	bool json;
 	unsigned last_words_seconds; /* of a kernel that hangs, to an NMI; 0: it is not asked */
 	bool silent; /* whoever started it reports how it ended */
+	bool idle_ports; /* its ports were not used yet: it may be saved, and gets others then */
 	char *run_dir;
 	unsigned ready_fd; /* gets a byte when the guest runs; 0: none */
 	enum log_level log_level;

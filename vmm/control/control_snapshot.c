@@ -367,7 +367,7 @@ static void begin(struct taking *t)
 		return;
 	}
 	/* The files of wisp test's command are nobody's once it has ended. */
-	if (t->m->num_ports) {
+	if (t->m->num_ports && !t->m->config->idle_ports) {
 		control_fail(t->call, -ENOTSUP,
 			     "a guest of wisp test can be neither saved nor cloned");
 		free_taking(t);

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "vmm/cache_dir.h"
 #include "vmm/core/log.h"
 #include "vmm/images/image_internal.h"
 #include "vmm/sandbox/sandbox.h"
@@ -33,48 +34,10 @@ struct answer {
 
 /* ---- the cache ---- */
 
-static int make_path(const char *path)
-{
-	char part[PATH_MAX];
-
-	for (const char *slash = path; slash;) {
-		slash = strchr(slash + 1, '/');
-		snprintf(part, sizeof(part), "%.*s",
-			 slash ? (int)(slash - path) : (int)strlen(path), path);
-		if (mkdir(part, 0700) < 0 && errno != EEXIST)
-			return -errno;
-	}
-	return 0;
-}
-
 /* The user's directory of unpacked images; what is in it is nobody else's. */
 static int open_cache(char *path, size_t size, struct error *err)
 {
-	const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-	struct stat st;
-	int n, r, fd;
-
-	if (base && *base == '/')
-		n = snprintf(path, size, "%s/wisp/images", base);
-	else if (home && *home == '/')
-		n = snprintf(path, size, "%s/.cache/wisp/images", home);
-	else
-		return error_usage(err, -ENOENT,
-				   "images are unpacked into the cache, but neither "
-				   "XDG_CACHE_HOME nor HOME says where that is");
-	if (n < 0 || (size_t)n >= size)
-		return error_usage(err, -ENAMETOOLONG, "the cache's path is too long");
-	r = make_path(path);
-	if (r < 0)
-		return error_usage(err, r, "the cache '%s': cannot create: %m", path);
-	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		return error_usage(err, -errno, "the cache '%s': cannot open: %m", path);
-	if (fstat(fd, &st) < 0 || st.st_uid != geteuid() || st.st_mode & 022) {
-		close(fd);
-		return error_usage(err, -EPERM, "the cache '%s': others may write it", path);
-	}
-	return fd;
+	return cache_dir_open("images", "images are unpacked", path, size, err);
 }
 
 /* ---- in a process of its own ---- */

@@ -55,7 +55,7 @@ struct machine_end {
 
 const char *machine_end_name(enum machine_end_reason reason);
 
-#define MACHINE_MAX_PORTS 4
+#define MACHINE_MAX_PORTS 5
 
 /* A port of the virtio console, for programs: /dev/virtio-ports/NAME. -1: no such end. */
 struct machine_port {

@@ -69,6 +69,12 @@ int snapshot_draft_commit(struct snapshot_draft *d, json_t *manifest, struct err
 /* Remove what is left of it. Harmless after a commit. */
 void snapshot_draft_end(struct snapshot_draft *d);
 
+/*
+ * Remove what is at @path, a snapshot or the rest of one; guests that run from it go on. Nothing
+ * happens when there is none. -errno.
+ */
+int snapshot_remove(const char *path);
+
 /* One that is there. */
 struct snapshot {
 	int dir_fd, memory_fd;

@@ -245,3 +245,14 @@ void snapshot_draft_end(struct snapshot_draft *d)
 		.dir_fd = -1, .state_fd = -1, .memory_fd = -1, .pages_fd = -1
 	};
 }
+
+int snapshot_remove(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	empty_directory(fd);
+	close(fd);
+	return rmdir(path) < 0 && errno != ENOENT ? -errno : 0;
+}

@@ -24,6 +24,7 @@ static void job_init(struct test_job *j, const struct test_config *t, const char
 		.log_fd = -1,
 		.status_fd = -1,
 		.out_fd = -1,
+		.plan_fd = -1,
 	};
 }
 
@@ -31,6 +32,11 @@ static void job_done(struct test_job *j)
 {
 	config_done(&j->machine);
 	free(j->symbols);
+	free(j->warm);
+	free(j->plan);
+	if (j->boot.out)
+		fclose(j->boot.out);
+	free(j->boot.text);
 	if (j->out_fd >= 0)
 		close(j->out_fd);
 	if (j->end)

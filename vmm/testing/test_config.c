@@ -100,6 +100,10 @@ const struct config_item test_options[] = {
 	{ "--systemd", NULL,
 	  "Boot the tree's own systemd, and run the command as a service when the system is up",
 	  CONFIG_FLAG, MEMBER(systemd) },
+	{ "--warm", NULL,
+	  "Start from a snapshot of this kernel with these options, taken before a command ran; it "
+	  "is made where there is none, and kept in the cache",
+	  CONFIG_FLAG, MEMBER(warm) },
 	{ "--symbols", "FILE",
 	  "vmlinux or System.map of the kernel, to name the addresses in what is left of it (found "
 	  "by itself beside the kernel and in the tree it was built in)",
@@ -184,6 +188,17 @@ static int use_image(struct test_config *t, struct error *err)
 	return 0;
 }
 
+/* What a snapshot would hold of these may be another thing by the next time. */
+static int check_warm(const struct test_config *t, struct error *err)
+{
+	static const char *const others[] = { "--disk", "--pmem", "--gdb", "--wait-gdb" };
+	const char *with = t->write_through ? "--rw" : t->systemd ? "--systemd" : NULL;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(others) && !with; i++)
+		with = is_given(t, others[i]) ? others[i] : NULL;
+	return t->warm && with ? error_usage(err, -EINVAL, "--warm: not with %s", with) : 0;
+}
+
 static int complete(struct test_config *t, struct error *err)
 {
 	static char *const no_net[] = { "--net", "none" };
@@ -195,6 +210,9 @@ static int complete(struct test_config *t, struct error *err)
 		error_hint(err, "wisp test -- uname -a");
 		return -EINVAL;
 	}
+	r = check_warm(t, err);
+	if (r < 0)
+		return r;
 	if (!t->root)
 		t->root = strdup("/");
 	r = t->root ? use_image(t, err) : -ENOMEM;

@@ -1,5 +1,4 @@
 /* The guest of `wisp test`: its machine, and the initial file system that is made for it. */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -12,7 +11,6 @@
 #include "vmm/testing/modules.h"
 #include "vmm/testing/test_internal.h"
 
-#define ROOT_TAG  "rootfs"
 #define MAX_FILES 64
 /* Of all modules: beyond it somebody wants to fill the host's memory. */
 #define MAX_MODULES (1 * GiB)
@@ -32,8 +30,8 @@ static int add_root_share(const struct test_config *t, struct machine_config *c,
 		return error_usage(err, -ENOSPC, "--share: no room left for the root");
 	*s = (struct config_share){
 		.path = strdup(t->root),
-		.tag = strdup(ROOT_TAG),
-		.id = strdup(ROOT_TAG),
+		.tag = strdup(TEST_ROOT_TAG),
+		.id = strdup(TEST_ROOT_TAG),
 		.read_only = !t->write_through,
 		/* An overlay takes what is below it for unchanging, and asks a lot about it. */
 		.cache = t->write_through ? FS_CACHE_AUTO : FS_CACHE_ALWAYS,
@@ -44,7 +42,7 @@ static int add_root_share(const struct test_config *t, struct machine_config *c,
 	return s->path && s->tag && s->id ? 0 : error_set(err, -ENOMEM, "test: %m");
 }
 
-static bool is_log_read(const struct test_config *t)
+bool test_log_is_read(const struct test_config *t)
 {
 	return t->verbose || t->dmesg;
 }
@@ -62,7 +60,7 @@ static int make_cmdline(const struct test_config *t, bool tty, struct machine_co
 	 * NMI it answers with a trace of where it hangs, on all processors.
 	 */
 	if (asprintf(&words, "loglevel=%d earlyprintk=ttyS0 unknown_nmi_panic%s%s rdinit=/init%s%s",
-		     is_log_read(t) ? 8 : 4, c->cpus > 1 ? " panic_print=64" : "",
+		     test_log_is_read(t) ? 8 : 4, c->cpus > 1 ? " panic_print=64" : "",
 		     /* The tree's disks are not there. */
 		     t->systemd ? " fstab=no" : "", c->cmdline ? " " : "",
 		     c->cmdline ? c->cmdline : "") < 0)
@@ -186,84 +184,26 @@ static int add_module(void *arg, const char *path)
 	return m->cpio.failed;
 }
 
+int test_guest_drivers(const struct modules *modules, const struct machine_config *c,
+		       int (*fn)(void *arg, const char *path), void *arg)
+{
+	int r = modules_for(modules, c->transport == CONFIG_MMIO ? "virtio_mmio" : "virtio_pci",
+			    fn, arg);
+
+	for (unsigned i = 0; i < ARRAY_SIZE(drivers) && !r; i++)
+		r = modules_for(modules, drivers[i], fn, arg);
+	return r;
+}
+
 static int add_modules(struct making *m, const struct machine_config *c, struct error *err)
 {
 	int r;
 
 	cpio_add_dir(&m->cpio, "modules");
-	r = modules_for(m->modules, c->transport == CONFIG_MMIO ? "virtio_mmio" : "virtio_pci",
-			add_module, m);
-	for (unsigned i = 0; i < ARRAY_SIZE(drivers) && !r; i++)
-		r = modules_for(m->modules, drivers[i], add_module, m);
+	r = test_guest_drivers(m->modules, c, add_module, m);
 	return r < 0 ? error_set(err, r, "modules of %s in '%s', '%.100s': %m", m->modules->release,
 				 m->modules->dir, m->tried ? m->tried : "modules.dep")
 		     : 0;
-}
-
-static void put_env(FILE *conf, const char *name, const char *fallback)
-{
-	const char *value = getenv(name);
-
-	if (value || fallback)
-		fprintf(conf, "env=%s=%s%c", name, value ? value : fallback, 0);
-}
-
-/* What init is to do: strings that end in a zero byte. */
-static void put_plan(FILE *conf, const struct test_config *t, bool tty)
-{
-	/* Warnings, from the command's time on. */
-	fprintf(conf, "root=%s%ccwd=%s%cuid=%u%cgid=%u%ctty=%d%cloglevel=%d%c",
-		t->write_through ? "rw" : "overlay", 0, t->cwd, 0, t->uid, 0, t->gid, 0, tty, 0,
-		is_log_read(t) ? 8 : 5, 0);
-	fprintf(conf, "systemd=%d%c", t->systemd, 0);
-	for (unsigned i = 0; t->command[i]; i++)
-		fprintf(conf, "arg=%s%c", t->command[i], 0);
-	put_env(conf, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-	put_env(conf, "HOME", "/root");
-	put_env(conf, "LANG", NULL);
-	put_env(conf, "TERM", "linux");
-	for (unsigned i = 0; i < t->num_env; i++) {
-		if (strchr(t->env[i], '='))
-			fprintf(conf, "env=%s%c", t->env[i], 0);
-		else
-			put_env(conf, t->env[i], NULL);
-	}
-}
-
-/* A shared directory is in the guest where it is on the host. */
-static void put_shares(FILE *conf, const struct machine_config *c)
-{
-	for (unsigned i = 0; i < c->num_shares; i++) {
-		const struct config_share *s = &c->share[i];
-		char *path = strcmp(s->tag, ROOT_TAG) ? realpath(s->path, NULL) : NULL;
-
-		if (path)
-			fprintf(conf, "share=%s:%s:%s%c", s->tag, s->read_only ? "ro" : "rw", path,
-				0);
-		free(path);
-	}
-}
-
-/* Of its own network, the guest knows what DHCP would say (helpers/wisp-net.c), and asks nobody. */
-static void put_nets(FILE *conf, const struct machine_config *c)
-{
-	for (unsigned i = 0; i < c->num_nets; i++) {
-		const struct config_net *n = &c->net[i];
-		char network[INET_ADDRSTRLEN] = "10.0.2.0";
-		unsigned prefix = 24;
-		struct in_addr addr;
-		uint32_t base;
-
-		if (n->subnet && sscanf(n->subnet, "%15[0-9.]/%u", network, &prefix) != 2)
-			continue;
-		if (n->kind != CONFIG_NET_USER || inet_pton(AF_INET, network, &addr) != 1) {
-			fprintf(conf, "net=%u%c", i, 0);
-			continue;
-		}
-		base = ntohl(addr.s_addr) & ~0u << (32 - prefix);
-		fprintf(conf, "net=%u %u %u %u %u%c", i, base + 15, ~0u << (32 - prefix), base + 2,
-			base + 3, 0);
-	}
 }
 
 static int add_init(struct cpio *c, struct error *err)
@@ -284,7 +224,7 @@ static int add_init(struct cpio *c, struct error *err)
 }
 
 int test_guest_initrd(const struct test_config *t, const struct machine_config *c, bool tty,
-		      char *release, size_t release_size, struct error *err)
+		      bool warm, char *release, size_t release_size, struct error *err)
 {
 	struct modules modules;
 	struct making m = { .modules = &modules };
@@ -305,11 +245,10 @@ int test_guest_initrd(const struct test_config *t, const struct machine_config *
 	r = m.conf ? add_init(&m.cpio, err) : error_set(err, -ENOMEM, "test: %m");
 	if (!r)
 		r = add_modules(&m, c, err);
-	if (!r) {
-		put_plan(m.conf, t, tty);
-		put_shares(m.conf, c);
-		put_nets(m.conf, c);
-	}
+	if (!r && warm)
+		test_plan_put_start(m.conf, t, tty);
+	else if (!r)
+		test_plan_put(m.conf, t, c, tty);
 	if (m.conf && fclose(m.conf) && !r)
 		r = error_set(err, -ENOMEM, "test: %m");
 	if (!r)

@@ -1,7 +1,8 @@
 /*
- * What the files of `wisp test` share: test_config.c (options), test_guest.c
- * (the guest that is made for it), test_log.c (reading the kernel's log), test_run.c (the
- * supervisor), test_report.c (telling).
+ * What the files of `wisp test` share: test_config.c (options), test_guest.c and test_plan.c
+ * (the guest that is made for it, and what that is to do), test_warm.c (guests that were started
+ * before), test_start.c and test_run.c (the supervisor), test_log.c (reading the kernel's log),
+ * test_report.c (telling).
  */
 #ifndef WISP_VMM_TEST_INTERNAL_H
 #define WISP_VMM_TEST_INTERNAL_H
@@ -10,6 +11,9 @@
 #include <sys/types.h>
 
 #include "vmm/launch.h"
+#include "vmm/machine/machine_state.h"
+#include "vmm/saved/snapshot.h"
+#include "vmm/testing/modules.h"
 #include "vmm/testing/test.h"
 
 #define TEST_MAX_KERNELS 64
@@ -32,6 +36,7 @@ struct test_config {
 	unsigned num_env;
 	unsigned uid, gid;
 	bool systemd;
+	bool warm;
 	char *symbols; /* file; NULL: those that are found */
 	char *dmesg;
 	bool verbose;
@@ -91,6 +96,13 @@ enum test_outcome {
 	TEST_MONITOR_FAILURE,
 };
 
+/* What the guest of a job that runs is there for. */
+enum test_phase {
+	TEST_PHASE_COLD, /* it boots and runs the command */
+	TEST_PHASE_MAKE, /* it boots, and is saved before there is a command */
+	TEST_PHASE_WARM, /* it was saved, goes on, and runs the command */
+};
+
 /* One kernel's run, from test_job_start() on. */
 struct test_job {
 	const struct test_config *config;
@@ -104,7 +116,24 @@ struct test_job {
 	int out_fd;   /* what the command says, kept for the report of several; -1: it went out */
 	FILE *dmesg;
 	struct machine_end *end;
+	bool tty, alone;
 	uint64_t started_ns, ended_ns, beat_ns, doomed_ns;
+	uint64_t phase_ns; /* when this phase began */
+
+	enum test_phase phase;
+	bool made; /* what it starts from, it made itself */
+	char *warm; /* the snapshot to start from, --warm's; or NULL */
+	pid_t saver; /* makes that; 0: there is none, or it has ended: */
+	bool saved, unsavable;
+	struct { /* the log of the boot that it goes on from */
+		FILE *out;
+		char *text;
+		size_t len;
+	} boot;
+	int plan_fd; /* to the guest that goes on, or -1 */
+	char *plan;
+	size_t plan_len, plan_done;
+
 	bool ready, reported, by_signal;
 	int command_status; /* its exit status or the signal's number */
 	char status_line[64];
@@ -121,9 +150,71 @@ struct test_job {
 /* test_guest.c: the machine and the initial file system for @kernel. */
 int test_guest_config(const struct test_config *t, const char *kernel, unsigned index, bool tty,
 		      struct machine_config *c, struct error *err);
-/* Returns the archive's descriptor, or -errno; the kernel's release goes to @release. */
+/*
+ * Returns the archive's descriptor, or -errno; the kernel's release goes to @release. With @warm
+ * the guest waits there for the command.
+ */
 int test_guest_initrd(const struct test_config *t, const struct machine_config *c, bool tty,
-		      char *release, size_t release_size, struct error *err);
+		      bool warm, char *release, size_t release_size, struct error *err);
+/* Call fn(arg, path) for each of @modules that such a guest needs, as modules_for() does. */
+int test_guest_drivers(const struct modules *modules, const struct machine_config *c,
+		       int (*fn)(void *arg, const char *path), void *arg);
+bool test_log_is_read(const struct test_config *t);
+
+/* ---- test_plan.c: what init is to do ---- */
+
+#define TEST_ROOT_TAG "rootfs"
+#define TEST_MAX_PLAN (8 * MiB)
+
+/* All of it; or what it needs to get to the point where it waits for the rest. */
+void test_plan_put(FILE *conf, const struct test_config *t, const struct machine_config *c,
+		   bool tty);
+void test_plan_put_start(FILE *conf, const struct test_config *t, bool tty);
+/* The rest, as it goes over the port: its length in 4 bytes, then the strings. -errno. */
+int test_plan_rest(const struct test_config *t, const struct machine_config *c, char **ret_text,
+		   size_t *ret_len);
+
+/* ---- test_warm.c: guests that were started before ---- */
+
+struct test_warm_start {
+	struct snapshot snapshot;
+	struct machine_image image;
+};
+
+/*
+ * Where the snapshot for @j is or would be, into @j->warm: under a name made of all that the guest
+ * up to that point depends on. -errno with @err when it cannot be kept anywhere.
+ */
+int test_warm_find(struct test_job *j, struct error *err);
+bool test_warm_is_there(const struct test_job *j);
+/* It is of no use. */
+void test_warm_remove(const struct test_job *j);
+/* In the process that becomes the guest's parent: what it starts from. */
+int test_warm_open(struct test_job *j, struct test_warm_start *w, struct error *err);
+/* The log up to there, if it was kept: into @j->log and where the log goes. */
+void test_warm_read_log(struct test_job *j);
+/* Start a process (@j->saver) that saves the guest, which waits, and ends it. */
+int test_warm_save(struct test_job *j, struct error *err);
+/* Remove from @dir what was not used for longest until they take @max_bytes. */
+void test_warm_prune(const char *dir, uint64_t max_bytes);
+/* Note when it has ended, in @j->saved too; wait for that or (@now) not. */
+void test_warm_reap(struct test_job *j, bool now);
+
+/* ---- test_start.c ---- */
+
+/* The first phase of @j, whose own streams are ours when it is alone. */
+int test_start(struct test_job *j, bool alone, struct error *err);
+/*
+ * Its guest has ended, its parent with @launcher_status: begin the phase that comes next. False:
+ * there is none, or it cannot begin, as @launcher_status says then.
+ */
+bool test_go_on(struct test_job *j, int *launcher_status);
+/* Bytes of the guest's log. */
+void test_take_log(struct test_job *j, const char *p, size_t len);
+/* Give the guest of its plan what it takes now. */
+void test_send_plan(struct test_job *j);
+/* It has read all of it, and wants to know what time it is. */
+void test_send_time(const struct test_job *j);
 
 /* test_run.c: all jobs, to their ends. */
 int test_run_all(const struct test_config *t, struct test_job *jobs, unsigned num,

@@ -134,6 +134,7 @@ static void put_job(FILE *out, const struct test_job *j)
 	put_member(out, "cause", j->cause);
 	put_member(out, "kernel", j->machine.kernel);
 	put_member(out, "release", j->release);
+	put_member(out, "start", j->phase != TEST_PHASE_WARM ? "cold" : j->made ? "made" : "warm");
 	put_member(out, "message", word(j));
 	put_signs(out, j->log.seen);
 	put_member(out, "log", tail(j, TEST_LOG_TAIL));

@@ -1,12 +1,9 @@
-/* The supervisor: starts jobs, listens to them, ends those that are stuck, and decides. */
+/* The supervisor: listens to jobs, ends those that are stuck, and decides. */
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,103 +15,6 @@
 /* And how long a monitor that was asked to end. */
 #define END_NS	 ((TEST_LAST_WORDS + 20) * NSEC_PER_SEC)
 #define ROUND_MS 500
-
-/* ---- starting ---- */
-
-/* In the job's own process: the parent of a microVM. */
-static __attribute__((noreturn)) void launch(struct test_job *j, int initrd, int log, int status,
-					     bool tty, bool alone)
-{
-	struct launch_ends ends = { .initrd = initrd, .serial_out = log };
-	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	struct machine_port ports[] = {
-		{ "wisp.stdin", alone ? STDIN_FILENO : null, -1 },
-		{ "wisp.stdout", -1, alone ? STDOUT_FILENO : j->out_fd },
-		{ "wisp.stderr", -1, alone ? STDERR_FILENO : j->out_fd },
-		{ "wisp.status", -1, status },
-	};
-
-	prctl(PR_SET_PDEATHSIG, SIGTERM);
-	signal(SIGINT, SIG_DFL);
-	/* The last one is the status in any case; on a terminal the console has the rest. */
-	for (unsigned i = tty ? ARRAY_SIZE(ports) - 1 : 0; i < ARRAY_SIZE(ports); i++)
-		ends.port[ends.num_ports++] = ports[i];
-	exit(launch_machine(&j->machine, &ends, j->end));
-}
-
-static int open_dmesg(struct test_job *j, struct error *err)
-{
-	const struct test_config *t = j->config;
-
-	if (t->dmesg) {
-		j->dmesg = fopen(t->dmesg, t->num_kernels > 1 ? "ae" : "we");
-		if (!j->dmesg)
-			return error_usage(err, -errno, "--dmesg '%s': cannot write: %m", t->dmesg);
-		setvbuf(j->dmesg, NULL, _IOLBF, 0);
-	} else if (t->verbose) {
-		j->dmesg = stderr;
-	}
-	return 0;
-}
-
-/* Have its end in a descriptor. Where there is none it ends now, and not unseen. */
-static int watch(struct test_job *j, struct error *err)
-{
-	int r;
-
-	j->pid_fd = syscall(SYS_pidfd_open, j->pid, 0);
-	if (j->pid_fd >= 0)
-		return 0;
-	r = error_kind_set(err, ERROR_START, -errno, "test: its process cannot be watched: %m");
-	kill(j->pid, SIGKILL);
-	while (waitpid(j->pid, NULL, 0) < 0 && errno == EINTR)
-		;
-	return r;
-}
-
-static int start(struct test_job *j, bool alone, struct error *err)
-{
-	bool tty = alone && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
-	int log[2] = { -1, -1 }, status[2] = { -1, -1 }, initrd = -1, r;
-
-	r = test_guest_config(j->config, j->kernel, j->index, tty, &j->machine, err);
-	if (r < 0)
-		return r;
-	initrd =
-		test_guest_initrd(j->config, &j->machine, tty, j->release, sizeof(j->release), err);
-	if (initrd < 0)
-		return initrd;
-	r = open_dmesg(j, err);
-	if (r < 0)
-		goto out;
-	r = -ENOMEM;
-	j->end = launch_share_end(err);
-	if (!j->end)
-		goto out;
-	if (pipe2(log, O_CLOEXEC) < 0 || pipe2(status, O_CLOEXEC) < 0 ||
-	    (!alone && (j->out_fd = memfd_create("output", MFD_CLOEXEC)) < 0)) {
-		r = error_kind_set(err, ERROR_START, -errno, "test: %m");
-		goto out;
-	}
-	fflush(NULL);
-	j->started_ns = j->beat_ns = clock_monotonic_ns(NULL);
-	j->pid = fork();
-	if (j->pid == 0)
-		launch(j, initrd, log[1], status[1], tty, alone);
-	r = j->pid < 0 ? error_kind_set(err, ERROR_START, -errno, "test: fork: %m") : watch(j, err);
-	j->log_fd = log[0];
-	j->status_fd = status[0];
-	log[0] = status[0] = -1;
-out:
-	for (unsigned i = 0; i < 2; i++) {
-		if (log[i] >= 0)
-			close(log[i]);
-		if (status[i] >= 0)
-			close(status[i]);
-	}
-	close(initrd);
-	return r;
-}
 
 /* ---- listening ---- */
 
@@ -135,9 +35,7 @@ static void read_log(struct test_job *j)
 			close_end(&j->log_fd);
 		return;
 	}
-	test_log_feed(&j->log, buf, n);
-	if (j->dmesg)
-		fwrite(buf, 1, n, j->dmesg);
+	test_take_log(j, buf, n);
 }
 
 /* What it said before the line of the status that is being read. */
@@ -147,6 +45,30 @@ static void read_log_so_far(struct test_job *j)
 
 	while (j->log_fd >= 0 && poll(&p, 1, 0) > 0)
 		read_log(j);
+}
+
+/* It would wait for ever: another one does without. */
+static void give_up_save(struct test_job *j)
+{
+	if (!j->unsavable)
+		kill(j->pid, SIGTERM);
+	j->unsavable = true;
+}
+
+/* It is as far as all that come after it are. */
+static void save(struct test_job *j)
+{
+	struct error err = { 0 };
+
+	if (j->phase != TEST_PHASE_MAKE || j->saver || j->saved)
+		return;
+	read_log_so_far(j);
+	/* To be saved takes time as well. */
+	j->phase_ns = clock_monotonic_ns(NULL);
+	if (test_warm_save(j, &err) < 0) {
+		error_print(&err);
+		give_up_save(j);
+	}
 }
 
 static void read_status_line(struct test_job *j)
@@ -159,6 +81,10 @@ static void read_status_line(struct test_job *j)
 		read_log_so_far(j);
 		test_log_command_starts(&j->log);
 		j->ready = true;
+	} else if (!strcmp(line, "warm")) {
+		save(j);
+	} else if (!strcmp(line, "awake")) {
+		test_send_time(j);
 	} else if (sscanf(line, "exit %d", &n) == 1) {
 		j->reported = true;
 		j->command_status = n & 0xff;
@@ -206,12 +132,26 @@ static const char *oops_cause(const struct test_job *j)
 	return j->log.seen & j->config->fail_on & TEST_LOG_OOPS ? "oops" : "warning";
 }
 
+/* One that is being saved ends when that is done, and otherwise is not worth waiting for. */
+static void look_at_saver(struct test_job *j, uint64_t now)
+{
+	if (!j->saver)
+		return;
+	test_warm_reap(j, true);
+	if ((!j->saver && !j->saved) ||
+	    now - j->phase_ns > j->config->boot_timeout * NSEC_PER_SEC)
+		give_up_save(j);
+}
+
 static void look(struct test_job *j)
 {
 	const struct test_config *t = j->config;
 	uint64_t now = clock_monotonic_ns(NULL);
 
-	if (!j->ready && now - j->started_ns > t->boot_timeout * NSEC_PER_SEC)
+	look_at_saver(j, now);
+	if (j->saver || j->saved || j->unsavable)
+		return;
+	if (!j->ready && now - j->phase_ns > t->boot_timeout * NSEC_PER_SEC)
 		doom(j, TEST_BOOT_FAILURE, "not up in time", now);
 	else if (j->ready && !j->reported && now - j->beat_ns > t->hang_seconds * NSEC_PER_SEC)
 		doom(j, TEST_HANG, "no sign of life", now);
@@ -240,6 +180,9 @@ static void end(struct test_job *j)
 		;
 	j->ended_ns = clock_monotonic_ns(NULL);
 	close_end(&j->pid_fd);
+	if (test_go_on(j, &status))
+		return;
+	close_end(&j->plan_fd);
 	if (j->dmesg && j->dmesg != stderr)
 		fclose(j->dmesg);
 	j->dmesg = NULL;
@@ -251,25 +194,30 @@ static void end(struct test_job *j)
 /* One round over the jobs that run. Returns how many still do. */
 static unsigned attend(struct test_job *jobs, unsigned num)
 {
-	struct pollfd p[3 * TEST_MAX_KERNELS];
+	struct pollfd p[4 * TEST_MAX_KERNELS];
 	unsigned left = 0;
 
 	for (unsigned i = 0; i < num; i++) {
-		p[3 * i] = (struct pollfd){ .fd = jobs[i].log_fd, .events = POLLIN };
-		p[3 * i + 1] = (struct pollfd){ .fd = jobs[i].status_fd, .events = POLLIN };
-		p[3 * i + 2] = (struct pollfd){ .fd = jobs[i].pid_fd, .events = POLLIN };
+		p[4 * i] = (struct pollfd){ .fd = jobs[i].log_fd, .events = POLLIN };
+		p[4 * i + 1] = (struct pollfd){ .fd = jobs[i].status_fd, .events = POLLIN };
+		p[4 * i + 2] = (struct pollfd){ .fd = jobs[i].pid_fd, .events = POLLIN };
+		p[4 * i + 3] = (struct pollfd){ .fd = jobs[i].plan_fd, .events = POLLOUT };
+		if (jobs[i].plan_done == jobs[i].plan_len)
+			p[4 * i + 3].fd = -1;
 	}
-	poll(p, 3 * num, ROUND_MS);
+	poll(p, 4 * num, ROUND_MS);
 	for (unsigned i = 0; i < num; i++) {
 		struct test_job *j = &jobs[i];
 
 		if (j->pid_fd < 0)
 			continue;
-		if (j->log_fd >= 0 && p[3 * i].revents)
+		if (j->log_fd >= 0 && p[4 * i].revents)
 			read_log(j);
-		if (j->status_fd >= 0 && p[3 * i + 1].revents)
+		if (j->status_fd >= 0 && p[4 * i + 1].revents)
 			read_status(j);
-		if (p[3 * i + 2].revents)
+		if (p[4 * i + 3].revents)
+			test_send_plan(j);
+		if (p[4 * i + 2].revents)
 			end(j);
 		else
 			look(j);
@@ -290,7 +238,7 @@ int test_run_all(const struct test_config *t, struct test_job *jobs, unsigned nu
 		while (started < num && running < t->jobs && !r) {
 			struct test_job *j = &jobs[started];
 
-			r = start(j, num == 1, err);
+			r = test_start(j, num == 1, err);
 			if (r < 0)
 				break;
 			started++;
