@@ -468,6 +468,37 @@ static void json_holds_whatever_a_kernel_says(void **state)
 	free(t);
 }
 
+static void junit_tells_wisps_own_failures_from_the_kernels(void **state)
+{
+	static const enum test_outcome outcome[] = { TEST_EXIT, TEST_PANIC, TEST_MONITOR_FAILURE };
+	char path[] = "/tmp/wisp-junit.XXXXXX", text[4096] = "", *command[] = { "a<b", NULL };
+	struct test_config *t = calloc(1, sizeof(*t));
+	struct test_job *jobs = calloc(3, sizeof(*jobs));
+	int fd = mkstemp(path);
+
+	t->command = command;
+	for (unsigned i = 0; i < 3; i++) {
+		jobs[i].config = t;
+		jobs[i].outcome = outcome[i];
+		jobs[i].status = i ? 250 : 0;
+		jobs[i].ended_ns = 1500000000;
+	}
+	assert_int_equal(test_write_junit(jobs, 3, path), 0);
+	assert_true(read(fd, text, sizeof(text) - 1) > 0);
+	assert_non_null(strstr(text, "tests=\"3\" failures=\"1\" errors=\"1\" time=\"4.500\""));
+	assert_non_null(strstr(text, "name=\"a&lt;b\" time=\"1.500\"/>"));
+	assert_non_null(strstr(text, "<failure type=\"panic\""));
+	assert_non_null(strstr(text, "<error type=\"monitor-failure\""));
+	/* All that Ant's schema has. */
+	assert_non_null(strstr(text, " timestamp=\"2"));
+	assert_non_null(strstr(text, " hostname=\""));
+	assert_non_null(strstr(text, "<system-out/>"));
+	close(fd);
+	unlink(path);
+	free(jobs);
+	free(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -483,6 +514,7 @@ int main(void)
 		cmocka_unit_test(every_end_has_its_outcome),
 		cmocka_unit_test(what_we_ended_has_the_reason_why),
 		cmocka_unit_test(json_holds_whatever_a_kernel_says),
+		cmocka_unit_test(junit_tells_wisps_own_failures_from_the_kernels),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

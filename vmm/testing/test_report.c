@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "vmm/testing/test_internal.h"
@@ -223,21 +225,50 @@ static void put_xml(FILE *out, const char *s)
 	}
 }
 
+/* wisp itself could not go on: that says nothing of what is tested. */
+static bool is_error(const struct test_job *j)
+{
+	return j->outcome == TEST_MONITOR_FAILURE;
+}
+
+/* What Ant's schema, which is all that JUnit files have of one, wants a suite to say. */
+static void put_suite(FILE *out, const struct test_job *jobs, unsigned num)
+{
+	unsigned failures = 0, errors = 0;
+	struct utsname host = { 0 };
+	double sum = 0;
+	char when[32];
+	time_t began;
+	struct tm utc;
+
+	for (unsigned i = 0; i < num; i++) {
+		errors += is_error(&jobs[i]);
+		failures += !passed(&jobs[i]) && !is_error(&jobs[i]);
+		sum += seconds(&jobs[i]);
+	}
+	began = time(NULL) - (time_t)(num ? seconds(&jobs[0]) : 0);
+	gmtime_r(&began, &utc);
+	strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%S", &utc);
+	uname(&host);
+	fprintf(out,
+		"<testsuite name=\"wisp\" tests=\"%u\" failures=\"%u\" errors=\"%u\" "
+		"time=\"%.3f\" timestamp=\"%s\" hostname=\"",
+		num, failures, errors, sum, when);
+	put_xml(out, *host.nodename ? host.nodename : "localhost");
+	fputs("\">\n  <properties/>\n", out);
+}
+
 int test_write_junit(const struct test_job *jobs, unsigned num, const char *path)
 {
 	FILE *out = fopen(path, "we");
-	unsigned failures = 0;
 
 	if (!out)
 		return -errno;
-	for (unsigned i = 0; i < num; i++)
-		failures += !passed(&jobs[i]);
-	fprintf(out,
-		"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
-		"<testsuite name=\"wisp\" tests=\"%u\" failures=\"%u\">\n",
-		num, failures);
+	fputs("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n", out);
+	put_suite(out, jobs, num);
 	for (unsigned i = 0; i < num; i++) {
 		const struct test_job *j = &jobs[i];
+		const char *element = is_error(j) ? "error" : "failure";
 
 		fputs("  <testcase classname=\"", out);
 		put_xml(out, j->release);
@@ -248,14 +279,14 @@ int test_write_junit(const struct test_job *jobs, unsigned num, const char *path
 			fputs("/>\n", out);
 			continue;
 		}
-		fprintf(out, ">\n    <failure type=\"%s\" message=\"",
+		fprintf(out, ">\n    <%s type=\"%s\" message=\"", element,
 			test_outcome_name(j->outcome));
 		put_xml(out, word(j));
 		fputs("\">", out);
 		put_xml(out, tail(j, 8192));
-		fputs("</failure>\n  </testcase>\n", out);
+		fprintf(out, "</%s>\n  </testcase>\n", element);
 	}
-	fputs("</testsuite>\n", out);
+	fputs("  <system-out/>\n  <system-err/>\n</testsuite>\n", out);
 	return fclose(out) ? -errno : 0;
 }
 
