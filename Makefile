@@ -78,7 +78,7 @@ HELPER_LIBS_wisp-top := -lncurses -ltinfo
 $(BUILD)/wisp-api: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
 $(BUILD)/wisp-top: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/top_*.c))
 $(BUILD)/wisp-jailer: $(BUILD)/helpers/jail.o
-$(BUILD)/wisp-net: $(BUILD)/helpers/user_net.o $(BUILD)/helpers/guest_filter.o
+$(BUILD)/wisp-net: $(addprefix $(BUILD)/helpers/,user_net.o guest_filter.o guest_link.o)
 $(BUILD)/helpers/user_net.o: CFLAGS += $(HELPER_CFLAGS_wisp-net)
 $(BUILD)/wisp-%: $(BUILD)/helpers/wisp-%.o $(BUILD)/libwisp.a
 	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -Wl,-z,relro,-z,now -o $@ $(filter %.o,$^) $(filter %.a,$^) \
@@ -131,9 +131,12 @@ $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(UNIT_LIB) $(BUILD)/li
 	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LDLIBS)
 
 $(BUILD)/tests/unit/test_guest_filter: $(BUILD)/helpers/guest_filter.o
-$(BUILD)/tests/unit/test_user_net_crowded: $(BUILD)/helpers/guest_filter.o
+$(BUILD)/tests/unit/test_user_net_crowded: $(addprefix $(BUILD)/helpers/,guest_filter.o guest_link.o)
 $(BUILD)/tests/unit/test_user_net_crowded: LDLIBS += $(HELPER_LIBS_wisp-net)
 $(BUILD)/tests/unit/test_user_net_crowded.o: CFLAGS += $(HELPER_CFLAGS_wisp-net)
+# It counts them.
+$(BUILD)/tests/unit/test_guest_link: LDLIBS += -Wl,--wrap=recvmmsg,--wrap=sendmmsg
+$(BUILD)/tests/unit/test_guest_link: $(BUILD)/helpers/guest_link.o
 $(BUILD)/tests/unit/test_api: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
 $(BUILD)/tests/unit/test_api: LDLIBS += $(HELPER_LIBS_wisp-api)
 $(BUILD)/tests/unit/test_mmds: $(BUILD)/helpers/mmds_tcp.o $(BUILD)/helpers/mmds_answer.o
@@ -232,7 +235,7 @@ $(BUILD)/fuzz/fuzz_%: $(BUILD)/fuzz/obj/tests/fuzz/fuzz_%.o $(BUILD)/fuzz/libwis
 	$(call say,LD,$@)$(FUZZ_CC) $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)
 
 # The guest of user networking needs what wisp-net has beside libwisp.
-$(BUILD)/fuzz/fuzz_user_net: $(addprefix $(BUILD)/fuzz/obj/helpers/,user_net.o guest_filter.o)
+$(BUILD)/fuzz/fuzz_user_net: $(addprefix $(BUILD)/fuzz/obj/helpers/,user_net.o guest_filter.o guest_link.o)
 $(BUILD)/fuzz/fuzz_user_net: LDLIBS += $(HELPER_LIBS_wisp-net)
 $(BUILD)/fuzz/obj/helpers/user_net.o: FUZZ_CFLAGS += $(HELPER_CFLAGS_wisp-net)
 

@@ -14,16 +14,10 @@
 
 #include "devices/net.h"
 #include "devices/net_offload.h"
-#include "devices/net_tso.h"
 #include "helpers/guest_filter.h"
+#include "helpers/guest_link.h"
 #include "vmm/core/clock.h"
 #include "vmm/core/log.h"
-
-/* Frames taken from the guest before the host's sockets have their turn. */
-#define BURST 32
-
-/* How long a guest that takes no frames can hold everything up before they are dropped. */
-#define FULL_WAIT_MS 100
 
 /* How long a request for a change may take to come once somebody has connected. */
 #define REQUEST_WAIT_MS 100
@@ -52,88 +46,26 @@ struct timer {
 struct user_net {
 	Slirp *slirp;
 	int fd, control_fd;
-	bool guest_full; /* the last frame had to be dropped */
-	bool ended;	 /* the guest's side is closed */
-	unsigned idle;	 /* turns without any event */
-	bool crowded;	 /* out of descriptors: listening sockets are left out for a turn */
-	int *listening;	 /* libslirp's sockets for forwards */
+	struct guest_link *guest;
+	unsigned idle;	/* turns without any event */
+	bool crowded;	/* out of descriptors: listening sockets are left out for a turn */
+	int *listening; /* libslirp's sockets for forwards */
 	unsigned num_listening;
 	struct guest_filter filter;
 	struct timer timer[MAX_TIMERS];
 	struct pollfd *polls; /* [0] is the guest's side */
 	unsigned num_polls, max_polls;
 	struct log_limit limit;
-	uint8_t frame[NET_MAX_FRAME]; /* from the guest */
-	bool takes_tso4, takes_tso6;  /* the guest, as it said */
-	struct net_tso_join join;     /* segments of this turn for it */
 };
 
 /* ---- what libslirp calls ---- */
 
-/* Returns false when the guest still takes nothing after a while. */
-static bool wait_for_room(struct user_net *un)
-{
-	struct pollfd p = { .fd = un->fd, .events = POLLOUT };
-
-	/* A guest that has not caught up since is not waited for again. */
-	if (un->guest_full)
-		return false;
-	return poll(&p, 1, FULL_WAIT_MS) > 0 && (p.revents & POLLOUT);
-}
-
-static void send_frame(struct user_net *un, struct virtio_net_hdr_v1 *hdr, const void *frame,
-		       size_t len)
-{
-	struct iovec iov[2] = {
-		{ hdr, sizeof(*hdr) },
-		{ (void *)frame, len },
-	};
-	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
-	ssize_t n;
-
-	do
-		n = sendmsg(un->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-	while (n < 0 && (errno == EINTR || (errno == EAGAIN && wait_for_room(un))));
-	un->guest_full = n < 0 && errno == EAGAIN;
-	if (n < 0 && errno == EPIPE)
-		un->ended = true;
-	/* Lost as on a wire: TCP sends it again. */
-}
-
-static void send_joined(struct user_net *un)
-{
-	struct virtio_net_hdr_v1 hdr;
-	size_t len = net_tso_joined(&un->join, &hdr);
-
-	if (len)
-		send_frame(un, &hdr, un->join.frame, len);
-}
-
-static bool is_v6(const uint8_t *frame, size_t len)
-{
-	return len > NET_ETH_HDR && frame[12] == 0x86 && frame[13] == 0xdd;
-}
-
-/*
- * libslirp sends data in frames of the MTU, a window of them in a turn: those that go on where
- * the last one ended become one, which costs the guest no more than one of them.
- */
 static ssize_t send_packet(const void *buf, size_t len, void *opaque)
 {
 	struct user_net *un = opaque;
-	struct virtio_net_hdr_v1 hdr = {
-		/* libslirp fills in every checksum; the guest need not look at them again. */
-		.flags = VIRTIO_NET_HDR_F_DATA_VALID,
-		.num_buffers = htole16(1),
-	};
-	bool join = is_v6(buf, len) ? un->takes_tso6 : un->takes_tso4;
 
 	guest_filter_learn(&un->filter, buf, len);
-	if (join && net_tso_join(&un->join, buf, len))
-		return len;
-	send_joined(un);
-	if (!join || !net_tso_join(&un->join, buf, len))
-		send_frame(un, &hdr, buf, len);
+	guest_link_send(un->guest, buf, len);
 	return len;
 }
 
@@ -322,58 +254,23 @@ static int get_revents(int index, void *opaque)
 
 /* ---- the guest's frames ---- */
 
-static void take_frame(struct user_net *un, const struct virtio_net_hdr_v1 *hdr, size_t len)
+static void take_frame(void *arg, const struct virtio_net_hdr_v1 *hdr, uint8_t *frame, size_t len)
 {
+	struct user_net *un = arg;
+
 	/*
 	 * A TCP segment longer than the MTU needs no cutting: libslirp ends every
 	 * connection itself and takes segments of any length.
 	 */
-	if (len < NET_ETH_HDR || net_fill_checksum(un->frame, len, hdr) < 0) {
+	if (len < NET_ETH_HDR || net_fill_checksum(frame, len, hdr) < 0) {
 		guest_error("a frame that its header does not describe", un);
 		return;
 	}
-	if (!guest_filter_allows(&un->filter, un->frame, len)) {
+	if (!guest_filter_allows(&un->filter, frame, len)) {
 		guest_error("a frame to this host's loopback", un);
 		return;
 	}
-	slirp_input(un->slirp, un->frame, len);
-}
-
-/* Too short for a frame: what the guest takes. */
-static void take_hello(struct user_net *un, const void *message)
-{
-	struct net_hello hello;
-
-	memcpy(&hello, message, sizeof(hello));
-	if (le32toh(hello.magic) != NET_HELLO_MAGIC)
-		return;
-	un->takes_tso4 = le32toh(hello.takes) & NET_HELLO_TSO4;
-	un->takes_tso6 = le32toh(hello.takes) & NET_HELLO_TSO6;
-}
-
-static void take_frames(struct user_net *un)
-{
-	struct virtio_net_hdr_v1 hdr;
-	struct iovec iov[2] = {
-		{ &hdr, sizeof(hdr) },
-		{ un->frame, sizeof(un->frame) },
-	};
-
-	for (unsigned i = 0; i < BURST && !un->ended; i++) {
-		struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
-		ssize_t n = recvmsg(un->fd, &msg, MSG_DONTWAIT);
-
-		if (n < 0 && errno == EAGAIN)
-			return;
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			un->ended = true;
-		else if (n == sizeof(struct net_hello))
-			take_hello(un, &hdr);
-		else if (n > (ssize_t)sizeof(hdr) && !(msg.msg_flags & MSG_TRUNC))
-			take_frame(un, &hdr, n - sizeof(hdr));
-	}
+	slirp_input(un->slirp, frame, len);
 }
 
 /*
@@ -554,7 +451,7 @@ static void take_request(struct user_net *un)
 int user_net_run(struct user_net *un)
 {
 	find_listening(un);
-	while (!un->ended) {
+	while (!guest_link_ended(un->guest)) {
 		uint32_t wanted = UINT32_MAX;
 		int n, control = -1;
 
@@ -571,11 +468,11 @@ int user_net_run(struct user_net *un)
 		un->idle = n > 0 ? 0 : un->idle + 1;
 		slirp_pollfds_poll(un->slirp, n < 0, get_revents, un);
 		if (n > 0 && un->polls[0].revents)
-			take_frames(un);
+			guest_link_receive(un->guest, take_frame, un);
 		if (n > 0 && control >= 0 && un->polls[control].revents)
 			take_request(un);
 		run_timers(un);
-		send_joined(un);
+		guest_link_flush(un->guest);
 	}
 	return 0;
 }
@@ -605,8 +502,12 @@ int user_net_create(struct user_net **ret_net, const struct user_net_config *con
 	int buffer = 1 * MiB;
 	struct user_net *un = calloc(1, sizeof(*un));
 
-	if (!un)
+	if (un)
+		un->guest = guest_link_create(config->fd);
+	if (!un || !un->guest) {
+		user_net_free(un);
 		return error_set(err, -ENOMEM, "user network: %m");
+	}
 	un->fd = config->fd;
 	un->control_fd = config->control_fd;
 	if (un->control_fd >= 0 && fcntl(un->control_fd, F_GETFD) < 0)
@@ -639,6 +540,7 @@ void user_net_free(struct user_net *un)
 	if (un->slirp)
 		slirp_cleanup(un->slirp);
 	free(un->listening);
+	guest_link_free(un->guest);
 	free(un->polls);
 	free(un);
 }

@@ -14,8 +14,9 @@
 const struct seccomp_rule seccomp_net[] = {
 	ALLOW(poll, "wait for the guest and for the network"),
 	ALLOW(clock_nanosleep, "waits of the libraries"),
-	ALLOW(recvmsg, "frames of the guest, datagrams with their addresses"),
-	ALLOW(sendmsg, "frames to the guest"),
+	ALLOW(recvmmsg, "frames of the guest"),
+	ALLOW(sendmmsg, "frames to the guest"),
+	ALLOW(recvmsg, "datagrams with their addresses"),
 	ALLOW(recvfrom, "what comes from the network"),
 	ALLOW(sendto, "what goes to the network"),
 	ALLOW(readv, "buffers of a connection"),
