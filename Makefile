@@ -108,6 +108,9 @@ test: ## every test that this machine can run
 .PHONY: test-programs
 test-programs: $(UNIT) $(HELPERS) $(GUEST_TOOLS) hostile $(BUILD)/tests/sim/sim $(BUILD)/wisp-faults
 
+$(BUILD)/tests/soak/wire: $(BUILD)/tests/soak/wire.o $(BUILD)/libwisp.a
+	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $^ $(LDLIBS)
+
 # Programs that guest tests take into their guests.
 $(BUILD)/tests/guest/%: tests/guest/%.c
 	@mkdir -p $(@D)
@@ -309,6 +312,7 @@ soak: ## unit tests under sanitizers again and again (SOAK_ROUNDS), then a long 
 		echo "soak: round $$i of $(SOAK_ROUNDS)"; \
 		$(MAKE) --no-print-directory asan tsan || exit 1; done
 	$(Q)$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
+	$(Q)$(MAKE) --no-print-directory soak-net
 	$(Q)$(MAKE) --no-print-directory soak-block
 	$(Q)$(MAKE) --no-print-directory soak-migrate
 	$(Q)$(MAKE) --no-print-directory soak-hostile
@@ -335,6 +339,11 @@ soak-migrate: all $(GUEST_TOOLS) ## migrations: a fault at a random moment each,
 .PHONY: soak-hostile
 soak-hostile: all ## an honest guest among 24 hostile ones, ten minutes
 	$(Q)BUILD=$(BUILD) scripts/soak-hostile
+
+.PHONY: soak-net
+soak-net: all $(BUILD)/tests/soak/wire ## user networking and the switch under mixed traffic, ten minutes, as root
+	$(Q)scripts/deps build run soak
+	$(Q)BUILD=$(BUILD) scripts/soak-net
 
 .PHONY: soak-block
 soak-block: all ## disks: mad drivers under sanitizers, then long reads and writes by checksum
