@@ -314,6 +314,7 @@ soak: ## unit tests under sanitizers again and again (SOAK_ROUNDS), then a long 
 	$(Q)$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 	$(Q)$(MAKE) --no-print-directory soak-net
 	$(Q)$(MAKE) --no-print-directory soak-block
+	$(Q)$(MAKE) --no-print-directory soak-qcow2
 	$(Q)$(MAKE) --no-print-directory soak-migrate
 	$(Q)$(MAKE) --no-print-directory soak-hostile
 	$(Q)$(MAKE) --no-print-directory soak-snapshot
@@ -349,6 +350,11 @@ soak-net: all $(BUILD)/tests/soak/wire ## user networking and the switch under m
 soak-block: all ## disks: mad drivers under sanitizers, then long reads and writes by checksum
 	$(Q)scripts/deps build run test
 	$(Q)scripts/soak-block $(BUILD)
+
+.PHONY: soak-qcow2
+soak-qcow2: all ## qcow2 images: killed 100 times in mid-write, then contents by checksum
+	$(Q)scripts/deps build run test
+	$(Q)scripts/soak-qcow2 $(BUILD)
 
 # ---- documentation and installation ----
 

@@ -38,12 +38,14 @@ block_initrd() {
 		mkdir /t && mount -o ro $d /t && mount -t devtmpfs dev /t/dev &&
 			mount -t proc proc /t/proc && mount -t sysfs sys /t/sys && mount -t tmpfs tmp /t/tmp || exit 99
 		read -r few more </counts
+		# The host copies its histograms at each mark, which takes it a moment.
+		mark() { echo "MARK $*"; sleep 2; }
 		run() {
-			echo "MARK $1 $2 begins"
+			mark $1 $2 begins
 			chroot /t /bin/fio --eta=never --name=b --filename=/dev/vda --rw=randread --bs=4k --direct=1 \
 				--ioengine=io_uring --iodepth=$1 --number_ios=$2 --randseed=7 --thread \
 				--output-format=terse --terse-version=3 --output=/tmp/out
-			echo "MARK $1 $2 ends"
+			mark $1 $2 ends
 			echo "IOPS $1 $2 $(cut -d';' -f8 /t/tmp/out)"
 		}
 		for depth in 1 32; do
@@ -100,7 +102,6 @@ block_once() {
 	block_trace "!"
 	grep -q "^MARK 32 $block_more ends" "$work/out" || return 1
 	for depth in 1 32; do
-		# vCPU threads enter the guest by ioctl; what is left is the device's own.
 		# But for ioctls, by which vCPU threads enter the guest.
 		block_row $depth syscalls "^raw_syscalls.*common_pid: *(wisp|qemu|disk)" sys_ioctl
 		block_row $depth exits_user "^kvm/kvm_userspace_exit"
