@@ -25,6 +25,9 @@ static int open_fd(const struct block_config *config, struct error *err)
 	int flags = (config->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 	int fd = config->fd;
 
+	if (fd < 0 && nbd_is_uri(config->path) && nbd_wants_tls(config->path))
+		return error_usage(err, -EOPNOTSUPP, "disk '%s': TLS is for the disks of microVMs",
+				   config->path);
 	if (fd < 0 && nbd_is_uri(config->path))
 		return nbd_connect(config->path, NULL, err);
 	if (fd < 0)

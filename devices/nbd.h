@@ -3,8 +3,8 @@
  * on an export, and the block that speaks to it from then on (block_nbd.c).
  *
  * The client is our own and not libnbd: it is a few hundred lines, goes from the socket
- * straight into guest pages, and the monitor that holds it cannot open anything. There is
- * no TLS in it; a local proxy (nbdkit, stunnel) has that.
+ * straight into guest pages, and the monitor that holds it cannot open anything. TLS is
+ * begun here and spoken by a helper, which the socket then leads to (vmm/nbd_dial.h).
  *
  * Waits for the server, at most NBD_TIMEOUT_S; meant for the time before the guest runs.
  */
@@ -22,9 +22,21 @@ bool nbd_is_uri(const char *path);
 /* Is it one that we can follow? 0, or kind USAGE with the reason. */
 int nbd_check_uri(const char *uri, struct error *err);
 
+/* Is it one of nbds:// or nbds+unix://? */
+bool nbd_wants_tls(const char *uri);
+
 /*
- * Connect to the server of @uri: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH.
- * @address is what HOST stands for, when that is a name; else NULL. Returns the socket.
+ * Of such a URI that is right, for the caller to free; NULL without memory: the directory of
+ * certificates, by the query's tls-certificates=DIR, and whom the server's has to be for, by its
+ * tls-hostname=NAME, else the URI's host, else localhost.
+ */
+char *nbd_certificates(const char *uri);
+char *nbd_tls_host(const char *uri);
+
+/*
+ * Connect to the server of @uri: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH,
+ * or the same with nbds, which then wants nbd_start_tls(). @address is what HOST stands for,
+ * when that is a name; else NULL. Returns the socket.
  */
 int nbd_connect(const char *uri, const char *address, struct error *err);
 
@@ -44,6 +56,12 @@ struct nbd_export {
 	uint16_t flags;
 	uint32_t min_block, preferred_block, max_block;
 };
+
+/*
+ * Greet the server and agree with it that TLS begins: what comes next on the socket @fd is its
+ * handshake, and nbd_negotiate() is for what goes through it.
+ */
+int nbd_start_tls(int fd, const char *uri, struct error *err);
 
 /* Agree on the export that @uri names, over the socket @fd. Errors are for a person. */
 int nbd_negotiate(int fd, const char *uri, struct nbd_export *ret_export, struct error *err);

@@ -14,6 +14,7 @@
 #define REPLY_MAGIC  0x0003e889045565a9ull
 
 #define FIXED_NEWSTYLE 1u
+#define OPT_STARTTLS   5u
 #define OPT_GO	       7u
 
 #define REP_ACK	   1u
@@ -38,6 +39,7 @@ struct talk {
 	const char *uri;
 	struct error *err;
 	struct nbd_export export;
+	uint32_t option; /* that was asked for last */
 	unsigned interruptions;
 	bool described;
 };
@@ -139,6 +141,7 @@ static int ask(struct talk *t)
 	uint16_t infos[2] = { htobe16(1), htobe16(INFO_BLOCK_SIZE) };
 	int r;
 
+	t->option = OPT_GO;
 	if (!buf) {
 		free(name);
 		return error_set(t->err, -ENOMEM, "disk '%s': %m", t->uri);
@@ -186,7 +189,8 @@ static int take_info(struct talk *t, const uint8_t *data, uint32_t len)
 static int refused(struct talk *t, uint32_t type, const char *words)
 {
 	const char *why = type == REP_UNKNOWN ? "its server has no such export" :
-			  type == REP_TLS     ? "its server wants TLS, which is not supported" :
+			  type == REP_TLS     ? "its server wants TLS (nbds in place of nbd)" :
+			  t->option == OPT_STARTTLS ? "its server has no TLS" :
 			  type == REP_POLICY  ? "its server does not allow it" :
 			  type == REP_UNSUP   ? "its server is too old (it has no NBD_OPT_GO)" :
 						"its server refuses the export";
@@ -207,7 +211,8 @@ static int take_reply(struct talk *t)
 		return r;
 	type = be32toh(head.type);
 	len = be32toh(head.len);
-	if (be64toh(head.magic) != REPLY_MAGIC || be32toh(head.option) != OPT_GO || len > MAX_REPLY)
+	if (be64toh(head.magic) != REPLY_MAGIC || be32toh(head.option) != t->option ||
+	    len > MAX_REPLY)
 		return strange(t, "its server sends a malformed answer");
 	r = get(t, data, len);
 	if (r < 0)
@@ -243,19 +248,49 @@ static int check(struct talk *t)
 	return 0;
 }
 
-int nbd_negotiate(int fd, const char *uri, struct nbd_export *ret_export, struct error *err)
+static void begin(struct talk *t, int fd, const char *uri, struct error *err)
 {
 	const struct timeval limit = { .tv_sec = NBD_TIMEOUT_S };
-	struct talk t = {
+
+	*t = (struct talk){
 		.fd = fd,
 		.uri = uri,
 		.err = err,
 		.export = { .min_block = 1, .preferred_block = PAGE_SIZE, .max_block = MAX_BLOCK },
 	};
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+}
+
+int nbd_start_tls(int fd, const char *uri, struct error *err)
+{
+	const struct option_head head = {
+		.magic = htobe64(OPTION_MAGIC),
+		.option = htobe32(OPT_STARTTLS),
+	};
+	struct talk t;
 	int r;
 
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	begin(&t, fd, uri, err);
+	t.option = OPT_STARTTLS;
 	r = greet(&t);
+	if (!r)
+		r = put(&t, &head, sizeof(head));
+	if (!r)
+		r = take_reply(&t);
+	if (!r)
+		r = strange(&t, "its server sends a malformed answer");
+	return MIN(r, 0);
+}
+
+int nbd_negotiate(int fd, const char *uri, struct nbd_export *ret_export, struct error *err)
+{
+	struct talk t;
+	int r = 0;
+
+	begin(&t, fd, uri, err);
+	/* Before TLS they have greeted each other. */
+	if (!nbd_wants_tls(uri))
+		r = greet(&t);
 	if (!r)
 		r = ask(&t);
 	for (unsigned i = 0; i < MAX_REPLIES && !r; i++)

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +15,10 @@
 #define DEFAULT_PORT 10809
 #define MAX_HOST     254 /* a name's length by DNS, and its end */
 
-#define TCP  "nbd://"
-#define UNIX "nbd+unix://"
+#define TLS "nbds"
+
+/* Where the certificate of a server behind a UNIX socket is said to be for, if nobody says. */
+#define LOCAL_HOST "localhost"
 
 struct place {
 	union {
@@ -34,8 +37,18 @@ static bool begins(const char *text, const char *with)
 
 bool nbd_is_uri(const char *path)
 {
-	return begins(path, TCP) || begins(path, UNIX) || begins(path, "nbds://") ||
-	       begins(path, "nbds+unix://");
+	return begins(path, "nbd://") || begins(path, "nbd+unix://") ||
+	       begins(path, "nbds://") || begins(path, "nbds+unix://");
+}
+
+bool nbd_wants_tls(const char *uri)
+{
+	return begins(uri, TLS);
+}
+
+static bool is_unix(const char *uri)
+{
+	return uri[strcspn(uri, "+:")] == '+';
 }
 
 /* @len bytes at @text with %XX decoded, into @buf; -EINVAL when malformed or too long. */
@@ -86,19 +99,56 @@ char *nbd_export_name(const char *uri)
 	return name;
 }
 
+/*
+ * What the query of @uri says of @key, decoded into @buf. -ENOENT: nothing; -EINVAL: what is
+ * malformed or too long.
+ */
+static int query(const char *uri, const char *key, char *buf, size_t size)
+{
+	const char *at = strchr(uri, '?');
+	size_t n = strlen(key);
+
+	for (; at; at = strchr(at, '&')) {
+		at++;
+		if (begins(at, key) && at[n] == '=')
+			return decode(at + n + 1, strcspn(at + n + 1, "&#"), buf, size);
+	}
+	return -ENOENT;
+}
+
+/* Every key is one that means something here: one that was misspelt is not passed over. */
+static int check_query(const char *uri, struct error *err)
+{
+	static const char *const keys[] = { "socket", "tls-certificates", "tls-hostname" };
+	const char *at = strchr(uri, '?');
+
+	for (; at; at = strchr(at, '&')) {
+		size_t n = strcspn(++at, "=&#");
+		bool known = false;
+
+		for (unsigned i = is_unix(uri) ? 0 : 1; i < (nbd_wants_tls(uri) ? 3 : 1); i++)
+			known = known || (strlen(keys[i]) == n && !strncmp(at, keys[i], n));
+		if (!known)
+			return error_usage(err, -EINVAL, "disk '%s': '%.*s' is unknown in it", uri,
+					   (int)n, at);
+	}
+	return 0;
+}
+
 static int find_unix(const char *uri, struct place *p, struct error *err)
 {
-	const char *query = strchr(uri, '?');
+	int r = -ENOENT;
 
-	if (*authority(uri) != '/' || !query || !begins(query, "?socket="))
-		return error_usage(err, -EINVAL,
-				   "disk '%s': is not nbd+unix:///EXPORT?socket=PATH", uri);
-	query += strlen("?socket=");
 	p->un = (struct sockaddr_un){ .sun_family = AF_UNIX };
 	p->len = sizeof(p->un);
-	if (!*query || decode(query, strlen(query), p->un.sun_path, sizeof(p->un.sun_path)) < 0)
+	if (*authority(uri) == '/')
+		r = query(uri, "socket", p->un.sun_path, sizeof(p->un.sun_path));
+	if (r == -ENOENT)
+		return error_usage(err, -EINVAL, "disk '%s': is not %.*s:///EXPORT?socket=PATH",
+				   uri, (int)strcspn(uri, ":"), uri);
+	if (r < 0 || !*p->un.sun_path)
 		return error_usage(err, -EINVAL, "disk '%s': the path of its socket is %s", uri,
-				   *query ? "malformed or too long" : "empty");
+				   r ? "malformed or too long" : "empty");
 	return 0;
 }
 
@@ -163,7 +213,7 @@ char *nbd_host_name(const char *uri)
 	struct place p;
 	uint16_t port;
 
-	if (!begins(uri, TCP) || split_tcp(uri, host, sizeof(host), &port) < 0 ||
+	if (is_unix(uri) || split_tcp(uri, host, sizeof(host), &port) < 0 ||
 	    find_address(host, port, &p) || !is_host_name(host))
 		return NULL;
 	return strdup(host);
@@ -185,23 +235,60 @@ static int find_tcp(const char *uri, const char *address, struct place *p, struc
 						    "a name", uri, host);
 }
 
+char *nbd_certificates(const char *uri)
+{
+	char dir[PATH_MAX];
+
+	return query(uri, "tls-certificates", dir, sizeof(dir)) < 0 || !*dir ? NULL : strdup(dir);
+}
+
+char *nbd_tls_host(const char *uri)
+{
+	char host[MAX_HOST];
+	uint16_t port;
+	int r = query(uri, "tls-hostname", host, sizeof(host));
+
+	if (r == -ENOENT && is_unix(uri))
+		return strdup(LOCAL_HOST);
+	if (r == -ENOENT)
+		r = split_tcp(uri, host, sizeof(host), &port);
+	/* An address, or a name: nothing that could be taken for an option. */
+	return r < 0 || !*host || *host == '-' ? NULL : strdup(host);
+}
+
+static int check_tls(const char *uri, struct error *err)
+{
+	char *dir = nbd_certificates(uri), *host = nbd_tls_host(uri);
+	int r = 0;
+
+	if (!host)
+		r = error_usage(err, -EINVAL, "disk '%s': its tls-hostname is no name of a host",
+				uri);
+	if (!dir) {
+		r = error_usage(err, -EINVAL, "disk '%s': names no certificates for TLS", uri);
+		error_hint(err, "add tls-certificates=DIR to its query, with ca-cert.pem in DIR");
+	}
+	free(dir);
+	free(host);
+	return r;
+}
+
 static int find(const char *uri, const char *address, struct place *p,
 		struct error *err)
 {
-	char *name;
+	char *name = nbd_export_name(uri);
 	int r;
 
-	if (begins(uri, "nbds")) {
-		r = error_usage(err, -EOPNOTSUPP, "disk '%s': TLS is not supported", uri);
-		error_hint(err, "a local nbdkit can: nbdkit -U PATH nbd tls=require hostname=...");
-		return r;
-	}
-	name = nbd_export_name(uri);
 	if (!name)
 		return error_usage(err, -EINVAL, "disk '%s': the name of the export is malformed",
 				   uri);
 	free(name);
-	return begins(uri, UNIX) ? find_unix(uri, p, err) : find_tcp(uri, address, p, err);
+	r = is_unix(uri) ? find_unix(uri, p, err) : find_tcp(uri, address, p, err);
+	if (!r)
+		r = check_query(uri, err);
+	if (!r && nbd_wants_tls(uri))
+		r = check_tls(uri, err);
+	return r;
 }
 
 int nbd_check_uri(const char *uri, struct error *err)

@@ -1,15 +1,19 @@
 /*
- * wisp-tls: the encrypted side of a migration over TCP. Started by `wisp migrate` or `wisp receive`
- * with a connected TCP socket (descriptor 3) and one end of a socketpair (4), it carries bytes
- * between the two: plain ones on the pair, TLS 1.3 on the connection. It says "ready" to the
- * status pipe (5) once it knows who is at the other end, else why not.
+ * wisp-tls: the encrypted side of a migration over TCP, or of a disk's connection to its NBD
+ * server. Started with a connected socket (descriptor 3) and one end of a socketpair (4), it
+ * carries bytes between the two: plain ones on the pair, TLS 1.3 on the connection. It says
+ * "ready" to the status pipe (5) once it knows who is at the other end, else why not.
  *
  *	wisp-tls client HOST DIR
  *	wisp-tls server DIR
+ *	wisp-tls nbd HOST DIR
  *
- * Both sides show a certificate. The other's has to be signed by an authority in DIR/ca.pem, and
- * the server's has to be for HOST. Our own is DIR/cert.pem with the key DIR/key.pem. Those files
- * are read first; then the process locks itself in: it cannot open anything any more.
+ * Both sides of a migration show a certificate. The other's has to be signed by an authority in
+ * DIR/ca.pem, and the server's has to be for HOST. Our own is DIR/cert.pem with the key
+ * DIR/key.pem. For NBD the files are named as its other programs have them, ca-cert.pem,
+ * client-cert.pem and client-key.pem, and the latter two may be missing, for servers that do not
+ * ask. The files are read first; then the process locks itself in: it cannot open anything any
+ * more.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -71,10 +75,12 @@ static char *file_in(const char *dir, const char *name)
 	return path;
 }
 
-static gnutls_certificate_credentials_t read_credentials(const char *dir)
+static gnutls_certificate_credentials_t read_credentials(const char *dir, bool nbd)
 {
-	char *ca = file_in(dir, "ca.pem"), *cert = file_in(dir, "cert.pem");
-	char *key = file_in(dir, "key.pem");
+	char *ca = file_in(dir, nbd ? "ca-cert.pem" : "ca.pem");
+	char *cert = file_in(dir, nbd ? "client-cert.pem" : "cert.pem");
+	char *key = file_in(dir, nbd ? "client-key.pem" : "key.pem");
+	bool nameless = nbd && access(cert, F_OK) < 0 && access(key, F_OK) < 0;
 	gnutls_certificate_credentials_t c;
 	int r = gnutls_certificate_allocate_credentials(&c);
 
@@ -83,7 +89,8 @@ static gnutls_certificate_credentials_t read_credentials(const char *dir)
 	r = gnutls_certificate_set_x509_trust_file(c, ca, GNUTLS_X509_FMT_PEM);
 	if (r <= 0)
 		give_up(2, ca, r ? gnutls_strerror(r) : "holds no certificate");
-	r = gnutls_certificate_set_x509_key_file(c, cert, key, GNUTLS_X509_FMT_PEM);
+	if (!nameless)
+		r = gnutls_certificate_set_x509_key_file(c, cert, key, GNUTLS_X509_FMT_PEM);
 	if (r < 0)
 		give_up(2, cert, gnutls_strerror(r));
 	free(ca);
@@ -254,17 +261,18 @@ static void say_goodbye(struct tunnel *t)
 int main(int argc, char **argv)
 {
 	const char *const nothing[] = { NULL };
-	bool client = argc == 4 && !strcmp(argv[1], "client");
+	bool nbd = argc == 4 && !strcmp(argv[1], "nbd");
+	bool client = nbd || (argc == 4 && !strcmp(argv[1], "client"));
 	static struct tunnel tunnel;
 	gnutls_certificate_credentials_t credentials;
 
 	if (!client && (argc != 3 || strcmp(argv[1], "server") != 0)) {
-		fprintf(stderr, "usage: wisp-tls client HOST DIR | server DIR\n"
-				"It is started by wisp migrate and wisp receive.\n");
+		fprintf(stderr, "usage: wisp-tls client HOST DIR | server DIR | nbd HOST DIR\n"
+				"It is started by wisp where TLS is wanted.\n");
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	credentials = read_credentials(argv[argc - 1]);
+	credentials = read_credentials(argv[argc - 1], nbd);
 	/* From the first byte of somebody else's on. */
 	sandbox_lock_helper(SANDBOX_THREAD_TLS, nothing);
 	tunnel.session = start_session(credentials, client ? argv[2] : NULL);

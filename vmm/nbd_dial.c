@@ -14,6 +14,7 @@
 #include "vmm/core/fds.h"
 #include "vmm/core/log.h"
 #include "vmm/helper.h"
+#include "vmm/tls_helper.h"
 
 #define MAX_ANSWER 2048u /* of wisp-resolve: some dozens of addresses */
 
@@ -67,7 +68,8 @@ static int look_up(const char *name, char *text, size_t size, struct error *err)
 	return 0;
 }
 
-int nbd_dial(const char *uri, struct error *err)
+/* The socket of the server @uri. */
+static int dial(const char *uri, struct error *err)
 {
 	char *name = nbd_host_name(uri), text[MAX_ANSWER], *save = NULL;
 	int r;
@@ -85,6 +87,37 @@ int nbd_dial(const char *uri, struct error *err)
 		if (r >= 0)
 			break;
 	}
+	return r;
+}
+
+/* The helper's end of a connection that @fd is, on which the server expects TLS next. */
+static int start_helper(int fd, const char *uri, struct error *err)
+{
+	char *host = nbd_tls_host(uri), *dir = nbd_certificates(uri), *what = NULL;
+	int r;
+
+	if (host && dir && asprintf(&what, "disk '%s'", uri) >= 0) {
+		r = tls_helper_start(fd, &(struct tls_peer){ "nbd", host, dir, what }, err);
+		free(what);
+	} else {
+		r = error_set(err, -ENOMEM, "disk '%s': %m", uri);
+		close(fd);
+	}
+	free(host);
+	free(dir);
+	return r;
+}
+
+int nbd_dial(const char *uri, struct error *err)
+{
+	int fd = dial(uri, err), r;
+
+	if (fd < 0 || !nbd_wants_tls(uri))
+		return fd;
+	r = nbd_start_tls(fd, uri, err);
+	if (!r)
+		return start_helper(fd, uri, err);
+	close(fd);
 	return r;
 }
 

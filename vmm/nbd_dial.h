@@ -10,7 +10,10 @@
 
 #include "vmm/config/config.h"
 
-/* Connect to the server of @uri, whose host may be a name. Returns the socket, or -errno. */
+/*
+ * Connect to the server of @uri, whose host may be a name. Returns the socket, or the end of a
+ * pair that leads to it through TLS where @uri wants that; or -errno.
+ */
 int nbd_dial(const char *uri, struct error *err);
 
 /* Who dials for one disk, in the parent. */

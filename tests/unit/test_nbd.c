@@ -326,7 +326,7 @@ static void a_server_that_lies_at_first_is_refused(void **state)
 		CASE(ANSWER "\0\0\0\3\0\0\0\14\0\0\377\377\377\377\377\377\377\377\0\1" ANSWER
 			    "\0\0\0\1\0\0\0\0",
 		     "makes no disk"),
-		CASE(ANSWER "\200\0\0\5\0\0\0\3a\33b", "wants TLS, which is not supported: a?b"),
+		CASE(ANSWER "\200\0\0\5\0\0\0\3a\33b", "wants TLS (nbds in place of nbd): a?b"),
 		CASE(GOOD, NULL),
 	};
 	struct fixture *f = *state;
@@ -433,6 +433,9 @@ static void uris_are_understood_or_refused_with_the_reason(void **state)
 		"nbd://127.0.0.1/", "nbd://127.0.0.1:10810/disk", "nbd://[::1]:99/a%2Fb",
 		"nbd://localhost", "nbd://server/disk", "nbd://a-b.example:1/",
 		"nbd+unix:///?socket=/tmp/x", "nbd+unix:///a?socket=/tmp/%41",
+		"nbds://server/disk?tls-certificates=/pki",
+		"nbds://[::1]:99/a?tls-hostname=x.example&tls-certificates=/pki",
+		"nbds+unix:///?socket=/tmp/x&tls-certificates=/pki",
 	};
 	static const char *const bad[][2] = {
 		{ "nbd://-x/disk", "neither an IP address nor a name" },
@@ -445,7 +448,13 @@ static void uris_are_understood_or_refused_with_the_reason(void **state)
 		{ "nbd+unix:///disk", "is not nbd+unix:///" },
 		{ "nbd+unix:///?socket=", "is empty" },
 		{ "nbd+unix:///?socket=/%00", "malformed" },
-		{ "nbds://127.0.0.1/", "TLS" },
+		{ "nbd://127.0.0.1/?tls-certificates=/pki", "'tls-certificates' is unknown" },
+		{ "nbd+unix:///?socket=/x&sockets=/y", "'sockets' is unknown" },
+		{ "nbds://127.0.0.1/", "names no certificates" },
+		{ "nbds://127.0.0.1/?tls-certificates=", "names no certificates" },
+		{ "nbds://127.0.0.1/?tls-certificates=/pki&tls-hostname=-x", "no name of a host" },
+		{ "nbds://127.0.0.1/?tls-certificates=/pki&socket=/x", "'socket' is unknown" },
+		{ "nbds+unix:///?tls-certificates=/pki", "is not nbds+unix:///" },
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(good); i++)

@@ -95,7 +95,9 @@ const struct config_item config_run_options[] = {
 	  CONFIG_CHOICE, MEMBER(memory_backing) },
 	{ "--disk", "PATH|URI[,KEY=VALUE]...",
 	  "A disk; the first is the guest's /dev/vda. nbd://HOST[:PORT]/EXPORT and "
-	  "nbd+unix:///EXPORT?socket=PATH are disks of an NBD server. May be repeated",
+	  "nbd+unix:///EXPORT?socket=PATH are disks of an NBD server; nbds in place of nbd is TLS "
+	  "and wants tls-certificates=DIR in the query, with ca-cert.pem in DIR and, for servers "
+	  "that ask, client-cert.pem and client-key.pem. May be repeated",
 	  CONFIG_CUSTOM,
 	  .repeat = true, .parse = config_parse_disk, .keys = config_disk_keys },
 	{ "--pmem", "PATH[,KEY=VALUE]...",

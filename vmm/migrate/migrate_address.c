@@ -14,8 +14,8 @@
 #include <unistd.h>
 
 #include "vmm/core/log.h"
-#include "vmm/migrate/migrate_tls.h"
 #include "vmm/migrate/migrate_wire.h"
+#include "vmm/tls_helper.h"
 
 const char migrate_addresses[] = "tcp:HOST:PORT|unix:PATH|exec:COMMAND|fd:N";
 
@@ -105,7 +105,9 @@ int migrate_listener_accept(const struct migrate_listener *l, struct error *err)
 		return error_set(err, -errno, "migration: cannot be connected to: %m");
 	/* No UNIX socket knows of it. */
 	send_at_once(fd);
-	return l->tls ? migrate_tls_start(fd, l->tls, NULL, err) : fd;
+	if (!l->tls)
+		return fd;
+	return tls_helper_start(fd, &(struct tls_peer){ "server", NULL, l->tls, "--tls" }, err);
 }
 
 /* One that we would not talk to is no reason not to wait for the right one. */
@@ -154,7 +156,7 @@ static int call_peer(int fd, const struct target *t, struct error *err)
 	if (r < 0 || !t->tls)
 		return r;
 	send_at_once(r);
-	return migrate_tls_start(r, t->tls, t->host, err);
+	return tls_helper_start(r, &(struct tls_peer){ "client", t->host, t->tls, "--tls" }, err);
 }
 
 static int open_socket(const struct target *t, struct migrate_listener *l, struct error *err)

@@ -19,7 +19,7 @@ struct migrate_listener {
 
 /*
  * Connect to @address. fd:0 that is no socket stands for standard input and output. With @tls,
- * a directory of certificates (migrate_tls.h), tcp is encrypted, whoever is there has to be
+ * a directory of certificates (vmm/tls_helper.h), tcp is encrypted, whoever is there has to be
  * trusted, and other kinds are refused; NULL: as it is. @ret_in and @ret_out, which may be the
  * same, become the caller's.
  */

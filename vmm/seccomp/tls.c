@@ -1,5 +1,6 @@
 /*
- * wisp-tls, the helper that encrypts a migration: its two sockets, both open, and nothing else.
+ * wisp-tls, the helper that encrypts a migration or a disk: its two sockets, both open, and
+ * nothing else.
  */
 #include "vmm/seccomp/rules.h"
 

@@ -1,4 +1,4 @@
-#include "vmm/migrate/migrate_tls.h"
+#include "vmm/tls_helper.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,10 +16,10 @@
 #define NUM_FDS	 3
 
 /* In the child. */
-static _Noreturn void become_helper(const int *fds, const char *dir, const char *host)
+static _Noreturn void become_helper(const int *fds, const struct tls_peer *peer)
 {
-	const char *argv[] = { "wisp-tls", host ? "client" : "server", host ? host : dir,
-			       host ? dir : NULL, NULL };
+	const char *argv[] = { "wisp-tls", peer->role, peer->host ? peer->host : peer->dir,
+			       peer->host ? peer->dir : NULL, NULL };
 	struct error err = { 0 };
 	int high[NUM_FDS];
 	sigset_t none;
@@ -41,7 +41,7 @@ static _Noreturn void become_helper(const int *fds, const char *dir, const char 
 }
 
 /* What it says of the other side: "ready", or why not. */
-static int await_word(int fd, struct error *err)
+static int await_word(int fd, const char *what, struct error *err)
 {
 	char text[256];
 	size_t len = 0;
@@ -57,31 +57,31 @@ static int await_word(int fd, struct error *err)
 	text[len] = '\0';
 	if (!strcmp(text, "ready"))
 		return 0;
-	return error_usage(err, -EPROTO, "--tls: %s", len ? text : "its helper ended");
+	return error_usage(err, -EPROTO, "%s: %s", what, len ? text : "its helper ended");
 }
 
-int migrate_tls_start(int tcp, const char *dir, const char *host, struct error *err)
+int tls_helper_start(int fd, const struct tls_peer *peer, struct error *err)
 {
 	int pair[2] = { -1, -1 }, status[2] = { -1, -1 }, ended = 0, r = 0;
 	pid_t pid = -1;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0 ||
 	    pipe2(status, O_CLOEXEC) < 0)
-		r = error_set(err, -errno, "--tls: %m");
+		r = error_set(err, -errno, "%s: %m", peer->what);
 	if (!r) {
 		pid = fork();
 		if (pid == 0)
-			become_helper((const int[]){ tcp, pair[1], status[1] }, dir, host);
+			become_helper((const int[]){ fd, pair[1], status[1] }, peer);
 		if (pid < 0)
-			r = error_set(err, -errno, "--tls: cannot fork: %m");
+			r = error_set(err, -errno, "%s: cannot fork: %m", peer->what);
 	}
-	close(tcp);
+	close(fd);
 	if (pair[1] >= 0)
 		close(pair[1]);
 	if (status[1] >= 0)
 		close(status[1]);
 	if (!r)
-		r = await_word(status[0], err);
+		r = await_word(status[0], peer->what, err);
 	if (status[0] >= 0)
 		close(status[0]);
 	if (r == 0)
