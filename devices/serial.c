@@ -95,13 +95,29 @@ static uint8_t take_byte(struct serial *s)
 	return byte;
 }
 
+/* Is there a limit, and has it been reached? Else @s takes one byte of it. */
+static bool is_too_fast(struct serial *s)
+{
+	uint64_t now_ns;
+
+	if (!rate_limited(&s->limiter))
+		return false;
+	now_ns = clock_monotonic_ns(loop_clock(s->loop));
+	if (rate_limiter_wait_ns(&s->limiter, now_ns)) {
+		s->dropped++;
+		return true;
+	}
+	rate_limiter_take(&s->limiter, now_ns, 1, 1);
+	return false;
+}
+
 static void transmit(struct serial *s, uint8_t byte)
 {
 	s->polls = 0;
 	s->tx_pending = false;
 	if (s->mcr & MCR_LOOP) {
 		receive(s, byte);
-	} else if (s->chardev) {
+	} else if (s->chardev && !is_too_fast(s)) {
 		if (!s->tx)
 			s->tx = malloc(TX_BYTES);
 		/* A guest that never looks for room loses bytes in the end, as on a real port. */
@@ -347,6 +363,21 @@ static void send_break(void *arg)
 	pthread_mutex_unlock(&s->lock);
 }
 
+void serial_limit(struct serial *s, const struct rate_limits *limits)
+{
+	rate_limiter_set(&s->limiter, limits, clock_monotonic_ns(loop_clock(s->loop)));
+}
+
+uint64_t serial_dropped(struct serial *s)
+{
+	uint64_t dropped;
+
+	pthread_mutex_lock(&s->lock);
+	dropped = s->dropped;
+	pthread_mutex_unlock(&s->lock);
+	return dropped;
+}
+
 /* ---- life ---- */
 
 int serial_create(struct serial **ret_s, struct bus *pio, uint16_t base, struct irq_table *irqs,
@@ -360,12 +391,14 @@ int serial_create(struct serial **ret_s, struct bus *pio, uint16_t base, struct 
 		.send_break = send_break,
 		.arg = s,
 	};
+	static const struct rate_limits none;
 	struct bus_region region = { base, 8, &serial_ops, s, "serial" };
 	int r;
 
 	if (!s)
 		return error_set(err, -ENOMEM, "serial port: %m");
 	pthread_mutex_init(&s->lock, NULL);
+	rate_limiter_init(&s->limiter, &none, 0);
 	irq_line_init(&s->irq, irqs, gsi);
 	s->loop = loop;
 	s->chardev = chardev;
@@ -397,6 +430,7 @@ void serial_free(struct serial *s)
 		loop_run_once(s->loop, 0);
 	irq_line_done(&s->irq);
 	pthread_mutex_destroy(&s->lock);
+	rate_limiter_done(&s->limiter);
 	free(s->tx);
 	free(s);
 }

@@ -10,6 +10,7 @@
 #include "devices/chardev.h"
 #include "vmm/core/bus.h"
 #include "vmm/core/irq.h"
+#include "vmm/core/rate.h"
 #include "vmm/core/state.h"
 
 struct serial;
@@ -21,6 +22,15 @@ struct serial;
 int serial_create(struct serial **ret_s, struct bus *pio, uint16_t base, struct irq_table *irqs,
 		  uint32_t gsi, struct chardev *chardev, struct loop *loop, struct error *err);
 void serial_free(struct serial *s);
+
+/*
+ * From now on what is sent beyond @limits is dropped: to keep a guest waiting would be to stall
+ * its kernel, which sends with interrupts off. A byte is an operation. Any thread.
+ */
+void serial_limit(struct serial *s, const struct rate_limits *limits);
+/* Bytes that were dropped so far, for that. Any thread. */
+uint64_t serial_dropped(struct serial *s);
+
 void serial_save(struct serial *s, struct state_writer *w);
 int serial_load(struct serial *s, struct state_reader *r);
 

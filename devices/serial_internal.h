@@ -92,6 +92,9 @@ struct serial {
 	uint8_t *tx; /* ring, made when first written to */
 	unsigned tx_head, tx_len;
 
+	struct rate_limiter limiter; /* of what is sent; has a lock of its own */
+	uint64_t dropped;	     /* bytes beyond it */
+
 	struct irq_line irq;
 	struct loop *loop;
 	struct chardev *chardev; /* may be NULL */

@@ -42,6 +42,8 @@ struct api {
 
 	/* Resources as sent, with defaults filled in; NULL: not given. */
 	json_t *machine, *boot, *balloon, *vsock, *entropy, *serial, *mmds_config;
+	json_t *cpu_config; /* as sent, or the name of the file that it is in */
+	int cpu_config_fd;  /* a file in memory, of what was sent; 0: nothing was */
 	json_t *drives, *nets, *pmems; /* objects by id, in order */
 	json_t *mmds;	       /* the data store; NULL: nothing was put yet */
 	struct mmds mmds_server;
@@ -152,7 +154,14 @@ API_HANDLER(put_entropy);
 API_HANDLER(put_serial);
 API_HANDLER(put_logger);
 API_HANDLER(put_metrics);
+
+/* ---- api_cpu.c ---- */
+
 API_HANDLER(put_cpu_config);
+
+void api_forget_cpu_config(struct api *api);
+/* In a configuration file it is the name of another one. */
+int api_name_cpu_config(struct api *api, const json_t *name, struct error *err);
 
 /* ---- api_mmds.c ---- */
 
@@ -215,7 +224,9 @@ API_HANDLER(put_balloon);
 API_HANDLER(patch_balloon);
 API_HANDLER(get_balloon_stats);
 API_HANDLER(patch_balloon_stats);
-API_HANDLER(balloon_hint);
+API_HANDLER(start_hinting);
+API_HANDLER(stop_hinting);
+API_HANDLER(get_hinting);
 
 /* ---- api_arguments.c ---- */
 

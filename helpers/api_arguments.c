@@ -230,6 +230,10 @@ static int add_cpu(struct arguments *a, const struct api *api, struct error *err
 	unsigned leaf, vendor = 0, unused;
 	bool amd;
 
+	if (json_is_string(api->cpu_config))
+		add(a, "--cpu-template=%s", json_string_value(api->cpu_config));
+	else if (api->cpu_config)
+		add(a, "--cpu-template=/proc/self/fd/%d", api->cpu_config_fd);
 	if (!template)
 		return 0;
 	__get_cpuid(0, &leaf, &vendor, &unused, &unused);
@@ -280,10 +284,11 @@ char **api_arguments(const struct api *api, struct error *err)
 	add_cmdline(&a, api, root, pmem_root, pmem_name);
 	add_nets(&a, api);
 	if (api->balloon) {
-		add(&a, "--balloon=%lldM,deflate-on-oom=%s,reporting=%s",
+		add(&a, "--balloon=%lldM,deflate-on-oom=%s,reporting=%s%s",
 		    (long long)json_integer_value(json_object_get(api->balloon, "amount_mib")),
 		    is_set(api->balloon, "deflate_on_oom") ? "on" : "off",
-		    is_set(api->balloon, "free_page_reporting") ? "on" : "off");
+		    is_set(api->balloon, "free_page_reporting") ? "on" : "off",
+		    is_set(api->balloon, "free_page_hinting") ? ",hinting=on" : "");
 	}
 	if (api->vsock) {
 		char *path = quoted(text_of(api->vsock, "uds_path"));

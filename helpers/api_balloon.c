@@ -38,11 +38,6 @@ API_HANDLER(put_balloon)
 		api_fault(answer, "Balloon config error: Amount of pages requested is too large.");
 		return;
 	}
-	if (json_is_true(json_object_get(body, "free_page_hinting"))) {
-		api_fault(answer, "The requested operation is not supported: wisp's balloon has "
-				  "free page reporting, but no hinting.");
-		return;
-	}
 	if (!json_is_integer(json_object_get(body, "stats_polling_interval_s")))
 		json_object_set_new(body, "stats_polling_interval_s", json_integer(0));
 	if (!json_is_boolean(json_object_get(body, "free_page_hinting")))
@@ -157,10 +152,63 @@ API_HANDLER(patch_balloon_stats)
 	api_no_content(answer);
 }
 
-/* Start, status and stop: hinting can never be enabled. */
-API_HANDLER(balloon_hint)
+/* ---- hints, while it runs ---- */
+
+/* A balloon that can hint; else the answer is given. */
+static bool can_hint(const struct api *api, struct api_answer *answer)
 {
-	if (is_there(api, "Balloon update error", answer))
-		api_fault(answer, "Balloon update error: Balloon: Attempting to use hinting when "
-				  "not enabled");
+	if (!is_there(api, "Balloon update error", answer))
+		return false;
+	if (json_is_true(json_object_get(api->balloon, "free_page_hinting")))
+		return true;
+	api_fault(answer, "Balloon update error: Balloon: Attempting to use hinting when not "
+			  "enabled");
+	return false;
+}
+
+static void hint(struct api *api, const char *what, bool acknowledge, struct api_answer *answer)
+{
+	struct error err = { 0 };
+
+	if (control_ask(api->control,
+			json_pack("{s:s, s:s, s:b}", "do", "balloon", "hint", what, "acknowledge",
+				  acknowledge),
+			NULL, 0, NULL, &err) == 0)
+		api_no_content(answer);
+	else if (err.code == -ENOTCONN)
+		api_fault(answer, "Balloon update error: Balloon: Device not activated yet.");
+	else
+		api_fault(answer, "Balloon update error: %s", err.msg);
+}
+
+/* It ends by itself, unless that is to be left to a stop. */
+API_HANDLER(start_hinting)
+{
+	if (can_hint(api, answer))
+		hint(api, "start", !json_is_false(json_object_get(body, "acknowledge_on_stop")),
+		     answer);
+}
+
+API_HANDLER(stop_hinting)
+{
+	if (can_hint(api, answer))
+		hint(api, "stop", true, answer);
+}
+
+API_HANDLER(get_hinting)
+{
+	struct error err = { 0 };
+	json_t *now, *hints;
+
+	if (!can_hint(api, answer))
+		return;
+	now = ask_balloon(api, false, &err);
+	hints = json_object_get(now, "hints");
+	if (hints)
+		api_ok(answer, json_pack("{s:O, s:O}", "host_cmd",
+					 json_object_get(hints, "command"), "guest_cmd",
+					 json_object_get(hints, "answer")));
+	else
+		api_fault(answer, "Balloon update error: %s", err.msg);
+	json_decref(now);
 }

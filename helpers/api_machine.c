@@ -37,7 +37,7 @@ int api_find_wisp(char *path, size_t size, struct error *err)
 }
 
 /* In the child. @ready gets a byte when the guest runs; @words is its standard error. */
-static void exec_wisp(const char *path, char **argv, int ready, int words)
+static void exec_wisp(const struct api *api, const char *path, char **argv, int ready, int words)
 {
 	char **with_ready;
 	sigset_t none;
@@ -57,6 +57,8 @@ static void exec_wisp(const char *path, char **argv, int ready, int words)
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	fcntl(ready, F_SETFD, 0);
+	if (api->cpu_config_fd)
+		fcntl(api->cpu_config_fd, F_SETFD, 0);
 	dup2(words, STDERR_FILENO);
 	execv(path, with_ready);
 	_exit(127);
@@ -121,7 +123,7 @@ static int start_child(struct api *api, const char *path, char **argv, struct er
 	}
 	api->child = fork();
 	if (api->child == 0)
-		exec_wisp(path, argv, ready[1], words[1]);
+		exec_wisp(api, path, argv, ready[1], words[1]);
 	r = api->child < 0 ? error_set(err, -errno, "cannot fork: %m") : 0;
 	close(ready[1]);
 	close(words[1]);
@@ -163,6 +165,21 @@ static int limit_entropy(struct api *api, struct error *err)
 	request = json_pack("{s:s, s:s, s:b}", "do", "limit", "id", "rng0", "entropy", true);
 	add_limit(request, limiter, "ops", "ops");
 	add_limit(request, limiter, "bandwidth", "bytes");
+	return control_ask(api->control, request, NULL, 0, NULL, err);
+}
+
+/* The serial port's, whose one bucket is of bytes. */
+static int limit_serial(struct api *api, struct error *err)
+{
+	const json_t *bucket = json_object_get(api->serial, "rate_limiter");
+	json_t *request, *limiter;
+
+	if (!json_is_object(bucket))
+		return 0;
+	request = json_pack("{s:s, s:b}", "do", "limit", "serial", true);
+	limiter = json_pack("{s:O}", "bandwidth", bucket);
+	add_limit(request, limiter, "bandwidth", "bytes");
+	json_decref(limiter);
 	return control_ask(api->control, request, NULL, 0, NULL, err);
 }
 
@@ -244,6 +261,8 @@ int api_set_limits(struct api *api, struct error *err)
 		r = limit_each(api, api->drives, OF_DISK, err);
 	if (!r)
 		r = limit_each(api, api->pmems, OF_PMEM, err);
+	if (!r)
+		r = limit_serial(api, err);
 	return r ? r : limit_entropy(api, err);
 }
 

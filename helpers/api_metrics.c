@@ -228,6 +228,10 @@ static void take_device(json_t *totals, const json_t *device)
 	} else if (!strcmp(type, "virtio-balloon")) {
 		add(totals, "balloon", "inflate_count", of_queue(device, 0, "chains"));
 		add(totals, "balloon", "deflate_count", of_queue(device, 1, "chains"));
+		add(totals, "balloon", "free_page_hint_count",
+		    json_integer_value(json_object_get(counters, "hints")));
+		add(totals, "balloon", "free_page_hint_freed",
+		    json_integer_value(json_object_get(counters, "hinted_pages")) << 12);
 	}
 }
 
@@ -249,6 +253,9 @@ static void take_machine(json_t *totals, int control)
 		add(totals, "vcpu", s->theirs,
 		    json_integer_value(
 			    json_object_get(json_object_get(counters, "exits"), s->ours)));
+	add(totals, "uart", "rate_limiter_dropped_bytes",
+	    json_integer_value(
+		    json_object_get(json_object_get(counters, "serial"), "dropped")));
 	json_array_foreach(json_object_get(counters, "devices"), i, device)
 		take_device(totals, device);
 	json_decref(stat);

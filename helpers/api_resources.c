@@ -149,8 +149,10 @@ static void update_machine(struct api *api, json_t *update, const char *deprecat
 	if (answer->status)
 		return;
 	api->configured = true;
-	if (template)
+	if (template) {
 		answer->deprecated = deprecated;
+		api_forget_cpu_config(api);
+	}
 	api_no_content(answer);
 }
 
@@ -200,20 +202,7 @@ API_HANDLER(put_boot)
 	api_no_content(answer);
 }
 
-API_HANDLER(put_cpu_config)
-{
-	if (json_object_size(body) == 0)
-		api_no_content(answer);
-	else
-		api_fault(answer, NOT_SUPPORTED "wisp takes no custom CPU templates.");
-}
-
 /* ---- devices ---- */
-
-static bool has_limit(const json_t *o, const char *name)
-{
-	return json_object_size(json_object_get(o, name)) > 0;
-}
 
 /* Does the field @name of one of @devices, other than @id, say that it is the root device? */
 static bool has_root(json_t *devices, const char *name, const char *id)
@@ -449,10 +438,6 @@ API_HANDLER(put_entropy)
 
 API_HANDLER(put_serial)
 {
-	if (has_limit(body, "rate_limiter")) {
-		api_fault(answer, NOT_SUPPORTED "wisp has no rate limiter for the serial console.");
-		return;
-	}
 	replace(&api->serial, body);
 	api_no_content(answer);
 }
@@ -561,6 +546,7 @@ void api_resources_done(struct api *api)
 	json_decref(api->entropy);
 	json_decref(api->serial);
 	json_decref(api->mmds_config);
+	api_forget_cpu_config(api);
 	json_decref(api->drives);
 	json_decref(api->nets);
 	json_decref(api->pmems);
@@ -655,6 +641,8 @@ int api_load_config(struct api *api, const char *path, struct error *err)
 			r = put_parts(api, "/network-interfaces", "iface_id", v, err);
 		else if (!strcmp(name, "pmem"))
 			r = put_parts(api, "/pmem", "id", v, err);
+		else if (!strcmp(name, "cpu-config"))
+			r = api_name_cpu_config(api, v, err);
 		else if (!strcmp(name, "memory-hotplug"))
 			r = put_part(api, "/hotplug/memory", v, err);
 		else if (!strcmp(name, "mmds-config"))

@@ -213,9 +213,8 @@ const struct api_field api_snapshot_load[] = {
 const struct api_field api_cpu_config[] = {
 	OPTIONAL("kvm_capabilities", API_STRINGS),
 	{ "cpuid_modifiers", API_ARRAY },
+	/* reg_modifiers and vcpu_features are another architecture's. */
 	{ "msr_modifiers", API_ARRAY },
-	{ "reg_modifiers", API_ARRAY },
-	{ "vcpu_features", API_ARRAY },
 	END,
 };
 

@@ -1,6 +1,7 @@
 /*
  * The memory balloon (virtio 1.2, 5.5): pages that the guest gives up go back to
- * the host, by inflating on request and by free page reporting on its own.
+ * the host, by inflating on request, by free page reporting on its own, and by
+ * hints when it is asked for them (virtio_balloon_hint.c).
  *
  * Both end in guest_mem_discard(): afterwards the page reads as zero. Nothing
  * is done at deflation: the host gives the page back when it is touched.
@@ -10,38 +11,17 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/*
- * After inflation and deflation come the queues of those features that were
- * negotiated, without gaps (that is how Linux counts, and all that follow it).
- */
-enum { QUEUE_INFLATE, QUEUE_DEFLATE, QUEUE_THIRD, NUM_QUEUES = 5 };
+#include "virtio/virtio_balloon_internal.h"
 
-#define QUEUE_SIZE    128
-#define MAX_PAGES     4096u /* in one chain; Linux sends 256, Windows 1024 */
-#define CHAINS_A_TURN 16    /* each can take a millisecond */
-
-struct virtio_balloon {
-	struct virtio_device dev;
-	_Atomic uint32_t target, actual; /* pages; vCPUs read the one and write the other */
-	_Atomic uint32_t poison;
-	struct virtio_balloon_counters counters;
-
-	/* The driver's buffer for statistics, popped and not pushed: pushing it asks for them. */
-	struct virtq_chain stats_chain;
-	struct iovec stats_iov[4];
-	bool stats_held;
-	uint64_t stat[VIRTIO_BALLOON_S_NR];
-	uint16_t stats_known; /* a bit for each */
-	uint64_t stats_told;  /* how many times */
-};
+#define QUEUE_SIZE 128
+#define MAX_PAGES  4096u /* in one chain; Linux sends 256, Windows 1024 */
 
 static struct virtio_balloon *balloon_of(struct virtio_device *dev)
 {
 	return container_of(dev, struct virtio_balloon, dev);
 }
 
-/* 1, or 0 when there is none: then the driver will kick. -errno: the device has failed. */
-static int pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain)
+int balloon_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain)
 {
 	struct virtq *q = &dev->queue[queue];
 	int r;
@@ -126,7 +106,7 @@ static void take_pages(struct virtio_balloon *b, unsigned queue)
 	struct virtq_chain chain = { .iov = iov, .max_iov = ARRAY_SIZE(iov) };
 	unsigned left = CHAINS_A_TURN;
 
-	while (left && pop(&b->dev, queue, &chain) > 0) {
+	while (left && balloon_pop(&b->dev, queue, &chain) > 0) {
 		int r = 0;
 
 		if (queue == QUEUE_INFLATE)
@@ -147,11 +127,7 @@ static void take_pages(struct virtio_balloon *b, unsigned queue)
 
 /* ---- free page reporting: ranges of memory ---- */
 
-/*
- * A guest that poisons its free pages looks whether they still are: those may
- * not become zero (virtio 1.2, 5.5.6.7.1).
- */
-static bool may_drop_free(const struct virtio_balloon *b)
+bool balloon_may_drop(const struct virtio_balloon *b)
 {
 	return !virtio_has(&b->dev, VIRTIO_BALLOON_F_PAGE_POISON) || !atomic_load(&b->poison);
 }
@@ -162,10 +138,10 @@ static void take_reports(struct virtio_balloon *b, unsigned queue)
 	struct virtq_chain chain = { .iov = iov, .max_iov = ARRAY_SIZE(iov) };
 	unsigned left = CHAINS_A_TURN;
 
-	while (left && pop(&b->dev, queue, &chain) > 0) {
+	while (left && balloon_pop(&b->dev, queue, &chain) > 0) {
 		const struct iovec *in = chain.iov + chain.num_out;
 
-		for (unsigned i = 0; i < chain.num_in && may_drop_free(b); i++) {
+		for (unsigned i = 0; i < chain.num_in && balloon_may_drop(b); i++) {
 			int r = guest_mem_discard_host(b->dev.mem, in[i].iov_base, in[i].iov_len);
 
 			if (r < 0) {
@@ -224,7 +200,7 @@ static void take_stats(struct virtio_balloon *b)
 				break;
 			ask_driver(b);
 		}
-		if (pop(&b->dev, QUEUE_THIRD, &b->stats_chain) <= 0)
+		if (balloon_pop(&b->dev, QUEUE_THIRD, &b->stats_chain) <= 0)
 			break;
 		b->stats_held = true;
 		read_stats(b);
@@ -237,10 +213,14 @@ static void balloon_kick(struct virtio_device *dev, unsigned queue)
 {
 	struct virtio_balloon *b = balloon_of(dev);
 
+	unsigned next = QUEUE_THIRD;
+
 	if (queue <= QUEUE_DEFLATE)
 		take_pages(b, queue);
-	else if (queue == QUEUE_THIRD && virtio_has(dev, VIRTIO_BALLOON_F_STATS_VQ))
+	else if (virtio_has(dev, VIRTIO_BALLOON_F_STATS_VQ) && queue == next++)
 		take_stats(b);
+	else if (virtio_has(dev, VIRTIO_BALLOON_F_FREE_PAGE_HINT) && queue == next)
+		balloon_take_hints(b, queue);
 	else if (virtio_has(dev, VIRTIO_BALLOON_F_REPORTING))
 		take_reports(b, queue);
 }
@@ -267,6 +247,7 @@ static void balloon_reset(struct virtio_device *dev)
 
 	b->actual = b->poison = 0;
 	b->stats_known = 0;
+	balloon_reset_hints(b);
 }
 
 static struct virtio_balloon_config config_of(const struct virtio_balloon *b)
@@ -274,6 +255,7 @@ static struct virtio_balloon_config config_of(const struct virtio_balloon *b)
 	return (struct virtio_balloon_config){
 		.num_pages = htole32(b->target),
 		.actual = htole32(b->actual),
+		.free_page_hint_cmd_id = htole32(b->hint_command),
 		.poison_val = htole32(b->poison),
 	};
 }
@@ -305,6 +287,8 @@ static void balloon_save(struct virtio_device *dev, struct state_writer *w)
 	state_put_u32(w, b->target);
 	state_put_u32(w, b->actual);
 	state_put_u32(w, b->poison);
+	if (virtio_has(dev, VIRTIO_BALLOON_F_FREE_PAGE_HINT))
+		balloon_save_hints(b, w);
 }
 
 static int balloon_load(struct virtio_device *dev, struct state_reader *r)
@@ -317,6 +301,8 @@ static int balloon_load(struct virtio_device *dev, struct state_reader *r)
 	if (target > guest_mem_size(dev->mem) >> PAGE_SHIFT)
 		return state_reader_fail(r, "a balloon of %u pages", target);
 	b->target = target;
+	if (virtio_has(dev, VIRTIO_BALLOON_F_FREE_PAGE_HINT))
+		balloon_load_hints(b, r);
 	return r->failed;
 }
 
@@ -331,6 +317,8 @@ static void balloon_counters(const struct virtio_device *dev,
 	show(arg, "inflated_pages", info.counters.inflated);
 	show(arg, "deflated_pages", info.counters.deflated);
 	show(arg, "reported_pages", info.counters.reported);
+	show(arg, "hints", info.counters.hints);
+	show(arg, "hinted_pages", info.counters.hinted);
 }
 
 static void balloon_free(struct virtio_device *dev)
@@ -352,6 +340,7 @@ static const struct virtio_ops balloon_ops = {
 	.config_write = balloon_config_write,
 	.save = balloon_save,
 	.load = balloon_load,
+	.identity_changed = balloon_moved,
 	.counters = balloon_counters,
 	.free = balloon_free,
 };
@@ -372,6 +361,8 @@ int virtio_balloon_create(struct virtio_device **ret_dev, const struct virtio_pa
 		params.features |= 1ull << VIRTIO_BALLOON_F_DEFLATE_ON_OOM;
 	if (balloon->reporting)
 		params.features |= 1ull << VIRTIO_BALLOON_F_REPORTING;
+	if (balloon->hinting)
+		params.features |= 1ull << VIRTIO_BALLOON_F_FREE_PAGE_HINT;
 	b = calloc(1, sizeof(*b));
 	if (!b)
 		return error_set(err, -ENOMEM, "virtio-balloon '%s': %m", common->id);
@@ -416,6 +407,9 @@ void virtio_balloon_info(const struct virtio_device *dev, struct virtio_balloon_
 		.target_bytes = (uint64_t)b->target << PAGE_SHIFT,
 		.actual_bytes = (uint64_t)b->actual << PAGE_SHIFT,
 		.counters = b->counters,
+		.hint_command = b->hint_command,
+		.hint_answer = b->hint_answer,
+		.hint_answered = b->hint_answered,
 		.known = b->stats_known,
 		.told = b->stats_told,
 	};

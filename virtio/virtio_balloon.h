@@ -13,6 +13,7 @@ struct virtio_balloon_params {
 	uint64_t target_bytes; /* what the guest is asked to give up at first */
 	bool deflate_on_oom;   /* the guest may take pages back when it has no others */
 	bool reporting;	       /* it tells of its free pages by itself */
+	bool hinting;	       /* it can be asked for them */
 };
 
 /* virtio 1.2, 5.5. */
@@ -20,7 +21,8 @@ int virtio_balloon_create(struct virtio_device **ret_dev, const struct virtio_pa
 			  const struct virtio_balloon_params *balloon, struct error *err);
 
 struct virtio_balloon_counters {
-	uint64_t inflated, deflated, reported; /* pages, since the device was made */
+	uint64_t inflated, deflated, reported, hinted; /* pages, since the device was made */
+	uint64_t hints; /* in how many pieces those came */
 };
 
 struct virtio_balloon_info {
@@ -29,6 +31,9 @@ struct virtio_balloon_info {
 	uint16_t known; /* which of @stat the guest has told: 1 << VIRTIO_BALLOON_S_* */
 	uint64_t stat[VIRTIO_BALLOON_S_NR];
 	uint64_t told; /* how many times it has */
+	uint32_t hint_command; /* the run it is asked for, or VIRTIO_BALLOON_CMD_ID_* */
+	uint32_t hint_answer;  /* what it said of runs last, when @hint_answered */
+	bool hint_answered;
 };
 
 /* Ask the guest for a balloon of @bytes. -ERANGE: more than there is. */
@@ -42,5 +47,14 @@ void virtio_balloon_info(const struct virtio_device *dev, struct virtio_balloon_
  * nobody there to ask, or being asked.
  */
 int virtio_balloon_ask_stats(struct virtio_device *dev);
+
+/*
+ * Have the guest tell of all its free pages, which it does not use until the run is stopped:
+ * by us when it has told of all, if @acknowledge. A run that is not over yet ends.
+ * -EOPNOTSUPP: made without hints; -ENOTCONN: there is no driver that knows them.
+ */
+int virtio_balloon_start_hints(struct virtio_device *dev, bool acknowledge);
+int virtio_balloon_stop_hints(struct virtio_device *dev);
+bool virtio_balloon_has_hints(const struct virtio_device *dev);
 
 #endif

@@ -22,6 +22,7 @@
 #include "vmm/helper.h"
 #include "vmm/hypervisor/hv_null.h"
 #include "vmm/hypervisor/kvm.h"
+#include "vmm/hypervisor/x86_template.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
@@ -87,7 +88,7 @@ static int open_kernel(const struct machine_config *c, struct machine_files *fil
 		if (files->initrd < 0)
 			return files->initrd;
 	}
-	return 0;
+	return c->cpu_template ? x86_template_read(&files->cpu_template, c->cpu_template, err) : 0;
 }
 
 static int open_files(const struct machine_config *c, struct machine_files *files,

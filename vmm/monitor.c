@@ -11,6 +11,7 @@
 #include "vmm/control/control.h"
 #include "vmm/debug/elf_core.h"
 #include "vmm/hypervisor/kvm.h"
+#include "vmm/hypervisor/x86_template.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
 #include "vmm/sandbox/core_sched.h"
@@ -195,8 +196,14 @@ static int build(const struct monitor_params *p, struct sandbox *sandbox, struct
 		.image = p->image,
 		.sandbox = sandbox,
 	};
-	int r = kvm_create(&machine.hv, p->kvm_fd, p->host, err);
+	const struct x86_template *template = p->files->cpu_template;
+	int r = 0;
 
+	if (template)
+		r = kvm_check_capabilities(p->kvm_fd, template->capability,
+					   template->num_capabilities, err);
+	if (!r)
+		r = kvm_create(&machine.hv, p->kvm_fd, p->host, err);
 	if (r < 0)
 		return r;
 	r = machine_create(ret_m, &machine, err);

@@ -65,6 +65,8 @@ static void step(struct run *r, uint8_t op, uint8_t arg)
 			virtio_balloon_ask_stats(r->dev);
 		else
 			virtio_balloon_set_target(r->dev, (uint64_t)arg << PAGE_SHIFT);
+		if (arg & 2)
+			virtio_balloon_start_hints(r->dev, arg & 4);
 		break;
 	default:
 		/* Under the device's eyes. */
@@ -78,7 +80,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		{ .gpa = 0, .size = BOUNDARY },
 		{ .gpa = BOUNDARY, .size = RAM - BOUNDARY },
 	};
-	const struct virtio_balloon_params balloon = { .deflate_on_oom = true, .reporting = true };
+	const struct virtio_balloon_params balloon = { .deflate_on_oom = true,
+						       .reporting = true,
+						       .hinting = true };
 	struct virtio_params params = { .id = "balloon0" };
 	struct loop_params loop = { .name = "fuzz" };
 	struct run r = { 0 };
@@ -99,6 +103,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	r.features |= (uint64_t)(data[0] >> 3 & 1) << VIRTIO_BALLOON_F_STATS_VQ;
 	r.features |= (uint64_t)(data[0] >> 4 & 1) << VIRTIO_BALLOON_F_PAGE_POISON;
 	r.features |= (uint64_t)(data[0] >> 5 & 1) << VIRTIO_BALLOON_F_REPORTING;
+	r.features |= (uint64_t)(data[0] >> 6 & 1) << VIRTIO_BALLOON_F_FREE_PAGE_HINT;
 
 	fuzz_fill_memory(r.mem, RAM, data, size);
 	fuzz_device_start(r.dev, NUM_QUEUES, r.features);

@@ -34,9 +34,9 @@ struct fixture {
 	int to[2], from[2]; /* input goes into to[1], output comes out of from[0] */
 };
 
-static void fixture_init(struct fixture *f)
+static void fixture_init(struct fixture *f, const struct clock *clock)
 {
-	struct loop_params params = { .backend = LOOP_EPOLL, .name = "test" };
+	struct loop_params params = { .backend = LOOP_EPOLL, .clock = clock, .name = "test" };
 	struct chardev_config config = { .kind = CHARDEV_FDS };
 
 	f->hv = fake_hv_create(NULL);
@@ -71,7 +71,7 @@ static int setup(void **state)
 {
 	static struct fixture f;
 
-	fixture_init(&f);
+	fixture_init(&f, NULL);
 	*state = &f;
 	return 0;
 }
@@ -192,6 +192,34 @@ static void output_comes_out_in_order(void **state)
 		out(f, THR, *s);
 	}
 	expect_output(f, "Linux version 6.1\r\n");
+}
+
+/* A guest that is kept waiting would stall: the registers tell it nothing of the limit. */
+static void output_beyond_the_limit_is_dropped(void **state)
+{
+	static const struct rate_limits limit = { .bytes = { .per_second = 10, .burst = 4 } }, none;
+	struct clock clock;
+	struct fixture f;
+
+	clock_init_virtual(&clock, NSEC_PER_SEC, NSEC_PER_SEC);
+	fixture_init(&f, &clock);
+	serial_limit(f.serial, &limit);
+	for (const char *s = "abcdefg"; *s; s++) {
+		out(&f, THR, *s);
+		assert_int_equal(in(&f, LSR) & LSR_IDLE, LSR_IDLE);
+	}
+	expect_output(&f, "abcd");
+	assert_int_equal(serial_dropped(f.serial), 3);
+	clock_advance(&clock, NSEC_PER_SEC / 10);
+	out(&f, THR, 'h');
+	out(&f, THR, 'i');
+	expect_output(&f, "h");
+	serial_limit(f.serial, &none);
+	for (const char *s = "jklmno"; *s; s++)
+		out(&f, THR, *s);
+	expect_output(&f, "jklmno");
+	assert_int_equal(serial_dropped(f.serial), 4);
+	fixture_done(&f);
 }
 
 static void an_empty_transmitter_interrupts_once(void **state)
@@ -502,7 +530,7 @@ static void state_moves_to_another_port(void **state)
 	out(f, THR, 'k');
 	save(f, &w);
 
-	fixture_init(&g);
+	fixture_init(&g, NULL);
 	assert_int_equal(load(&g, &w), 0);
 	assert_int_equal(irqs(&g), 0); /* loading raises nothing */
 	expect_output(&g, "ok");
@@ -563,6 +591,7 @@ int main(void)
 		serial_test(linux_finds_a_16550a),
 		serial_test(divisor_and_scratch_are_kept_apart),
 		serial_test(output_comes_out_in_order),
+		serial_test(output_beyond_the_limit_is_dropped),
 		serial_test(an_empty_transmitter_interrupts_once),
 		serial_test(a_reader_that_stalls_is_back_pressure_and_no_loss),
 		serial_test(room_after_a_stall_interrupts),

@@ -15,6 +15,7 @@ enum { INFLATE, DEFLATE, STATS, REPORTING };
 #define STATS_VQ (1ull << VIRTIO_BALLOON_F_STATS_VQ)
 #define POISON	 (1ull << VIRTIO_BALLOON_F_PAGE_POISON)
 #define REPORTS	 (1ull << VIRTIO_BALLOON_F_REPORTING)
+#define HINTS	 (1ull << VIRTIO_BALLOON_F_FREE_PAGE_HINT)
 
 /* Guest memory that no ring is in. */
 #define FREE_GPA 0xa00000ull
@@ -26,7 +27,9 @@ struct fixture {
 
 static void begin(struct fixture *f, uint64_t features)
 {
-	struct virtio_balloon_params balloon = { .target_bytes = 1 * MiB, .reporting = true };
+	struct virtio_balloon_params balloon = { .target_bytes = 1 * MiB,
+						 .reporting = true,
+						 .hinting = true };
 	struct fake_driver_config config = { .features = features, .packed = true };
 	struct virtio_params params;
 	struct virtio_device *dev;
@@ -244,6 +247,153 @@ static void poisoned_free_pages_keep_their_poison(void **state)
 	end(&f);
 }
 
+/* ---- free page hints: between statistics and reports ---- */
+
+#define HINTING REPORTING
+
+/* The driver says which run what comes is of. */
+static void say(struct fixture *f, uint32_t command)
+{
+	struct fake_buf buf = { fake_alloc(&f->vm, 4, 4), 4, false };
+	struct fake_used used;
+
+	*(uint32_t *)fake_ptr(&f->vm, buf.gpa, 4) = htole32(command);
+	assert_true(fake_add(&f->d, HINTING, &buf, 1) >= 0);
+	fake_kick(&f->d, HINTING);
+	assert_true(fake_wait_used(&f->d, HINTING, &used));
+	assert_int_equal(used.len, 0);
+}
+
+/* The run that the driver sees it is asked for. */
+static uint32_t command(struct fixture *f)
+{
+	struct virtio_balloon_config config;
+
+	fake_config_read(&f->d, 0, &config, sizeof(config));
+	return le32toh(config.free_page_hint_cmd_id);
+}
+
+static void hinted_pages_leave_the_host(void **state)
+{
+	struct fixture f;
+
+	begin(&f, STATS_VQ | HINTS | REPORTS);
+	assert_int_equal(command(&f), VIRTIO_BALLOON_CMD_ID_STOP);
+	fake_config_interrupts(&f.d);
+	assert_int_equal(virtio_balloon_start_hints(f.d.dev, true), 0);
+	assert_int_equal(fake_config_interrupts(&f.d), 1);
+	assert_int_equal(command(&f), 2);
+	assert_false(info(&f).hint_answered);
+	touch(&f, FREE_GPA, 64 * PAGE_SIZE);
+	say(&f, 2);
+	report(&f, HINTING, FREE_GPA, 32 * PAGE_SIZE);
+	assert_int_equal(resident(&f, FREE_GPA, 64 * PAGE_SIZE), 32);
+	assert_int_equal(info(&f).counters.hinted, 32);
+	assert_int_equal(info(&f).hint_answer, 2);
+	/* It has told of all, and may have them again. */
+	say(&f, VIRTIO_BALLOON_CMD_ID_STOP);
+	assert_int_equal(command(&f), VIRTIO_BALLOON_CMD_ID_DONE);
+	assert_true(fake_config_interrupts(&f.d));
+	/* Reports are one queue on. */
+	report(&f, REPORTING + 1, FREE_GPA, 64 * PAGE_SIZE);
+	assert_int_equal(resident(&f, FREE_GPA, 64 * PAGE_SIZE), 0);
+	end(&f);
+}
+
+static void hints_of_no_run_at_hand_change_nothing(void **state)
+{
+	struct fixture f;
+
+	begin(&f, STATS_VQ | HINTS);
+	touch(&f, FREE_GPA, PAGE_SIZE);
+	report(&f, HINTING, FREE_GPA, PAGE_SIZE); /* nobody asked */
+	say(&f, VIRTIO_BALLOON_CMD_ID_STOP);
+	report(&f, HINTING, FREE_GPA, PAGE_SIZE); /* that is no run */
+	assert_int_equal(virtio_balloon_start_hints(f.d.dev, true), 0);
+	report(&f, HINTING, FREE_GPA, PAGE_SIZE); /* not begun */
+	say(&f, 7);
+	report(&f, HINTING, FREE_GPA, PAGE_SIZE); /* of another */
+	say(&f, 2);
+	assert_int_equal(virtio_balloon_start_hints(f.d.dev, true), 0);
+	report(&f, HINTING, FREE_GPA, PAGE_SIZE); /* of an earlier one */
+	assert_int_equal(virtio_balloon_stop_hints(f.d.dev), 0);
+	say(&f, 3);
+	report(&f, HINTING, FREE_GPA, PAGE_SIZE); /* too late */
+	assert_int_equal(resident(&f, FREE_GPA, PAGE_SIZE), 1);
+	assert_int_equal(info(&f).counters.hinted, 0);
+	assert_false(needs_reset(&f));
+	end(&f);
+}
+
+static void run_that_is_not_acknowledged_waits_for_its_stop(void **state)
+{
+	struct fixture f;
+
+	begin(&f, STATS_VQ | HINTS);
+	assert_int_equal(virtio_balloon_start_hints(f.d.dev, false), 0);
+	say(&f, 2);
+	say(&f, VIRTIO_BALLOON_CMD_ID_STOP);
+	assert_int_equal(command(&f), 2);
+	assert_int_equal(virtio_balloon_stop_hints(f.d.dev), 0);
+	assert_int_equal(command(&f), VIRTIO_BALLOON_CMD_ID_DONE);
+	end(&f);
+}
+
+static void hinted_pages_keep_their_poison(void **state)
+{
+	uint32_t poison = 0xaaaaaaaa;
+	struct fixture f;
+
+	begin(&f, STATS_VQ | HINTS | POISON);
+	fake_config_write(&f.d, 12, &poison, 4);
+	touch(&f, FREE_GPA, PAGE_SIZE);
+	assert_int_equal(virtio_balloon_start_hints(f.d.dev, true), 0);
+	say(&f, 2);
+	report(&f, HINTING, FREE_GPA, PAGE_SIZE);
+	assert_int_equal(resident(&f, FREE_GPA, PAGE_SIZE), 1);
+	end(&f);
+}
+
+static void driver_without_hints_is_not_asked(void **state)
+{
+	struct fixture f;
+
+	begin(&f, STATS_VQ);
+	assert_true(virtio_balloon_has_hints(f.d.dev));
+	assert_int_equal(virtio_balloon_start_hints(f.d.dev, true), -ENOTCONN);
+	assert_int_equal(virtio_balloon_stop_hints(f.d.dev), -ENOTCONN);
+	end(&f);
+}
+
+/* The guest holds pages of a run that nobody knows of where it goes on. */
+static void run_is_over_when_the_guest_goes_on_elsewhere(void **state)
+{
+	struct state_writer w;
+	struct state_reader r;
+	struct fixture f;
+	size_t pos = 0;
+
+	begin(&f, STATS_VQ | HINTS);
+	assert_int_equal(virtio_balloon_start_hints(f.d.dev, false), 0);
+	say(&f, 2);
+	state_writer_init(&w);
+	state_begin(&w, "balloon", 0, 1);
+	f.d.dev->ops->save(f.d.dev, &w);
+	state_end(&w);
+	assert_int_equal(state_next(w.buf, w.len, &pos, &r, NULL), 1);
+	assert_int_equal(f.d.dev->ops->load(f.d.dev, &r), 0);
+	assert_int_equal(state_reader_end(&r, NULL), 0);
+	state_writer_done(&w);
+	fake_config_interrupts(&f.d);
+	f.d.dev->ops->identity_changed(f.d.dev);
+	assert_int_equal(fake_config_interrupts(&f.d), 1);
+	assert_int_equal(command(&f), VIRTIO_BALLOON_CMD_ID_DONE);
+	/* A number that the driver has had would be no news to it. */
+	assert_int_equal(virtio_balloon_start_hints(f.d.dev, true), 0);
+	assert_int_equal(command(&f), 3);
+	end(&f);
+}
+
 /* ---- statistics ---- */
 
 static void put_stats(struct fixture *f, uint64_t free_bytes)
@@ -361,6 +511,12 @@ int main(void)
 		cmocka_unit_test(reported_pages_leave_the_host),
 		cmocka_unit_test(reporting_is_found_where_the_driver_counts_it),
 		cmocka_unit_test(poisoned_free_pages_keep_their_poison),
+		cmocka_unit_test(hinted_pages_leave_the_host),
+		cmocka_unit_test(hints_of_no_run_at_hand_change_nothing),
+		cmocka_unit_test(run_that_is_not_acknowledged_waits_for_its_stop),
+		cmocka_unit_test(hinted_pages_keep_their_poison),
+		cmocka_unit_test(driver_without_hints_is_not_asked),
+		cmocka_unit_test(run_is_over_when_the_guest_goes_on_elsewhere),
 		cmocka_unit_test(statistics_are_told_when_asked_for),
 		cmocka_unit_test(second_statistics_buffer_returns_the_first),
 		cmocka_unit_test(pause_gives_the_statistics_buffer_back_for_a_while),

@@ -12,13 +12,17 @@
 #define MEMBER(m) offsetof(struct balloon_options, m)
 
 struct balloon_options {
-	char *run_dir;
+	char *run_dir, *hint;
 	bool json;
 };
 
 const struct config_item balloon_options[] = {
 	{ "--run-dir", "DIR", "Where running microVMs have their directories (as for run)",
 	  CONFIG_STRING, MEMBER(run_dir) },
+	{ "--hint", "start|stop",
+	  "Have the guest tell of all its free pages, which go back to the host (of a microVM with "
+	  "--balloon hinting=on); stop: end that before it has told of all",
+	  CONFIG_STRING, MEMBER(hint) },
 	{ "--json", NULL, "Print one JSON object", CONFIG_FLAG, MEMBER(json) },
 	{ 0 },
 };
@@ -62,6 +66,9 @@ static void print_reply(const json_t *reply)
 	printf("%-20s %lld MiB\n", "target", (long long)number(reply, "target") >> 20);
 	printf("%-20s %lld MiB\n", "balloon", (long long)number(reply, "actual") >> 20);
 	printf("%-20s %lld MiB\n", "reported free", (long long)number(reply, "reported") >> 20);
+	if (json_object_get(reply, "hints"))
+		printf("%-20s %lld MiB\n", "hinted free",
+		       (long long)number(json_object_get(reply, "hints"), "hinted") >> 20);
 	json_object_foreach(json_object_get(reply, "statistics"), name, value)
 		printf("%-20s %lld\n", name, (long long)json_integer_value(value));
 }
@@ -87,6 +94,8 @@ int balloon_main(int argc, char **argv)
 		request = json_pack("{s:s, s:b}", "do", "balloon", "refresh", true);
 		if (n == 2)
 			json_object_set_new(request, "target", json_integer((json_int_t)bytes));
+		if (o.hint)
+			json_object_set_new(request, "hint", json_string(o.hint));
 		r = ask_fresh(sock, request, &reply, &err);
 		close(sock);
 	}
@@ -101,5 +110,6 @@ int balloon_main(int argc, char **argv)
 	}
 	json_decref(reply);
 	free(o.run_dir);
+	free(o.hint);
 	return r < 0 ? error_status(&err) : 0;
 }

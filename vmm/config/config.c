@@ -46,6 +46,7 @@ void config_done(struct machine_config *c)
 	free(c->initrd);
 	free(c->cmdline);
 	free(c->firmware);
+	free(c->cpu_template);
 	free(c->serial.path);
 	free(c->console.path);
 	free(c->run_dir);
@@ -351,6 +352,11 @@ int config_validate(struct machine_config *c, struct error *err)
 	if (c->cpus < 1 || c->cpus > CONFIG_MAX_CPUS)
 		return error_usage(err, -ERANGE, "--cpus: %u is out of range (1 to %d)", c->cpus,
 				   CONFIG_MAX_CPUS);
+	if (c->cpu_template && c->cpu != X86_CPU_HOST)
+		return error_usage(err, -EINVAL,
+				   "--cpu-template changes what the host offers: --cpu %s cannot "
+				   "go with it",
+				   x86_cpu_model_name(c->cpu));
 	r = check_memory(c, err);
 	if (!r)
 		r = check_id("--name", c->name, err);

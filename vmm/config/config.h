@@ -121,7 +121,7 @@ struct config_vsock {
 
 struct config_balloon {
 	uint64_t bytes; /* to begin with */
-	bool deflate_on_oom, reporting;
+	bool deflate_on_oom, reporting, hinting;
 };
 
 /* What the microVM may take of the host (vmm/fleet/resources.h); 0: as much as there is. */
@@ -151,6 +151,7 @@ struct machine_config {
 	uint64_t memory_bytes;
 	enum guest_mem_backing memory_backing; /* ANON, SHARED or HUGETLB */
 	enum x86_cpu_model cpu;
+	char *cpu_template; /* a file, vmm/hypervisor/x86_template.h; NULL: none */
 
 	enum config_transport transport;
 	struct config_disk disk[CONFIG_MAX_DISKS];

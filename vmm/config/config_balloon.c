@@ -9,6 +9,9 @@ const struct config_item config_balloon_keys[] = {
 	  BALLOON(deflate_on_oom) },
 	{ "reporting", "on|off", "Have the guest tell of its free pages (on)", CONFIG_SWITCH,
 	  BALLOON(reporting) },
+	{ "hinting", "on|off",
+	  "Let the guest be asked for all its free pages: 'wisp balloon --hint' (off)",
+	  CONFIG_SWITCH, BALLOON(hinting) },
 	{ 0 },
 };
 

@@ -87,6 +87,10 @@ const struct config_item config_run_options[] = {
 	  "The processor that the guest sees: all that the host offers, or a level that many "
 	  "hosts share (host)",
 	  CONFIG_CHOICE, MEMBER(cpu) },
+	{ "--cpu-template", "FILE",
+	  "Change single bits of the processor that the guest sees (CPUID, MSRs), as FILE says: a "
+	  "custom CPU template of Firecracker's, in JSON",
+	  CONFIG_STRING, MEMBER(cpu_template) },
 	{ "--hugepages", NULL, "Take RAM from the host's reserved huge pages (hugetlbfs)",
 	  CONFIG_CUSTOM, .parse = parse_hugepages },
 	{ "--memory-backend", "anon|shared",

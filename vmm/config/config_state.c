@@ -46,8 +46,8 @@ static int make_absolute(char **path, const char *dir)
 /* Everything that names a file of the host's. */
 static int make_paths_absolute(struct machine_config *c, const char *dir)
 {
-	char **const paths[] = { &c->kernel, &c->initrd, &c->serial.path, &c->console.path,
-				 &c->vsock.path };
+	char **const paths[] = { &c->kernel,	&c->initrd,	&c->cpu_template,
+				 &c->serial.path, &c->console.path, &c->vsock.path };
 	int r = 0;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(paths) && !r; i++)

@@ -24,6 +24,42 @@ static json_t *statistics(const struct virtio_balloon_info *info)
 	return all;
 }
 
+/* "hint": "start" or "stop"; true when that was done or not asked for. */
+static bool carry_out_hint(struct control_call *call, struct virtio_device *dev)
+{
+	const char *what;
+	bool acknowledge;
+	int r;
+
+	if (control_arg_string(call, "hint", "", &what) < 0 ||
+	    control_arg_bool(call, "acknowledge", true, &acknowledge) < 0)
+		return false;
+	if (!*what)
+		return true;
+	if (!strcmp(what, "start"))
+		r = virtio_balloon_start_hints(dev, acknowledge);
+	else if (!strcmp(what, "stop"))
+		r = virtio_balloon_stop_hints(dev);
+	else
+		r = -EINVAL;
+	if (r == -EOPNOTSUPP)
+		control_fail(call, r, "this microVM was started without --balloon hinting=on");
+	else if (r == -ENOTCONN)
+		control_fail(call, r, "the guest has no driver that knows of hints now");
+	else if (r < 0)
+		control_fail(call, r, "'hint' is 'start' or 'stop'");
+	return !r;
+}
+
+static json_t *hints(const struct virtio_device *dev, const struct virtio_balloon_info *info)
+{
+	if (!virtio_balloon_has_hints(dev))
+		return NULL;
+	return json_pack("{s:I, s:o, s:I}", "command", (json_int_t)info->hint_command, "answer",
+			 info->hint_answered ? json_integer(info->hint_answer) : json_null(),
+			 "hinted", (json_int_t)(info->counters.hinted << PAGE_SHIFT));
+}
+
 void control_balloon(struct control_call *call)
 {
 	struct virtio_device *dev = control_machine(call)->balloon;
@@ -36,7 +72,7 @@ void control_balloon(struct control_call *call)
 		return;
 	}
 	if (control_arg_number(call, "target", UINT64_MAX, INT64_MAX, &target) < 0 ||
-	    control_arg_bool(call, "refresh", false, &refresh) < 0)
+	    control_arg_bool(call, "refresh", false, &refresh) < 0 || !carry_out_hint(call, dev))
 		return;
 	if (target != UINT64_MAX && virtio_balloon_set_target(dev, target) < 0) {
 		control_fail(call, -ERANGE, "balloon: more than the guest has");
@@ -46,13 +82,14 @@ void control_balloon(struct control_call *call)
 		virtio_balloon_ask_stats(dev);
 	virtio_balloon_info(dev, &info);
 	control_reply(call,
-		      json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "target",
+		      json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o*}", "target",
 				(json_int_t)info.target_bytes, "actual",
 				(json_int_t)info.actual_bytes, "inflated",
 				(json_int_t)(info.counters.inflated << PAGE_SHIFT), "deflated",
 				(json_int_t)(info.counters.deflated << PAGE_SHIFT), "reported",
 				(json_int_t)(info.counters.reported << PAGE_SHIFT), "told",
-				(json_int_t)info.told, "statistics", statistics(&info)));
+				(json_int_t)info.told, "statistics", statistics(&info), "hints",
+				hints(dev, &info)));
 }
 
 void control_connect_guest(struct control_call *call)

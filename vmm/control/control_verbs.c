@@ -139,20 +139,34 @@ static struct virtio_device *find_device(struct machine *m, uint32_t type, const
 	return NULL;
 }
 
+static void limit_serial(struct control_call *call, const struct rate_limits *limits)
+{
+	struct serial *s = control_machine(call)->serial;
+
+	if (!s) {
+		control_fail(call, -ENODEV, "there is no serial port");
+		return;
+	}
+	serial_limit(s, limits);
+	control_reply(call, NULL);
+}
+
 /*
  * {"do":"limit","id":"disk0","ops":N,"ops-burst":N,"ops-once":N,"bytes":N,...}: a disk's rates,
  * from now on; what is left out has no limit. With "way":"rx" or "tx" those of a network, to the
  * guest or from it; with "entropy":true those of the entropy device, which has one ID only; with
- * "pmem":true those of the flushes of a persistent memory.
+ * "pmem":true those of the flushes of a persistent memory; with "serial":true that of what is sent
+ * on the serial port, without an ID.
  */
 static void verb_limit(struct control_call *call)
 {
 	struct rate_limits limits = { 0 };
 	struct virtio_device *dev;
 	const char *id, *way;
-	bool entropy, pmem;
+	bool entropy, pmem, serial;
 
 	if (control_arg_string(call, "id", "", &id) < 0 ||
+	    control_arg_bool(call, "serial", false, &serial) < 0 ||
 	    control_arg_bool(call, "entropy", false, &entropy) < 0 ||
 	    control_arg_bool(call, "pmem", false, &pmem) < 0 ||
 	    control_arg_string(call, "way", NULL, &way) < 0 ||
@@ -163,6 +177,10 @@ static void verb_limit(struct control_call *call)
 	    control_arg_number(call, "bytes-burst", 0, CONTROL_MAX_RATE, &limits.bytes.burst) < 0 ||
 	    control_arg_number(call, "bytes-once", 0, CONTROL_MAX_RATE, &limits.bytes.once) < 0)
 		return;
+	if (serial) {
+		limit_serial(call, &limits);
+		return;
+	}
 	dev = find_device(control_machine(call),
 			  entropy ? VIRTIO_ID_RNG
 			  : pmem  ? VIRTIO_ID_PMEM

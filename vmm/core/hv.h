@@ -130,6 +130,12 @@ struct hv_ops {
 	 * first run. NULL where there is no processor behind it (fakes).
 	 */
 	int (*vcpu_setup)(struct hv_vcpu *vcpu, const struct x86_cpuid *cpuid, struct error *err);
+	/*
+	 * Have the bits in @filter of the MSR @index those of @value, after vcpu_setup() and before
+	 * the first run. -ENOENT: there is no such MSR. May be NULL.
+	 */
+	int (*vcpu_change_msr)(struct hv_vcpu *vcpu, uint32_t index, uint64_t filter,
+			       uint64_t value);
 	/* The TSC's frequency as @vcpu's guest sees it; 0 when nobody says. May be NULL. */
 	uint64_t (*tsc_khz)(struct hv_vcpu *vcpu);
 	/* Registers as vmm/hypervisor/x86.h has them. */

@@ -190,6 +190,7 @@ static const struct hv_ops kvm_ops = {
 	.vcpu_kick = kvm_vcpu_kick,
 	.vcpu_unkick = kvm_vcpu_unkick,
 	.vcpu_setup = kvm_vcpu_setup,
+	.vcpu_change_msr = kvm_vcpu_change_msr,
 	.tsc_khz = kvm_tsc_khz,
 	.vcpu_get = kvm_vcpu_get,
 	.vcpu_set = kvm_vcpu_set,
@@ -261,6 +262,15 @@ int kvm_host_query(int kvm_fd, struct kvm_host *ret_host, struct error *err)
 		return error_kind_set(err, ERROR_REFUSED, -errno, "/dev/kvm: is not KVM: %m");
 	ret_host->run_size = size;
 	return query_cpuid(kvm_fd, &ret_host->cpuid, err);
+}
+
+int kvm_check_capabilities(int kvm_fd, const uint32_t *capability, unsigned num, struct error *err)
+{
+	for (unsigned i = 0; i < num; i++)
+		if (ioctl(kvm_fd, KVM_CHECK_EXTENSION, (unsigned long)capability[i]) <= 0)
+			return error_kind_set(err, ERROR_REFUSED, -ENOTSUP,
+					      "/dev/kvm: lacks capability %u", capability[i]);
+	return 0;
 }
 
 /*

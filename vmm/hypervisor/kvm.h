@@ -21,6 +21,10 @@ struct kvm_host {
 /* Ask /dev/kvm; before any VM, so that what is not there is refused early. Kind REFUSED. */
 int kvm_host_query(int kvm_fd, struct kvm_host *ret_host, struct error *err);
 
+/* Has this host's KVM all of these KVM_CAP_*? -ENOTSUP with @err, of kind REFUSED, if not. */
+int kvm_check_capabilities(int kvm_fd, const uint32_t *capability, unsigned num,
+			   struct error *err);
+
 /*
  * Create a VM. @kvm_fd is an open /dev/kvm, borrowed for the VM's life.
  * Errors are of kind REFUSED or START. The VM belongs to this process's address space: do

@@ -47,6 +47,7 @@ int kvm_vcpu_run(struct hv_vcpu *vcpu, struct hv_exit *exit);
 void kvm_vcpu_kick(struct hv_vcpu *vcpu);
 void kvm_vcpu_unkick(struct hv_vcpu *vcpu);
 int kvm_vcpu_setup(struct hv_vcpu *vcpu, const struct x86_cpuid *cpuid, struct error *err);
+int kvm_vcpu_change_msr(struct hv_vcpu *vcpu, uint32_t index, uint64_t filter, uint64_t value);
 uint64_t kvm_tsc_khz(struct hv_vcpu *vcpu);
 int kvm_vcpu_get(struct hv_vcpu *vcpu, struct x86_vcpu_state *state);
 int kvm_vcpu_set(struct hv_vcpu *vcpu, const struct x86_vcpu_state *state);

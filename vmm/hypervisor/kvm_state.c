@@ -155,6 +155,14 @@ static int set_msr(struct hv_vcpu *v, uint32_t index, uint64_t value)
 	return r < 0 ? r : r == 1 ? 0 : -EINVAL;
 }
 
+int kvm_vcpu_change_msr(struct hv_vcpu *v, uint32_t index, uint64_t filter, uint64_t value)
+{
+	uint64_t now;
+	int r = get_msr(v, index, &now);
+
+	return r ? r : set_msr(v, index, (now & ~filter) | (value & filter));
+}
+
 static bool in_list(const struct msr_list *list, uint32_t index)
 {
 	for (unsigned i = 0; i < list->head.nmsrs; i++)

@@ -6,6 +6,7 @@
 
 #include "virtio/virtio_devices.h"
 #include "vmm/debug/gdb.h"
+#include "vmm/hypervisor/x86_template.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
@@ -38,6 +39,7 @@ const char *machine_end_name(enum machine_end_reason reason)
 void machine_files_init(struct machine_files *files)
 {
 	files->kernel = NULL;
+	files->cpu_template = NULL;
 	files->initrd = files->serial = files->console = -1;
 	files->gdb = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
@@ -66,6 +68,8 @@ void machine_files_close(struct machine_files *files)
 {
 	fw_kernel_free(files->kernel);
 	files->kernel = NULL;
+	x86_template_free(files->cpu_template);
+	files->cpu_template = NULL;
 	close_file(&files->initrd);
 	close_file(&files->gdb);
 	close_file(&files->serial);
@@ -185,28 +189,50 @@ int machine_set_cpuid(struct machine *m, const struct x86_cpuid *cpuid, struct e
 	return r;
 }
 
-/* Every vCPU gets its CPUID; the boot processor starts where @start says, the rest wait for it. */
-static int setup_vcpus(struct machine *m, const struct x86_cpuid *host,
+/* Every vCPU gets its CPUID, of what the host offers and @t makes of that, which may be NULL. */
+static int make_cpuid(struct machine *m, const struct x86_cpuid *host, const struct x86_template *t,
+		      struct error *err)
+{
+	struct x86_cpuid *cpuid = calloc(1, sizeof(*cpuid)), *changed = NULL;
+	int r = 0;
+
+	if (!cpuid)
+		return error_set(err, -ENOMEM, "CPUID: %m");
+	if (t) {
+		changed = malloc(sizeof(*changed));
+		if (!changed) {
+			r = error_set(err, -ENOMEM, "CPUID: %m");
+		} else {
+			*changed = *host;
+			host = changed;
+			r = x86_template_apply(t, changed, err);
+		}
+	}
+	if (!r)
+		r = x86_cpuid_make(cpuid, host, m->config->cpu, m->vcpus.num, m->tsc_khz, err);
+	if (!r)
+		r = machine_set_cpuid(m, cpuid, err);
+	for (unsigned i = 0; t && i < m->vcpus.num && !r; i++)
+		r = x86_template_set_msrs(t, m->hv->ops, m->vcpus.vcpu[i].hv, err);
+	free(changed);
+	free(cpuid);
+	return r;
+}
+
+/* The boot processor starts where @start says, the rest wait for it. */
+static int setup_vcpus(struct machine *m, const struct machine_params *params,
 		       const struct fw_start *start, struct error *err)
 {
 	const struct hv_ops *ops = m->hv->ops;
 	struct x86_vcpu_state state = { .sregs.apic_base = APIC_BASE_BOOT };
 	struct vcpu *boot = &m->vcpus.vcpu[0];
-	struct x86_cpuid *cpuid;
 	int r = 0;
 
 	m->tsc_khz = ops->tsc_khz ? ops->tsc_khz(boot->hv) : 0;
-	if (host) {
-		cpuid = calloc(1, sizeof(*cpuid));
-		if (!cpuid)
-			return error_set(err, -ENOMEM, "CPUID: %m");
-		r = x86_cpuid_make(cpuid, host, m->config->cpu, m->vcpus.num, m->tsc_khz, err);
-		if (!r)
-			r = machine_set_cpuid(m, cpuid, err);
-		free(cpuid);
-		if (r < 0)
-			return r;
-	}
+	if (params->host_cpuid)
+		r = make_cpuid(m, params->host_cpuid, params->files->cpu_template, err);
+	if (r < 0)
+		return r;
 	x86_boot_state(&state, start);
 	r = ops->vcpu_set(boot->hv, &state);
 	return r < 0 ? error_kind_set(err, ERROR_START, r, "boot processor: registers: %m") : 0;
@@ -241,7 +267,7 @@ static int load_guest(struct machine *m, const struct machine_params *params, st
 	r = x86_boot_tables(m->mem, &start);
 	if (r < 0)
 		return error_set(err, r, "boot tables: %m");
-	return setup_vcpus(m, params->host_cpuid, &start, err);
+	return setup_vcpus(m, params, &start, err);
 }
 
 /* A worker that cannot be confined further is under the main thread's filter at least. */

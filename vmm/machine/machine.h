@@ -19,6 +19,7 @@ struct machine_image;
 struct monitor_params;
 struct sandbox;
 struct vcpu;
+struct x86_template;
 
 enum machine_end_reason {
 	MACHINE_END_NONE,
@@ -67,6 +68,7 @@ struct machine_port {
 struct machine_files {
 	struct fw_kernel *kernel; /* checked, so that a bad one is refused early; NULL: none */
 	int initrd;		  /* -1: none */
+	struct x86_template *cpu_template; /* NULL: none */
 	int disk[CONFIG_MAX_DISKS];
 	struct block_chain beneath[CONFIG_MAX_DISKS]; /* backing files */
 	int dialer[CONFIG_MAX_DISKS]; /* who connects to a disk's server again; -1: nobody */

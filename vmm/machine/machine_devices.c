@@ -384,6 +384,7 @@ static int add_balloon(struct machine *m, struct error *err)
 		.target_bytes = c->bytes,
 		.deflate_on_oom = c->deflate_on_oom,
 		.reporting = c->reporting,
+		.hinting = c->hinting,
 	};
 	int r = virtio_balloon_create(&m->balloon, &params, &balloon, err);
 

@@ -194,6 +194,9 @@ void machine_print_metrics(struct machine *m, FILE *out)
 		print_device_counters(v, out);
 		fprintf(out, "}");
 	}
-	fprintf(out, "],\"msi_table_updates\":%" PRIu64 ",\"end\":\"%s\"}\n",
+	fputc(']', out);
+	if (m->serial)
+		fprintf(out, ",\"serial\":{\"dropped\":%" PRIu64 "}", serial_dropped(m->serial));
+	fprintf(out, ",\"msi_table_updates\":%" PRIu64 ",\"end\":\"%s\"}\n",
 		irq_table_pushes(m->irqs), machine_end_name(m->end.reason));
 }
