@@ -617,6 +617,9 @@ int api_load_config(struct api *api, const char *path, struct error *err)
 	const char *name;
 	int r = 0;
 
+	/* One that cannot be opened has no lines. */
+	if (!all && why.line < 0)
+		return error_usage(err, -EINVAL, "--config-file '%s': %s", path, why.text);
 	if (!all)
 		return error_usage(err, -EINVAL, "--config-file '%s': line %d: %s", path, why.line,
 				   why.text);

@@ -169,9 +169,17 @@ static attr_t attributes(enum top_style style)
 	}
 }
 
-static void open_terminal(void)
+static int open_terminal(struct error *err)
 {
-	initscr();
+	const char *type = getenv("TERM");
+
+	/* Not initscr(), which ends the program with words of its own. */
+	if (!newterm(NULL, stdout, stdin)) {
+		error_usage(err, -ENOTTY, "top: nothing is known of terminals of type '%s' (TERM)",
+			    type ? type : "");
+		error_hint(err, "'wisp top --once' prints one screen");
+		return -ENOTTY;
+	}
 	cbreak();
 	noecho();
 	keypad(stdscr, TRUE);
@@ -183,6 +191,7 @@ static void open_terminal(void)
 		init_pair(TOP_MEDIUM, COLOR_YELLOW, -1);
 		init_pair(TOP_HIGH, COLOR_RED, -1);
 	}
+	return 0;
 }
 
 static void show(struct top *t)
@@ -245,10 +254,11 @@ static int run_screen(struct top *t, struct error *err)
 {
 	uint64_t period_ns = t->options->delay_seconds * NSEC_PER_SEC, next_ns = 0, now_ns;
 	bool go_on = true;
-	int r = 0;
+	int r = open_terminal(err);
 
+	if (r < 0)
+		return r;
 	t->view.keys = true;
-	open_terminal();
 	while (go_on && !r) {
 		int key;
 

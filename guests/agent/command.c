@@ -319,7 +319,11 @@ void run_command(int sock, struct agent_frame *f)
 	if (!error)
 		error = start(&c);
 	if (error) {
-		agent_send_failure(sock, error, "run", c.argc ? c.argv[0] : "nothing");
+		/* The child could not say which of both it was that failed. */
+		if (c.directory && access(c.directory, X_OK) < 0)
+			agent_send_failure(sock, error, "enter", c.directory);
+		else
+			agent_send_failure(sock, error, "run", c.argc ? c.argv[0] : "nothing");
 		return;
 	}
 	if (serve(&c, f) < 0)

@@ -145,6 +145,7 @@ static void command_that_is_not_there_is_a_failure(void **state)
 	say(&f, AGENT_DIRECTORY, "/no/such/directory");
 	run_shell(&f, "true");
 	assert_int_equal(take(&f), AGENT_FAILED);
+	assert_string_equal(f.frame.data + 4, "enter: /no/such/directory");
 	end(&f);
 	begin(&f);
 	say(&f, AGENT_RUN, "");

@@ -465,7 +465,7 @@ static void forwards_that_make_no_sense_are_refused(void **state)
 	refuse("--net user,hostfwd=tcp::99999999999999999999999-:22",
 	       "--net: hostfwd: '99999999999999999999999' is not a port number");
 	refuse("--net user,hostfwd=tcp::80-:",
-	       "--net: hostfwd: port (none) is out of range (1 to 65535)");
+	       "--net: hostfwd: a port number is missing (1 to 65535)");
 	refuse("--net user,hostfwd=tcp:localhost:80-:80",
 	       "--net: hostfwd: 'localhost' is not a numeric address");
 	refuse("--net user,hostfwd=tcp:[::1:80-:80",

@@ -226,6 +226,22 @@ static void a_name_says_what_a_new_image_is(void **state)
 	refused(im, "create --backing a e.raw", "raw images have no --backing");
 }
 
+static void sizes_are_for_people_too(void **state)
+{
+	struct images *im = *state;
+
+	assert_int_equal(disk(im, "create x 1536M"), 0);
+	assert_int_equal(disk(im, "info x"), 0);
+	must(im, "grep -qx 'disk size:     1610612736 (1.5G)' out || { cat out; false; }");
+	must(im, "grep -qx 'marks:         none' out || { cat out; false; }");
+	must(im, "printf '\\1' | dd of=x bs=1 seek=79 conv=notrunc status=none");
+	assert_int_equal(disk(im, "info x"), 0);
+	must(im, "grep -qx 'marks:         dirty ' out || { cat out; false; }");
+	assert_int_equal(disk(im, "create --format raw y 512"), 0);
+	assert_int_equal(disk(im, "info y"), 0);
+	must(im, "grep -qx 'disk size:     512' out || { cat out; false; }");
+}
+
 static void what_cannot_be_meant_is_refused(void **state)
 {
 	struct images *im = *state;
@@ -263,6 +279,7 @@ int main(void)
 		disk_test(what_is_in_use_is_left_alone),
 		disk_test(nothing_that_is_needed_is_replaced),
 		disk_test(a_name_says_what_a_new_image_is),
+		disk_test(sizes_are_for_people_too),
 		disk_test(what_cannot_be_meant_is_refused),
 	};
 

@@ -52,6 +52,19 @@ static void error_prefix_goes_in_front_and_never_overflows(void **state)
 	for (int i = 0; i < 200; i++)
 		error_prefix(&err, "again");
 	assert_int_equal(strlen(err.msg), sizeof(err.msg) - 1);
+	assert_string_equal(err.msg + sizeof(err.msg) - 4, "...");
+}
+
+static void a_message_that_is_cut_says_so(void **state)
+{
+	struct error err = { 0 };
+
+	error_set(&err, -EINVAL, "%0*d", (int)sizeof(err.msg) - 1, 7);
+	assert_int_equal(strlen(err.msg), sizeof(err.msg) - 1);
+	assert_string_equal(err.msg + sizeof(err.msg) - 5, "0007");
+	error_set(&err, -EINVAL, "%0*d", (int)sizeof(err.msg), 7);
+	assert_int_equal(strlen(err.msg), sizeof(err.msg) - 1);
+	assert_string_equal(err.msg + sizeof(err.msg) - 5, "0...");
 }
 
 static void error_hint_replaces_an_earlier_one(void **state)
@@ -70,6 +83,7 @@ int main(void)
 		cmocka_unit_test(error_may_be_null),
 		cmocka_unit_test(error_kind_survives_a_later_message),
 		cmocka_unit_test(error_prefix_goes_in_front_and_never_overflows),
+		cmocka_unit_test(a_message_that_is_cut_says_so),
 		cmocka_unit_test(error_hint_replaces_an_earlier_one),
 	};
 

@@ -29,10 +29,11 @@ static int parse_port(struct config_parse *p, const char *text, const char *end,
 					   text);
 		n = n * 10 + (*s - '0');
 	}
-	if (text == end || n < 1 || n > UINT16_MAX)
-		return config_fail(p, "port %.*s is out of range (1 to 65535)",
-				   text == end ? 6 : (int)(end - text),
-				   text == end ? "(none)" : text);
+	if (text == end)
+		return config_fail(p, "a port number is missing (1 to 65535)");
+	if (n < 1 || n > UINT16_MAX)
+		return config_fail(p, "port %.*s is out of range (1 to 65535)", (int)(end - text),
+				   text);
 	*ret = n;
 	return 0;
 }

@@ -3,6 +3,14 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
+
+/* A message that was cut off says so. */
+static void mark_cut(char *text, size_t size, int len)
+{
+	if (len >= 0 && (size_t)len >= size)
+		memcpy(text + size - sizeof("..."), "...", sizeof("..."));
+}
 
 static void set_message(struct error *err, int r, const char *fmt, va_list ap)
 {
@@ -11,7 +19,7 @@ static void set_message(struct error *err, int r, const char *fmt, va_list ap)
 	err->code = r;
 	/* "%m" is the text of errno: make it the text of @r. */
 	errno = r < 0 ? -r : r;
-	vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+	mark_cut(err->msg, sizeof(err->msg), vsnprintf(err->msg, sizeof(err->msg), fmt, ap));
 	errno = saved;
 }
 
@@ -79,8 +87,8 @@ void error_prefix(struct error *err, const char *fmt, ...)
 	if (len < 0 || (size_t)len >= sizeof(err->msg))
 		return;
 	/* Cut at the end when it does not fit: what comes first names the place. */
-	if (snprintf(err->msg + len, sizeof(err->msg) - len, ": %s", msg) < 0)
-		err->msg[len] = 0;
+	mark_cut(err->msg, sizeof(err->msg),
+		 len + snprintf(err->msg + len, sizeof(err->msg) - len, ": %s", msg));
 }
 
 int error_status(const struct error *err)

@@ -223,24 +223,44 @@ static int create(const struct disk_options *o, const char **args, struct error 
 
 /* ---- info ---- */
 
+static bool has_marks(const struct qcow2_header *h)
+{
+	return h->incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT) ||
+	       h->compatible & QCOW2_COMPAT_LAZY || qcow2_extended(h);
+}
+
+/* Exact, and as people say it. */
+static void print_size(const char *what, uint64_t bytes)
+{
+	static const char units[] = "BKMGTPE";
+	double size = (double)bytes;
+	unsigned unit = 0;
+
+	for (; size >= 1024; unit++)
+		size /= 1024;
+	printf("%-15s%llu", what, (unsigned long long)bytes);
+	if (unit)
+		printf(" (%.*f%c)", size < 10 && (uint64_t)size != size ? 1 : 0, size, units[unit]);
+	putchar('\n');
+}
+
 static void info_text(const char *path, const struct image *im)
 {
-	uint64_t used = (uint64_t)im->st.st_blocks * 512;
-
-	printf("image:         %s\nformat:        %s\ndisk size:     %llu\nfile size:     %llu\n"
-	       "space used:    %llu\n",
-	       path, format_name(im->qcow2), (unsigned long long)im->size_bytes,
-	       (unsigned long long)im->st.st_size, (unsigned long long)used);
+	printf("image:         %s\nformat:        %s\n", path, format_name(im->qcow2));
+	print_size("disk size:", im->size_bytes);
+	print_size("file size:", im->st.st_size);
+	print_size("space used:", (uint64_t)im->st.st_blocks * 512);
 	if (!im->qcow2)
 		return;
 	printf("version:       %u\ncluster size:  %llu\ncompression:   %s\nrefcount bits: %u\n",
 	       im->h.version, (unsigned long long)qcow2_cluster_size(&im->h),
 	       im->h.compression == QCOW2_ZSTD ? "zstd" : "zlib", 1u << im->h.refcount_order);
-	printf("snapshots:     %u\nmarks:        %s%s%s%s\n", im->h.num_snapshots,
-	       im->h.incompatible & QCOW2_INCOMPAT_DIRTY ? " dirty" : "",
-	       im->h.incompatible & QCOW2_INCOMPAT_CORRUPT ? " corrupt" : "",
-	       qcow2_extended(&im->h) ? " extended-l2" : "",
-	       im->h.compatible & QCOW2_COMPAT_LAZY ? " lazy-refcounts" : "");
+	printf("snapshots:     %u\nmarks:         %s%s%s%s%s\n", im->h.num_snapshots,
+	       has_marks(&im->h) ? "" : "none",
+	       im->h.incompatible & QCOW2_INCOMPAT_DIRTY ? "dirty " : "",
+	       im->h.incompatible & QCOW2_INCOMPAT_CORRUPT ? "corrupt " : "",
+	       qcow2_extended(&im->h) ? "extended-l2 " : "",
+	       im->h.compatible & QCOW2_COMPAT_LAZY ? "lazy-refcounts" : "");
 	if (*im->h.backing)
 		printf("backing file:  %s (%s)\n", im->h.backing,
 		       *im->h.backing_format ? im->h.backing_format : "format not said");
