@@ -21,6 +21,13 @@
 #define MAX_VARIABLES 256
 #define WAIT_SECONDS  10
 
+/* So many signals to end it, and nothing from the guest since the first: it listens no more. */
+#define SIGNALS_TO_LEAVE 3
+
+/* What waits to be sent: one piece of input, and frames of a few bytes. */
+#define MAX_SMALL 4u
+#define OUT_BYTES (AGENT_HEADER + AGENT_MAX_FRAME + 32 * (AGENT_HEADER + MAX_SMALL))
+
 struct exec_options {
 	char *run_dir, *directory;
 	bool terminal;
@@ -54,27 +61,33 @@ const struct config_item exec_options[] = {
 	{ 0 },
 };
 
-/* A command that runs. */
+/*
+ * A command that runs. The guest may stop in the middle of anything it says or takes, so nothing
+ * here waits for one thing alone: who is at this end can always leave.
+ */
 struct exec {
 	int sock;
 	int signals; /* signalfd */
 	bool terminal;
 	bool input_ended;
 	size_t under_way; /* bytes of input that the guest has not taken */
+	unsigned insisted; /* signals to end it, since the guest was last heard */
 	int status;	  /* once it has ended */
+	char out[OUT_BYTES];
+	size_t out_len;
+	struct agent_partial partial;
+	struct agent_frame frame;
 };
 
 /* ---- to the guest ---- */
 
-static int send_window(int sock, enum agent_type type)
+static void window_size(uint8_t size[MAX_SMALL])
 {
 	struct winsize w = { .ws_row = 24, .ws_col = 80 };
-	uint8_t size[4];
 
 	ioctl(STDIN_FILENO, TIOCGWINSZ, &w);
 	put_le16(size, w.ws_row);
 	put_le16(size + 2, w.ws_col);
-	return agent_send(sock, type, size, sizeof(size));
 }
 
 static int send_string(int sock, enum agent_type type, const char *s)
@@ -86,8 +99,11 @@ static int send_command(const struct exec_options *o, int sock, const char *cons
 			unsigned num)
 {
 	const char *term = getenv("TERM");
+	uint8_t size[MAX_SMALL];
 	char text[256];
 	int r = 0;
+
+	window_size(size);
 
 	if (o->terminal && term) {
 		snprintf(text, sizeof(text), "TERM=%s", term);
@@ -100,42 +116,75 @@ static int send_command(const struct exec_options *o, int sock, const char *cons
 	if (!r && o->directory)
 		r = send_string(sock, AGENT_DIRECTORY, o->directory);
 	if (!r && o->terminal)
-		r = send_window(sock, AGENT_TERMINAL);
+		r = agent_send(sock, AGENT_TERMINAL, size, sizeof(size));
 	return r ? r : agent_send(sock, AGENT_RUN, NULL, 0);
 }
 
-/* Room for input that the guest will certainly take: so sending never waits for its reader. */
+/* Send what waits, as far as it goes. */
+static void flush(struct exec *e)
+{
+	ssize_t n = e->out_len ? send(e->sock, e->out, e->out_len, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
+
+	/* An end is noticed where we receive. */
+	if (n <= 0)
+		return;
+	e->out_len -= n;
+	memmove(e->out, e->out + n, e->out_len);
+}
+
+/* A frame of a few bytes. Who has left so many lying there misses nothing by one more. */
+static void send_small(struct exec *e, enum agent_type type, const void *data, size_t len)
+{
+	if (sizeof(e->out) - e->out_len >= AGENT_HEADER + MAX_SMALL)
+		e->out_len += agent_pack(e->out + e->out_len, type, data, len);
+	flush(e);
+}
+
+/* Room for input that the guest will certainly take. */
 static size_t window(const struct exec *e)
 {
 	return AGENT_WINDOW - e->under_way;
 }
 
-static int pass_input(struct exec *e)
+/* Only when nothing waits to be sent. */
+static void pass_input(struct exec *e)
 {
 	char buf[AGENT_MAX_FRAME];
 	ssize_t n = read(STDIN_FILENO, buf, MIN(sizeof(buf), window(e)));
 
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
-		return 0;
+		return;
 	if (n <= 0) {
 		e->input_ended = true;
 		n = 0;
 	}
 	e->under_way += n;
-	return agent_send(e->sock, AGENT_INPUT, buf, n);
+	e->out_len = agent_pack(e->out, AGENT_INPUT, buf, n);
+	flush(e);
 }
 
-static int pass_signal(struct exec *e)
+/* 0, or -ECANCELED: whoever sends them has had enough. */
+static int pass_signal(struct exec *e, struct error *err)
 {
 	struct signalfd_siginfo info;
-	uint8_t number;
+	uint8_t number, size[MAX_SMALL];
 
 	if (read(e->signals, &info, sizeof(info)) != sizeof(info))
 		return 0;
-	if (info.ssi_signo == SIGWINCH)
-		return e->terminal ? send_window(e->sock, AGENT_WINDOW_SIZE) : 0;
+	if (info.ssi_signo == SIGWINCH) {
+		window_size(size);
+		if (e->terminal)
+			send_small(e, AGENT_WINDOW_SIZE, size, sizeof(size));
+		return 0;
+	}
 	number = info.ssi_signo;
-	return agent_send(e->sock, AGENT_SIGNAL, &number, 1);
+	send_small(e, AGENT_SIGNAL, &number, 1);
+	if (number == SIGUSR1 || number == SIGUSR2 || ++e->insisted < SIGNALS_TO_LEAVE)
+		return 0;
+	e->status = 128 + number;
+	return error_set(err, -ECANCELED,
+			 "exec: left: %d signals, and nothing from the guest since the first",
+			 SIGNALS_TO_LEAVE);
 }
 
 /* ---- from the guest ---- */
@@ -188,36 +237,43 @@ static int handle(struct exec *e, const struct agent_frame *f, struct error *err
 	return error_set(err, -EBADMSG, "exec: the guest's agent makes no sense");
 }
 
+/* What there is of frames. Returns as handle(). */
+static int receive(struct exec *e, struct error *err)
+{
+	int r = agent_receive_some(e->sock, &e->partial, &e->frame);
+
+	if (r == -EAGAIN)
+		return 0;
+	if (r <= 0)
+		return error_set(err, -ECONNRESET, "exec: the connection to the guest is lost");
+	e->insisted = 0;
+	return handle(e, &e->frame, err);
+}
+
 static int serve(struct exec *e, struct error *err)
 {
-	struct agent_frame f;
-	int r;
+	int r = 0;
 
-	for (;;) {
-		bool more = !e->input_ended && window(e);
+	while (!r) {
+		bool more = !e->input_ended && window(e) && !e->out_len;
 		struct pollfd p[3] = {
-			{ .fd = e->sock, .events = POLLIN },
+			{ .fd = e->sock, .events = POLLIN | (e->out_len ? POLLOUT : 0) },
 			{ .fd = e->signals, .events = POLLIN },
 			{ .fd = more ? STDIN_FILENO : -1, .events = POLLIN },
 		};
 
 		if (poll(p, ARRAY_SIZE(p), -1) < 0 && errno != EINTR)
 			return error_set(err, -errno, "exec: %m");
-		if (p[0].revents) {
-			r = agent_receive(e->sock, &f);
-			if (r <= 0)
-				return error_set(err, -ECONNRESET,
-						 "exec: the connection to the guest is lost");
-			r = handle(e, &f, err);
-			if (r)
-				return r;
-		}
-		/* An end is noticed above. */
-		if (p[1].revents)
-			pass_signal(e);
-		if (p[2].revents)
+		if (p[0].revents & ~POLLOUT)
+			r = receive(e, err);
+		if (!r && p[0].revents & POLLOUT)
+			flush(e);
+		if (!r && p[1].revents)
+			r = pass_signal(e, err);
+		if (!r && p[2].revents && !e->out_len)
 			pass_input(e);
 	}
+	return r;
 }
 
 static int open_signals(bool terminal)
@@ -236,7 +292,6 @@ static int open_signals(bool terminal)
 	sigaddset(&set, SIGUSR1);
 	sigaddset(&set, SIGUSR2);
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	signal(SIGPIPE, SIG_IGN);
 	return signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 }
 
@@ -249,10 +304,13 @@ static int run(const struct exec_options *o, const char *const *args, unsigned n
 	if (e->sock < 0)
 		return e->sock;
 	e->terminal = o->terminal;
-	e->signals = open_signals(o->terminal);
-	r = e->signals < 0 ? -errno : send_command(o, e->sock, args + 1, num - 1);
-	if (r < 0)
-		return error_set(err, r, "exec: %m");
+	signal(SIGPIPE, SIG_IGN);
+	/* Until the command is all there, a signal ends us as it would any program. */
+	r = send_command(o, e->sock, args + 1, num - 1);
+	if (!r)
+		e->signals = open_signals(o->terminal);
+	if (r < 0 || e->signals < 0)
+		return error_set(err, r < 0 ? r : -errno, "exec: %m");
 	if (o->terminal && isatty(STDIN_FILENO)) {
 		terminal_save(STDIN_FILENO);
 		terminal_raw();

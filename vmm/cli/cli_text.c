@@ -100,7 +100,8 @@ const struct cli_verb cli_verbs[] = {
 	  "For microVMs with --vsock whose guest runs wisp-agent, as the default one does. "
 	  "Standard input, output and error are the command's, byte for byte, and so is the "
 	  "status: 128+N when signal N ended it, 127 when there is no such command. Signals are "
-	  "passed on.",
+	  "passed on; after the third that should end it, with nothing from the guest since the "
+	  "first, exec ends by itself.",
 	  exec_options, .first = CLI_ID, .main = exec_main },
 	{ "cp", "[OPTION]... SOURCE DESTINATION", "Copy into a running guest, or out of one",
 	  "One of both is in a guest, as ID:PATH. Files, directories with all that is in them, and "

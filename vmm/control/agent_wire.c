@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 static int send_all(int fd, const char *p, size_t len)
 {
@@ -23,57 +21,75 @@ static int send_all(int fd, const char *p, size_t len)
 	return 0;
 }
 
+size_t agent_pack(char *to, enum agent_type type, const void *data, size_t len)
+{
+	uint32_t length = htole32(len);
+
+	memcpy(to, &length, sizeof(length));
+	to[4] = type;
+	if (len)
+		memcpy(to + AGENT_HEADER, data, len);
+	return AGENT_HEADER + len;
+}
+
 int agent_send(int fd, enum agent_type type, const void *data, size_t len)
 {
 	char frame[AGENT_HEADER + AGENT_MAX_FRAME];
-	uint32_t length = htole32(len);
 
 	if (len > AGENT_MAX_FRAME)
 		return -EMSGSIZE;
-	memcpy(frame, &length, sizeof(length));
-	frame[4] = type;
-	if (len)
-		memcpy(frame + AGENT_HEADER, data, len);
-	return send_all(fd, frame, AGENT_HEADER + len);
+	return send_all(fd, frame, agent_pack(frame, type, data, len));
 }
 
-/* 1, 0 when the end comes before the first byte, or -errno. */
-static int receive_all(int fd, char *p, size_t len)
+/* To @at, until there are @want bytes of the frame: 1, 0 at an end before the first, -errno. */
+static int receive_part(int fd, struct agent_partial *p, char *at, size_t want, int flags)
 {
-	size_t got = 0;
-
-	while (got < len) {
-		ssize_t n = read(fd, p + got, len - got);
+	while (p->got < want) {
+		ssize_t n = recv(fd, at, want - p->got, flags);
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
 			return -errno;
 		if (n == 0)
-			return got ? -EBADMSG : 0;
-		got += n;
+			return p->got ? -EBADMSG : 0;
+		at += n;
+		p->got += n;
 	}
 	return 1;
 }
 
-int agent_receive(int fd, struct agent_frame *f)
+static int receive(int fd, struct agent_partial *p, struct agent_frame *f, int flags)
 {
-	char header[AGENT_HEADER];
 	uint32_t len;
-	int r = receive_all(fd, header, sizeof(header));
+	int r = 1;
 
+	if (p->got < AGENT_HEADER)
+		r = receive_part(fd, p, p->header + p->got, AGENT_HEADER, flags);
 	if (r <= 0)
 		return r;
-	memcpy(&len, header, sizeof(len));
+	memcpy(&len, p->header, sizeof(len));
 	f->len = le32toh(len);
-	f->type = header[4];
+	f->type = p->header[4];
 	if (f->len > AGENT_MAX_FRAME)
 		return -EBADMSG;
 	f->data[f->len] = '\0';
-	if (!f->len)
-		return 1;
-	r = receive_all(fd, f->data, f->len);
-	return r ? r : -EBADMSG;
+	r = receive_part(fd, p, f->data + (p->got - AGENT_HEADER), AGENT_HEADER + f->len, flags);
+	if (r == 1)
+		p->got = 0;
+	return r;
+}
+
+int agent_receive(int fd, struct agent_frame *f)
+{
+	struct agent_partial p = { .got = 0 };
+
+	return receive(fd, &p, f, 0);
+}
+
+int agent_receive_some(int fd, struct agent_partial *p, struct agent_frame *f)
+{
+	return receive(fd, p, f, MSG_DONTWAIT);
 }
 
 int agent_send_failure(int fd, int error, const char *what, const char *path)

@@ -54,11 +54,26 @@ struct agent_frame {
 	char data[AGENT_MAX_FRAME + 1]; /* a zero follows what came */
 };
 
+/* Put a frame of no more than AGENT_MAX_FRAME bytes to @to. Its length with the header. */
+size_t agent_pack(char *to, enum agent_type type, const void *data, size_t len);
+
 /* Send one frame, waiting as long as it takes. 0 or -errno. */
 int agent_send(int fd, enum agent_type type, const void *data, size_t len);
 
-/* Receive one. 1, 0 at the end, or -errno; -EBADMSG: no frame. */
+/* Receive one, waiting as long as it takes. 1, 0 at the end, or -errno; -EBADMSG: no frame. */
 int agent_receive(int fd, struct agent_frame *f);
+
+/* A frame that has come in part; all zeroes: nothing of it. */
+struct agent_partial {
+	char header[AGENT_HEADER];
+	size_t got; /* bytes, with the header */
+};
+
+/*
+ * The same with what is there now: -EAGAIN when that is less than a frame. Then @p and @f are
+ * for the next call.
+ */
+int agent_receive_some(int fd, struct agent_partial *p, struct agent_frame *f);
 
 /* As FAILED, with "@what: @path". */
 int agent_send_failure(int fd, int error, const char *what, const char *path);
