@@ -15,6 +15,7 @@
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
 #include "vmm/sandbox/core_sched.h"
+#include "vmm/saved/demand.h"
 #include "vmm/saved/working_set.h"
 
 /* A second signal after this long means: do not wait for disks any more. */
@@ -212,6 +213,33 @@ static int build(const struct monitor_params *p, struct sandbox *sandbox, struct
 	return r;
 }
 
+/*
+ * A page of a restored guest cannot be read. Whoever waits for it, the loop perhaps, does so for
+ * good: no end in good order.
+ */
+static void memory_broken(void *arg, int r)
+{
+	struct machine_end *end = arg;
+
+	log_error("saved memory: cannot be read, and the guest cannot go on: %s", strerror(-r));
+	end->reason = MACHINE_END_INTERNAL;
+	end->status = MACHINE_STATUS_INTERNAL;
+	_exit(end->status);
+}
+
+/* The saved machine whose memory comes on demand: only now that the process is locked in. */
+static int load_on_demand(const struct monitor_params *p, struct sandbox *sandbox,
+			  struct machine *m, struct error *err)
+{
+	struct demand *d = p->image->demand;
+	int r;
+
+	d->broken = memory_broken;
+	d->arg = p->end;
+	r = demand_start(d, machine_memory(m), p->image, machine_loop(m), sandbox, err);
+	return r ? r : machine_load(m, p->image, &p->host->cpuid, err);
+}
+
 /* `run --detach` returns to its caller now. */
 static void tell_started(int fd)
 {
@@ -264,6 +292,8 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 	/* From here on no path leads anywhere: what follows has its descriptors. */
 	if (!r && !p->locked_in)
 		r = sandbox_lock(sandbox, &err);
+	if (!r && p->image && p->image->demand)
+		r = load_on_demand(p, sandbox, m, &err);
 	if (!r && arrival) {
 		/* From the first byte that somebody else's monitor sends. */
 		r = sandbox_filter(sandbox, SANDBOX_THREAD_MAIN);
@@ -293,6 +323,8 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 	write_core(m, p->core_fd, end);
 	write_metrics(m, metrics, config->metrics_file);
 	write_working_set(m, p->image, page_map);
+	if (p->image && p->image->demand)
+		demand_stop(p->image->demand);
 	machine_free(m);
 	return end->status;
 }
@@ -307,7 +339,9 @@ int monitor_main(const struct monitor_params *p)
 	struct sandbox sandbox = { 0 };
 	struct error err = { 0 };
 
-	if ((p->config->core_sched && core_sched_begin(&err) < 0) ||
+	/* It takes privileges that are gone afterwards. */
+	if ((p->image && p->image->demand && demand_open(p->image->demand, &err) < 0) ||
+	    (p->config->core_sched && core_sched_begin(&err) < 0) ||
 	    sandbox_enter(&sandbox, &lock, &err) < 0) {
 		error_print(&err);
 		p->end->reason = MACHINE_END_START_FAILED;

@@ -15,6 +15,7 @@
 #include "vmm/launch.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/run_dir.h"
+#include "vmm/saved/demand.h"
 #include "vmm/saved/snapshot_chain.h"
 #include "vmm/saved/working_set.h"
 
@@ -29,6 +30,7 @@ struct restoring {
 	struct machine_config config;
 	int disk_fds[CONFIG_MAX_DISKS];
 	struct working_set working_set;
+	struct demand demand;
 	int record_fd; /* a new working set's; or -1 */
 };
 
@@ -203,6 +205,10 @@ static int prepare(struct restoring *t, const char *path, struct error *err)
 		r = config_validate(c, err);
 	if (!r)
 		r = snapshot_check_memory(s, c->memory_bytes, err);
+	if (!r && o->memory == SAVED_MEMORY_UFFD && c->memory_backing != GUEST_MEM_ANON)
+		r = error_usage(err, -ENOTSUP,
+				"--memory-backend uffd: not for a guest with --hugepages or memory "
+				"that is shared");
 	/* A kernel is needed only when the guest is started again. */
 	if (!r && c->reboot_resets)
 		r = default_guest_find(c, err);
@@ -231,6 +237,7 @@ static void use_chain(struct machine_image *image, struct restoring *t)
 	image->working_set = t->working_set.touched ? &t->working_set : NULL;
 	image->records = t->record_fd >= 0;
 	image->record_fd = t->record_fd;
+	image->demand = t->options->memory == SAVED_MEMORY_UFFD ? &t->demand : NULL;
 	for (unsigned i = 1; i < c->num; i++)
 		t->layers[image->num_layers++] = (struct machine_layer){
 			.fd = c->link[i].memory_fd,
@@ -325,6 +332,10 @@ int restore_main(int argc, char **argv)
 		r = error_usage(&err, -EINVAL,
 				"--clone: without --memory-file, --ready-fd, --tap "
 				"and --prefetch record");
+	if (r > 0 && o.memory == SAVED_MEMORY_UFFD && o.prefetch == SAVED_PREFETCH_RECORD)
+		r = error_usage(&err, -EINVAL,
+				"--prefetch record: with --memory-backend uffd all pages are "
+				"brought, needed or not");
 	if (r < 0) {
 		error_print(&err);
 		status = error_status(&err);

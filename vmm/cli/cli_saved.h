@@ -13,6 +13,9 @@ struct saved_replacement {
 
 enum saved_prefetch { SAVED_PREFETCH_ON, SAVED_PREFETCH_OFF, SAVED_PREFETCH_RECORD };
 
+/* How RAM gets what the snapshot's files have: as their mapping, or page by page when touched. */
+enum saved_memory { SAVED_MEMORY_MAP, SAVED_MEMORY_UFFD };
+
 struct saved_options {
 	/* Of this run, not of the machine: taken over into the configuration. */
 	char *name, *run_dir, *metrics, *log_file, *console, *serial, *vsock;
@@ -23,6 +26,7 @@ struct saved_options {
 	bool changed_disks; /* restore's */
 	unsigned clones;    /* restore's; 0: the machine itself */
 	unsigned prefetch;  /* restore's: enum saved_prefetch */
+	unsigned memory;    /* restore's: enum saved_memory */
 	bool trust_source;  /* receive's */
 	char *tls;	    /* receive's */
 	struct saved_replacement disk[CONFIG_MAX_DISKS];

@@ -118,7 +118,7 @@ static int fill_memory(struct machine *m, const struct machine_image *image, str
 		m->mem = image->mem;
 		return 0;
 	}
-	if (image->arrival)
+	if (image->arrival || image->demand)
 		return 0;
 	r = guest_mem_load(m->mem, image->memory_fd, err);
 	for (unsigned i = 0; i < image->num_layers && !r; i++) {
@@ -312,9 +312,9 @@ int machine_create(struct machine **ret_m, const struct machine_params *params, 
 		r = machine_add_devices(m, params->files, params->layout_only, err);
 	if (!r && m->arriving)
 		r = machine_load_kind(m, params->image, params->host_cpuid, err);
-	else if (!r && params->image)
+	else if (!r && params->image && !params->image->demand)
 		r = machine_load(m, params->image, params->host_cpuid, err);
-	else if (!r && !params->layout_only)
+	else if (!r && !params->image && !params->layout_only)
 		r = load_guest(m, params, err);
 	if (!r && params->files->gdb >= 0) {
 		r = gdb_create(&m->gdb, m, params->files->gdb, err);

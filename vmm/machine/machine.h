@@ -98,7 +98,10 @@ struct machine_params {
 	const struct machine_image *image;   /* a saved machine in place of a kernel, or NULL */
 };
 
-/* Build everything; nothing runs yet. */
+/*
+ * Build everything; nothing runs yet. An image whose memory comes on demand is not loaded yet
+ * either (machine_load()).
+ */
 int machine_create(struct machine **ret_m, const struct machine_params *params,
 		   struct error *err);
 

@@ -30,6 +30,7 @@ struct machine_image {
 	const struct working_set *working_set; /* what to bring in at once; NULL: nothing */
 	bool records;  /* what the guest touches until the end is to be written to */
 	int record_fd; /* this file */
+	struct demand *demand; /* RAM comes when it is touched (vmm/saved/demand.h); NULL: now */
 	struct guest_mem *mem;	 /* RAM that is there already, owned by the machine then; or NULL */
 	enum machine_clock clock;
 	bool same_identity; /* it moves (migration): no new generation ID */
@@ -56,7 +57,10 @@ int machine_check_state(struct state_set *state, struct error *err);
 int machine_load_kind(struct machine *m, const struct machine_image *image,
 		      const struct x86_cpuid *host, struct error *err);
 
-/* The rest of it into a machine that machine_create() has just put together; used by that. */
+/*
+ * The rest of it into a machine that machine_create() has just put together; used by that, unless
+ * RAM comes on demand: that must have begun.
+ */
 int machine_load(struct machine *m, const struct machine_image *image, const struct x86_cpuid *host,
 		 struct error *err);
 

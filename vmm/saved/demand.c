@@ -1,0 +1,232 @@
+#include "vmm/saved/demand.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/core/io.h"
+#include "vmm/core/log.h"
+#include "vmm/machine/machine_state.h"
+#include "vmm/saved/working_set.h"
+
+/* A step of the background: who touches a page meanwhile waits for no more than that. */
+#define STEP_PAGES 64u
+
+/* With the page that somebody waits for come those around it, as from the page cache. */
+#define AROUND_PAGES 16u
+
+static bool has_bit(const uint64_t *words, uint64_t page)
+{
+	return words[page / 64] >> (page % 64) & 1;
+}
+
+/* ---- from the files; on the fault thread ---- */
+
+/* The newest file that has @page. */
+static int file_of(const struct demand *d, uint64_t page)
+{
+	for (unsigned i = d->image->num_layers; i-- > 0;)
+		if (has_bit(d->image->layer[i].pages, page))
+			return d->image->layer[i].fd;
+	return d->image->memory_fd;
+}
+
+/* Pages @at to @end, at most STEP_PAGES of them, in one read for each file that has some. */
+static int bring(struct demand *d, struct page_faults *f, uint64_t at, uint64_t end)
+{
+	int r = 0;
+
+	while (at < end && !r) {
+		uint64_t first = at;
+		int fd = file_of(d, first);
+
+		while (at < end && has_bit(d->todo, at) && file_of(d, at) == fd) {
+			d->todo[at / 64] &= ~(1ull << (at % 64));
+			at++;
+		}
+		if (at == first) {
+			at++;
+			continue;
+		}
+		r = io_read_at(fd, d->buf, (at - first) << PAGE_SHIFT, first << PAGE_SHIFT);
+		if (!r)
+			r = page_faults_place(f, first << PAGE_SHIFT, d->buf,
+					      (at - first) << PAGE_SHIFT);
+	}
+	return r;
+}
+
+static int wanted(void *ctx, struct page_faults *f, uint64_t offset)
+{
+	struct demand *d = ctx;
+	uint64_t at = align_down(offset >> PAGE_SHIFT, AROUND_PAGES);
+
+	return bring(d, f, at, MIN(at + AROUND_PAGES, d->num));
+}
+
+static int bring_some(void *ctx, struct page_faults *f)
+{
+	struct demand *d = ctx;
+	const uint64_t *pages = d->front ? d->front : d->todo;
+	uint64_t end, at = guest_mem_next_run(pages, d->num, d->at, &end);
+	int r;
+
+	if (at < d->num) {
+		d->at = MIN(end, at + STEP_PAGES);
+		r = bring(d, f, at, d->at);
+		return r < 0 ? r : 1;
+	}
+	if (!d->front)
+		return 0;
+	/* What will be needed is there; now the rest. */
+	free(d->front);
+	d->front = NULL;
+	d->at = 0;
+	return 1;
+}
+
+static void ended(void *ctx, int r)
+{
+	struct demand *d = ctx;
+
+	if (r < 0)
+		d->broken(d->arg, r);
+	else
+		loop_post(d->loop, &d->over);
+}
+
+static const struct page_source files = { .wanted = wanted, .idle = bring_some, .ended = ended };
+
+/* ---- beginning and end ---- */
+
+static void over(struct loop_task *task)
+{
+	struct demand *d = container_of(task, struct demand, over);
+
+	log_debug("all of the guest's memory is there");
+	demand_stop(d);
+}
+
+static int filter(void *arg)
+{
+	struct demand *d = arg;
+
+	return d->sandbox ? sandbox_filter(d->sandbox, SANDBOX_THREAD_FAULT) : 0;
+}
+
+/* Where the first file has data, and all that the others have. */
+static int find_pages(struct demand *d)
+{
+	uint64_t words = guest_mem_bitmap_words(d->num << PAGE_SHIFT);
+	int fd = d->image->memory_fd;
+	off_t data = 0, hole;
+
+	while ((data = lseek(fd, data, SEEK_DATA)) >= 0) {
+		hole = lseek(fd, data, SEEK_HOLE);
+		if (hole < 0)
+			return -errno;
+		for (uint64_t page = data >> PAGE_SHIFT;
+		     page < d->num && page << PAGE_SHIFT < (uint64_t)hole; page++)
+			d->todo[page / 64] |= 1ull << (page % 64);
+		data = hole;
+	}
+	if (errno != ENXIO)
+		return -errno;
+	for (unsigned i = 0; i < d->image->num_layers; i++)
+		for (uint64_t k = 0; k < words; k++)
+			d->todo[k] |= d->image->layer[i].pages[k];
+	return 0;
+}
+
+/* Like guest_mem_load(): a file of another size is another guest's. */
+static int check_file(int fd, uint64_t bytes, struct error *err)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return error_set(err, -errno, "saved memory: %m");
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != bytes)
+		return error_set(err, -EBADMSG,
+				 "saved memory: a file of %lld bytes for RAM of %llu bytes",
+				 (long long)st.st_size, (unsigned long long)bytes);
+	return 0;
+}
+
+static int check_files(const struct machine_image *image, uint64_t bytes, struct error *err)
+{
+	int r = check_file(image->memory_fd, bytes, err);
+
+	for (unsigned i = 0; i < image->num_layers && !r; i++)
+		r = check_file(image->layer[i].fd, bytes, err);
+	return r;
+}
+
+int demand_open(struct demand *d, struct error *err)
+{
+	d->fd = page_faults_open(err);
+	return MIN(d->fd, 0);
+}
+
+int demand_start(struct demand *d, struct guest_mem *mem, const struct machine_image *image,
+		 struct loop *loop, struct sandbox *sandbox, struct error *err)
+{
+	uint64_t words = guest_mem_bitmap_words(guest_mem_size(mem));
+	const struct working_set *set = image->working_set;
+	struct page_faults_params params = {
+		.mem = mem,
+		.fd = d->fd,
+		.source = &files,
+		.ctx = d,
+		.begins = filter,
+		.begins_arg = d,
+	};
+	uint64_t *there = calloc(words, sizeof(*there));
+	int r;
+
+	d->image = image;
+	d->loop = loop;
+	d->sandbox = sandbox;
+	d->over.run = over;
+	d->num = guest_mem_size(mem) >> PAGE_SHIFT;
+	d->todo = calloc(words, sizeof(*d->todo));
+	d->buf = malloc(STEP_PAGES * PAGE_SIZE);
+	d->front = set ? calloc(words, sizeof(*d->front)) : NULL;
+	if (!there || !d->todo || !d->buf || (set && !d->front)) {
+		r = error_set(err, -ENOMEM, "saved memory: %m");
+		goto out;
+	}
+	r = check_files(image, guest_mem_size(mem), err);
+	if (r < 0)
+		goto out;
+	r = find_pages(d);
+	if (r < 0) {
+		error_set(err, r, "saved memory: where it has data: %m");
+		goto out;
+	}
+	for (uint64_t i = 0; i < words; i++)
+		there[i] = ~d->todo[i];
+	for (uint64_t i = 0; i < words && set; i++)
+		d->front[i] = set->touched[i] & d->todo[i];
+	params.there = there;
+	r = page_faults_start(&d->faults, &params, err);
+	if (!r)
+		d->fd = -1;
+out:
+	free(there);
+	return r;
+}
+
+void demand_stop(struct demand *d)
+{
+	page_faults_free(d->faults);
+	d->faults = NULL;
+	if (d->fd >= 0)
+		close(d->fd);
+	d->fd = -1;
+	free(d->todo);
+	free(d->front);
+	free(d->buf);
+	d->todo = d->front = NULL;
+	d->buf = NULL;
+}

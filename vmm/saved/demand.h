@@ -1,0 +1,54 @@
+/*
+ * The memory of a restored guest on demand: its pages come from the snapshot's files when they are
+ * touched (vmm/core/page_faults.h), and in the background, first those of the working set.
+ * When all are there RAM is ordinary memory, as if it had been copied.
+ *
+ * Belongs to the machine's thread. One is the caller's, who keeps it and the files open for as long
+ * as the machine is there.
+ */
+#ifndef WISP_VMM_DEMAND_H
+#define WISP_VMM_DEMAND_H
+
+#include "vmm/core/loop.h"
+#include "vmm/core/page_faults.h"
+#include "vmm/sandbox/sandbox.h"
+
+struct machine_image;
+
+struct demand {
+	int fd; /* of page_faults_open(), until it is theirs; -1 */
+	/*
+	 * A page cannot be had, by -errno: the guest cannot go on, nor can any thread of ours
+	 * that touches it, the loop among them. On the fault thread; does not return.
+	 */
+	void (*broken)(void *arg, int r);
+	void *arg;
+
+	/* The rest is its own. */
+	const struct machine_image *image;
+	struct page_faults *faults; /* NULL: not begun, or all is there */
+	struct loop *loop;
+	struct loop_task over;
+	struct sandbox *sandbox;
+	uint64_t num;	 /* pages of RAM */
+	/* Of the fault thread, once it runs: */
+	uint64_t *todo;	 /* a bit for each page that a file has and that was not brought */
+	uint64_t *front; /* those of them to bring first, until that is done; or NULL */
+	uint64_t at;	 /* where the background is */
+	uint8_t *buf;	 /* for one step of it */
+};
+
+/* Before the process is locked in, and in it: no parent can do this. @d is all zero. */
+int demand_open(struct demand *d, struct error *err);
+
+/*
+ * Let @mem, which is fresh and untouched, get its pages from @image's files. In a thread that is
+ * filtered when @sandbox (may be NULL) is locked. Its end is noticed on @loop.
+ */
+int demand_start(struct demand *d, struct guest_mem *mem, const struct machine_image *image,
+		 struct loop *loop, struct sandbox *sandbox, struct error *err);
+
+/* Nobody uses the memory any more, or all of it is there. Harmless at any time after the open. */
+void demand_stop(struct demand *d);
+
+#endif
