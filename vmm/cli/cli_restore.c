@@ -328,9 +328,9 @@ int restore_main(int argc, char **argv)
 	if (r == 0)
 		r = error_usage(&err, -EINVAL, "restore: needs DIR");
 	if (r > 0 && o.clones &&
-	    (o.memory_file || o.ready_fd || o.num_taps || o.prefetch == SAVED_PREFETCH_RECORD))
+	    (o.memory_file || o.ready_fd || o.num_nets || o.prefetch == SAVED_PREFETCH_RECORD))
 		r = error_usage(&err, -EINVAL,
-				"--clone: without --memory-file, --ready-fd, --tap "
+				"--clone: without --memory-file, --ready-fd, --net "
 				"and --prefetch record");
 	if (r > 0 && o.memory == SAVED_MEMORY_UFFD && o.prefetch == SAVED_PREFETCH_RECORD)
 		r = error_usage(&err, -EINVAL,

@@ -30,11 +30,11 @@ static int parse_disk(struct config_parse *p, const char *value, void *target)
 	return parse_replacement(p, value, o->disk, &o->num_disks, CONFIG_MAX_DISKS);
 }
 
-static int parse_tap(struct config_parse *p, const char *value, void *target)
+static int parse_net(struct config_parse *p, const char *value, void *target)
 {
 	struct saved_options *o = target;
 
-	return parse_replacement(p, value, o->tap, &o->num_taps, CONFIG_MAX_NETS);
+	return parse_replacement(p, value, o->net, &o->num_nets, CONFIG_MAX_NETS);
 }
 
 /* clang-format off */
@@ -93,9 +93,11 @@ const struct config_item restore_options[] = {
 	{ "--clock", "continue|realtime",
 	  "The guest's clocks go on from where they stood, or catch up with the host's (continue)",
 	  CONFIG_CHOICE, MEMBER(clock) },
-	{ "--tap", "ID=INTERFACE",
-	  "This network is on another tap interface now. May be repeated", CONFIG_CUSTOM,
-	  .repeat = true, .parse = parse_tap },
+	{ "--net", "ID=NAME",
+	  "This network is on the tap interface, or the switch, NAME now. May be repeated",
+	  CONFIG_CUSTOM, .repeat = true, .parse = parse_net },
+	{ "--tap", "ID=INTERFACE", "The same, as it was called first", CONFIG_CUSTOM,
+	  .repeat = true, .parse = parse_net },
 	{ "--memory-file", "PATH", "RAM is in this file in place of the snapshot's own",
 	  CONFIG_STRING, MEMBER(memory_file) },
 	{ "--paused", NULL, "Let the guest stand still until 'wisp resume'", CONFIG_FLAG,
@@ -128,9 +130,9 @@ void saved_options_done(struct saved_options *o)
 	free(o->vsock);
 	free(o->memory_file);
 	free(o->tls);
-	for (unsigned i = 0; i < o->num_taps; i++) {
-		free(o->tap[i].id);
-		free(o->tap[i].path);
+	for (unsigned i = 0; i < o->num_nets; i++) {
+		free(o->net[i].id);
+		free(o->net[i].path);
 	}
 	for (unsigned i = 0; i < o->num_disks; i++) {
 		free(o->disk[i].id);
@@ -184,19 +186,40 @@ static int replace_disks(struct machine_config *c, struct saved_options *o, uint
 	return 0;
 }
 
-static int replace_taps(struct machine_config *c, struct saved_options *o, struct error *err)
+/* What the host calls that which @n is on; NULL: a user network, which has no such name. */
+static char **uplink_of(struct config_net *n)
 {
-	for (unsigned i = 0; i < o->num_taps; i++) {
+	switch (n->kind) {
+	case CONFIG_NET_TAP:
+		return &n->tap_name;
+	case CONFIG_NET_SWITCH:
+		return &n->switch_name;
+	case CONFIG_NET_USER:
+		break;
+	}
+	return NULL;
+}
+
+static int replace_nets(struct machine_config *c, struct saved_options *o, struct error *err)
+{
+	for (unsigned i = 0; i < o->num_nets; i++) {
+		char **uplink;
 		unsigned k;
 
 		for (k = 0; k < c->num_nets; k++)
-			if (c->net[k].kind == CONFIG_NET_TAP && !strcmp(c->net[k].id, o->tap[i].id))
+			if (!strcmp(c->net[k].id, o->net[i].id))
 				break;
 		if (k == c->num_nets)
 			return error_usage(err, -ENOENT,
-					   "--tap: the saved guest has no network '%s' on a tap",
-					   o->tap[i].id);
-		move(&c->net[k].tap_name, &o->tap[i].path);
+					   "--net: the saved guest has no network '%s'",
+					   o->net[i].id);
+		uplink = uplink_of(&c->net[k]);
+		if (!uplink)
+			return error_usage(err, -EINVAL,
+					   "--net: '%s' is a user network, on no interface or "
+					   "switch",
+					   o->net[i].id);
+		move(uplink, &o->net[i].path);
 		c->net[k].tap_fd_given = false;
 	}
 	return 0;
@@ -220,7 +243,7 @@ int saved_options_apply(struct machine_config *c, struct saved_options *o, uint3
 	c->json = o->json;
 	c->ready_fd = o->ready_fd;
 	c->start_paused = o->paused;
-	r = replace_taps(c, o, err);
+	r = replace_nets(c, o, err);
 	if (r < 0)
 		return r;
 	r = replace_port(c, "--console", o->console, &c->console_present, config_parse_console,

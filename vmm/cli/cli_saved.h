@@ -31,11 +31,12 @@ struct saved_options {
 	char *tls;	    /* receive's */
 	struct saved_replacement disk[CONFIG_MAX_DISKS];
 	unsigned num_disks;
+	struct saved_replacement net[CONFIG_MAX_NETS]; /* restore's */
+	unsigned num_nets;
 
 	/* restore's, for who starts it from another program (wisp api) */
 	char *memory_file;
-	struct saved_replacement tap[CONFIG_MAX_NETS];
-	unsigned num_taps, ready_fd;
+	unsigned ready_fd;
 	bool paused;
 };
 
