@@ -6,7 +6,7 @@ relay=$BUILD/tests/guest/relay
 limit=$((4 * TEST_LIMIT))
 # Several of us may be at work on this machine.
 port=$((10000 + $$ % 20000))
-there=()
+there=() with=()
 tests=0
 suite=$OUT/${0##*/}
 rm -rf "$suite"
@@ -65,7 +65,7 @@ await() {
 }
 
 # Types of records, as relay wants them.
-pages=2 state=5 commit=6 ready=7 prepared=9 running=10 disk=12
+pages=2 round=4 state=5 commit=6 ready=7 prepared=9 running=10 disk=12
 
 # Start the guest as $1 with options $2..., and wait until it is some rounds on. It goes on until
 # it is told by its disk that it was enough(): nothing here depends on how long anything takes.
@@ -102,11 +102,12 @@ goes_on() {
 # It was enough for the guest whose disk is $1.img.
 enough() { printf x | dd of="$here/$1.img" bs=512 seek=8 conv=notrunc status=none; }
 
-# Between $here/sock, the source's, and $here/sock2, the destination's, to do harm as $@ says.
+# Between $here/sock, the source's, and $here/sock2, the destination's, to do harm $1 at a record of
+# type $2, of connection $3 (the first).
 harm() {
 	# One that was there before would look like somebody who listens.
 	rm -f "$here/sock" "$here/mark"
-	"$relay" "$here/sock" "$here/sock2" "$@" "$here/mark" 2>>"$here/relay.err" &
+	"$relay" "$here/sock" "$here/sock2" "$1" "$2" "$here/mark" "${3:-0}" 2>>"$here/relay.err" &
 	relay_pid=$!
 	await_listener "unix:$here/sock"
 }
