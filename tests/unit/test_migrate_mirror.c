@@ -203,6 +203,28 @@ static void zeroes_that_are_read_are_told_of(void **state)
 	assert_int_equal(f->records, 1);
 }
 
+/* How fast they are read says nothing about the link. */
+static void what_is_empty_does_not_count_as_sent(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t empty_ns;
+
+	change(f, BLOCK_WRITE, 0, 1, 0);
+	change(f, BLOCK_WRITE, 20, 1, 'a');
+	start(f, 0);
+	send_round(f);
+	assert_int_equal(f->mirror.bytes_read, 2 * MIGRATE_UNIT);
+	assert_int_equal(f->mirror.bytes_full, MIGRATE_UNIT);
+	empty_ns = f->mirror.empty_ns;
+	assert_true(empty_ns > 0);
+	/* And what is not, does. */
+	change(f, BLOCK_WRITE, 20, 1, 'b');
+	migrate_mirror_collect(&f->mirror);
+	send_round(f);
+	assert_int_equal(f->mirror.bytes_full, 2 * MIGRATE_UNIT);
+	assert_int_equal(f->mirror.empty_ns, empty_ns);
+}
+
 static void what_is_written_meanwhile_comes_again(void **state)
 {
 	struct fixture *f = *state;
@@ -461,6 +483,7 @@ int main(void)
 #define WITH_DISK(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
 		WITH_DISK(only_what_is_there_is_read_and_sent),
 		WITH_DISK(zeroes_that_are_read_are_told_of),
+		WITH_DISK(what_is_empty_does_not_count_as_sent),
 		WITH_DISK(what_is_written_meanwhile_comes_again),
 		WITH_DISK(what_became_empty_becomes_so_there),
 		WITH_DISK(compressed_disks_are_the_same_and_fewer_bytes),

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <zstd.h>
 
+#include "vmm/core/clock.h"
 #include "vmm/core/guest_mem.h"
 #include "vmm/core/io.h"
 #include "vmm/migrate/migrate_mirror_record.h"
@@ -73,7 +74,12 @@ void migrate_mirror_stop(struct migrate_mirror *s)
 	free(s->data);
 	free(s->record);
 	free(s->packed);
-	*s = (struct migrate_mirror){ .bytes_read = s->bytes_read, .bytes_sent = s->bytes_sent };
+	*s = (struct migrate_mirror){
+		.bytes_read = s->bytes_read,
+		.bytes_sent = s->bytes_sent,
+		.bytes_full = s->bytes_full,
+		.empty_ns = s->empty_ns,
+	};
 }
 
 uint64_t migrate_mirror_collect(struct migrate_mirror *s)
@@ -180,6 +186,7 @@ static int send_data(struct migrate_mirror *s, struct migrate_wire *w, unsigned 
 		memcpy(s->record + len, unit, n);
 		len += n;
 	}
+	s->bytes_full += len - MIGRATE_DISK_AT;
 	/* What is there is empty anyway; but who reads gigabytes of zeroes is to be heard of. */
 	if (s->first && present)
 		zero = 0;
@@ -209,6 +216,7 @@ static int send_some(struct migrate_mirror *s, struct migrate_wire *w, unsigned 
 {
 	struct migrate_mirror_disk *d = &s->disk[index];
 	uint64_t before = w->bytes_out, hole = hole_at(d, first, num);
+	uint64_t before_ns = clock_monotonic_ns(NULL), full = s->bytes_full;
 	int r;
 
 	*ret_num = hole ? hole : data_at(d, first, MIN(num, (uint64_t)MIGRATE_DISK_UNITS));
@@ -216,6 +224,8 @@ static int send_some(struct migrate_mirror *s, struct migrate_wire *w, unsigned 
 		   send_data(s, w, index, first, *ret_num, err);
 	clear_bits(d->todo, first, *ret_num);
 	s->bytes_sent += w->bytes_out - before;
+	if (s->bytes_full == full)
+		s->empty_ns += clock_monotonic_ns(NULL) - before_ns;
 	return r;
 }
 

@@ -35,6 +35,8 @@ struct migrate_mirror {
 	uint8_t *data, *record, *packed;
 
 	uint64_t bytes_read, bytes_sent; /* @bytes_sent: of records */
+	uint64_t bytes_full; /* of what was read, that was not empty */
+	uint64_t empty_ns;   /* the time that records of nothing but what is empty took */
 };
 
 /* Begin to watch @disks; @level as for memory. The guest may run. */

@@ -129,7 +129,7 @@ static uint64_t bytes_so_far(const struct migrate_source *s)
 
 static uint64_t pages_so_far(const struct migrate_source *s)
 {
-	return s->memory.pages_sent + s->mirror.bytes_read / PAGE_SIZE;
+	return s->memory.pages_sent + s->mirror.bytes_full / PAGE_SIZE;
 }
 
 /* After each window, on the thread of whichever stream: keep all of them to the bandwidth. */
@@ -167,7 +167,7 @@ static int send_changes(struct migrate_source *s, struct error *err)
 static int copy_round(struct migrate_source *s, uint64_t *ret_pages, struct error *err)
 {
 	uint64_t before_ns = clock_monotonic_ns(NULL), bytes = bytes_so_far(s), ns;
-	uint64_t pages = pages_so_far(s);
+	uint64_t pages = pages_so_far(s), empty_ns = s->mirror.empty_ns;
 	struct migrate_record rec;
 	int r = send_changes(s, err);
 
@@ -178,7 +178,9 @@ static int copy_round(struct migrate_source *s, uint64_t *ret_pages, struct erro
 					s->mirror.num ? SYNC_MS : (int)s->wire.patience_ms, err);
 	if (r < 0)
 		return r;
-	ns = MAX(clock_monotonic_ns(NULL) - before_ns, 1u);
+	/* To read what is empty says nothing about the link. */
+	empty_ns = s->mirror.empty_ns - empty_ns;
+	ns = MAX(clock_monotonic_ns(NULL) - before_ns - empty_ns, 1u);
 	bytes = bytes_so_far(s) - bytes;
 	pages = pages_so_far(s) - pages;
 	pthread_mutex_lock(&s->lock);
