@@ -64,6 +64,9 @@ _wisp()
 		--cpu)
 			_wisp_words "host x86-64-v2 x86-64-v3 x86-64-v4"
 			return ;;
+		--cpu-template)
+			_wisp_files
+			return ;;
 		--memory-backend)
 			_wisp_words "anon shared"
 			return ;;
@@ -110,7 +113,7 @@ _wisp()
 			return ;;
 		--balloon)
 			case $cur in *,*)
-				_wisp_keys "deflate-on-oom= reporting="
+				_wisp_keys "deflate-on-oom= reporting= hinting="
 				return ;;
 			esac
 			return ;;
@@ -186,7 +189,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --hugepages --memory-backend --disk --pmem --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --config-file --save-config --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --cpu-template --hugepages --memory-backend --disk --pmem --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --config-file --save-config --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	ls)
@@ -400,9 +403,12 @@ _wisp()
 		--run-dir)
 			_wisp_files
 			return ;;
+		--hint)
+			_wisp_words "start stop"
+			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--run-dir --json --help" ;;
+		-*) _wisp_words "--run-dir --hint --json --help" ;;
 		*) _wisp_ids "" ;;
 		esac ;;
 	test)
@@ -580,8 +586,13 @@ _wisp()
 		--prefetch)
 			_wisp_words "on off record"
 			return ;;
+		--memory-backend)
+			_wisp_words "map uffd"
+			return ;;
 		--clock)
 			_wisp_words "continue realtime"
+			return ;;
+		--net)
 			return ;;
 		--tap)
 			return ;;
@@ -592,7 +603,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --changed-disks --clone --prefetch --clock --tap --memory-file --paused --ready-fd --help" ;;
+		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --changed-disks --clone --prefetch --memory-backend --clock --net --tap --memory-file --paused --ready-fd --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	clone)

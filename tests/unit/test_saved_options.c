@@ -35,8 +35,8 @@ static void saved_guest(struct machine_config *c)
 }
 
 /* `wisp restore dir ARG...` on that guest; what fails is in @err. */
-static int apply(struct machine_config *c, uint32_t *given, struct error *err, const char *const *arg,
-		 unsigned num)
+static int apply(struct machine_config *c, uint32_t *given, struct error *err,
+		 const char *const *arg, unsigned num)
 {
 	struct saved_options o = { 0 };
 	char *argv[16];
