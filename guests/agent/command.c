@@ -147,7 +147,7 @@ static int open_streams(struct command *c, int theirs[3])
 /* 0 or an errno, that of exec() too: it comes through a pipe that a successful one closes. */
 static int start(struct command *c)
 {
-	int theirs[3], tell[2], error = 0;
+	int theirs[3] = { -1, -1, -1 }, tell[2] = { -1, -1 }, error = 0;
 	sigset_t set;
 
 	sigemptyset(&set);
