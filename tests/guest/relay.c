@@ -161,6 +161,8 @@ static void add_pair(int listener, const char *path)
 	if (peer < 0)
 		die("accept");
 	pairs[num_pairs].fd[0] = peer;
+	/* Over all but the first the destination answers, and does not greet. */
+	pairs[num_pairs].greeted[1] = num_pairs > 0;
 	pairs[num_pairs++].fd[1] = open_socket(path, 0);
 }
 
