@@ -174,6 +174,14 @@ $(BUILD)/wisp-hostile: $(BUILD)/vmm/main.o $(HOSTILE_OBJ) $(BUILD)/libwisp.a
 .PHONY: hostile
 hostile: $(BUILD)/wisp-hostile
 
+# ---- a shared directory mounted on this host, for suites of others (tests/share/share_mount.c) ----
+
+$(BUILD)/tests/share/share_mount: $(BUILD)/tests/share/share_mount.o $(BUILD)/libwisp.a
+	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $^ $(LDLIBS)
+
+.PHONY: share-mount
+share-mount: $(BUILD)/tests/share/share_mount ## a share as a guest sees it, for file system suites
+
 # ---- faults: one call of a run fails (tests/fault/faults.c) ----
 
 # Every __wrap_NAME there is takes the place of NAME.
@@ -273,7 +281,7 @@ CLANG_TIDY ?= clang-tidy-14
 # Its -Wformat-nonliteral also means functions that pass a checked format on.
 CLANG_WARN := $(WARN) -Wno-gnu-variable-sized-type-not-at-end -Wno-format-nonliteral -Werror
 CHECK_SRC  := $(LIB_SRC) $(wildcard vmm/main.c vmm/seccomp/*.c helpers/*.c)
-CHECK_TEST := $(wildcard tests/unit/*.c tests/fuzz/*.c tests/hostile/*.c tests/sim/*.c)
+CHECK_TEST := $(wildcard tests/unit/*.c tests/fuzz/*.c tests/hostile/*.c tests/sim/*.c tests/share/*.c)
 CHECK_FLAGS = -std=gnu17 $(CPPFLAGS) $(HELPER_CFLAGS_wisp-net)
 
 # One stamp a source: only what has changed is looked at again.
