@@ -57,10 +57,10 @@ static void close_if_open(int *fd)
 static int open_draft(struct draft *d, const char *path)
 {
 	d->path = path;
-	if ((size_t)snprintf(d->partial, sizeof(d->partial), "%s.partial", path) >=
+	if ((size_t)snprintf(d->partial, sizeof(d->partial), "%s.partial-XXXXXX", path) >=
 	    sizeof(d->partial))
 		return -ENAMETOOLONG;
-	d->fd = open(d->partial, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	d->fd = mkostemp(d->partial, O_CLOEXEC);
 	return d->fd < 0 ? -errno : 0;
 }
 
