@@ -16,6 +16,7 @@ const struct seccomp_rule seccomp_net[] = {
 	ALLOW(clock_nanosleep, "waits of the libraries"),
 	ALLOW(recvmmsg, "frames of the guest"),
 	ALLOW(sendmmsg, "frames to the guest"),
+	ALLOW(sendmsg, "the metadata service's frames, and its questions"),
 	ALLOW(recvmsg, "datagrams with their addresses"),
 	ALLOW(recvfrom, "what comes from the network"),
 	ALLOW(sendto, "what goes to the network"),
