@@ -205,8 +205,9 @@ static void nothing_that_is_needed_is_replaced(void **state)
 	refused(im, "create --force x 1M", "in use by another process");
 	refused(im, "convert --force y x", "in use by another process");
 	block_close(b);
-	must(im, "cmp x want");
+	must(im, "cmp x want; chmod 600 x");
 	assert_int_equal(disk(im, "convert --force x x"), 0);
+	must(im, "test $(stat -c %%a x) = 600");
 	must(im, "qemu-img compare -q -f qcow2 -F raw x want");
 }
 

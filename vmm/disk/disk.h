@@ -31,9 +31,13 @@ struct disk_new {
 	const char *path;
 	char *temporary;
 	int fd;
+	bool force;
 };
 
-/* With @force a regular file of that name will be replaced, unless it is an image in use. */
+/*
+ * With @force a regular file of that name will be replaced, unless it is an image in use by then;
+ * what is made has its owner and mode.
+ */
 int disk_new_open(struct disk_new *n, const char *path, bool force, struct error *err);
 /* Durable, and called by its name. */
 int disk_new_commit(struct disk_new *n, struct error *err);

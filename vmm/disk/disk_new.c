@@ -24,14 +24,30 @@ static int refuse_in_use(const char *path, struct error *err)
 	return r;
 }
 
+/* As any other new file's, and not as a secret's; or as that of the one which it replaces, @old. */
+static void set_mode(const struct disk_new *n, const struct stat *old)
+{
+	mode_t mask;
+
+	if (old) {
+		/* Not for everybody; it is ours, then. */
+		(void)!fchown(n->fd, old->st_uid, old->st_gid);
+		fchmod(n->fd, old->st_mode & 0777);
+		return;
+	}
+	mask = umask(0);
+	umask(mask);
+	fchmod(n->fd, 0666 & ~mask);
+}
+
 int disk_new_open(struct disk_new *n, const char *path, bool force, struct error *err)
 {
 	struct stat st;
-	mode_t mask;
+	bool is_there = lstat(path, &st) == 0;
 	int r;
 
-	*n = (struct disk_new){ .path = path, .fd = -1 };
-	if (lstat(path, &st) == 0 && (!force || !S_ISREG(st.st_mode))) {
+	*n = (struct disk_new){ .path = path, .fd = -1, .force = force };
+	if (is_there && (!force || !S_ISREG(st.st_mode))) {
 		r = error_usage(err, -EEXIST, "'%s': %s", path,
 				S_ISREG(st.st_mode) ? "exists already" :
 						      "exists, and is not a regular file");
@@ -53,10 +69,7 @@ int disk_new_open(struct disk_new *n, const char *path, bool force, struct error
 		n->temporary = NULL;
 		return r;
 	}
-	/* As any other new file's, and not as a secret's. */
-	mask = umask(0);
-	umask(mask);
-	fchmod(n->fd, 0666 & ~mask);
+	set_mode(n, is_there ? &st : NULL);
 	return 0;
 }
 
@@ -72,12 +85,33 @@ static void sync_folder(const char *path)
 	free(copy);
 }
 
-int disk_new_commit(struct disk_new *n, struct error *err)
+/* It may have been long: somebody may have made such a file meanwhile, or use the one there is. */
+static int give_name(const struct disk_new *n, struct error *err)
 {
-	if (fsync(n->fd) < 0)
-		return error_usage(err, -errno, "'%s': %m", n->path);
+	int r = n->force ? refuse_in_use(n->path, err) : 0;
+
+	if (r < 0)
+		return r;
+	if (!n->force &&
+	    renameat2(AT_FDCWD, n->temporary, AT_FDCWD, n->path, RENAME_NOREPLACE) == 0)
+		return 0;
+	/* Not every file system knows of that flag. */
+	if (!n->force && errno != EINVAL && errno != ENOSYS)
+		return error_usage(err, -errno, "'%s': cannot be named: %m", n->path);
 	if (rename(n->temporary, n->path) < 0)
 		return error_usage(err, -errno, "'%s': cannot be named: %m", n->path);
+	return 0;
+}
+
+int disk_new_commit(struct disk_new *n, struct error *err)
+{
+	int r;
+
+	if (fsync(n->fd) < 0)
+		return error_usage(err, -errno, "'%s': %m", n->path);
+	r = give_name(n, err);
+	if (r < 0)
+		return r;
 	sync_folder(n->path);
 	free(n->temporary);
 	n->temporary = NULL;
