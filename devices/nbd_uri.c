@@ -301,6 +301,7 @@ int nbd_check_uri(const char *uri, struct error *err)
 int nbd_connect(const char *uri, const char *address, struct error *err)
 {
 	const struct timeval limit = { .tv_sec = NBD_TIMEOUT_S };
+	const struct linger drop = { .l_onoff = 1 };
 	const int yes = 1;
 	struct place p = { 0 };
 	int fd, r = find(uri, address, &p, err);
@@ -316,6 +317,11 @@ int nbd_connect(const char *uri, const char *address, struct error *err)
 	/* A request is one message already, and nobody gains by waiting for a second. */
 	if (p.any.sa_family != AF_UNIX)
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
+	/*
+	 * What a connection that was given up has not sent yet is dropped when it is closed: it
+	 * goes over another, and would come a second time, after what was written since.
+	 */
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &drop, sizeof(drop));
 	/* A ring of this thread interrupts as a signal does; Linux goes on with the wait. */
 	do {
 		r = connect(fd, &p.any, p.len);

@@ -50,6 +50,11 @@ struct tunnel {
 	gnutls_session_t session;
 	struct flow out, in; /* from the plain side to TLS, and back */
 	bool want_read, want_write; /* of the connection, before there can be progress */
+	/*
+	 * Who leaves the plain side sends what was not answered over another connection. Of what
+	 * has not gone out yet nothing may, or it would undo what was written since.
+	 */
+	bool drops;
 };
 
 /* ---- who we are, and who they are ---- */
@@ -213,7 +218,8 @@ static void pull_in(struct tunnel *t)
 
 static bool is_over(const struct tunnel *t)
 {
-	return (t->in.ended && t->in.at == t->in.len) || (t->out.ended && t->out.at == t->out.len);
+	return (t->in.ended && t->in.at == t->in.len) ||
+	       (t->out.ended && (t->drops || t->out.at == t->out.len));
 }
 
 static void await(struct tunnel *t)
@@ -228,20 +234,26 @@ static void await(struct tunnel *t)
 		p[1].events |= POLLIN;
 	if (t->in.at < t->in.len)
 		p[1].events |= POLLOUT;
+	/* A hang-up that nobody waits for would be told again and again. */
+	if (!p[0].events)
+		p[0].fd = -1;
+	if (!p[1].events && !t->drops)
+		p[1].fd = -1;
 	if (poll(p, ARRAY_SIZE(p), -1) < 0)
 		return;
 	if (p[0].revents)
 		t->want_read = t->want_write = false;
+	if (t->drops && p[1].revents & POLLHUP)
+		t->out.ended = true;
 }
 
 static void carry(struct tunnel *t)
 {
-	for (;;) {
+	while (!is_over(t)) {
 		push_out(t);
 		pull_in(t);
-		if (is_over(t))
-			return;
-		await(t);
+		if (!is_over(t))
+			await(t);
 	}
 }
 
@@ -272,6 +284,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
+	tunnel.drops = nbd;
 	credentials = read_credentials(argv[argc - 1], nbd);
 	/* From the first byte of somebody else's on. */
 	sandbox_lock_helper(SANDBOX_THREAD_TLS, nothing);
@@ -284,6 +297,7 @@ int main(int argc, char **argv)
 	    fcntl(PLAIN_FD, F_SETFL, O_NONBLOCK) < 0)
 		return 1;
 	carry(&tunnel);
-	say_goodbye(&tunnel);
+	if (!tunnel.drops)
+		say_goodbye(&tunnel);
 	return 0;
 }
