@@ -364,6 +364,10 @@ static int carry_out(const struct migrate_options *o, const char *const *args, i
 	if (o->streams > 1 && o->hand_off)
 		return error_usage(err, -EINVAL, "migrate: --hand-off sends no memory over its "
 						 "connection: not with --streams");
+	if (o->streams > 1 && o->bandwidth && o->bandwidth < o->streams * MiB)
+		return error_usage(err, -EINVAL,
+				   "migrate: --bandwidth with --streams %u: at least %uM",
+				   o->streams, o->streams);
 	if (o->streams > 1 && num == 2 && !migrate_address_is_socket(args[1]))
 		return error_usage(err, -EINVAL,
 				   "migrate: --streams: '%s' is one pipe, and cannot be connected "

@@ -110,6 +110,11 @@ static int read_params(struct control_call *call, struct migrate_params *p)
 		control_fail(call, -EINVAL, "a hand-off is within one host, where the disks are");
 		return -EINVAL;
 	}
+	/* Each of them is silent while the others send. */
+	if (streams > 1 && p->bandwidth && p->bandwidth < streams * MiB) {
+		control_fail(call, -EINVAL, "a bandwidth below 1 MiB/s for each stream");
+		return -EINVAL;
+	}
 	if (migrate_uuid_parse(uuid, p->uuid) < 0 || !rounds || !streams) {
 		control_fail(call, -EINVAL,
 			     "a migration needs a name, a round and a stream at least");

@@ -108,10 +108,10 @@ int migrate_gather_streams(struct migrate_gather *g, const uint8_t *uuid, unsign
 	unsigned found = 0;
 	int r = 0;
 
-	if (num && g->listener.fd < 0)
-		return error_set(err, -EBADMSG, "migration: streams where there is one pipe");
 	for (unsigned i = 0; i < num; i++)
 		wires[i] = (struct migrate_wire){ .in = -1, .out = -1, .fd = -1 };
+	if (num && g->listener.fd < 0)
+		return error_set(err, -EBADMSG, "migration: streams where there is one pipe");
 	while (found < num && !r) {
 		if (g->num)
 			found += take_next(g, uuid, num, wires);

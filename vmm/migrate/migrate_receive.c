@@ -371,6 +371,8 @@ int migrate_receive(struct machine *m, const struct migrate_arrival *arrival,
 	if (!r && machine_time_jumped(m) < 0)
 		log_warn("migration: the guest cannot be told that its time may have jumped");
 	rx.wire->wake_fd = -1;
+	/* Who ended before the first record has not done it; else there are none. */
+	migrate_streams_end(&rx.streams, &(struct error){ 0 });
 	if (rx.wake_fd >= 0)
 		close(rx.wake_fd);
 	migrate_sink_done(&rx.sink);
