@@ -16,6 +16,12 @@ static void set_command(struct virtio_balloon *b, uint32_t command)
 	virtio_config_changed(&b->dev);
 }
 
+static bool is_current(const struct virtio_balloon *b)
+{
+	return b->hint_answered && b->hint_answer == b->hint_command &&
+	       b->hint_command >= FIRST_RUN;
+}
+
 /* The driver begins a run, or is through with it: then @ret_finished. */
 static void read_command(struct virtio_balloon *b, const struct virtq_chain *chain,
 			 bool *ret_finished)
@@ -23,15 +29,11 @@ static void read_command(struct virtio_balloon *b, const struct virtq_chain *cha
 	uint32_t command;
 
 	virtq_copy_out(chain, 0, &command, sizeof(command));
-	b->hint_answer = le32toh(command);
+	command = le32toh(command);
+	/* The end of an earlier run is none of the one that was asked for meanwhile. */
+	*ret_finished = command <= VIRTIO_BALLOON_CMD_ID_DONE && is_current(b);
+	b->hint_answer = command;
 	b->hint_answered = true;
-	*ret_finished = b->hint_answer <= VIRTIO_BALLOON_CMD_ID_DONE;
-}
-
-static bool is_current(const struct virtio_balloon *b)
-{
-	return b->hint_answered && b->hint_answer == b->hint_command &&
-	       b->hint_command >= FIRST_RUN;
 }
 
 static int drop(struct virtio_balloon *b, const struct virtq_chain *chain)

@@ -325,6 +325,22 @@ static void hints_of_no_run_at_hand_change_nothing(void **state)
 	end(&f);
 }
 
+static void end_of_an_earlier_run_ends_no_later_one(void **state)
+{
+	struct fixture f;
+
+	begin(&f, STATS_VQ | HINTS);
+	assert_int_equal(virtio_balloon_start_hints(f.d.dev, true), 0);
+	say(&f, 2);
+	assert_int_equal(virtio_balloon_start_hints(f.d.dev, true), 0);
+	say(&f, VIRTIO_BALLOON_CMD_ID_STOP);
+	assert_int_equal(command(&f), 3);
+	say(&f, 3);
+	say(&f, VIRTIO_BALLOON_CMD_ID_STOP);
+	assert_int_equal(command(&f), VIRTIO_BALLOON_CMD_ID_DONE);
+	end(&f);
+}
+
 static void run_that_is_not_acknowledged_waits_for_its_stop(void **state)
 {
 	struct fixture f;
@@ -513,6 +529,7 @@ int main(void)
 		cmocka_unit_test(poisoned_free_pages_keep_their_poison),
 		cmocka_unit_test(hinted_pages_leave_the_host),
 		cmocka_unit_test(hints_of_no_run_at_hand_change_nothing),
+		cmocka_unit_test(end_of_an_earlier_run_ends_no_later_one),
 		cmocka_unit_test(run_that_is_not_acknowledged_waits_for_its_stop),
 		cmocka_unit_test(hinted_pages_keep_their_poison),
 		cmocka_unit_test(driver_without_hints_is_not_asked),
