@@ -92,7 +92,7 @@ static void insist(struct fixture *f)
 {
 	kill(f->pid, SIGTERM);
 	kill(f->pid, SIGINT);
-	kill(f->pid, SIGHUP);
+	kill(f->pid, SIGQUIT);
 }
 
 static void half_a_frame_keeps_nobody(void **state)
@@ -108,7 +108,7 @@ static void half_a_frame_keeps_nobody(void **state)
 		signals += f.frame.type == AGENT_SIGNAL;
 	assert_int_equal(signals, 3);
 	status = end(&f);
-	assert_true(status == 128 + SIGTERM || status == 128 + SIGINT || status == 128 + SIGHUP);
+	assert_true(status == 128 + SIGTERM || status == 128 + SIGINT || status == 128 + SIGQUIT);
 }
 
 static void a_guest_that_takes_nothing_keeps_nobody(void **state)

@@ -179,7 +179,9 @@ static int pass_signal(struct exec *e, struct error *err)
 	}
 	number = info.ssi_signo;
 	send_small(e, AGENT_SIGNAL, &number, 1);
-	if (number == SIGUSR1 || number == SIGUSR2 || ++e->insisted < SIGNALS_TO_LEAVE)
+	/* To some programs the hang-up says to read their files again. */
+	if (number == SIGUSR1 || number == SIGUSR2 || number == SIGHUP ||
+	    ++e->insisted < SIGNALS_TO_LEAVE)
 		return 0;
 	e->status = 128 + number;
 	return error_set(err, -ECANCELED,

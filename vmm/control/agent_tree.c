@@ -178,8 +178,12 @@ static int receive_content(int fd, int file, const char *name, struct agent_fram
 	if (fstat(file, &st) < 0)
 		return failed(err, "create", name);
 	while ((r = agent_receive(fd, f)) == 1 && f->type == AGENT_CONTENT && f->len) {
-		/* Holes stay holes: images of disks are mostly that. A device has none. */
-		hollow = S_ISREG(st.st_mode) && is_zero(f->data, f->len);
+		/*
+		 * Holes stay holes: images of disks are mostly that. A device has none, nor has
+		 * what the kernel only calls a file, which takes less than whole frames.
+		 */
+		hollow = S_ISREG(st.st_mode) && f->len == AGENT_MAX_FRAME &&
+			 is_zero(f->data, f->len);
 		if (hollow ? lseek(file, f->len, SEEK_CUR) < 0 :
 			     write_all(file, f->data, f->len) < 0)
 			return failed(err, "write", name);
