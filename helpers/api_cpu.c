@@ -72,5 +72,7 @@ int api_name_cpu_config(struct api *api, const json_t *name, struct error *err)
 	x86_template_free(template);
 	api_forget_cpu_config(api);
 	api->cpu_config = json_incref((json_t *)name);
+	/* As above: one of them counts. */
+	json_object_del(api->machine, "cpu_template");
 	return 0;
 }
