@@ -469,6 +469,8 @@ int user_net_run(struct user_net *un)
 		slirp_pollfds_poll(un->slirp, n < 0, get_revents, un);
 		if (n > 0 && un->polls[0].revents)
 			guest_link_receive(un->guest, take_frame, un);
+		/* Not kept waiting for somebody who asks slowly. */
+		guest_link_flush(un->guest);
 		if (n > 0 && control >= 0 && un->polls[control].revents)
 			take_request(un);
 		run_timers(un);
