@@ -31,10 +31,12 @@ bool vmcoreinfo_find(const struct guest_mem *mem, uint64_t *ret_gpa, size_t *ret
 		for (uint64_t at = 0; at < r->size; at += PAGE_SIZE) {
 			unsigned in_window = at / PAGE_SIZE % ARRAY_SIZE(resident);
 
+			/* What is still to come is found by looking at it. */
 			if (in_window == 0 &&
-			    mincore(r->host + at,
-				    MIN(r->size - at, ARRAY_SIZE(resident) * PAGE_SIZE),
-				    resident) < 0)
+			    (!guest_mem_is_whole(mem) ||
+			     mincore(r->host + at,
+				     MIN(r->size - at, ARRAY_SIZE(resident) * PAGE_SIZE),
+				     resident) < 0))
 				memset(resident, 1, sizeof(resident));
 			if (resident[in_window] & 1 && vmcoreinfo_is_note(r->host + at, ret_size)) {
 				*ret_gpa = r->gpa + at;
