@@ -148,6 +148,8 @@ static int make_key(struct test_job *j, struct key *k)
 	add_options(k, t);
 	if (!r)
 		r = add_file(k, "kernel", j->machine.kernel);
+	if (!r && j->machine.cpu_template)
+		r = add_file(k, "cpu template", j->machine.cpu_template);
 	/* The root directory itself is all that such a guest still knows of the tree. */
 	if (!r)
 		r = add_file(k, "root", t->root);
