@@ -205,7 +205,7 @@ static int build(const struct monitor_params *p, struct sandbox *sandbox, struct
 					   template->num_capabilities, err);
 	if (!r)
 		r = kvm_create(&machine.hv, p->kvm_fd, p->host, err);
-	if (r < 0)
+	if (r)
 		return r;
 	r = machine_create(ret_m, &machine, err);
 	if (r < 0)
