@@ -14,9 +14,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
+#include "vmm/core/fds.h"
 #include "vmm/core/io.h"
 
 #define XXH_INLINE_ALL
@@ -137,27 +137,12 @@ static unsigned advance(struct iovec **iov, unsigned num, size_t n)
 	return num;
 }
 
-/* Room for one descriptor beside what is sent or received. */
-union fd_space {
-	struct cmsghdr header;
-	char bytes[CMSG_SPACE(sizeof(int))];
-};
-
 static ssize_t send_with(int socket, struct iovec *iov, unsigned num, int fd)
 {
-	union fd_space space = { .header = {
-		.cmsg_len = CMSG_LEN(sizeof(int)),
-		.cmsg_level = SOL_SOCKET,
-		.cmsg_type = SCM_RIGHTS,
-	} };
-	struct msghdr msg = {
-		.msg_iov = iov,
-		.msg_iovlen = num,
-		.msg_control = space.bytes,
-		.msg_controllen = sizeof(space.bytes),
-	};
+	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = num };
+	FDS_SPACE(1) space;
 
-	memcpy(CMSG_DATA(&space.header), &fd, sizeof(fd));
+	fds_attach(&msg, &space, &fd, 1);
 	return sendmsg(socket, &msg, MSG_NOSIGNAL);
 }
 
@@ -191,32 +176,23 @@ static int send_all(struct migrate_wire *w, struct iovec *iov, unsigned num, int
 /* Keep the first descriptor that came with @msg; whoever sends more than one has no use for us. */
 static void keep_fd(struct migrate_wire *w, struct msghdr *msg)
 {
-	const struct cmsghdr *c = CMSG_FIRSTHDR(msg);
-	size_t num;
-	int fd;
+	int fd = fds_take_one(msg);
 
-	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-		return;
-	/* In the space of one there may be two: it is padded. */
-	num = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-	for (size_t i = 0; i < num; i++) {
-		memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
-		if (w->fd < 0)
-			w->fd = fd;
-		else
-			close(fd);
-	}
+	if (w->fd < 0)
+		w->fd = fd;
+	else if (fd >= 0)
+		close(fd);
 }
 
 static ssize_t read_some(struct migrate_wire *w, void *buf, size_t len)
 {
 	struct iovec iov = { .iov_base = buf, .iov_len = len };
-	union fd_space space;
+	FDS_SPACE(1) space;
 	struct msghdr msg = {
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
-		.msg_control = space.bytes,
-		.msg_controllen = sizeof(space.bytes),
+		.msg_control = &space,
+		.msg_controllen = sizeof(space),
 	};
 	ssize_t n;
 
