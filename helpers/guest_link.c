@@ -104,8 +104,7 @@ static void send_all(struct guest_link *l)
 	l->copied = 0;
 }
 
-/* @frame stays as it is until it has been sent. Afterwards there is room for one more of any kind.
- */
+/* @frame stays as it is until it has been sent. There is room for one more of any kind after it. */
 static void put(struct guest_link *l, const struct virtio_net_hdr_v1 *hdr, void *frame, size_t len)
 {
 	unsigned i = l->num++;
