@@ -576,6 +576,85 @@ static void another_process_can_be_the_source(void **state)
 	destroy(&x);
 }
 
+/* What it brings: all pages, until it is told to stop. */
+static void *bring_what_is_asked_for(void *arg)
+{
+	struct fixture *x = arg;
+	struct uffd_msg fault;
+
+	while (poll(&(struct pollfd){ .fd = x->fd, .events = POLLIN }, 1, -1) > 0 &&
+	       read(x->fd, &fault, sizeof(fault)) == sizeof(fault)) {
+		uint64_t at = fault.arg.pagefault.address - (uintptr_t)x->mem->map;
+
+		ioctl(x->fd, UFFDIO_COPY,
+		      &(struct uffdio_copy){ .dst = fault.arg.pagefault.address & ~(PAGE_SIZE - 1),
+					     .src = (uintptr_t)x->pages +
+						    (at & ~(PAGE_SIZE - 1)),
+					     .len = PAGE_SIZE });
+		if (at >> PAGE_SHIFT == NUM_PAGES - 1)
+			break;
+	}
+	return NULL;
+}
+
+static void what_was_handed_over_can_be_taken_back(void **state)
+{
+	struct error err = { 0 };
+	pthread_t handler;
+	json_t *regions;
+	struct fixture x;
+	int socks[2];
+
+	create(&x);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, socks), 0);
+	if (page_faults_hand_over(&x.faults, x.mem, x.fd, socks[0], &err) < 0)
+		fail_msg("%s", err.msg);
+	x.fd = take_handed_over(socks[1], &regions);
+	assert_int_equal(pthread_create(&handler, NULL, bring_what_is_asked_for, &x), 0);
+	assert_int_equal(page_faults_take_back(x.faults), 0);
+	x.faults = NULL;
+	pthread_join(handler, NULL);
+	assert_true(guest_mem_is_whole(x.mem));
+	for (uint64_t page = 0; page < NUM_PAGES; page++)
+		assert_int_equal(*(uint64_t *)(x.mem->map + page * PAGE_SIZE), mark_of(page));
+	/* And the other process has no part in what happens from here on. */
+	assert_int_equal(guest_mem_discard(x.mem, 0, PAGE_SIZE), 0);
+	assert_int_equal(*(uint64_t *)x.mem->map, 0);
+	json_decref(regions);
+	close(x.fd);
+	close(socks[0]);
+	close(socks[1]);
+	destroy(&x);
+}
+
+static void another_process_hears_of_huge_pages(void **state)
+{
+	struct error err = { 0 };
+	struct guest_mem *huge;
+	json_t *regions;
+	struct fixture x;
+	int socks[2], fd;
+
+	if (guest_mem_create(&huge, GUEST_MEM_HUGETLB, layout, ARRAY_SIZE(layout), &err) < 0) {
+		print_message("[          ] %s\n", err.msg);
+		skip();
+	}
+	create(&x);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, socks), 0);
+	if (page_faults_hand_over(&x.faults, huge, x.fd, socks[0], &err) < 0)
+		fail_msg("%s", err.msg);
+	fd = take_handed_over(socks[1], &regions);
+	assert_int_equal(number_in(json_array_get(regions, 0), "page_size"), 2 * MiB);
+	page_faults_free(x.faults);
+	x.faults = NULL;
+	json_decref(regions);
+	close(fd);
+	close(socks[0]);
+	close(socks[1]);
+	guest_mem_free(huge);
+	destroy(&x);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -594,6 +673,8 @@ int main(void)
 		cmocka_unit_test(a_start_that_fails_leaves_ram_as_it_was),
 		cmocka_unit_test(other_memory_is_refused),
 		cmocka_unit_test(another_process_can_be_the_source),
+		cmocka_unit_test(what_was_handed_over_can_be_taken_back),
+		cmocka_unit_test(another_process_hears_of_huge_pages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

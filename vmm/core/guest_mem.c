@@ -9,7 +9,6 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#define HUGE_PAGE  (2 * MiB)
 #define LOW_MEMORY (1 * MiB)
 
 /* ---- creation ---- */

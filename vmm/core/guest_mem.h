@@ -34,6 +34,8 @@ struct guest_mem_range {
 	uint64_t *dirty;    /* our own bitmap, one bit a page, or NULL when not tracked */
 };
 
+#define HUGE_PAGE (2 * MiB)
+
 #define GUEST_MEM_MAX_RANGES   8
 #define GUEST_MEM_MAX_OVERLAYS 16
 

@@ -17,8 +17,8 @@
  *
  * Until then RAM is not whole (guest_mem_is_whole()), and a copy of the process must not use it: it
  * would read zero where pages are missing.
- * Memory of the process's own (--hugepages and shared memory are refused, and so are files that
- * are mapped over RAM).
+ * Memory of the process's own (shared memory is refused, --hugepages but for another process as
+ * the source, and so are files that are mapped over RAM).
  */
 #ifndef WISP_CORE_PAGE_FAULTS_H
 #define WISP_CORE_PAGE_FAULTS_H
@@ -77,10 +77,19 @@ int page_faults_start(struct page_faults **ret, const struct page_faults_params 
  * The same by another process, the one at the other end of the socket @sock: it gets @fd, which is
  * ours from success on, beside a JSON array of where RAM is in this process, one object for each
  * range, as Firecracker tells it. There is no thread of ours then, nor does anybody here know
- * which pages have come: RAM is never whole.
+ * which pages have come: RAM is never whole. Of what the guest gives back the other process reads
+ * (UFFD_EVENT_REMOVE), and has those pages be zero from then on; until it has read that, who gives
+ * back waits. @sock stays the caller's.
  */
 int page_faults_hand_over(struct page_faults **ret, struct guest_mem *mem, int fd, int sock,
 			  struct error *err);
+
+/*
+ * Ask for all that is missing, which takes as long as the other process needs for it, and let RAM
+ * be ordinary memory that is whole: it has no part in it any more. For what was handed over, while
+ * nobody uses RAM. @f is gone then; on failure (-errno) nothing has changed.
+ */
+int page_faults_take_back(struct page_faults *f);
 
 /*
  * Stop, and let RAM be ordinary memory: what is missing reads as zero from now on, so nobody may

@@ -70,11 +70,13 @@ int page_faults_open(struct error *err)
 	return fd;
 }
 
-static int check_memory(const struct guest_mem *mem, struct error *err)
+/* Huge pages come whole: @huge_too if the source can be told so. */
+static int check_memory(const struct guest_mem *mem, bool huge_too, struct error *err)
 {
-	if (mem->backing != GUEST_MEM_ANON)
-		return error_set(err, -ENOTSUP,
-				 "pages on demand: not with --hugepages or memory that is shared");
+	if (mem->backing == GUEST_MEM_SHARED ||
+	    (mem->backing == GUEST_MEM_HUGETLB && !huge_too))
+		return error_set(err, -ENOTSUP, "pages on demand: not with %smemory that is shared",
+				 huge_too ? "" : "--hugepages or ");
 	if (mem->num_overlays)
 		return error_set(err, -ENOTSUP,
 				 "pages on demand: a file is mapped over guest memory");
@@ -85,12 +87,12 @@ static int check_memory(const struct guest_mem *mem, struct error *err)
 }
 
 static int create(struct page_faults **ret, struct guest_mem *mem, const uint64_t *there,
-		  struct error *err)
+		  bool huge_too, struct error *err)
 {
 	uint64_t num = guest_mem_size(mem) >> PAGE_SHIFT;
 	uint64_t words = guest_mem_bitmap_words(guest_mem_size(mem));
 	struct page_faults *f;
-	int r = check_memory(mem, err);
+	int r = check_memory(mem, huge_too, err);
 
 	if (r < 0)
 		return r;
@@ -143,7 +145,7 @@ int page_faults_start(struct page_faults **ret, const struct page_faults_params 
 		      struct error *err)
 {
 	struct page_faults *f = NULL;
-	int r = create(&f, params->mem, params->there, err);
+	int r = create(&f, params->mem, params->there, false, err);
 
 	if (!f)
 		return r;
@@ -171,6 +173,7 @@ int page_faults_start(struct page_faults **ret, const struct page_faults_params 
 
 static void describe(const struct guest_mem *mem, char *text, size_t size)
 {
+	unsigned long long page = mem->backing == GUEST_MEM_HUGETLB ? HUGE_PAGE : PAGE_SIZE;
 	size_t at = 0;
 
 	for (unsigned i = 0; i < mem->num_ranges; i++) {
@@ -182,7 +185,7 @@ static void describe(const struct guest_mem *mem, char *text, size_t size)
 			       "\"page_size\":%llu,\"page_size_kib\":%llu}",
 			       i ? "," : "[", (unsigned long long)(uintptr_t)r->host,
 			       (unsigned long long)r->size, (unsigned long long)r->fd_offset,
-			       PAGE_SIZE, PAGE_SIZE);
+			       page, page);
 	}
 	snprintf(text + at, size - at, "]");
 }
@@ -206,7 +209,7 @@ int page_faults_hand_over(struct page_faults **ret, struct guest_mem *mem, int f
 {
 	char text[GUEST_MEM_MAX_RANGES * REGION_BYTES + 16];
 	struct page_faults *f = NULL;
-	int r = create(&f, mem, NULL, err);
+	int r = create(&f, mem, NULL, true, err);
 
 	if (!f)
 		return r;
@@ -225,6 +228,20 @@ int page_faults_hand_over(struct page_faults **ret, struct guest_mem *mem, int f
 	f->fd = fd;
 	__atomic_store_n(&mem->partial, true, __ATOMIC_RELEASE);
 	*ret = f;
+	return 0;
+}
+
+int page_faults_take_back(struct page_faults *f)
+{
+	const struct guest_mem *mem = f->mem;
+	struct uffdio_range all = { (uintptr_t)mem->map, guest_mem_size(mem) };
+
+	for (uint64_t at = 0; at < all.len; at += PAGE_SIZE)
+		(void)*(volatile uint8_t *)(mem->map + at);
+	/* What the guest gave back meanwhile is missing again, and now nobody's but zero. */
+	if (ioctl(f->fd, UFFDIO_UNREGISTER, &all) < 0)
+		return -errno;
+	page_faults_free(f);
 	return 0;
 }
 
