@@ -599,11 +599,14 @@ _wisp()
 		--memory-file)
 			_wisp_files
 			return ;;
+		--memory-handler)
+			_wisp_files
+			return ;;
 		--ready-fd)
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --changed-disks --clone --prefetch --memory-backend --clock --net --tap --memory-file --paused --ready-fd --help" ;;
+		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --changed-disks --clone --prefetch --memory-backend --clock --net --tap --memory-file --memory-handler --hugepages --paused --ready-fd --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	clone)

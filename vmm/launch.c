@@ -27,6 +27,7 @@
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_copies.h"
+#include "vmm/saved/demand.h"
 #include "vmm/monitor.h"
 #include "vmm/nbd_dial.h"
 #include "vmm/run_dir.h"
@@ -317,6 +318,8 @@ static int run_once(struct monitor_params *params)
 	/* A source is to see the monitor's end at once, and its memory to go with the monitor. */
 	if (params->image && params->image->arrival)
 		migrate_arrival_close(params->image->arrival);
+	if (params->image && params->image->demand)
+		demand_in_parent(params->image->demand);
 	status = await_monitor(params, monitor, &set, &signal);
 	terminal_restore();
 	if (WIFEXITED(status)) {

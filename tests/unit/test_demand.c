@@ -247,6 +247,27 @@ static void it_may_end_before_all_is_there(void **state)
 	destroy(&x);
 }
 
+/* Without files, and until the end of the machine, which it sees. */
+static void a_handler_has_the_pages(void **state)
+{
+	int socks[2];
+	struct fixture x;
+	char text[4096];
+
+	create(&x);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, socks), 0);
+	x.demand.handed_over = true;
+	x.demand.handler_fd = socks[0];
+	start(&x);
+	assert_false(guest_mem_is_whole(x.mem));
+	assert_true(read(socks[1], text, sizeof(text)) > 2);
+	assert_int_equal(text[0], '[');
+	demand_stop(&x.demand);
+	assert_int_equal(read(socks[1], text, sizeof(text)), 0);
+	close(socks[1]);
+	destroy(&x);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -257,6 +278,7 @@ int main(void)
 		cmocka_unit_test(a_file_that_cannot_be_read_is_told_of),
 		cmocka_unit_test(files_of_another_size_are_refused),
 		cmocka_unit_test(it_may_end_before_all_is_there),
+		cmocka_unit_test(a_handler_has_the_pages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,9 +1,12 @@
 /* wisp restore: a snapshot's machine, with what this host calls its files; or several of it. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -48,6 +51,62 @@ static int use_memory_file(struct snapshot *s, const char *path, struct error *e
 	close(s->memory_fd);
 	s->memory_fd = fd;
 	return 0;
+}
+
+/* ---- memory that another process has ---- */
+
+/* fd:N is a connection that our caller made. */
+static int take_handler(struct demand *d, const char *number, struct error *err)
+{
+	int type;
+	socklen_t len = sizeof(type);
+	char *end;
+	long fd = strtol(number, &end, 10);
+
+	if (end == number || *end || fd < 0 || fd > INT_MAX ||
+	    getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0)
+		return error_usage(err, -EINVAL, "--memory-handler fd:%s: not an open socket",
+				   number);
+	d->handler_fd = (int)fd;
+	fcntl(d->handler_fd, F_SETFD, FD_CLOEXEC);
+	return 0;
+}
+
+static int connect_handler(struct demand *d, const char *path, struct error *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int r = 0;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return error_usage(err, -ENAMETOOLONG, "--memory-handler '%s': %m", path);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	d->handler_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (d->handler_fd < 0 ||
+	    connect(d->handler_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		r = error_usage(err, -errno, "--memory-handler '%s': cannot connect: %m", path);
+	if (r < 0 && d->handler_fd >= 0)
+		close(d->handler_fd);
+	return r;
+}
+
+/* Last of all that can fail: the handler counts on one that asks it. */
+static int find_handler(struct restoring *t, struct error *err)
+{
+	static const char passed[] = "fd:";
+	const char *where = t->options->memory_handler;
+	int r;
+
+	if (!where)
+		return 0;
+	if (t->config.memory_backing == GUEST_MEM_SHARED)
+		return error_usage(err, -ENOTSUP,
+				   "--memory-handler: not for a guest with memory that is shared");
+	if (!strncmp(where, passed, strlen(passed)))
+		r = take_handler(&t->demand, where + strlen(passed), err);
+	else
+		r = connect_handler(&t->demand, where, err);
+	t->demand.handed_over = r == 0;
+	return r;
 }
 
 /* ---- what clones cannot share ---- */
@@ -203,7 +262,7 @@ static int prepare(struct restoring *t, const char *path, struct error *err)
 		r = separate_ends(t, err);
 	if (!r)
 		r = config_validate(c, err);
-	if (!r)
+	if (!r && !o->memory_handler)
 		r = snapshot_check_memory(s, c->memory_bytes, err);
 	if (!r && o->memory == SAVED_MEMORY_UFFD && c->memory_backing != GUEST_MEM_ANON)
 		r = error_usage(err, -ENOTSUP,
@@ -218,8 +277,10 @@ static int prepare(struct restoring *t, const char *path, struct error *err)
 		r = separate_disks(t, err);
 	if (!r && o->prefetch == SAVED_PREFETCH_RECORD)
 		r = start_record(t, path, err);
-	else if (!r && o->prefetch == SAVED_PREFETCH_ON)
+	else if (!r && o->prefetch == SAVED_PREFETCH_ON && !o->memory_handler)
 		read_record(t, path);
+	if (!r)
+		r = find_handler(t, err);
 	/* A snapshot is a file that was named, whatever is wrong with it. */
 	if (r < 0 && err->kind == ERROR_OTHER)
 		err->kind = ERROR_USAGE;
@@ -237,7 +298,8 @@ static void use_chain(struct machine_image *image, struct restoring *t)
 	image->working_set = t->working_set.touched ? &t->working_set : NULL;
 	image->records = t->record_fd >= 0;
 	image->record_fd = t->record_fd;
-	image->demand = t->options->memory == SAVED_MEMORY_UFFD ? &t->demand : NULL;
+	if (t->demand.handed_over || t->options->memory == SAVED_MEMORY_UFFD)
+		image->demand = &t->demand;
 	for (unsigned i = 1; i < c->num; i++)
 		t->layers[image->num_layers++] = (struct machine_layer){
 			.fd = c->link[i].memory_fd,
@@ -281,6 +343,7 @@ static int restore(struct saved_options *o, const char *path, unsigned number)
 		use_chain(&image, t);
 		status = launch_run_with(&t->config, &ends);
 	}
+	demand_in_parent(&t->demand);
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		if (t->disk_fds[i] >= 0)
 			close(t->disk_fds[i]);
@@ -332,10 +395,14 @@ int restore_main(int argc, char **argv)
 		r = error_usage(&err, -EINVAL,
 				"--clone: without --memory-file, --ready-fd, --net "
 				"and --prefetch record");
-	if (r > 0 && o.memory == SAVED_MEMORY_UFFD && o.prefetch == SAVED_PREFETCH_RECORD)
+	if (r > 0 && o.memory_handler && o.memory_file)
 		r = error_usage(&err, -EINVAL,
-				"--prefetch record: with --memory-backend uffd all pages are "
-				"brought, needed or not");
+				"--memory-handler: without --memory-file: it has the file");
+	if (r > 0 && o.prefetch == SAVED_PREFETCH_RECORD &&
+	    (o.memory == SAVED_MEMORY_UFFD || o.memory_handler))
+		r = error_usage(&err, -EINVAL,
+				"--prefetch record: with %s all pages are brought, needed or not",
+				o.memory_handler ? "--memory-handler" : "--memory-backend uffd");
 	if (r < 0) {
 		error_print(&err);
 		status = error_status(&err);

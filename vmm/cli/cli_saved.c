@@ -100,6 +100,12 @@ const struct config_item restore_options[] = {
 	  .repeat = true, .parse = parse_net },
 	{ "--memory-file", "PATH", "RAM is in this file in place of the snapshot's own",
 	  CONFIG_STRING, MEMBER(memory_file) },
+	{ "--memory-handler", "PATH|fd:N",
+	  "RAM's pages come from the process that listens on this UNIX socket, by userfaultfd and "
+	  "as Firecracker asks for them (docs/snapshot.md)",
+	  CONFIG_STRING, MEMBER(memory_handler) },
+	{ "--hugepages", NULL, "Take RAM from the host's reserved huge pages now", CONFIG_FLAG,
+	  MEMBER(hugepages) },
 	{ "--paused", NULL, "Let the guest stand still until 'wisp resume'", CONFIG_FLAG,
 	  MEMBER(paused) },
 	{ "--ready-fd", "N", "Write one byte to this descriptor when the guest runs, and close it",
@@ -129,6 +135,7 @@ void saved_options_done(struct saved_options *o)
 	free(o->serial);
 	free(o->vsock);
 	free(o->memory_file);
+	free(o->memory_handler);
 	free(o->tls);
 	for (unsigned i = 0; i < o->num_nets; i++) {
 		free(o->net[i].id);
@@ -243,6 +250,8 @@ int saved_options_apply(struct machine_config *c, struct saved_options *o, uint3
 	c->json = o->json;
 	c->ready_fd = o->ready_fd;
 	c->start_paused = o->paused;
+	if (o->hugepages)
+		c->memory_backing = GUEST_MEM_HUGETLB;
 	r = replace_nets(c, o, err);
 	if (r < 0)
 		return r;

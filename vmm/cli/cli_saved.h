@@ -35,7 +35,8 @@ struct saved_options {
 	unsigned num_nets;
 
 	/* restore's, for who starts it from another program (wisp api) */
-	char *memory_file;
+	char *memory_file, *memory_handler;
+	bool hugepages;
 	unsigned ready_fd;
 	bool paused;
 };

@@ -24,7 +24,9 @@
 #include "vmm/core/io.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
+#include "vmm/monitor.h"
 #include "vmm/saved/clone.h"
+#include "vmm/saved/demand.h"
 #include "vmm/saved/reset_point.h"
 #include "vmm/saved/snapshot_pages.h"
 #include "vmm/saved/snapshot_track.h"
@@ -287,12 +289,32 @@ static int track(struct taking *t, struct error *err)
 	return r;
 }
 
+/* Where memory that is still to come comes from, if that is a process that brings all of it. */
+static struct demand *handler_of(const struct machine *m)
+{
+	const struct machine_image *image = m->monitor ? m->monitor->image : NULL;
+	struct demand *d = image ? image->demand : NULL;
+
+	return d && d->handed_over ? d : NULL;
+}
+
+/* In a copy of this process pages that are still to come would read as zero. */
+static int make_whole(struct machine *m, struct error *err)
+{
+	struct demand *d = handler_of(m);
+	int r = d ? demand_take_back(d) : 0;
+
+	return r < 0 ? error_set(err, r, "the guest's memory cannot be had: %m") : 0;
+}
+
 static void paused(void *arg)
 {
 	struct taking *t = arg;
 	struct error err = { 0 };
-	int r = machine_save(t->m, &t->state, &err);
+	int r = make_whole(t->m, &err);
 
+	if (!r)
+		r = machine_save(t->m, &t->state, &err);
 	if (!r && t->nursery_fd < 0)
 		r = track(t, &err);
 	if (r < 0) {
@@ -359,8 +381,7 @@ static void begin(struct taking *t)
 		free_taking(t);
 		return;
 	}
-	/* In a copy of this process pages that are still to come would read as zero. */
-	if (!guest_mem_is_whole(t->m->mem)) {
+	if (!guest_mem_is_whole(t->m->mem) && !handler_of(t->m)) {
 		control_fail(t->call, -EBUSY,
 			     "some of the guest's memory is still to come: try again later");
 		free_taking(t);

@@ -168,6 +168,16 @@ int demand_open(struct demand *d, struct error *err)
 	return MIN(d->fd, 0);
 }
 
+/* The files, if there are any, are the handler's to open. */
+static int start_elsewhere(struct demand *d, struct guest_mem *mem, struct error *err)
+{
+	int r = page_faults_hand_over(&d->faults, mem, d->fd, d->handler_fd, err);
+
+	if (!r)
+		d->fd = -1;
+	return r;
+}
+
 int demand_start(struct demand *d, struct guest_mem *mem, const struct machine_image *image,
 		 struct loop *loop, struct sandbox *sandbox, struct error *err)
 {
@@ -181,9 +191,12 @@ int demand_start(struct demand *d, struct guest_mem *mem, const struct machine_i
 		.begins = filter,
 		.begins_arg = d,
 	};
-	uint64_t *there = calloc(words, sizeof(*there));
+	uint64_t *there;
 	int r;
 
+	if (d->handed_over)
+		return start_elsewhere(d, mem, err);
+	there = calloc(words, sizeof(*there));
 	d->image = image;
 	d->loop = loop;
 	d->sandbox = sandbox;
@@ -217,6 +230,29 @@ out:
 	return r;
 }
 
+int demand_take_back(struct demand *d)
+{
+	int r = d->faults ? page_faults_take_back(d->faults) : 0;
+
+	if (r < 0)
+		return r;
+	d->faults = NULL;
+	demand_stop(d);
+	return 0;
+}
+
+static void close_handler(struct demand *d)
+{
+	if (d->handed_over)
+		close(d->handler_fd);
+	d->handed_over = false;
+}
+
+void demand_in_parent(struct demand *d)
+{
+	close_handler(d);
+}
+
 void demand_stop(struct demand *d)
 {
 	page_faults_free(d->faults);
@@ -224,6 +260,7 @@ void demand_stop(struct demand *d)
 	if (d->fd >= 0)
 		close(d->fd);
 	d->fd = -1;
+	close_handler(d);
 	free(d->todo);
 	free(d->front);
 	free(d->buf);

@@ -3,6 +3,9 @@
  * touched (vmm/core/page_faults.h), and in the background, first those of the working set.
  * When all are there RAM is ordinary memory, as if it had been copied.
  *
+ * Or from another process, a handler as Firecracker has them, whatever files it gets them from.
+ * Then the end is when the machine's is.
+ *
  * Belongs to the machine's thread. One is the caller's, who keeps it and the files open for as long
  * as the machine is there.
  */
@@ -17,6 +20,9 @@ struct machine_image;
 
 struct demand {
 	int fd; /* of page_faults_open(), until it is theirs; -1 */
+	/* A handler waits at the other end of @handler_fd, ours: by that it sees our end. */
+	bool handed_over;
+	int handler_fd;
 	/*
 	 * A page cannot be had, by -errno: the guest cannot go on, nor can any thread of ours
 	 * that touches it, the loop among them. On the fault thread; does not return.
@@ -38,15 +44,28 @@ struct demand {
 	uint8_t *buf;	 /* for one step of it */
 };
 
-/* Before the process is locked in, and in it: no parent can do this. @d is all zero. */
+/*
+ * Before the process is locked in, and in it: no parent can do this. @d is all zero, but that it
+ * may have a handler.
+ */
 int demand_open(struct demand *d, struct error *err);
 
 /*
  * Let @mem, which is fresh and untouched, get its pages from @image's files. In a thread that is
- * filtered when @sandbox (may be NULL) is locked. Its end is noticed on @loop.
+ * filtered when @sandbox (may be NULL) is locked. Its end is noticed on @loop. A handler is told
+ * where @mem is, and the rest is its affair.
  */
 int demand_start(struct demand *d, struct guest_mem *mem, const struct machine_image *image,
 		 struct loop *loop, struct sandbox *sandbox, struct error *err);
+
+/*
+ * Of one with a handler, while nobody uses the memory: fetch all of it, so that copies of this
+ * process can be made. Waits for the handler. 0, also when it was done before, or -errno.
+ */
+int demand_take_back(struct demand *d);
+
+/* In the parent of the process whose handler it is: that one alone has the connection. */
+void demand_in_parent(struct demand *d);
 
 /* Nobody uses the memory any more, or all of it is there. Harmless at any time after the open. */
 void demand_stop(struct demand *d);

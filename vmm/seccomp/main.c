@@ -45,6 +45,7 @@ const struct seccomp_rule seccomp_main[] = {
 	ALLOW(poll, "is it ready?"),
 	ALLOW(accept4, "console sockets, control"),
 	ALLOW(recvmsg, "frames, control requests with their descriptors"),
+	IOCTL(UFFDIO_UNREGISTER, "all of the guest's memory was fetched from its handler"),
 	ALLOW(sendmsg, "frames, control replies with their descriptors"),
 	ALLOW(sendmmsg, "all frames of one round"),
 	ALLOW_ARG(recvfrom, 4, 0, "recv() of the same"),
