@@ -57,6 +57,7 @@ struct api {
 	int child_fd;	 /* a pidfd of it */
 	int child_words; /* its standard error */
 	int control;	 /* its control socket */
+	int memory_handler_fd; /* to its handler of page faults, while it starts; else 0 */
 
 	unsigned snapshots;	/* taken so far */
 	char snapshot_base[40]; /* the one that changes of memory are counted from; or "" */

@@ -59,6 +59,8 @@ static void exec_wisp(const struct api *api, const char *path, char **argv, int 
 	fcntl(ready, F_SETFD, 0);
 	if (api->cpu_config_fd)
 		fcntl(api->cpu_config_fd, F_SETFD, 0);
+	if (api->memory_handler_fd)
+		fcntl(api->memory_handler_fd, F_SETFD, 0);
 	dup2(words, STDERR_FILENO);
 	execv(path, with_ready);
 	_exit(127);

@@ -1,6 +1,6 @@
 /*
  * Snapshots in Firecracker's manner, loaded: of the state file a directory of wisp's own kind is
- * made for `wisp restore`, which maps the file with RAM.
+ * made for `wisp restore`, which maps the file with RAM or asks another process for its pages.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "helpers/api.h"
@@ -191,6 +193,63 @@ static void add(struct words *w, const char *fmt, ...)
 	va_end(ap);
 }
 
+static bool uses_uffd(const json_t *body)
+{
+	const char *type = text_of(json_object_get(body, "mem_backend"), "backend_type");
+
+	return type && !strcmp(type, "Uffd");
+}
+
+/*
+ * To the process that has the guest's pages; wisp restore inherits the connection. Connected here
+ * since a handler may ask who we are, to end us when it fails.
+ */
+static int connect_handler(struct api *api, const json_t *body, struct error *err)
+{
+	const char *path = text_of(json_object_get(body, "mem_backend"), "backend_path");
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd, r = 0;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		r = -ENAMETOOLONG;
+	else
+		memcpy(addr.sun_path, path, strlen(path) + 1);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || (!r && connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0))
+		r = -errno;
+	if (!r) {
+		api->memory_handler_fd = fd;
+		return 0;
+	}
+	if (fd >= 0)
+		close(fd);
+	return error_set(err, r,
+			 "Failed to load guest memory: Error creating guest memory from uffd: "
+			 "Failed to connect to UDS Unix stream: %s (os error %d)",
+			 strerror(-r), -r);
+}
+
+static void close_handler(struct api *api)
+{
+	if (api->memory_handler_fd)
+		close(api->memory_handler_fd);
+	api->memory_handler_fd = 0;
+}
+
+/* Where the pages are. */
+static void add_memory(struct words *w, const struct api *api, const json_t *body)
+{
+	const char *memory = text_of(json_object_get(body, "mem_backend"), "backend_path");
+	const char *pages = text_of(body, "huge_pages");
+
+	if (uses_uffd(body))
+		add(w, "--memory-handler=fd:%d", api->memory_handler_fd);
+	else
+		add(w, "--memory-file=%s", memory ? memory : text_of(body, "mem_file_path"));
+	if (pages && !strcmp(pages, "2M"))
+		add(w, "--hugepages");
+}
+
 /* What changes is to be known from the moment of the load on. */
 static bool tracks(const json_t *body)
 {
@@ -202,7 +261,7 @@ static void add_arguments(struct words *w, const struct api *api, const char *di
 			  const json_t *body)
 {
 	const json_t *vsock = json_object_get(body, "vsock_override"), *one;
-	const char *memory = text_of(json_object_get(body, "mem_backend"), "backend_path"), *id;
+	const char *id;
 	char name[40];
 	json_t *drive;
 	size_t i;
@@ -211,7 +270,7 @@ static void add_arguments(struct words *w, const struct api *api, const char *di
 	add(w, "wisp");
 	add(w, "restore");
 	add(w, API_NAME_OPTION "%s", name);
-	add(w, "--memory-file=%s", memory ? memory : text_of(body, "mem_file_path"));
+	add_memory(w, api, body);
 	/* As in Firecracker they are taken as they are. */
 	add(w, "--changed-disks");
 	json_object_foreach(api->drives, id, drive)
@@ -324,6 +383,8 @@ static int load(struct api *api, const json_t *body, struct error *err)
 		resources = parse_resources((char *)data + sizeof(h), h.resources, err);
 	if (resources)
 		r = check_overrides(resources, body, err);
+	if (!r && resources && uses_uffd(body))
+		r = connect_handler(api, body, err);
 	if (!r && resources) {
 		take_resources(api, resources, body);
 		r = make_directory(dir, api->drives, data + sizeof(h) + h.resources, h.state, err);
@@ -339,6 +400,7 @@ static int load(struct api *api, const json_t *body, struct error *err)
 	while (w.num)
 		free(w.argv[--w.num]);
 	free(data);
+	close_handler(api);
 	if (!resources)
 		return -EBADMSG;
 	json_decref(resources);
@@ -353,7 +415,7 @@ static bool is_sound(const struct api *api, const json_t *body, struct api_answe
 	static const char what[] =
 		"An error occurred when deserializing the json body of a request:";
 	const json_t *backend = json_object_get(body, "mem_backend");
-	const char *type = text_of(backend, "backend_type"), *pages = text_of(body, "huge_pages");
+	const char *pages = text_of(body, "huge_pages");
 	bool named = text_of(body, "mem_file_path");
 
 	if (json_is_object(backend) && named)
@@ -368,10 +430,7 @@ static bool is_sound(const struct api *api, const json_t *body, struct api_answe
 	else if (api->configured)
 		api_fault(answer, "Load snapshot error: Loading a microVM snapshot not allowed "
 				  "after configuring boot-specific resources.");
-	else if (type && !strcmp(type, "Uffd"))
-		api_fault(answer, "The requested operation is not supported: wisp maps the memory "
-				  "file, and asks no other process for pages.");
-	else if (pages && !strcmp(pages, "2M"))
+	else if (pages && !strcmp(pages, "2M") && !uses_uffd(body))
 		api_fault(answer, "Load snapshot error: Failed to restore from snapshot: Failed to "
 				  "load guest memory: Error creating guest memory from file: "
 				  "Cannot restore hugetlbfs backed snapshot by mapping the memory "
