@@ -167,6 +167,85 @@ static void pieces_make_a_whole(void **state)
 	assert_int_equal(end(&f), 3);
 }
 
+/* More than a pipe holds; as the guest's, it takes all of it. */
+static void say_much(struct fixture *f)
+{
+	static char bytes[AGENT_MAX_FRAME];
+
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (char)(i % 251);
+	for (size_t len = 0; len <= 2 * INPUT_BYTES; len += sizeof(bytes))
+		assert_int_equal(agent_send(f->sock, AGENT_OUTPUT, bytes, sizeof(bytes)), 0);
+}
+
+/* Wait until there is no more room for what the command says. */
+static void await_full(const struct fixture *f)
+{
+	int held = 0;
+
+	for (uint64_t limit = patience(); held < (int)INPUT_BYTES && !patience_ends(limit);
+	     usleep(1000))
+		assert_int_equal(ioctl(f->out, FIONREAD, &held), 0);
+	assert_int_equal(held, INPUT_BYTES);
+}
+
+static void output_that_nobody_reads_keeps_nobody(void **state)
+{
+	struct fixture f;
+
+	begin(&f, 0, 0);
+	say_much(&f);
+	await_full(&f);
+	kill(f.pid, SIGINT);
+	expect_signal(&f, SIGINT);
+	kill(f.pid, SIGTERM);
+	expect_signal(&f, SIGTERM);
+	kill(f.pid, SIGINT);
+	assert_int_equal(end(&f), 128 + SIGINT);
+}
+
+static void output_that_is_read_late_is_all_there(void **state)
+{
+	size_t len = 0;
+	struct fixture f;
+	char buf[4096];
+	ssize_t n;
+
+	begin(&f, 0, 0);
+	say_much(&f);
+	assert_int_equal(agent_send(f.sock, AGENT_ENDED, "\0\x05", 2), 0);
+	await_full(&f);
+	while ((n = read(f.out, buf, sizeof(buf))) > 0)
+		for (ssize_t i = 0; i < n; i++, len++)
+			assert_int_equal((uint8_t)buf[i], len % AGENT_MAX_FRAME % 251);
+	assert_true(len > 2 * INPUT_BYTES);
+	assert_int_equal(len % AGENT_MAX_FRAME, 0);
+	assert_int_equal(end(&f), 5);
+}
+
+/* Where it cannot be opened once more, as a socket. */
+static void output_to_a_socket_keeps_nobody(void **state)
+{
+	struct exec e = { .frame.len = AGENT_MAX_FRAME };
+	struct error err = { 0 };
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	open_output(&e.output, pair[0]);
+	assert_int_equal(e.output.fd, pair[0]);
+	assert_int_equal(e.output.most, PIPE_BUF);
+	e.waits = &e.output;
+	for (size_t written = PIPE_BUF; e.waits; written += PIPE_BUF) {
+		assert_int_equal(write_some(&e, &err), 0);
+		assert_int_equal(e.written, MIN(written, (size_t)AGENT_MAX_FRAME));
+	}
+	e.waits = &e.output;
+	e.written = 0;
+	close(pair[1]);
+	assert_int_equal(write_some(&e, &err), -EPIPE);
+	close(pair[0]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -174,6 +253,9 @@ int main(void)
 		cmocka_unit_test(a_guest_that_takes_nothing_keeps_nobody),
 		cmocka_unit_test(signals_count_from_what_was_heard_last),
 		cmocka_unit_test(pieces_make_a_whole),
+		cmocka_unit_test(output_that_nobody_reads_keeps_nobody),
+		cmocka_unit_test(output_that_is_read_late_is_all_there),
+		cmocka_unit_test(output_to_a_socket_keeps_nobody),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

@@ -2,6 +2,8 @@
 #include "vmm/cli/cli_guest.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -9,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "devices/terminal.h"
@@ -61,9 +64,16 @@ const struct config_item exec_options[] = {
 	{ 0 },
 };
 
+/* Where the command's output goes. */
+struct output {
+	int fd;
+	size_t most; /* when it is ready, it takes so much without waiting */
+};
+
 /*
- * A command that runs. The guest may stop in the middle of anything it says or takes, so nothing
- * here waits for one thing alone: who is at this end can always leave.
+ * A command that runs. The guest may stop in the middle of anything it says or takes, and so may
+ * who reads our output; so nothing here waits for one thing alone: who is at this end can always
+ * leave.
  */
 struct exec {
 	int sock;
@@ -77,6 +87,9 @@ struct exec {
 	size_t out_len;
 	struct agent_partial partial;
 	struct agent_frame frame;
+	struct output output, errors;
+	struct output *waits; /* has yet to take what is in @frame, from @written on; or NULL */
+	size_t written;
 };
 
 /* ---- to the guest ---- */
@@ -191,21 +204,39 @@ static int pass_signal(struct exec *e, struct error *err)
 
 /* ---- from the guest ---- */
 
-static int write_all(int fd, const char *p, size_t len)
+/*
+ * Those that may keep us waiting are opened once more: whoever else has them, as the shell its
+ * terminal, would not expect them to be without blocking all of a sudden.
+ */
+static void open_output(struct output *o, int fd)
 {
-	while (len) {
-		struct pollfd wait = { .fd = fd, .events = POLLOUT };
-		ssize_t n = write(fd, p, len);
+	char path[32];
+	struct stat st;
 
-		if (n < 0 && errno == EAGAIN)
-			poll(&wait, 1, -1);
-		else if (n < 0 && errno != EINTR)
-			return -errno;
-		if (n > 0) {
-			p += n;
-			len -= n;
-		}
-	}
+	*o = (struct output){ fd, SIZE_MAX };
+	if (fstat(fd, &st) < 0 || S_ISREG(st.st_mode))
+		return;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode))
+		o->fd = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	/* Sockets, and what is not ours to open. */
+	if (o->fd < 0 || o->fd == fd)
+		*o = (struct output){ fd, PIPE_BUF };
+}
+
+/* What there is room for. 0 also when there is none. */
+static int write_some(struct exec *e, struct error *err)
+{
+	size_t len = MIN(e->frame.len - e->written, e->waits->most);
+	ssize_t n = write(e->waits->fd, e->frame.data + e->written, len);
+
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return 0;
+	if (n < 0)
+		return error_set(err, -errno, "exec: cannot write: %m");
+	e->written += n;
+	if (e->written >= e->frame.len)
+		e->waits = NULL;
 	return 0;
 }
 
@@ -217,9 +248,10 @@ static int handle(struct exec *e, const struct agent_frame *f, struct error *err
 	switch (f->type) {
 	case AGENT_OUTPUT:
 	case AGENT_ERRORS:
-		r = write_all(f->type == AGENT_OUTPUT ? STDOUT_FILENO : STDERR_FILENO, f->data,
-			      f->len);
-		return r < 0 ? error_set(err, r, "exec: cannot write: %m") : 0;
+		e->waits = f->type == AGENT_OUTPUT ? &e->output : &e->errors;
+		e->written = 0;
+		/* The others may have no room. */
+		return e->waits->most == SIZE_MAX ? write_some(e, err) : 0;
 	case AGENT_TAKEN:
 		if (f->len != 4 || get_le32(f->data) > e->under_way)
 			break;
@@ -252,24 +284,41 @@ static int receive(struct exec *e, struct error *err)
 	return handle(e, &e->frame, err);
 }
 
+/* From the guest, when all it said before is written; and to it. */
+static int serve_guest(struct exec *e, short revents, struct error *err)
+{
+	int r = revents & ~POLLOUT && !e->waits ? receive(e, err) : 0;
+
+	if (!r && revents & POLLOUT)
+		flush(e);
+	/* It has left. That is noticed in its turn, and nothing can be sent. */
+	if (!r && e->waits && revents & (POLLHUP | POLLERR))
+		e->out_len = 0;
+	return r;
+}
+
 static int serve(struct exec *e, struct error *err)
 {
 	int r = 0;
 
+	open_output(&e->output, STDOUT_FILENO);
+	open_output(&e->errors, STDERR_FILENO);
 	while (!r) {
 		bool more = !e->input_ended && window(e) && !e->out_len;
-		struct pollfd p[3] = {
-			{ .fd = e->sock, .events = POLLIN | (e->out_len ? POLLOUT : 0) },
+		short guest = (e->waits ? 0 : POLLIN) | (e->out_len ? POLLOUT : 0);
+		struct pollfd p[4] = {
+			{ .fd = guest ? e->sock : -1, .events = guest },
 			{ .fd = e->signals, .events = POLLIN },
 			{ .fd = more ? STDIN_FILENO : -1, .events = POLLIN },
+			{ .fd = e->waits ? e->waits->fd : -1, .events = POLLOUT },
 		};
 
 		if (poll(p, ARRAY_SIZE(p), -1) < 0 && errno != EINTR)
 			return error_set(err, -errno, "exec: %m");
-		if (p[0].revents & ~POLLOUT)
-			r = receive(e, err);
-		if (!r && p[0].revents & POLLOUT)
-			flush(e);
+		if (e->waits && p[3].revents)
+			r = write_some(e, err);
+		if (!r)
+			r = serve_guest(e, p[0].revents, err);
 		if (!r && p[1].revents)
 			r = pass_signal(e, err);
 		if (!r && p[2].revents && !e->out_len)
