@@ -27,10 +27,10 @@
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_copies.h"
-#include "vmm/saved/demand.h"
 #include "vmm/monitor.h"
 #include "vmm/nbd_dial.h"
 #include "vmm/run_dir.h"
+#include "vmm/saved/demand.h"
 #include "vmm/share.h"
 
 static int open_named(const char *option, const char *path, int flags, struct error *err)
