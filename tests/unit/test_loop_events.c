@@ -376,6 +376,97 @@ static void a_stop_before_the_run_is_not_lost(void **state)
 	loop_run_once(*state, 0);
 }
 
+/* ---- patience ---- */
+
+static int policy_of_thread(void *arg)
+{
+	return sched_getscheduler(0);
+}
+
+struct patient {
+	struct loop *loop;
+	bool on;
+};
+
+static int be_patient(void *arg)
+{
+	struct patient *p = arg;
+
+	loop_patience(p->loop, p->on);
+	return sched_getscheduler(0);
+}
+
+static void *run_idly(void *arg)
+{
+	const struct sched_param none = { 0 };
+
+	sched_setscheduler(0, SCHED_IDLE, &none);
+	loop_run(arg);
+	return NULL;
+}
+
+static void *run(void *arg)
+{
+	loop_run(arg);
+	return NULL;
+}
+
+static struct loop *start_patient(bool may_wait, void *(*how)(void *arg), pthread_t *ret_thread)
+{
+	struct loop_params params = { .backend = loop_fixture_backend(), .may_wait = may_wait };
+	struct loop *loop;
+
+	assert_int_equal(loop_create(&loop, &params, NULL), 0);
+	assert_int_equal(pthread_create(ret_thread, NULL, how, loop), 0);
+	/* Until it runs it is ours. */
+	while (loop_is_mine(loop))
+		sched_yield();
+	return loop;
+}
+
+static void end_patient(struct loop *loop, pthread_t thread)
+{
+	loop_stop(loop);
+	pthread_join(thread, NULL);
+	loop_free(loop);
+}
+
+static void patience_is_counted_and_ends(void **state)
+{
+	struct patient more = { .on = true }, less = { .on = false };
+	pthread_t thread;
+
+	more.loop = less.loop = start_patient(true, run, &thread);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(loop_call(more.loop, be_patient, &more), SCHED_BATCH);
+		assert_int_equal(loop_call(more.loop, be_patient, &more), SCHED_BATCH);
+		assert_int_equal(loop_call(more.loop, be_patient, &less), SCHED_BATCH);
+		assert_int_equal(loop_call(more.loop, be_patient, &less), SCHED_OTHER);
+	}
+	end_patient(more.loop, thread);
+}
+
+static void patience_leaves_other_threads_as_they_are(void **state)
+{
+	struct patient p = { .on = true };
+	pthread_t thread;
+
+	p.loop = start_patient(false, run, &thread);
+	assert_int_equal(loop_call(p.loop, be_patient, &p), SCHED_OTHER);
+	p.on = false;
+	assert_int_equal(loop_call(p.loop, be_patient, &p), SCHED_OTHER);
+	end_patient(p.loop, thread);
+
+	/* Somebody has said how this one is to run. */
+	p.on = true;
+	p.loop = start_patient(true, run_idly, &thread);
+	assert_int_equal(loop_call(p.loop, be_patient, &p), SCHED_IDLE);
+	p.on = false;
+	assert_int_equal(loop_call(p.loop, be_patient, &p), SCHED_IDLE);
+	assert_int_equal(loop_call(p.loop, policy_of_thread, NULL), SCHED_IDLE);
+	end_patient(p.loop, thread);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -389,6 +480,8 @@ int main(void)
 		loop_test(posts_wake_a_sleeping_loop_every_time),
 		cmocka_unit_test(a_loop_runs_on_the_thread_that_runs_it_first),
 		loop_test(a_stop_before_the_run_is_not_lost),
+		cmocka_unit_test(patience_is_counted_and_ends),
+		cmocka_unit_test(patience_leaves_other_threads_as_they_are),
 	};
 	int failed = 0;
 

@@ -1,6 +1,7 @@
 #include "vmm/core/loop.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -47,6 +48,7 @@ int loop_create(struct loop **ret_loop, const struct loop_params *params, struct
 		return error_set(err, -ENOMEM, "event loop: %m");
 	loop->clock = params->clock;
 	loop->name = params->name ? params->name : "loop";
+	loop->may_wait = params->may_wait;
 	atomic_store(&loop->owner, pthread_self());
 	list_init(&loop->completed);
 	list_init(&loop->timers);
@@ -102,6 +104,20 @@ bool loop_is_mine(const struct loop *loop)
 {
 	return pthread_equal(atomic_load_explicit(&loop->owner, memory_order_relaxed),
 			     pthread_self());
+}
+
+void loop_patience(struct loop *loop, bool on)
+{
+	const struct sched_param none = { 0 };
+
+	loop->patience += on ? 1 : -1;
+	/* The first one begins it, the last one ends it. */
+	if (!loop->may_wait || loop->patience != (on ? 1 : 0))
+		return;
+	/* What was chosen for us, by chrt(1) or the like, stays. */
+	if (sched_getscheduler(0) != (on ? SCHED_OTHER : SCHED_BATCH) ||
+	    sched_setscheduler(0, on ? SCHED_BATCH : SCHED_OTHER, &none) < 0)
+		loop->may_wait = false;
 }
 
 /* End the present or the next wait. Any thread. */

@@ -57,6 +57,7 @@ struct loop_params {
 	const struct clock *clock; /* NULL: the host's; timers of a virtual clock fire in
 				    * loop_run_once() after clock_advance() */
 	const char *name;	   /* for the log; borrowed */
+	bool may_wait;	/* its thread has no other task: loop_patience() may change how it runs */
 	bool no_accept; /* loop_accept() is not to be had: a ring then refuses that operation */
 	/* Called by each thread that the loop starts, first of all, to confine itself. Or NULL */
 	void (*worker_begins)(void *arg);
@@ -95,6 +96,14 @@ void loop_stop(struct loop *loop);
 
 /* True on the owner's thread: the creator's until another one runs it. Any thread. */
 bool loop_is_mine(const struct loop *loop);
+
+/*
+ * Have the loop's thread, when there is work, wait until whoever runs on its processor sleeps or
+ * has had its share, in place of going first (SCHED_BATCH); on an idle one nothing changes.
+ * Counted: as often @on as not. Does nothing without params.may_wait, or when the thread's
+ * scheduling is of somebody else's choice.
+ */
+void loop_patience(struct loop *loop, bool on);
 
 /* ---- operations; @op->done must be set; buffers stay valid until done() ---- */
 

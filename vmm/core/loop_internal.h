@@ -60,6 +60,8 @@ struct loop {
 	void *backend; /* the back end's own state */
 	const struct clock *clock;
 	const char *name;
+	bool may_wait; /* loop_patience() does something */
+	unsigned patience;
 	_Atomic pthread_t owner;
 	_Atomic bool stop;
 

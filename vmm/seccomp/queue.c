@@ -24,6 +24,11 @@ const struct seccomp_rule seccomp_queue[] = {
 	ALLOW(io_uring_enter, "submit, and wait"),
 	ALLOW_ARG(io_uring_register, 1, IORING_REGISTER_ENABLE_RINGS, "a ring's first use"),
 
+	/* a deep queue is served when the vCPU sleeps */
+	ALLOW(sched_getscheduler, "is it ours to change"),
+	ALLOW_ARG(sched_setscheduler, 1, SCHED_BATCH, "a disk's thread that gains by waiting"),
+	ALLOW_ARG(sched_setscheduler, 1, SCHED_OTHER, "and no longer does"),
+
 	/* the loop over epoll */
 	ALLOW(epoll_ctl, "wait for one more descriptor"),
 	ALLOW(epoll_wait, "wait"),
