@@ -60,9 +60,10 @@ static bool must_wait(struct blk_queue *q, uint64_t *ret_now_ns)
 	return true;
 }
 
-static void serve(struct blk_queue *q)
+/* Returns how many chains were taken. */
+static unsigned serve(struct blk_queue *q)
 {
-	unsigned budget = q->ring->size;
+	unsigned taken = 0;
 	uint64_t now_ns = 0;
 	int r;
 
@@ -70,20 +71,31 @@ static void serve(struct blk_queue *q)
 		virtq_kicks_off(q->ring);
 		do {
 			if (must_wait(q, &now_ns))
-				return;
+				return taken;
 			r = take_one(q, now_ns);
 			/* A driver that adds as fast as we take must not hold the loop for ever. */
-			if (r > 0 && !--budget) {
+			if (r > 0 && ++taken == q->ring->size) {
 				virtio_kick_again(&q->blk->dev, q->index);
-				return;
+				return taken;
 			}
 		} while (r > 0);
 	} while (r == 0 && virtq_kicks_on(q->ring));
+	return taken;
+}
+
+static void set_patient(struct blk_queue *q, bool patient)
+{
+	if (q->patient == patient)
+		return;
+	q->patient = patient;
+	loop_patience(q->loop, patient);
 }
 
 static void blk_kick(struct virtio_device *dev, unsigned queue)
 {
-	serve(&blk_of(dev)->queue[queue]);
+	struct blk_queue *q = &blk_of(dev)->queue[queue];
+
+	set_patient(q, blk_pace_kicked(&q->pace, serve(q)));
 }
 
 static void limit_over(struct loop_timer *t)
@@ -123,6 +135,8 @@ static void blk_stop_queue(struct virtio_device *dev, unsigned queue)
 	struct blk_queue *q = &blk_of(dev)->queue[queue];
 
 	loop_timer_cancel(q->loop, &q->limited);
+	blk_pace_init(&q->pace);
+	set_patient(q, false);
 	q->stopping = true;
 	check_stopped(q);
 }
@@ -351,6 +365,7 @@ static int init_queue(struct virtio_blk *blk, unsigned i)
 	q->notify.run = notify;
 	q->limited.expired = limit_over;
 	list_init(&q->kept);
+	blk_pace_init(&q->pace);
 	q->block = blk->block;
 	return q->loop == blk->block->loop ? 0 : block_share(&q->block, blk->block, q->loop);
 }

@@ -10,6 +10,7 @@
 
 #include <linux/virtio_blk.h>
 
+#include "virtio/virtio_blk_pace.h"
 #include "virtio/virtio_devices.h"
 
 #define BLK_SMALL_IOV 18 /* segments of a request that is kept: 64 KiB of single pages */
@@ -41,6 +42,8 @@ struct blk_queue {
 	unsigned num_kept;
 	struct loop_task notify;   /* once for all that complete in a round */
 	struct loop_timer limited; /* the rate limit lets the next one go then */
+	struct blk_pace pace;
+	bool patient; /* as the loop knows */
 	struct blk_counters counters;
 	struct iovec iov[VIRTQ_MAX_SEGMENTS]; /* where a chain is popped to */
 };

@@ -78,7 +78,7 @@ static struct fixture *begin(enum loop_backend backend, bool packed)
 	make_image(f);
 	fake_vm_init(&f->vm, backend);
 	for (unsigned i = 0; i < QUEUES; i++) {
-		struct loop_params loop = { .backend = backend, .name = "queue" };
+		struct loop_params loop = { .backend = backend, .name = "queue", .may_wait = true };
 
 		assert_int_equal(loop_create(&f->side[i].loop, &loop, NULL), 0);
 		loops[i] = f->side[i].loop;
@@ -200,6 +200,37 @@ static void queues_work_at_the_same_time(void **state)
 	}
 }
 
+/*
+ * Enough doorbells for a queue to find that it should wait, to stop so, and in mid-flight to be
+ * stopped and started: with each request told by itself there is one that is missed if any is.
+ */
+static void requests_told_one_by_one_are_all_found(void **state)
+{
+	for (int packed = 0; packed < 2; packed++) {
+		struct fixture *f = begin(*(enum loop_backend *)*state, packed);
+		struct request r[QUEUES][DEPTH];
+
+		make_requests(f, r);
+		for (unsigned round = 0; round < 120; round++) {
+			for (unsigned i = 0; i < DEPTH; i++) {
+				for (unsigned q = 0; q < QUEUES; q++) {
+					assert_true(add(f, q, &r[q][i]) >= 0);
+					fake_kick(&f->d, q);
+				}
+			}
+			for (unsigned q = 0; q < QUEUES; q++) {
+				for (unsigned i = 0; i < DEPTH; i++)
+					assert_true(await_used(f, q));
+				for (unsigned i = 0; i < DEPTH; i++)
+					assert_true(is_right(f, &r[q][i]));
+			}
+			if (round % 40 == 39)
+				fake_driver_probe(&f->d);
+		}
+		end(f);
+	}
+}
+
 static void set_flag(struct virtio_device *dev, void *arg)
 {
 	*(bool *)arg = true;
@@ -316,6 +347,7 @@ int main(void)
 		void *on = &backends[i];
 		const struct CMUnitTest tests[] = {
 			cmocka_unit_test_prestate(queues_work_at_the_same_time, on),
+			cmocka_unit_test_prestate(requests_told_one_by_one_are_all_found, on),
 			cmocka_unit_test_prestate(
 				a_pause_drains_every_queue_and_a_resume_finds_what_waits, on),
 			cmocka_unit_test_prestate(resets_in_mid_flight_lose_nothing_of_the_host,
