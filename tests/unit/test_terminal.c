@@ -120,7 +120,7 @@ static void a_background_process_leaves_the_terminal_alone(void **state)
 static int sent_to_background(int tty)
 {
 	int status;
-	pid_t pid = fork();
+	pid_t pid = fork(), other;
 
 	signal(SIGTTOU, SIG_IGN);
 	if (pid == 0) {
@@ -128,7 +128,13 @@ static int sent_to_background(int tty)
 		terminal_save(tty);
 		if (terminal_raw() < 0)
 			_exit(1);
-		setpgid(0, 0);
+		/* As a shell does it: the terminal gets another group, ours stays. */
+		other = fork();
+		if (other == 0)
+			pause();
+		setpgid(other, other);
+		tcsetpgrp(tty, other);
+		kill(other, SIGKILL);
 		if (!terminal_is_background(tty))
 			_exit(2);
 		terminal_restore();
