@@ -48,7 +48,6 @@ int loop_create(struct loop **ret_loop, const struct loop_params *params, struct
 		return error_set(err, -ENOMEM, "event loop: %m");
 	loop->clock = params->clock;
 	loop->name = params->name ? params->name : "loop";
-	loop->may_wait = params->may_wait;
 	atomic_store(&loop->owner, pthread_self());
 	list_init(&loop->completed);
 	list_init(&loop->timers);
@@ -63,6 +62,8 @@ int loop_create(struct loop **ret_loop, const struct loop_params *params, struct
 	r = create_backend(loop, params, err);
 	if (r < 0)
 		goto fail;
+	/* The other one's workers would take it over from its thread, and keep it. */
+	loop->may_wait = params->may_wait && loop->ops->backend == LOOP_URING;
 	loop->wake.fired = woken;
 	loop_event_watch(loop, &loop->wake, loop->wake_fd);
 	*ret_loop = loop;

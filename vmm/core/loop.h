@@ -100,8 +100,8 @@ bool loop_is_mine(const struct loop *loop);
 /*
  * Have the loop's thread, when there is work, wait until whoever runs on its processor sleeps or
  * has had its share, in place of going first (SCHED_BATCH); on an idle one nothing changes.
- * Counted: as often @on as not. Does nothing without params.may_wait, or when the thread's
- * scheduling is of somebody else's choice.
+ * Counted: as often @on as not. Does nothing without params.may_wait, over epoll, or when the
+ * thread's scheduling is of somebody else's choice.
  */
 void loop_patience(struct loop *loop, bool on);
 
