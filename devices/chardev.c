@@ -178,6 +178,8 @@ static int wanted_events(const struct chardev *c)
 	/* A terminal is read ahead, so that the escapes work while the guest does not read. */
 	bool space = !c->in_len || (c->end.terminal && c->in_len < IN_BYTES);
 
+	if (c->user.no_read_ahead && !c->end.terminal)
+		space = space && c->user.room(c->user.arg);
 	if (c->end.in_fd < 0 || c->later.armed || c->closing)
 		return POLL_NOTHING;
 	if (c->user.input && space && !c->ended)

@@ -42,6 +42,11 @@ struct chardev_user {
 	/* Ctrl-A b was typed: a break on the line. */
 	void (*send_break)(void *arg);
 	void *arg;
+	/*
+	 * Read nothing before there is room for it, so that another one may come in our place and
+	 * find all that was not taken. The end of input is seen then only.
+	 */
+	bool no_read_ahead;
 };
 
 int chardev_create(struct chardev **ret_c, const struct chardev_config *config, struct loop *loop,

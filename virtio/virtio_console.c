@@ -319,6 +319,8 @@ static void init_port(struct virtio_console *c, unsigned index,
 		.opened = peer_changed,
 		.resized = resized,
 		.arg = p,
+		/* The console has its input whoever reads; a port's is for who opens it. */
+		.no_read_ahead = !from->is_console,
 	};
 
 	p->console = c;

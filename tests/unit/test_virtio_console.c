@@ -255,6 +255,15 @@ static void a_plain_driver_has_one_console(void **state)
 	end(&f);
 }
 
+/* What whoever comes in our place would find of the second port's input. */
+static int left_to_others(const struct fixture *f)
+{
+	int bytes = 0;
+
+	assert_int_equal(ioctl(f->to[1][1], FIONREAD, &bytes), 0);
+	return bytes;
+}
+
 static void input_waits_for_an_open_port_and_a_buffer(void **state)
 {
 	struct fake_used used;
@@ -267,6 +276,7 @@ static void input_waits_for_an_open_port_and_a_buffer(void **state)
 	add_ports(&f);
 	settle(&f);
 	assert_false(fake_take_used(&f.d, RX1, &used)); /* not opened */
+	assert_int_equal(left_to_others(&f), 5);
 	tell(&f, 1, VIRTIO_CONSOLE_PORT_OPEN, 1);
 	assert_true(fake_wait_used(&f.d, RX1, &used));
 	assert_int_equal(used.len, 3);
@@ -284,6 +294,7 @@ static void input_waits_for_an_open_port_and_a_buffer(void **state)
 	assert_int_equal(write(f.to[1][1], "late", 4), 4);
 	settle(&f);
 	assert_false(fake_take_used(&f.d, RX1, &used));
+	assert_int_equal(left_to_others(&f), 4);
 	end(&f);
 }
 
