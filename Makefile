@@ -182,6 +182,10 @@ $(BUILD)/tests/share/share_mount: $(BUILD)/tests/share/share_mount.o $(BUILD)/li
 .PHONY: share-mount
 share-mount: $(BUILD)/tests/share/share_mount ## a share as a guest sees it, for file system suites
 
+.PHONY: share-escape
+share-escape: $(BUILD)/tests/share/share_mount ## attempts to get out of a shared directory, as root
+	$(Q)python3 tests/share/escape.py $<
+
 # ---- faults: one call of a run fails (tests/fault/faults.c) ----
 
 # Every __wrap_NAME there is takes the place of NAME.
