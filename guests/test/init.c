@@ -141,8 +141,7 @@ static void load(const char *path)
 	close(fd);
 }
 
-/* The device node of the port of that name, or -1. */
-static int open_port(const char *name, int flags)
+int open_port(const char *name, int flags)
 {
 	char path[PATH_MAX], have[64];
 	DIR *dir = opendir("/sys/class/virtio-ports");
@@ -258,7 +257,7 @@ static void mount_shares(const struct plan *p)
 	}
 }
 
-static void run_to_the_end(const struct plan *p, const int *port)
+static void run_to_the_end(const struct plan *p, int *port)
 {
 	run(p, port);
 	sync();

@@ -48,8 +48,11 @@ void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 /* What is in @text, @len bytes with a zero byte behind them, which stays in use, goes into @p. */
 void parse_plan(struct plan *p, char *text, size_t len);
 
-/* Wait for the rest of @p, and be the guest that it is for (warm.c). */
-void wake_up(struct plan *p, const int *port);
+/* The port that the host calls @name: a descriptor, or -1. */
+int open_port(const char *name, int flags);
+
+/* Wait for the rest of @p, and be the guest that it is for (warm.c). The port "stdin" is closed. */
+void wake_up(struct plan *p, int *port);
 
 #define SERVICE_DIR	 "/run/wisp"
 #define SERVICE_ARGUMENT "--service"
@@ -61,7 +64,10 @@ void become_systemd(int plan_fd) __attribute__((noreturn));
  */
 void networks_up(const struct plan *plan);
 
-/* Run the command and report how it ended. @port: descriptors, -1 where there is none. */
-void run(const struct plan *plan, const int *port);
+/*
+ * Run the command and report how it ended. @port: descriptors, -1 where there is none; "stdin" is
+ * opened here if it is not.
+ */
+void run(const struct plan *plan, int *port);
 
 #endif

@@ -218,7 +218,7 @@ static int attend(pid_t command, const int *port, int *ours, int signals)
 	return status;
 }
 
-void run(const struct plan *plan, const int *port)
+void run(const struct plan *plan, int *port)
 {
 	const struct sched_param urgent = { .sched_priority = 50 };
 	int theirs[3] = { -1, -1, -1 }, ours[3] = { -1, -1, -1 };
@@ -246,6 +246,11 @@ void run(const struct plan *plan, const int *port)
 		klogctl(SYSLOG_CONSOLE_LEVEL, NULL, plan->loglevel);
 	status_port = port[PORT_STATUS];
 	(void)!write(status_port, "ready\n", 6);
+	/* Only now: until then a guest may take our place, and all input is to be there for it. */
+	if (!plan->tty && port[PORT_STDIN] < 0)
+		port[PORT_STDIN] = open_port("wisp.stdin", O_RDONLY);
+	if (!plan->tty && port[PORT_STDIN] < 0)
+		die("the port 'wisp.stdin': %s", strerror(errno));
 	pid = fork();
 	if (pid < 0)
 		die("fork: %s", strerror(errno));

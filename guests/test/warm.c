@@ -80,11 +80,15 @@ static void set_time(const int *port)
 		die("the time of day: %s", strerror(errno));
 }
 
-void wake_up(struct plan *p, const int *port)
+void wake_up(struct plan *p, int *port)
 {
 	uint32_t len;
 	char *text;
 
+	/* What is for the command stays on the host until there is one: none may come of us. */
+	if (port[PORT_STDIN] >= 0)
+		close(port[PORT_STDIN]);
+	port[PORT_STDIN] = -1;
 	forget_files();
 	if (write(port[PORT_STATUS], "warm\n", 5) != 5)
 		die("the status: %s", strerror(errno));

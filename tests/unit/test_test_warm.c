@@ -7,9 +7,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "vmm/testing/test_internal.h"
@@ -215,6 +217,107 @@ static void half_of_one_is_none_and_goes(void **state)
 	free(was);
 }
 
+/* ---- several of one name ---- */
+
+/* A snapshot, as far as its name goes. */
+static void put_one(struct bench *b, const char *hex, const char *content)
+{
+	char command[240];
+
+	snprintf(command, sizeof(command),
+		 "cd wisp/warm && mkdir -m 700 %s && >%s/manifest.json && echo %s >%s/memory", hex,
+		 hex, content, hex);
+	shell(b->dir, command);
+}
+
+static bool warm_has(const struct bench *b, const char *hex, const char *content)
+{
+	char command[240];
+
+	snprintf(command, sizeof(command), "cd %s/wisp/warm && grep -qx %s %s/memory 2>/dev/null",
+		 b->dir, content, hex);
+	return system(command) == 0;
+}
+
+static void only_the_guest_that_was_of_no_use_goes(void **state)
+{
+	struct bench *b = *state;
+	char *was = name(b);
+
+	put_one(b, was, "first");
+	assert_true(test_warm_is_there(&b->job));
+	/* Somebody else found the same, and was faster. */
+	shell(b->dir, "mv wisp/warm/* gone");
+	put_one(b, was, "second");
+	test_warm_remove(&b->job);
+	assert_true(warm_has(b, was, "second"));
+	assert_true(test_warm_is_there(&b->job));
+	test_warm_remove(&b->job);
+	shell(b->dir, "test -z \"$(ls wisp/warm)\"");
+	/* And there is none to remove. */
+	test_warm_remove(&b->job);
+	free(was);
+}
+
+/* What becomes of the snapshot when the guest that goes on from it ended for @reason. */
+static bool stays(struct bench *b, const char *hex, enum machine_end_reason reason, bool made)
+{
+	struct machine_end end = { .reason = reason };
+	int status = W_EXITCODE(2, 0);
+
+	b->job.phase = TEST_PHASE_WARM;
+	b->job.end = &end;
+	b->job.made = made;
+	assert_true(test_warm_is_there(&b->job));
+	/* No other guest can be made: its kernel is gone. */
+	b->job.machine.kernel = "/nonexistent";
+	assert_false(test_go_on(&b->job, &status));
+	b->job.machine.kernel = b->kernel;
+	assert_int_equal(end.reason, MACHINE_END_START_FAILED);
+	b->job.end = NULL;
+	return warm_has(b, hex, "memory");
+}
+
+static void a_guest_stays_until_another_takes_its_place(void **state)
+{
+	struct bench *b = *state;
+	char *was = name(b);
+
+	put_one(b, was, "memory");
+	assert_true(stays(b, was, MACHINE_END_START_FAILED, false));
+	assert_true(stays(b, was, MACHINE_END_TRIPLE_FAULT, false));
+	/* What could not even start may be this host's fault. */
+	assert_true(stays(b, was, MACHINE_END_START_FAILED, true));
+	assert_false(stays(b, was, MACHINE_END_TRIPLE_FAULT, true));
+	free(was);
+}
+
+static void a_saver_that_never_ends_is_given_up(void **state)
+{
+	struct bench *b = *state;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		signal(SIGTERM, SIG_IGN);
+		for (;;)
+			pause();
+	}
+	b->job.saver = pid;
+	test_warm_reap(&b->job, 10);
+	assert_int_equal(b->job.saver, pid);
+	test_warm_give_up(&b->job);
+	assert_int_equal(b->job.saver, 0);
+	assert_false(b->job.saved);
+	assert_int_equal(waitpid(pid, NULL, 0), -1);
+	/* One that ended well meanwhile has saved. */
+	b->job.saver = fork();
+	if (b->job.saver == 0)
+		_exit(0);
+	test_warm_reap(&b->job, 60000);
+	assert_int_equal(b->job.saver, 0);
+	assert_true(b->job.saved);
+}
+
 /* ---- what is not to be believed ---- */
 
 static void a_start_that_somebody_wrote_is_refused(void **state)
@@ -338,6 +441,9 @@ int main(void)
 		cmocka_unit_test(options_that_a_snapshot_would_not_hold_for_are_refused),
 		WITH_BENCH(what_was_used_last_stays),
 		WITH_BENCH(half_of_one_is_none_and_goes),
+		WITH_BENCH(only_the_guest_that_was_of_no_use_goes),
+		WITH_BENCH(a_guest_stays_until_another_takes_its_place),
+		WITH_BENCH(a_saver_that_never_ends_is_given_up),
 		WITH_BENCH(a_start_that_somebody_wrote_is_refused),
 		WITH_BENCH(the_plan_has_the_command_and_a_seed_of_its_own),
 		WITH_BENCH(a_long_plan_is_sent_as_its_reader_comes_to_it),

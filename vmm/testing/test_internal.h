@@ -8,6 +8,7 @@
 #define WISP_VMM_TEST_INTERNAL_H
 
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include "vmm/launch.h"
@@ -123,6 +124,7 @@ struct test_job {
 	enum test_phase phase;
 	bool made; /* what it starts from, it made itself */
 	char *warm; /* the snapshot to start from, --warm's; or NULL */
+	struct stat warm_is; /* which one of those that may have that name */
 	pid_t saver; /* makes that; 0: there is none, or it has ended: */
 	bool saved, unsavable;
 	struct { /* the log of the boot that it goes on from */
@@ -186,8 +188,9 @@ struct test_warm_start {
  * up to that point depends on. -errno with @err when it cannot be kept anywhere.
  */
 int test_warm_find(struct test_job *j, struct error *err);
-bool test_warm_is_there(const struct test_job *j);
-/* It is of no use. */
+/* Is it? Which one it is then, goes to @j->warm_is. What is only half of one is removed. */
+bool test_warm_is_there(struct test_job *j);
+/* That one is of no use. Another one that has its name by now stays. */
 void test_warm_remove(const struct test_job *j);
 /* In the process that becomes the guest's parent: what it starts from. */
 int test_warm_open(struct test_job *j, struct test_warm_start *w, struct error *err);
@@ -197,8 +200,10 @@ void test_warm_read_log(struct test_job *j);
 int test_warm_save(struct test_job *j, struct error *err);
 /* Remove from @dir what was not used for longest until they take @max_bytes. */
 void test_warm_prune(const char *dir, uint64_t max_bytes);
-/* Note when it has ended, in @j->saved too; wait for that or (@now) not. */
-void test_warm_reap(struct test_job *j, bool now);
+/* Note when it has ended, in @j->saved too; wait for that so long. */
+void test_warm_reap(struct test_job *j, int wait_ms);
+/* End it, whatever it is at. */
+void test_warm_give_up(struct test_job *j);
 
 /* ---- test_start.c ---- */
 

@@ -50,8 +50,11 @@ static void read_log_so_far(struct test_job *j)
 /* It would wait for ever: another one does without. */
 static void give_up_save(struct test_job *j)
 {
-	if (!j->unsavable)
-		kill(j->pid, SIGTERM);
+	if (j->unsavable)
+		return;
+	test_warm_give_up(j);
+	kill(j->pid, SIGTERM);
+	j->doomed_ns = clock_monotonic_ns(NULL) + END_NS;
 	j->unsavable = true;
 }
 
@@ -135,12 +138,18 @@ static const char *oops_cause(const struct test_job *j)
 /* One that is being saved ends when that is done, and otherwise is not worth waiting for. */
 static void look_at_saver(struct test_job *j, uint64_t now)
 {
-	if (!j->saver)
+	if (j->saver) {
+		test_warm_reap(j, 0);
+		if (!j->saver && j->saved)
+			j->doomed_ns = now + END_NS;
+		else if (!j->saver || now - j->phase_ns > j->config->boot_timeout * NSEC_PER_SEC)
+			give_up_save(j);
+	}
+	if (!(j->saved || j->unsavable) || now < j->doomed_ns)
 		return;
-	test_warm_reap(j, true);
-	if ((!j->saver && !j->saved) ||
-	    now - j->phase_ns > j->config->boot_timeout * NSEC_PER_SEC)
-		give_up_save(j);
+	/* It was asked to end, and does not. */
+	j->unsavable = true;
+	kill(j->pid, SIGKILL);
 }
 
 static void look(struct test_job *j)

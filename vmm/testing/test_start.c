@@ -19,6 +19,9 @@
 /* Of the log of a boot, what is kept for those who start from there. */
 #define MAX_BOOT_LOG MiB
 
+/* For the last that its saver has to do when a guest was saved and has ended. */
+#define SAVER_MS 10000
+
 /* Of a host that runs no guests; docs/test.md. */
 #define STATUS_REFUSED 126
 
@@ -281,21 +284,34 @@ static bool is_stale(const struct test_job *j, int launcher_status)
 	       reason != MACHINE_END_TIMEOUT;
 }
 
+static int phase_after_make(struct test_job *j)
+{
+	test_warm_reap(j, SAVER_MS);
+	if (j->saver) {
+		test_warm_give_up(j);
+		j->unsavable = true;
+	}
+	if (j->saved && j->end->reason == MACHINE_END_ASKED)
+		return test_warm_is_there(j) ? TEST_PHASE_WARM : TEST_PHASE_COLD;
+	return j->unsavable ? TEST_PHASE_COLD : -1;
+}
+
 /* Which phase comes now; -1: none, it has ended. */
 static int next_phase(struct test_job *j, int launcher_status)
 {
-	if (j->phase == TEST_PHASE_MAKE) {
-		test_warm_reap(j, false);
-		if (j->saved && j->end->reason == MACHINE_END_ASKED)
-			return TEST_PHASE_WARM;
-		return j->unsavable ? TEST_PHASE_COLD : -1;
-	}
+	if (j->phase == TEST_PHASE_MAKE)
+		return phase_after_make(j);
 	if (!is_stale(j, launcher_status))
 		return -1;
-	test_warm_remove(j);
-	fprintf(stderr, "wisp: test: the guest that was started before is of no use%s\n",
-		j->made ? ": a cold start" : " any more: another one is made");
-	return j->made ? TEST_PHASE_COLD : TEST_PHASE_MAKE;
+	fprintf(stderr, "wisp: test: the guest that was saved did not come to the command: %s\n",
+		j->made ? "a cold start" : "another one is made");
+	/* Until that is saved, and takes its place, it stays: it may not be to blame. */
+	if (!j->made)
+		return TEST_PHASE_MAKE;
+	/* Now the same host has just made it, and it ran: it is. */
+	if (j->end->reason != MACHINE_END_START_FAILED)
+		test_warm_remove(j);
+	return TEST_PHASE_COLD;
 }
 
 bool test_go_on(struct test_job *j, int *launcher_status)

@@ -8,10 +8,12 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <nettle/sha2.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -32,6 +34,9 @@
 
 /* Older ones are of somebody who was killed while he made them. */
 #define MAX_PARTIAL_SECONDS 3600
+
+/* How long who is killed may take to go. */
+#define KILLED_MS 1000
 
 #define LOG "log" /* of the boot, beside the snapshot's own files */
 
@@ -189,21 +194,48 @@ int test_warm_find(struct test_job *j, struct error *err)
 
 /* ---- one that is there ---- */
 
-bool test_warm_is_there(const struct test_job *j)
+static bool is_whole(const char *path)
 {
-	char path[PATH_MAX];
+	char manifest[PATH_MAX];
 
-	snprintf(path, sizeof(path), "%s/" SNAPSHOT_MANIFEST, j->warm);
-	if (access(path, F_OK) == 0)
+	return snprintf(manifest, sizeof(manifest), "%s/" SNAPSHOT_MANIFEST, path) <
+		       (int)sizeof(manifest) &&
+	       access(manifest, F_OK) == 0;
+}
+
+/*
+ * Remove what is called @path if it is the directory @is still. Others make and remove under the
+ * same names, so it gets one of our own before it is looked at: nobody else removes it by that, and
+ * one that came in its place goes back to it.
+ */
+static void remove_this(const char *path, const struct stat *is)
+{
+	char own[PATH_MAX];
+	struct stat st;
+
+	if (snprintf(own, sizeof(own), "%s.partial-%d", path, getpid()) >= (int)sizeof(own) ||
+	    renameat2(AT_FDCWD, path, AT_FDCWD, own, RENAME_NOREPLACE) < 0)
+		return;
+	if (lstat(own, &st) == 0 && st.st_dev == is->st_dev && st.st_ino == is->st_ino)
+		snapshot_remove(own);
+	else if (renameat2(AT_FDCWD, own, AT_FDCWD, path, RENAME_NOREPLACE) < 0)
+		snapshot_remove(own);
+}
+
+bool test_warm_is_there(struct test_job *j)
+{
+	if (lstat(j->warm, &j->warm_is) < 0)
+		return false;
+	if (is_whole(j->warm))
 		return true;
 	/* Half of one would keep another from taking its name. */
-	test_warm_remove(j);
+	remove_this(j->warm, &j->warm_is);
 	return false;
 }
 
 void test_warm_remove(const struct test_job *j)
 {
-	snapshot_remove(j->warm);
+	remove_this(j->warm, &j->warm_is);
 }
 
 int test_warm_open(struct test_job *j, struct test_warm_start *w, struct error *err)
@@ -257,7 +289,7 @@ void test_warm_read_log(struct test_job *j)
 struct entry {
 	char name[64];
 	uint64_t bytes;
-	struct timespec used;
+	struct stat is;
 };
 
 /* What the files of the directory @name take on the disk. */
@@ -281,20 +313,20 @@ static uint64_t size_of(int cache, const char *name)
 
 static int newest_first(const void *a, const void *b)
 {
-	const struct timespec *x = &((const struct entry *)a)->used;
-	const struct timespec *y = &((const struct entry *)b)->used;
+	const struct timespec *x = &((const struct entry *)a)->is.st_mtim;
+	const struct timespec *y = &((const struct entry *)b)->is.st_mtim;
 
 	if (x->tv_sec != y->tv_sec)
 		return x->tv_sec < y->tv_sec ? 1 : -1;
 	return x->tv_nsec < y->tv_nsec ? 1 : x->tv_nsec > y->tv_nsec ? -1 : 0;
 }
 
-static void remove_entry(const char *dir, const char *name)
+static void remove_entry(const char *dir, const char *name, const struct stat *is)
 {
 	char path[PATH_MAX];
 
 	if (snprintf(path, sizeof(path), "%s/%s", dir, name) < (int)sizeof(path))
-		snapshot_remove(path);
+		remove_this(path, is);
 }
 
 /* In the directory @cache, which is closed. All that is not of our making stays. */
@@ -315,15 +347,14 @@ static struct entry *list_entries(int cache, const char *dir, unsigned *ret_num)
 			continue;
 		if (e->d_name[digits]) {
 			if (time(NULL) - st.st_mtim.tv_sec > MAX_PARTIAL_SECONDS)
-				remove_entry(dir, e->d_name);
+				remove_entry(dir, e->d_name, &st);
 			continue;
 		}
 		more = reallocarray(list, num + 1, sizeof(*list));
 		if (!more)
 			break;
 		list = more;
-		list[num] = (struct entry){ .used = st.st_mtim,
-					    .bytes = size_of(cache, e->d_name) };
+		list[num] = (struct entry){ .is = st, .bytes = size_of(cache, e->d_name) };
 		memcpy(list[num++].name, e->d_name, digits + 1);
 	}
 	if (d)
@@ -351,7 +382,7 @@ void test_warm_prune(const char *dir, uint64_t max_bytes)
 		sum += list[i].bytes;
 		/* The one that was just made may take all of it. */
 		if (sum > max_bytes && i > 0)
-			remove_entry(dir, list[i].name);
+			remove_entry(dir, list[i].name, &list[i].is);
 	}
 	free(list);
 }
@@ -410,18 +441,31 @@ int test_warm_save(struct test_job *j, struct error *err)
 	return 0;
 }
 
-void test_warm_reap(struct test_job *j, bool now)
+void test_warm_reap(struct test_job *j, int wait_ms)
 {
+	struct pollfd end = { .events = POLLIN };
 	int status;
 	pid_t pid;
 
 	if (!j->saver)
 		return;
-	do
-		pid = waitpid(j->saver, &status, now ? WNOHANG : 0);
-	while (pid < 0 && errno == EINTR);
+	end.fd = syscall(SYS_pidfd_open, j->saver, 0);
+	if (wait_ms && end.fd >= 0)
+		poll(&end, 1, wait_ms);
+	if (end.fd >= 0)
+		close(end.fd);
+	pid = waitpid(j->saver, &status, WNOHANG);
 	if (pid == 0)
 		return;
 	j->saved = pid > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+	j->saver = 0;
+}
+
+void test_warm_give_up(struct test_job *j)
+{
+	if (j->saver)
+		kill(j->saver, SIGKILL);
+	/* One that a disk without answer keeps from dying is nobody's to wait for. */
+	test_warm_reap(j, KILLED_MS);
 	j->saver = 0;
 }
