@@ -12,6 +12,7 @@
 static struct termios saved;
 static int terminal_fd = -1;
 static volatile sig_atomic_t is_raw;
+static pid_t own_group; /* from terminal_raw() on: a confined monitor cannot ask; or 0 */
 static enum { NOT_ASKED, IS_NONE, IS_ONE } known[STDERR_FILENO + 1];
 
 void terminal_learn(int fd)
@@ -29,7 +30,7 @@ bool terminal_is_background(int fd)
 	pid_t group = tcgetpgrp(fd);
 
 	/* Not our controlling terminal, or a group of another PID namespace: nobody stops us. */
-	return group > 0 && group != getpgrp();
+	return group > 0 && group != (own_group ? own_group : getpgrp());
 }
 
 void terminal_save(int fd)
@@ -62,6 +63,7 @@ int terminal_raw(void)
 	struct termios raw = saved;
 	int r;
 
+	own_group = getpgrp();
 	if (terminal_fd < 0)
 		return 0;
 	cfmakeraw(&raw);

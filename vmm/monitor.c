@@ -296,7 +296,7 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 		r = load_on_demand(p, sandbox, m, &err);
 	if (!r && arrival) {
 		/* From the first byte that somebody else's monitor sends. */
-		r = sandbox_filter(sandbox, SANDBOX_THREAD_MAIN);
+		r = sandbox_filter(sandbox, SANDBOX_THREAD_MAKER);
 		r = r < 0 ? error_set(&err, r, "system call filter: %m") :
 			    migrate_receive(m, arrival, &p->host->cpuid, &err);
 	}

@@ -25,6 +25,7 @@
 #include <cmocka.h>
 
 #include "vmm/sandbox/core_sched.h"
+#include "vmm/sandbox/maker.h"
 #include "vmm/sandbox/sandbox.h"
 
 /* What became of a child: by signal, or the errno of its call (0: it succeeded). */
@@ -254,22 +255,51 @@ static void a_helper_reads_only_where_it_may(void **state)
 	assert_int_equal(outcome(child), 0);
 }
 
-static void the_main_thread_makes_no_ring_after_the_lock(void **state)
+static void nobody_makes_a_ring_after_the_lock(void **state)
 {
 	char params[256] = { 0 };
 
 	if (!has_seccomp())
 		skip();
 	/* A clone's loop then takes epoll, so this one fails and does not kill. */
-	assert_int_equal(try_call(SANDBOX_THREAD_MAIN, SYS_io_uring_setup, 4, (long)params, 0, 0),
+	assert_int_equal(try_call(SANDBOX_THREAD_MAKER, SYS_io_uring_setup, 4, (long)params, 0, 0),
 			 EPERM);
+	assert_int_equal(try_call(SANDBOX_THREAD_MAIN, SYS_io_uring_setup, 4, (long)params, 0, 0),
+			 KILLED);
 	assert_int_not_equal(try_call(SANDBOX_THREAD_MAIN, SYS_io_uring_register, -1, 12, 0, 0),
 			     KILLED);
 	assert_int_equal(try_call(SANDBOX_THREAD_MAIN, SYS_io_uring_register, -1, 0, 0, 0), KILLED);
-	assert_int_equal(try_call(SANDBOX_THREAD_MAIN, SYS_clone3, 0, 0, 0, 0), ENOSYS);
+	assert_int_equal(try_call(SANDBOX_THREAD_MAKER, SYS_clone3, 0, 0, 0, 0), ENOSYS);
 }
 
-static void the_main_thread_may_fork_for_a_clone(void **state)
+static void the_main_thread_makes_no_threads_and_no_machine(void **state)
+{
+	static const struct {
+		long nr, a, b;
+	} killed[] = {
+		{ SYS_clone, SIGCHLD, 0 },
+		{ SYS_clone3, 0, 0 },
+		{ SYS_prctl, PR_SET_NAME, 0 },
+		{ SYS_prctl, PR_SET_PDEATHSIG, SIGKILL },
+		{ SYS_sched_setaffinity, 0, 0 },
+		{ SYS_timer_create, CLOCK_MONOTONIC, 0 },
+		{ SYS_rt_sigaction, SIGUSR1, 0 },
+		{ SYS_seccomp, 1, 0 },
+		{ SYS_ioctl, -1, KVM_CREATE_VM },
+		{ SYS_ioctl, -1, KVM_CREATE_VCPU },
+		{ SYS_ioctl, -1, KVM_RUN },
+		{ SYS_copy_file_range, -1, 0 },
+	};
+
+	if (!has_seccomp())
+		skip();
+	for (unsigned i = 0; i < ARRAY_SIZE(killed); i++)
+		assert_int_equal(try_call(SANDBOX_THREAD_MAIN, killed[i].nr, killed[i].a,
+					  killed[i].b, 0, 0),
+				 KILLED);
+}
+
+static void the_maker_may_fork_for_a_clone(void **state)
 {
 	struct sandbox s = { .filters = true };
 	pid_t child, grandchild;
@@ -280,17 +310,84 @@ static void the_main_thread_may_fork_for_a_clone(void **state)
 	child = fork();
 	if (child == 0) {
 		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-		if (sandbox_filter(&s, SANDBOX_THREAD_MAIN) < 0)
+		if (sandbox_filter(&s, SANDBOX_THREAD_MAKER) < 0)
 			_exit(255);
 		grandchild = fork();
 		if (grandchild == 0)
 			/* Already filtered, by inheritance: nothing more is loaded. */
-			leave(s.filtered && !sandbox_filter(&s, SANDBOX_THREAD_MAIN) ? 7 : 8);
+			leave(s.filtered && !sandbox_filter(&s, SANDBOX_THREAD_MAKER) ? 7 : 8);
 		if (waitpid(grandchild, &status, 0) != grandchild || !WIFEXITED(status))
 			leave(254);
 		leave(WEXITSTATUS(status));
 	}
 	assert_int_equal(outcome(child), 7);
+}
+
+static void *tell(void *arg)
+{
+	*(int *)arg = 5;
+	return NULL;
+}
+
+static void report(void *arg, int fd)
+{
+	leave(write(fd, arg, sizeof(int)) != sizeof(int));
+}
+
+/* As a monitor does it: 0, or at which step it failed. */
+static int make_things(void)
+{
+	struct sandbox s = { .filters = true };
+	struct maker *maker = NULL;
+	struct error err = { 0 };
+	int told = 0, fd, heard;
+	pthread_t thread;
+	pid_t pid;
+
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	if (maker_create(&maker, &s, &err) < 0 || !maker)
+		return 1;
+	if (sandbox_filter(&s, SANDBOX_THREAD_MAIN) < 0)
+		return 2;
+	if (maker_thread(maker, &thread, NULL, tell, &told) || pthread_join(thread, NULL) ||
+	    told != 5)
+		return 3;
+	pid = maker_fork(maker, report, &told, &fd);
+	if (pid <= 0 || read(fd, &heard, sizeof(heard)) != sizeof(heard) || heard != 5)
+		return 4;
+	/* The writing end was the child's alone. */
+	if (read(fd, &heard, sizeof(heard)) != 0)
+		return 5;
+	maker_reap(maker, pid);
+	maker_free(maker);
+	return 0;
+}
+
+static void a_maker_makes_threads_and_children_for_a_main_thread_that_may_not(void **state)
+{
+	pid_t child;
+
+	if (!has_seccomp())
+		skip();
+	child = fork();
+	if (child == 0)
+		leave(make_things());
+	assert_int_equal(outcome(child), 0);
+}
+
+static void without_filters_no_thread_is_there_to_make_others(void **state)
+{
+	struct sandbox s = { 0 };
+	struct maker *maker = NULL;
+	struct error err = { 0 };
+	pthread_t thread;
+	int told = 0;
+
+	assert_int_equal(maker_create(&maker, &s, &err), 0);
+	assert_null(maker);
+	assert_int_equal(maker_thread(maker, &thread, NULL, tell, &told), 0);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(told, 5);
 }
 
 static void off_does_nothing(void **state)
@@ -383,8 +480,11 @@ int main(void)
 		cmocka_unit_test(a_queue_thread_does_input_and_output_and_has_no_kvm),
 		cmocka_unit_test(wisp_net_has_the_internet_and_nothing_else),
 		cmocka_unit_test(a_helper_reads_only_where_it_may),
-		cmocka_unit_test(the_main_thread_makes_no_ring_after_the_lock),
-		cmocka_unit_test(the_main_thread_may_fork_for_a_clone),
+		cmocka_unit_test(nobody_makes_a_ring_after_the_lock),
+		cmocka_unit_test(the_main_thread_makes_no_threads_and_no_machine),
+		cmocka_unit_test(the_maker_may_fork_for_a_clone),
+		cmocka_unit_test(a_maker_makes_threads_and_children_for_a_main_thread_that_may_not),
+		cmocka_unit_test(without_filters_no_thread_is_there_to_make_others),
 		cmocka_unit_test(off_does_nothing),
 		cmocka_unit_test(core_scheduling_marks_the_process_or_says_why_not),
 		cmocka_unit_test(locked_in_no_path_leads_anywhere),

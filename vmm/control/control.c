@@ -56,6 +56,7 @@ struct control {
 	unsigned num_connections;
 	const struct control_call *alone; /* the one at hand whose verb says so */
 	uint64_t start_ns;
+	pid_t pid, parent;
 	uid_t user; /* who may connect; the monitor may become another one later */
 };
 
@@ -376,6 +377,8 @@ int control_create(struct control **ret_control, struct machine *m, int listen_f
 	control->accept_again.expired = accept_again;
 	/* Asked here and now: the auxiliary vector has it from outside of the user namespace. */
 	control->user = geteuid();
+	control->pid = getpid();
+	control->parent = getppid();
 	control->start_ns = clock_monotonic_ns(NULL);
 	list_init(&control->connections);
 	machine_watch(m, machine_changed, control);
@@ -542,6 +545,16 @@ bool control_progress(struct control_call *call, json_t *progress)
 	free(text);
 	json_decref(o);
 	return said;
+}
+
+pid_t control_pid(const struct control_call *call)
+{
+	return call->conn->control->pid;
+}
+
+pid_t control_parent(const struct control_call *call)
+{
+	return call->conn->control->parent;
 }
 
 uint64_t control_uptime_ns(const struct control_call *call)

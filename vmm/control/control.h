@@ -101,6 +101,10 @@ void control_reply_events(struct control_call *call);
 /* @progress is taken over. False: dropped, for want of memory or as the client does not keep up. */
 bool control_progress(struct control_call *call, json_t *progress);
 
+/* The monitor's process and who made it: its main thread may not ask. */
+pid_t control_pid(const struct control_call *call);
+pid_t control_parent(const struct control_call *call);
+
 /* Nanoseconds since control_create(), on the host's monotonic clock. */
 uint64_t control_uptime_ns(const struct control_call *call);
 

@@ -3,15 +3,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "vmm/debug/elf_core.h"
 #include "vmm/debug/gdb.h"
 #include "vmm/machine/machine_internal.h"
+#include "vmm/sandbox/maker.h"
 
 /* ---- core ---- */
 
@@ -19,6 +20,7 @@ struct dump {
 	struct control_call *call;
 	struct machine *m;
 	int fd;
+	struct elf_core *core; /* what is to be written, until the copy has it */
 	int report_fd; /* the copy's result, an int */
 	pid_t copy;
 	bool was_paused;
@@ -42,8 +44,7 @@ static void dump_done(struct loop_op *op, int res)
 	if (read(d->report_fd, &r, sizeof(r)) != sizeof(r))
 		r = -ECHILD;
 	/* It has closed all its files, and so given its memory back: it is gone in a moment. */
-	while (waitpid(d->copy, NULL, 0) < 0 && errno == EINTR)
-		;
+	maker_reap(d->m->maker, d->copy);
 	if (r < 0)
 		control_fail(d->call, r, "core: cannot be written: %s", strerror(-r));
 	else
@@ -52,38 +53,31 @@ static void dump_done(struct loop_op *op, int res)
 }
 
 /* In the copy, where nothing moves any more. */
-static _Noreturn void write_copy(struct elf_core *core, int fd, int report_fd)
+static void write_copy(void *arg, int report_fd)
 {
+	const struct dump *d = arg;
 	int r;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	r = elf_core_write(core, fd);
+	r = elf_core_write(d->core, d->fd);
 	_exit(write(report_fd, &r, sizeof(r)) != sizeof(r));
 }
 
 static void dump_paused(void *arg)
 {
 	struct dump *d = arg;
-	struct elf_core *core = NULL;
 	struct error err = { 0 };
-	int fds[2] = { -1, -1 };
 	int r = machine_is_paused(d->m) ?
-			elf_core_create(&core, d->m, &err) :
+			elf_core_create(&d->core, d->m, &err) :
 			error_set(&err, -EBUSY, "core: the guest was resumed meanwhile");
 
-	if (!r && pipe2(fds, O_CLOEXEC) < 0)
-		r = error_set(&err, -errno, "core: %m");
 	if (!r) {
-		d->report_fd = fds[0];
-		d->copy = fork();
+		d->copy = maker_fork(d->m->maker, write_copy, d, &d->report_fd);
 		if (d->copy < 0)
-			r = error_set(&err, -errno, "core: cannot fork: %m");
-		else if (d->copy == 0)
-			write_copy(core, d->fd, fds[1]);
+			r = error_set(&err, d->copy, "core: cannot fork: %m");
 	}
-	if (fds[1] >= 0)
-		close(fds[1]);
-	elf_core_free(core);
+	elf_core_free(d->core);
+	d->core = NULL;
 	if (!d->was_paused && machine_is_paused(d->m))
 		machine_resume(d->m);
 	if (r < 0) {

@@ -18,13 +18,13 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "vmm/core/io.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/monitor.h"
+#include "vmm/sandbox/maker.h"
 #include "vmm/saved/clone.h"
 #include "vmm/saved/demand.h"
 #include "vmm/saved/reset_point.h"
@@ -106,7 +106,7 @@ static void fail(struct taking *t, const struct error *err)
 /* ---- the copy ---- */
 
 /* Without a file to tell which pages there are, holes have to. */
-static int write_changed(struct taking *t, struct guest_mem_saved *ret_saved)
+static int write_changed(const struct taking *t, struct guest_mem_saved *ret_saved)
 {
 	const struct guest_mem *mem = t->m->mem;
 	struct state_writer w;
@@ -122,7 +122,7 @@ static int write_changed(struct taking *t, struct guest_mem_saved *ret_saved)
 	return r;
 }
 
-static _Noreturn void write_copy(struct taking *t, int report_fd)
+static _Noreturn void write_copy(const struct taking *t, int report_fd)
 {
 	struct written w = { .state_bytes = t->state.len };
 
@@ -138,8 +138,7 @@ static _Noreturn void write_copy(struct taking *t, int report_fd)
 /* It has closed all its files, and so given its memory back: it is gone in a moment. */
 static void reap(struct taking *t)
 {
-	while (waitpid(t->copy, NULL, 0) < 0 && errno == EINTR)
-		;
+	maker_reap(t->m->maker, t->copy);
 }
 
 static void copy_done(struct loop_op *op, int res)
@@ -175,24 +174,22 @@ static void copy_done(struct loop_op *op, int res)
 	free_taking(t);
 }
 
+static void be_copy(void *arg, int report_fd)
+{
+	const struct taking *t = arg;
+
+	if (t->nursery_fd >= 0)
+		clone_nursery(t->m, &t->state, t->nursery_fd, report_fd);
+	write_copy(t, report_fd);
+}
+
 static int fork_copy(struct taking *t)
 {
 	uint64_t before = clock_monotonic_ns(NULL);
-	int fds[2], r;
 
-	if (pipe2(fds, O_CLOEXEC) < 0)
-		return -errno;
-	t->copy = fork();
-	r = t->copy < 0 ? -errno : 0;
-	if (t->copy == 0) {
-		if (t->nursery_fd >= 0)
-			clone_nursery(t->m, &t->state, t->nursery_fd, fds[1]);
-		write_copy(t, fds[1]);
-	}
+	t->copy = maker_fork(t->m->maker, be_copy, t, &t->done_fd);
 	t->fork_ns = clock_monotonic_ns(NULL) - before;
-	close(fds[1]);
-	t->done_fd = fds[0];
-	return r;
+	return t->copy < 0 ? t->copy : 0;
 }
 
 /* The nursery ends with the client's end of its socket; its parent only has to notice. */

@@ -33,8 +33,8 @@ static void verb_info(struct control_call *call)
 	const struct machine_config *c = m->config;
 
 	control_reply(call, json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:s*, s:i, s:i}", "id",
-				      c->name, "state", state_name(m), "pid", getpid(), "parent",
-				      getppid(), "cpus", c->cpus, "memory",
+				      c->name, "state", state_name(m), "pid", control_pid(call),
+				      "parent", control_parent(call), "cpus", c->cpus, "memory",
 				      (json_int_t)c->memory_bytes, "uptime_ms",
 				      (json_int_t)(control_uptime_ns(call) / NSEC_PER_MSEC),
 				      "kernel", c->kernel, "disks", c->num_disks, "nets",

@@ -119,6 +119,11 @@ struct hv_ops {
 	int (*vcpu_create)(struct hv *hv, unsigned index, struct hv_vcpu **ret_vcpu,
 			   struct error *err);
 	void (*vcpu_free)(struct hv_vcpu *vcpu);
+	/*
+	 * First of all on the thread that will run it, before any filter of system calls: it can
+	 * be kicked out of the guest from now on. 0 or -errno. NULL: nothing to prepare.
+	 */
+	int (*vcpu_begin)(struct hv_vcpu *vcpu);
 	/* 0 with @exit filled, or -errno. Completes the previous exit first. */
 	int (*vcpu_run)(struct hv_vcpu *vcpu, struct hv_exit *exit);
 	/* Make the current or the next vcpu_run() return HV_EXIT_NONE. Any thread. */

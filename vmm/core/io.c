@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -29,7 +30,9 @@ int io_write_at(int fd, const void *buf, size_t len, uint64_t offset)
 	const uint8_t *p = buf;
 
 	while (len) {
-		ssize_t n = pwrite(fd, p, len, (off_t)offset);
+		struct iovec iov = { (void *)p, len };
+		/* As pwrite() but for its name: one call fewer that threads must be allowed. */
+		ssize_t n = pwritev2(fd, &iov, 1, (off_t)offset, 0);
 
 		if (n < 0 && errno == EINTR)
 			continue;

@@ -15,6 +15,7 @@
 #ifndef WISP_CORE_LOOP_H
 #define WISP_CORE_LOOP_H
 
+#include <pthread.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -51,6 +52,16 @@ enum loop_backend {
 	LOOP_EPOLL,
 };
 
+/* Threads that the epoll back end starts when there is work for them. */
+struct loop_workers_params {
+	/* Makes one, as pthread_create() does, where the loop's thread may not. Or NULL */
+	int (*make)(void *ctx, pthread_t *ret_thread, const pthread_attr_t *attr,
+		    void *(*run)(void *arg), void *arg);
+	/* Called by each of them, first of all, to confine itself. Or NULL */
+	void (*begins)(void *ctx);
+	void *ctx;
+};
+
 struct loop_params {
 	enum loop_backend backend;
 	unsigned entries;	   /* size of the submission queue; 0: 64. More ops are fine */
@@ -59,9 +70,7 @@ struct loop_params {
 	const char *name;	   /* for the log; borrowed */
 	bool may_wait;	/* its thread has no other task: loop_patience() may change how it runs */
 	bool no_accept; /* loop_accept() is not to be had: a ring then refuses that operation */
-	/* Called by each thread that the loop starts, first of all, to confine itself. Or NULL */
-	void (*worker_begins)(void *arg);
-	void *worker_arg;
+	struct loop_workers_params workers;
 };
 
 int loop_create(struct loop **ret_loop, const struct loop_params *params, struct error *err);

@@ -41,8 +41,7 @@ struct epoll {
 	struct epoll_fd **fds; /* by descriptor */
 	size_t num_fds;
 	struct loop_workers *workers; /* NULL until one is needed */
-	void (*worker_begins)(void *arg);
-	void *worker_arg;
+	struct loop_workers_params workers_params;
 };
 
 static int epoll_backend_create(struct loop *loop, const struct loop_params *params,
@@ -54,8 +53,7 @@ static int epoll_backend_create(struct loop *loop, const struct loop_params *par
 	if (!ep)
 		return error_set(err, -ENOMEM, "event loop: %m");
 	list_init(&ep->queue);
-	ep->worker_begins = params->worker_begins;
-	ep->worker_arg = params->worker_arg;
+	ep->workers_params = params->workers;
 	ep->fd = epoll_create1(EPOLL_CLOEXEC);
 	if (ep->fd < 0) {
 		r = error_set(err, -errno, "event loop '%s': epoll: %m", loop->name);
@@ -242,8 +240,7 @@ static void give_to_worker(struct loop *loop, struct loop_op *op)
 
 	op->state = LOOP_OP_INFLIGHT;
 	if (!ep->workers)
-		ep->workers = loop_workers_create(loop->wake_fd, ep->worker_begins,
-						  ep->worker_arg);
+		ep->workers = loop_workers_create(loop->wake_fd, &ep->workers_params);
 	if (!ep->workers)
 		loop_complete(loop, op, -ENOMEM);
 	else

@@ -20,8 +20,7 @@
 
 struct loop_workers {
 	int wake_fd;
-	void (*begins)(void *arg); /* each thread's first call, or NULL */
-	void *begins_arg;
+	struct loop_workers_params params;
 	pthread_mutex_t lock;
 	pthread_cond_t work;
 	/* Under lock. */
@@ -83,8 +82,8 @@ static void *worker(void *arg)
 {
 	struct loop_workers *w = arg;
 
-	if (w->begins)
-		w->begins(w->begins_arg);
+	if (w->params.begins)
+		w->params.begins(w->params.ctx);
 	pthread_mutex_lock(&w->lock);
 	for (;;) {
 		struct loop_op *op;
@@ -111,15 +110,14 @@ static void *worker(void *arg)
 	return NULL;
 }
 
-struct loop_workers *loop_workers_create(int wake_fd, void (*begins)(void *arg), void *arg)
+struct loop_workers *loop_workers_create(int wake_fd, const struct loop_workers_params *params)
 {
 	struct loop_workers *w = calloc(1, sizeof(*w));
 
 	if (!w)
 		return NULL;
 	w->wake_fd = wake_fd;
-	w->begins = begins;
-	w->begins_arg = arg;
+	w->params = *params;
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->work, NULL);
 	list_init(&w->queue);
@@ -142,6 +140,14 @@ void loop_workers_free(struct loop_workers *w)
 	free(w);
 }
 
+static int make_thread(struct loop_workers *w, pthread_t *ret_thread, const pthread_attr_t *attr)
+{
+	const struct loop_workers_params *p = &w->params;
+
+	return p->make ? p->make(p->ctx, ret_thread, attr, worker, w) :
+			 pthread_create(ret_thread, attr, worker, w);
+}
+
 /*
  * One more thread, if that is allowed and possible. Signals are for the threads that ask for them.
  */
@@ -156,7 +162,7 @@ static void start_worker(struct loop_workers *w)
 	pthread_sigmask(SIG_SETMASK, &all, &saved);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	if (!pthread_create(&w->thread[w->num], &attr, worker, w))
+	if (!make_thread(w, &w->thread[w->num], &attr))
 		w->num++;
 	pthread_attr_destroy(&attr);
 	pthread_sigmask(SIG_SETMASK, &saved, NULL);

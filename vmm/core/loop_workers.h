@@ -13,7 +13,7 @@
 struct loop_workers;
 
 /* @wake_fd is signalled when a first result waits for loop_workers_reap(). NULL: no memory. */
-struct loop_workers *loop_workers_create(int wake_fd, void (*begins)(void *arg), void *arg);
+struct loop_workers *loop_workers_create(int wake_fd, const struct loop_workers_params *params);
 
 /* Finishes what is being carried out and forgets the rest. */
 void loop_workers_free(struct loop_workers *w);

@@ -187,6 +187,7 @@ static const struct hv_ops kvm_ops = {
 	.vcpu_create = kvm_vcpu_create,
 	.vcpu_free = kvm_vcpu_free,
 	.vcpu_run = kvm_vcpu_run,
+	.vcpu_begin = kvm_vcpu_begin,
 	.vcpu_kick = kvm_vcpu_kick,
 	.vcpu_unkick = kvm_vcpu_unkick,
 	.vcpu_setup = kvm_vcpu_setup,

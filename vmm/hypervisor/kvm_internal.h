@@ -31,11 +31,9 @@ struct hv_vcpu {
 	int fd;
 	unsigned index;
 	struct kvm_run *run;
-	pid_t tid;	      /* of the thread that enters it */
-	_Atomic bool entered; /* @tid is known */
-	pthread_mutex_t lock; /* for the timer: any thread may kick */
-	timer_t timer;
-	bool has_timer; /* made for the first kick */
+	pthread_t thread; /* that enters it */
+	timer_t timer;	  /* interrupts that thread */
+	_Atomic bool begun; /* both are known */
 };
 
 int kvm_vcpu_ioctl(struct hv_vcpu *v, unsigned long request, void *arg);
@@ -44,6 +42,7 @@ int kvm_vm_ioctl(struct hv *hv, unsigned long request, void *arg);
 int kvm_vcpu_create(struct hv *hv, unsigned index, struct hv_vcpu **ret_vcpu, struct error *err);
 void kvm_vcpu_free(struct hv_vcpu *vcpu);
 int kvm_vcpu_run(struct hv_vcpu *vcpu, struct hv_exit *exit);
+int kvm_vcpu_begin(struct hv_vcpu *vcpu);
 void kvm_vcpu_kick(struct hv_vcpu *vcpu);
 void kvm_vcpu_unkick(struct hv_vcpu *vcpu);
 int kvm_vcpu_setup(struct hv_vcpu *vcpu, const struct x86_cpuid *cpuid, struct error *err);

@@ -43,7 +43,6 @@ int kvm_vcpu_create(struct hv *hv, unsigned index, struct hv_vcpu **ret_vcpu, st
 		return error_set(err, -ENOMEM, "vCPU %u: %m", index);
 	v->vm = vm;
 	v->index = index;
-	pthread_mutex_init(&v->lock, NULL);
 	v->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)index);
 	if (v->fd < 0) {
 		r = error_kind_set(err, ERROR_START, -errno, "KVM: cannot create vCPU %u: %m",
@@ -67,9 +66,8 @@ void kvm_vcpu_free(struct hv_vcpu *v)
 {
 	if (!v)
 		return;
-	if (v->has_timer)
+	if (atomic_load_explicit(&v->begun, memory_order_relaxed))
 		timer_delete(v->timer);
-	pthread_mutex_destroy(&v->lock);
 	if (v->run)
 		munmap(v->run, v->vm->run_size);
 	if (v->fd >= 0)
@@ -163,11 +161,6 @@ static void decode_exit(struct hv_vcpu *v, struct hv_exit *exit)
 int kvm_vcpu_run(struct hv_vcpu *v, struct hv_exit *exit)
 {
 	memset(exit, 0, sizeof(*exit));
-	if (!atomic_load_explicit(&v->entered, memory_order_relaxed)) {
-		v->tid = gettid();
-		/* Release: whoever sees the flag sees the thread. */
-		atomic_store_explicit(&v->entered, true, memory_order_release);
-	}
 	if (ioctl(v->fd, KVM_RUN, 0) < 0) {
 		/* EINTR: kicked. EAGAIN: an AP that left its wait for a SIPI without one. */
 		if (errno == EINTR || errno == EAGAIN) {
@@ -190,35 +183,42 @@ static void kicked(int sig)
 }
 
 /*
- * Interrupt the vCPU's thread by a timer that expires at once: with tgkill, system call filters
- * could not tell our threads from other processes, and a timer reaches none but ours.
+ * The vCPU's thread is interrupted by a timer that expires at once: with tgkill, system call
+ * filters could not tell our threads from other processes, and a timer reaches none but ours. It is
+ * made here since who kicks may not, and as a guest that could not be stopped had better not start.
  */
-static void interrupt_thread(struct hv_vcpu *v)
+int kvm_vcpu_begin(struct hv_vcpu *v)
 {
 	static const struct sigaction action = { .sa_handler = kicked };
-	static const struct itimerspec now = { .it_value.tv_nsec = 1 };
 	struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = KICK_SIGNAL };
 
-	event._sigev_un._tid = v->tid;
-	pthread_mutex_lock(&v->lock);
-	if (!v->has_timer) {
-		sigaction(KICK_SIGNAL, &action, NULL);
-		v->has_timer = timer_create(CLOCK_MONOTONIC, &event, &v->timer) == 0;
-	}
-	/* EINVAL: there is no such thread any more, so it will not enter the guest either. */
-	if (!v->has_timer ? errno != EINVAL : timer_settime(v->timer, 0, &now, NULL) < 0) {
+	event._sigev_un._tid = gettid();
+	if (sigaction(KICK_SIGNAL, &action, NULL) < 0 ||
+	    timer_create(CLOCK_MONOTONIC, &event, &v->timer) < 0)
+		return -errno;
+	v->thread = pthread_self();
+	/* Release: whoever sees the flag sees the timer. */
+	atomic_store_explicit(&v->begun, true, memory_order_release);
+	return 0;
+}
+
+static void interrupt_thread(struct hv_vcpu *v)
+{
+	static const struct itimerspec now = { .it_value.tv_nsec = 1 };
+
+	if (timer_settime(v->timer, 0, &now, NULL) < 0) {
 		/* Whoever waits for it to pause or to end would wait for ever. */
 		log_error("vCPU %u: cannot be interrupted: %m", v->index);
 		_exit(1);
 	}
-	pthread_mutex_unlock(&v->lock);
 }
 
 void kvm_vcpu_kick(struct hv_vcpu *v)
 {
 	/* Before the signal: a vCPU that is about to enter sees the flag and returns at once. */
 	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	if (atomic_load_explicit(&v->entered, memory_order_acquire) && gettid() != v->tid)
+	if (atomic_load_explicit(&v->begun, memory_order_acquire) &&
+	    !pthread_equal(pthread_self(), v->thread))
 		interrupt_thread(v);
 }
 

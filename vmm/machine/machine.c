@@ -10,6 +10,8 @@
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
+#include "vmm/sandbox/maker.h"
+#include "vmm/sandbox/sandbox.h"
 #include "vmm/saved/reset_point.h"
 #include "vmm/saved/snapshot_track.h"
 #include "vmm/saved/working_set.h"
@@ -270,10 +272,19 @@ static int load_guest(struct machine *m, const struct machine_params *params, st
 	return setup_vcpus(m, params, &start, err);
 }
 
-/* A worker that cannot be confined further is under the main thread's filter at least. */
-static void worker_begins(void *sandbox)
+static int make_worker(void *machine, pthread_t *ret_thread, const pthread_attr_t *attr,
+		       void *(*run)(void *arg), void *arg)
 {
-	int r = sandbox_filter(sandbox, SANDBOX_THREAD_WORKER);
+	struct machine *m = machine;
+
+	return maker_thread(m->maker, ret_thread, attr, run, arg);
+}
+
+/* A worker that cannot be confined further is under the filter of who made it at least. */
+static void worker_begins(void *machine)
+{
+	struct machine *m = machine;
+	int r = m->vcpus.sandbox ? sandbox_filter(m->vcpus.sandbox, SANDBOX_THREAD_WORKER) : 0;
 
 	if (r < 0)
 		log_warn("worker: cannot load its system call filter: %s", strerror(-r));
@@ -286,13 +297,10 @@ int machine_create(struct machine **ret_m, const struct machine_params *params, 
 	struct machine *m;
 	int r;
 
-	if (params->sandbox) {
-		loop.worker_begins = worker_begins;
-		loop.worker_arg = params->sandbox;
-	}
 	m = calloc(1, sizeof(*m));
 	if (!m)
 		return error_set(err, -ENOMEM, "machine: %m");
+	loop.workers = (struct loop_workers_params){ make_worker, worker_begins, m };
 	m->config = c;
 	m->clock = params->clock;
 	m->hv = params->hv;
@@ -366,6 +374,7 @@ void machine_free(struct machine *m)
 	loop_free(m->loop);
 	gdb_free(m->gdb);
 	free_pausers(m);
+	maker_free(m->maker);
 	free(m);
 }
 
@@ -557,6 +566,8 @@ int machine_start(struct machine *m, struct error *err)
 	bool wait_gdb = m->gdb && m->config->wait_gdb && !m->arrival;
 	int r = machine_start_loops(m, err);
 
+	if (!r)
+		r = maker_create(&m->maker, m->vcpus.sandbox, err);
 	if (r < 0)
 		return r;
 	if (!m->paused && !wait_gdb)

@@ -62,6 +62,7 @@ struct machine {
 	struct fw_platform platform;
 	struct fw_mmio_device mmio_device[MACHINE_MAX_VIRTIO];
 	struct vcpu_set vcpus;
+	struct maker *maker; /* NULL: no filter is in the main thread's way */
 
 	struct gdb *gdb; /* NULL: nobody debugs */
 	void (*debug_fn)(void *arg); /* waits for the vCPUs to stop; or NULL */

@@ -168,6 +168,22 @@ static void park(struct vcpu *v)
 	pthread_mutex_unlock(&set->lock);
 }
 
+static int confine(struct vcpu *v)
+{
+	struct vcpu_set *set = v->set;
+	int r = set->hv->ops->vcpu_begin ? set->hv->ops->vcpu_begin(v->hv) : 0;
+
+	if (r < 0) {
+		log_error("vCPU %u: cannot be made interruptible: %s", v->index, strerror(-r));
+		return r;
+	}
+	r = set->sandbox ? sandbox_filter(set->sandbox, SANDBOX_THREAD_VCPU) : 0;
+	if (r < 0)
+		log_error("vCPU %u: cannot load its system call filter: %s", v->index,
+			  strerror(-r));
+	return r;
+}
+
 static void *vcpu_thread(void *arg)
 {
 	struct vcpu *v = arg;
@@ -177,13 +193,9 @@ static void *vcpu_thread(void *arg)
 
 	/* Before the filter: where it runs is not its own to choose afterwards. */
 	resources_pin_vcpu(&set->machine->config->resources, v->index);
-	r = set->sandbox ? sandbox_filter(set->sandbox, SANDBOX_THREAD_VCPU) : 0;
-
-	if (r < 0) {
-		log_error("vCPU %u: cannot load its system call filter: %s", v->index,
-			  strerror(-r));
+	r = confine(v);
+	if (r < 0)
 		machine_end(set->machine, MACHINE_END_INTERNAL, MACHINE_STATUS_INTERNAL, NULL);
-	}
 	/* Until all threads are confined. */
 	pthread_mutex_lock(&set->lock);
 	pthread_mutex_unlock(&set->lock);

@@ -8,6 +8,7 @@
 
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
+#include "vmm/sandbox/maker.h"
 #include "vmm/saved/reset_point.h"
 #include "vmm/saved/snapshot_track.h"
 
@@ -230,7 +231,7 @@ static int prepare(struct migrate_source *s, struct machine *m, struct error *er
 	s->wire.wake_fd = s->wake_fd;
 	if (s->wake_fd < 0)
 		return error_set(err, -errno, "migration: %m");
-	r = pthread_create(&s->thread, NULL, migrate_source_run, s);
+	r = maker_thread(m->maker, &s->thread, NULL, migrate_source_run, s);
 	s->threaded = r == 0;
 	return r ? error_set(err, -r, "migration: its thread: %m") : 0;
 }

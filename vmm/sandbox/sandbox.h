@@ -35,6 +35,7 @@ struct sandbox_params {
 /* Kinds of threads, each with a filter of system calls. */
 enum sandbox_thread {
 	SANDBOX_THREAD_MAIN,
+	SANDBOX_THREAD_MAKER, /* makes others, see maker.h; main ones that are being built */
 	SANDBOX_THREAD_VCPU,
 	SANDBOX_THREAD_QUEUE, /* serves queues of one device */
 	SANDBOX_THREAD_FAULT, /* brings guest pages when they are touched */
@@ -49,7 +50,7 @@ struct sandbox {
 	struct sandbox_params params;
 	bool namespaces; /* a mount namespace of our own: there can be an empty root */
 	bool filters;	 /* threads are to load theirs: locked, and the kernel has seccomp */
-	bool filtered;	 /* the main thread has; so has the child of a live fork */
+	bool filtered;	 /* who begins now is under the maker's; so is a live fork's child */
 };
 
 /* Into namespaces of our own; paths still lead to the same files. One thread only. */
@@ -60,8 +61,8 @@ int sandbox_lock(struct sandbox *s, struct error *err);
 
 /*
  * Filter the system calls of the calling thread, which is one of @kind, and of those that it makes
- * from now on; for good. Nothing to do without sandbox_lock(), or a second time on the main
- * thread. Any thread. 0 or -errno.
+ * from now on; for good. Nothing to do without sandbox_lock(), or when a maker inherited its
+ * filter. Any thread. 0 or -errno.
  */
 int sandbox_filter(struct sandbox *s, enum sandbox_thread kind);
 

@@ -28,11 +28,11 @@ int sandbox_filter(struct sandbox *s, enum sandbox_thread kind)
 	const struct sandbox_filter *f = &sandbox_filters[kind];
 	struct sock_fprog program = { .len = f->len, .filter = (struct sock_filter *)f->filter };
 
-	if (!s->filters || (kind == SANDBOX_THREAD_MAIN && s->filtered))
+	if (!s->filters || (kind == SANDBOX_THREAD_MAKER && s->filtered))
 		return 0;
 	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0)
 		return -errno;
-	if (kind == SANDBOX_THREAD_MAIN)
+	if (kind == SANDBOX_THREAD_MAKER)
 		s->filtered = true;
 	return 0;
 }

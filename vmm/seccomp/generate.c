@@ -25,6 +25,9 @@ struct kind {
 
 static const struct kind kinds[] = {
 	{ "MAIN", "main thread", { seccomp_common, seccomp_main, seccomp_main_kvm } },
+	{ "MAKER",
+	  "the thread that makes others",
+	  { seccomp_common, seccomp_main, seccomp_main_kvm, seccomp_maker } },
 	{ "VCPU", "vCPU threads", { seccomp_common, seccomp_vcpu } },
 	{ "QUEUE", "queue threads", { seccomp_common, seccomp_queue, seccomp_worker } },
 	{ "FAULT", "the thread that brings guest pages", { seccomp_common, seccomp_fault } },

@@ -1,6 +1,6 @@
 /*
- * What the main thread asks of KVM: the guest's state when it is saved or reported, and a whole new
- * VM in the child of a live fork.
+ * What the main thread asks of KVM: the guest's state when it is saved, put back or reported, and
+ * which memory changed.
  */
 #include "vmm/seccomp/rules.h"
 
@@ -8,27 +8,18 @@
 #include <stddef.h>
 
 const struct seccomp_rule seccomp_main_kvm[] = {
-	/* also the vCPUs', which a child starts */
-	IOCTL(KVM_RUN, "vCPU threads of a clone are under this filter too"),
+	/* as vCPUs do */
 	IOCTL(KVM_IOEVENTFD, "doorbells"),
 	IOCTL(KVM_IRQFD, "interrupts"),
 	IOCTL(KVM_SET_GSI_ROUTING, "where interrupts go"),
 	IOCTL(KVM_SIGNAL_MSI, "a message"),
 	IOCTL(KVM_IRQ_LINE, "level-triggered lines"),
 
-	/* a new VM */
-	IOCTL(KVM_CREATE_VM, "a clone's"),
-	IOCTL(KVM_CREATE_IRQCHIP, "a clone's"),
-	IOCTL(KVM_CREATE_VCPU, "a clone's"),
+	/* the VM */
 	IOCTL(KVM_CHECK_EXTENSION, "what this KVM can"),
-	IOCTL(KVM_GET_VCPU_MMAP_SIZE, "how much a vCPU shares with us"),
+	IOCTL(KVM_ENABLE_CAP, "dirty log"),
+	IOCTL(KVM_SET_USER_MEMORY_REGION, "dirty logging on and off"),
 	IOCTL(KVM_NMI, "last words of a guest that hangs"),
-	IOCTL(KVM_ENABLE_CAP, "unknown MSRs, dirty log"),
-	IOCTL(KVM_SET_TSS_ADDR, "VMX wants it"),
-	IOCTL(KVM_SET_IDENTITY_MAP_ADDR, "VMX wants it"),
-	IOCTL(KVM_SET_USER_MEMORY_REGION, "guest memory; dirty logging on and off"),
-	IOCTL(KVM_SET_CPUID2, "a clone's vCPUs"),
-	IOCTL(KVM_GET_SUPPORTED_CPUID, "what a restored guest may have"),
 	IOCTL(KVM_GET_MSR_INDEX_LIST, "which MSRs to save"),
 
 	/* state, in the order in which it is restored */

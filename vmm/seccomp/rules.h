@@ -65,6 +65,7 @@ extern const struct seccomp_rule seccomp_common[]; /* part of every kind */
 extern const struct seccomp_rule seccomp_vcpu[];
 extern const struct seccomp_rule seccomp_main[];
 extern const struct seccomp_rule seccomp_main_kvm[]; /* part of main */
+extern const struct seccomp_rule seccomp_maker[];    /* with all of main */
 extern const struct seccomp_rule seccomp_queue[];  /* with a worker's */
 extern const struct seccomp_rule seccomp_fault[];
 extern const struct seccomp_rule seccomp_worker[];

@@ -17,7 +17,6 @@ const struct seccomp_rule seccomp_vcpu[] = {
 	IOCTL(KVM_GET_REGS, "the report of a guest that failed"),
 	IOCTL(KVM_GET_SREGS, "the report of a guest that failed"),
 	IOCTL(KVM_SET_GUEST_DEBUG, "an int3 that is the guest's own goes back to it"),
-	ALLOW(gettid, "who is to be interrupted"),
 	ALLOW(eventfd2, "a doorbell or vector that is used first"),
 	{ 0 },
 };
