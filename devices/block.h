@@ -183,6 +183,9 @@ struct block_chain_params {
 int block_chain_open(struct block_chain *c, const struct block_chain_params *p, struct error *err);
 void block_chain_close(struct block_chain *c);
 
+/* By its format, or where nobody said which it has by a look into it. */
+bool block_chain_is_qcow2(const struct block_chain_file *f);
+
 /*
  * Fill @configs (BLOCK_MAX_CHAIN of them) for block_open(), as the backing of an image
  * opened by @top: returns that, or NULL. They have the descriptors, and borrow the paths.

@@ -151,6 +151,12 @@ void block_chain_close(struct block_chain *c)
 	c->num = 0;
 }
 
+bool block_chain_is_qcow2(const struct block_chain_file *f)
+{
+	return f->format == BLOCK_FORMAT_QCOW2 ||
+	       (f->format == BLOCK_FORMAT_AUTO && looks_like_qcow2(f->fd));
+}
+
 const struct block_config *block_chain_take(struct block_chain *c, struct block_config *configs,
 					    const struct block_config *top)
 {

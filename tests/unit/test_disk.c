@@ -172,6 +172,40 @@ static void a_disk_grows_and_shrinks(void **state)
 	must(im, "test $(stat -c %%s y) = 3145728");
 }
 
+/* A file beneath may be longer than the disk: its rest is another disk's, and was never shown. */
+static void a_disk_that_grows_shows_nothing_of_what_is_beneath(void **state)
+{
+	struct images *im = *state;
+
+	must(im, "rm -f x y base; qemu-img create -q -f raw base 8M; "
+		 "qemu-io -f raw -c 'write -P 7 0 8M' base >/dev/null");
+	assert_int_equal(disk(im, "create --backing base x 1000K"), 0);
+	refused(im, "resize x 4M", "was not allowed");
+	must(im, "qemu-img info x | grep -q '1024000 bytes'");
+	assert_int_equal(disk(im, "resize --follow-backing on x 4M"), 0);
+	check_image(im, "x", false);
+	must(im, "qemu-io -c 'read -P 7 0 1000K' -c 'read -P 0 1000K 3096K' x >io; "
+		 "! grep -q fail io || { cat io; false; }");
+	/* Then on to where nothing is, and over an image of that kind. */
+	assert_int_equal(disk(im, "create --backing x y 2M"), 0);
+	assert_int_equal(disk(im, "resize --backing base x 16M"), 0);
+	assert_int_equal(disk(im, "resize --follow-backing on y 32M"), 0);
+	must(im, "qemu-io -c 'read -P 7 0 1000K' -c 'read -P 0 1000K 31M' y >io; "
+		 "! grep -q fail io || { cat io; false; }");
+	must(im, "test $(du -k y | cut -f1) -lt 1000");
+	/* A version that has no zero clusters. */
+	must(im, "rm -f x; qemu-img create -q -f qcow2 -o compat=0.10 -b base -F raw x 1M");
+	assert_int_equal(disk(im, "resize --follow-backing on x 4M"), 0);
+	check_image(im, "x", false);
+	must(im, "qemu-io -c 'read -P 7 0 1M' -c 'read -P 0 1M 3M' x >io; "
+		 "! grep -q fail io || { cat io; false; }");
+	/* What is cut off an overlay does not come back from beneath either. */
+	assert_int_equal(disk(im, "resize --shrink --follow-backing on x 512K"), 0);
+	assert_int_equal(disk(im, "resize --follow-backing on x 1M"), 0);
+	must(im, "qemu-io -c 'read -P 7 0 512K' -c 'read -P 0 512K 512K' x >io; "
+		 "! grep -q fail io || { cat io; false; }");
+}
+
 static void what_is_in_use_is_left_alone(void **state)
 {
 	struct images *im = *state;
@@ -277,6 +311,7 @@ int main(void)
 		disk_test(files_are_whole_or_as_they_were),
 		disk_test(a_check_finds_and_mends),
 		disk_test(a_disk_grows_and_shrinks),
+		disk_test(a_disk_that_grows_shows_nothing_of_what_is_beneath),
 		disk_test(what_is_in_use_is_left_alone),
 		disk_test(nothing_that_is_needed_is_replaced),
 		disk_test(a_name_says_what_a_new_image_is),

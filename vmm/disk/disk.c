@@ -25,11 +25,11 @@ const struct config_item disk_options[] = {
 	  CONFIG_CHOICE, MEMBER(source_format) },
 	{ "--backing", "PATH",
 	  "create: what lies beneath, as the image will name it, relative to its own folder; "
-	  "convert: what may be opened beneath the source",
+	  "convert, resize: what may be opened beneath the source, or the image",
 	  CONFIG_STRING, MEMBER(backing) },
 	{ "--backing-format", "auto|raw|qcow2", "create: format of that (found by looking)",
 	  CONFIG_CHOICE, MEMBER(backing_format) },
-	{ "--follow-backing", "on|off", "convert: open whatever files images name (off)",
+	{ "--follow-backing", "on|off", "convert, resize: open whatever files images name (off)",
 	  CONFIG_FLAG, MEMBER(follow_backing) },
 	{ "--cluster-size", "SIZE", "create, convert: of a qcow2 image, 512 to 2M (64K)",
 	  CONFIG_STRING, MEMBER(cluster_size) },
@@ -379,11 +379,17 @@ static int resize(const struct disk_options *o, const char **args, struct error 
 	if (!r && !im.qcow2 && (ftruncate(im.fd, bytes) < 0 || fsync(im.fd) < 0))
 		r = error_usage(err, -errno, "'%s': cannot be resized: %m", args[0]);
 	if (!r && im.qcow2 && bytes < im.size_bytes)
-		r = disk_zero_end(im.fd, args[0], bytes, err);
+		r = disk_zero_end(im.fd, args[0], o, bytes, err);
 	if (!r && im.qcow2) {
 		r = qcow2_image_resize(im.fd, bytes, err);
 		if (r < 0)
 			error_prefix(err, "'%s'", args[0]);
+	}
+	if (!r && im.qcow2 && *im.h.backing && bytes > im.size_bytes) {
+		r = disk_hide_beneath(im.fd, args[0], o, im.size_bytes, err);
+		/* As it was: nobody sees what is beneath, for want of a few zeroes. */
+		if (r < 0)
+			qcow2_image_resize(im.fd, im.size_bytes, NULL);
 	}
 	image_close(&im);
 	return r;

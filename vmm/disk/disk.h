@@ -54,7 +54,15 @@ bool disk_new_is_raw(const struct disk_options *o, const char *path);
 int disk_convert(const struct disk_options *o, const char *from, const char *to,
 		 struct error *err);
 
-/* Zero the disk of the qcow2 image @fd from @from to its end, and free what was there. */
-int disk_zero_end(int fd, const char *path, uint64_t from, struct error *err);
+/*
+ * Zero the disk of the qcow2 image @fd, open at @path, from @from to its end, and free what was
+ * there. @o says which files beneath it may be opened; all of these must be.
+ */
+int disk_zero_end(int fd, const char *path, const struct disk_options *o, uint64_t from,
+		  struct error *err);
+
+/* The disk has grown, from @from on: what a longer one beneath would show there reads as zero. */
+int disk_hide_beneath(int fd, const char *path, const struct disk_options *o, uint64_t from,
+		      struct error *err);
 
 #endif
