@@ -1,6 +1,10 @@
 /* --balloon: memory that the guest gives back. */
 #include "vmm/config/config_parse.h"
 
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
 #define BALLOON(m) offsetof(struct config_balloon, m)
 
 const struct config_item config_balloon_keys[] = {
@@ -27,8 +31,16 @@ static int set_size(struct config_parse *p, const char *value, void *target)
 int config_parse_balloon(struct config_parse *p, const char *value, void *target)
 {
 	struct machine_config *c = target;
+	char *keys = NULL;
+	int r;
 
 	c->balloon_present = true;
 	c->balloon = (struct config_balloon){ .deflate_on_oom = true, .reporting = true };
-	return config_set_keys(p, value ? value : "", config_balloon_keys, set_size, &c->balloon);
+	/* A key at once: no size has such a sign in it. */
+	if (value && value[strcspn(value, ",=")] == '=' && asprintf(&keys, ",%s", value) < 0)
+		return error_set(p->err, -ENOMEM, "%s: %m", p->option);
+	value = keys ? keys : value ? value : "";
+	r = config_set_keys(p, value, config_balloon_keys, set_size, &c->balloon);
+	free(keys);
+	return r;
 }
