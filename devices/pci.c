@@ -295,13 +295,13 @@ void pci_bus_unplug(struct pci_device *dev)
 	pthread_mutex_unlock(&bus->lock);
 }
 
-int pci_bus_free_slot(struct pci_bus *bus)
+int pci_bus_free_slot(struct pci_bus *bus, uint32_t taken)
 {
 	int slot, found = -ENOSPC;
 
 	pthread_mutex_lock(&bus->lock);
 	for (slot = 0; slot < PCI_NUM_SLOTS && found < 0; slot++) {
-		if (!bus->device[slot])
+		if (!bus->device[slot] && !(taken & 1u << slot))
 			found = slot;
 	}
 	pthread_mutex_unlock(&bus->lock);

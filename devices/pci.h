@@ -108,8 +108,8 @@ int pci_add_msix(struct pci_device *dev, unsigned index, unsigned vectors);
 int pci_bus_plug(struct pci_device *dev, struct error *err);
 void pci_bus_unplug(struct pci_device *dev); /* harmless when it is not plugged */
 
-/* First slot without a function; -ENOSPC. */
-int pci_bus_free_slot(struct pci_bus *bus);
+/* First slot without a function, none of those with a bit in @taken; -ENOSPC. */
+int pci_bus_free_slot(struct pci_bus *bus, uint32_t taken);
 struct pci_device *pci_bus_device(struct pci_bus *bus, unsigned slot);
 struct irq_table *pci_bus_irqs(struct pci_bus *bus);
 

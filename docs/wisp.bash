@@ -28,7 +28,7 @@ _wisp_keys()
 _wisp()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-	local verbs="run ls stat top events pause resume stop kill change console api exec cp batch balloon test bisect core gdb disk snapshot restore clone reset migrate receive upgrade doctor switch help version"
+	local verbs="run ls stat top events pause resume stop kill change plug unplug console api exec cp batch balloon test bisect core gdb disk snapshot restore clone reset migrate receive upgrade doctor switch help version"
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
@@ -72,7 +72,7 @@ _wisp()
 			return ;;
 		--disk)
 			case $cur in *,*)
-				_wisp_keys "ro format= backing= follow-backing direct cache= queues= iops= bps= iops-burst= bps-burst= reconnect= id= serial="
+				_wisp_keys "ro format= backing= follow-backing direct cache= queues= iops= bps= iops-burst= bps-burst= reconnect= id= serial= slot="
 				return ;;
 			esac
 			_wisp_files
@@ -86,10 +86,12 @@ _wisp()
 			return ;;
 		--net)
 			case $cur in *,*)
-				_wisp_keys "hostfwd= restrict host-loopback subnet= dns= search= name= fd= queues= vlan= pps= bps= pps-burst= bps-burst= mac= mtu= service= id="
+				_wisp_keys "hostfwd= restrict host-loopback subnet= dns= search= name= fd= queues= vlan= pps= bps= pps-burst= bps-burst= mac= mtu= service= id= slot="
 				return ;;
 			esac
 			_wisp_words "user tap switch= none"
+			return ;;
+		--unplugged)
 			return ;;
 		--vsock)
 			case $cur in *,*)
@@ -189,7 +191,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --cpu-template --hugepages --memory-backend --disk --pmem --net --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --config-file --save-config --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --cpu-template --hugepages --memory-backend --disk --pmem --net --unplugged --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --config-file --save-config --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	ls)
@@ -305,6 +307,34 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --size --link --hostfwd --no-hostfwd --iops --pps --bps --iops-burst --pps-burst --bps-burst --help" ;;
+		*) _wisp_ids "" ;;
+		esac ;;
+	plug)
+		case $prev in
+		--run-dir)
+			_wisp_files
+			return ;;
+		--disk)
+			_wisp_files
+			return ;;
+		--net)
+			_wisp_words "tap switch="
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --disk --net --help" ;;
+		*) _wisp_ids "" ;;
+		esac ;;
+	unplug)
+		case $prev in
+		--run-dir)
+			_wisp_files
+			return ;;
+		--timeout)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --timeout --force --help" ;;
 		*) _wisp_ids "" ;;
 		esac ;;
 	console)

@@ -421,7 +421,7 @@ static void plug(struct fake_driver *d)
 						    vm->irqs, FAKE_MMIO_GSI, NULL),
 				 0);
 	} else {
-		d->slot = pci_bus_free_slot(vm->pci);
+		d->slot = pci_bus_free_slot(vm->pci, 0);
 		assert_int_equal(virtio_pci_create(&d->pci, d->dev, vm->pci, d->slot, NULL), 0);
 		assert_int_equal(pci_bus_plug(virtio_pci_function(d->pci), NULL), 0);
 	}

@@ -280,10 +280,10 @@ static void unknown_words_name_the_known_ones(void **state)
 	       "disk 'nbd://1.2.3/': '1.2.3' is neither an IP address nor a name");
 	refuse("--disk a,foo=1",
 	       "--disk: unknown key 'foo' (known: ro, format, backing, follow-backing, direct, "
-	       "cache, queues, iops, bps, iops-burst, bps-burst, reconnect, id, serial)");
+	       "cache, queues, iops, bps, iops-burst, bps-burst, reconnect, id, serial, slot)");
 	refuse("--disk a,",
 	       "--disk: unknown key '' (known: ro, format, backing, follow-backing, direct, cache, "
-	       "queues, iops, bps, iops-burst, bps-burst, reconnect, id, serial)");
+	       "queues, iops, bps, iops-burst, bps-burst, reconnect, id, serial, slot)");
 	refuse("--disk a,format=vmdk",
 	       "--disk: format: unknown value 'vmdk' (known: auto, raw, qcow2)");
 	refuse("--transport frob", "--transport: unknown value 'frob' (known: pci, mmio)");
@@ -293,7 +293,7 @@ static void unknown_words_name_the_known_ones(void **state)
 	refuse("--net user,frob=1",
 	       "--net: unknown key 'frob' (known: hostfwd, restrict, host-loopback, subnet, dns, "
 	       "search, name, fd, queues, vlan, pps, bps, pps-burst, bps-burst, mac, mtu, service, "
-	       "id)");
+	       "id, slot)");
 	refuse("--serial tty",
 	       "--serial: unknown value 'tty' (known: stdio, none, file=PATH, socket=PATH)");
 	refuse("--sandbox maybe", "--sandbox: unknown value 'maybe' (known: off, on, strict)");
@@ -631,6 +631,30 @@ static void the_users_words_come_last_or_alone(void **state)
 	expect_cmdline("--cmdline-only a=1~b", "a=1 b");
 }
 
+static void what_was_unplugged_is_not_there(void **state)
+{
+	struct made m;
+
+	take(&m, "--disk /a --unplugged disk0:1 --disk /b,id=b,slot=5 "
+		 "--net tap,name=t,id=n,slot=6");
+	assert_int_equal(m.config.num_disks, 1);
+	assert_string_equal(m.config.disk[0].id, "b");
+	assert_int_equal(m.config.disk[0].slot, 5);
+	assert_int_equal(m.config.empty_slots, 1u << 1);
+	/* The default network is there from the start, whatever was plugged in later. */
+	assert_int_equal(m.config.num_nets, 2);
+	assert_string_equal(m.config.net[0].id, "net0");
+	assert_int_equal(m.config.net[1].slot, 6);
+	config_done(&m.config);
+	take(&m, "--net none --net tap,name=t,id=n,slot=6");
+	assert_int_equal(m.config.num_nets, 1);
+	config_done(&m.config);
+	refuse("--unplugged x:1", "--unplugged: there is no disk or network 'x'");
+	refuse("--unplugged net0:32",
+	       "--unplugged: 'net0:32' is not an ID, ':' and a slot from 1 to 31");
+	refuse("--disk /a,slot=0", "--disk: slot: 0 is out of range (1 to 31)");
+}
+
 static void balloon_may_have_a_size(void **state)
 {
 	struct made m;
@@ -644,6 +668,10 @@ static void balloon_may_have_a_size(void **state)
 	take(&m, "--memory 512M --balloon 128M,reporting=off");
 	assert_int_equal(m.config.balloon.bytes, 128 * MiB);
 	assert_false(m.config.balloon.reporting);
+	config_done(&m.config);
+	take(&m, "--balloon hinting=on,reporting=off");
+	assert_int_equal(m.config.balloon.bytes, 0);
+	assert_true(m.config.balloon.hinting && !m.config.balloon.reporting);
 	config_done(&m.config);
 	take(&m, "--balloon root.img");
 	assert_int_equal(m.config.num_disks, 1);
@@ -717,6 +745,7 @@ int main(void)
 		cmocka_unit_test(cmdline_follows_the_machine),
 		cmocka_unit_test(the_last_console_is_the_one_on_the_terminal),
 		cmocka_unit_test(the_users_words_come_last_or_alone),
+		cmocka_unit_test(what_was_unplugged_is_not_there),
 		cmocka_unit_test(balloon_may_have_a_size),
 		cmocka_unit_test(vsock_takes_a_path_and_a_context_id),
 	};

@@ -46,6 +46,8 @@ int top_main(int argc, char **argv);
 int events_main(int argc, char **argv);
 int pause_main(int argc, char **argv);
 int change_main(int argc, char **argv);
+int plug_main(int argc, char **argv);
+int unplug_main(int argc, char **argv);
 int resume_main(int argc, char **argv);
 int stop_main(int argc, char **argv);
 extern const struct config_item cli_gdb_options[];

@@ -16,6 +16,7 @@ extern const struct config_item control_stat_options[]; /* and --prometheus */
 extern const struct config_item control_stop_options[];
 extern const struct config_item control_top_options[]; /* of helpers/wisp-top.c */
 extern const struct config_item change_options[]; /* cli_change.c */
+extern const struct config_item plug_options[], unplug_options[]; /* cli_plug.c */
 
 /* What those options fill. */
 struct control_options {

@@ -88,6 +88,14 @@ const struct cli_verb cli_verbs[] = {
 	  "DEVICE is the id of a disk or network: disk0 or net0 is the first, when it was not "
 	  "given another.",
 	  change_options, .first = CLI_ID, .main = change_main },
+	{ "plug", "[OPTION]... ID", "Plug a disk or a network into a running microVM",
+	  "The guest is told of it and finds it on its PCI bus. What is saved, cloned or moved "
+	  "from then on has it; a reboot (--reboot reset) has the devices of the start.",
+	  plug_options, .first = CLI_ID, .main = plug_main },
+	{ "unplug", "[OPTION]... ID DEVICE", "Unplug a disk or a network of a running microVM",
+	  "The guest is asked to let go of it; Linux does so also when it is mounted. One that no "
+	  "driver uses is gone at once.",
+	  unplug_options, .first = CLI_ID, .main = unplug_main },
 	{ "console", "[OPTION]... ID", "Attach the terminal to the console of a detached microVM",
 	  "Ctrl-A d detaches again, Ctrl-A x ends the microVM, Ctrl-A twice sends one Ctrl-A. "
 	  "One terminal at a time is attached.",

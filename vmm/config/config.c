@@ -35,6 +35,28 @@ void config_init(struct machine_config *c)
 	};
 }
 
+void config_free_disk(struct config_disk *d)
+{
+	free(d->path);
+	free(d->id);
+	free(d->serial);
+	for (unsigned k = 0; k < d->num_backing; k++)
+		free(d->backing[k]);
+}
+
+void config_free_net(struct config_net *n)
+{
+	free(n->id);
+	free(n->tap_name);
+	free(n->switch_name);
+	free(n->subnet);
+	free(n->dns);
+	for (unsigned k = 0; k < n->num_search; k++)
+		free(n->search[k]);
+	for (unsigned k = 0; k < n->num_forwards; k++)
+		free(n->forward[k].host_addr);
+}
+
 void config_done(struct machine_config *c)
 {
 	for (unsigned i = 0; i < c->num_args; i++)
@@ -56,13 +78,8 @@ void config_done(struct machine_config *c)
 	free(c->metrics_file);
 	free(c->resources.io_path);
 	free(c->vsock.path);
-	for (unsigned i = 0; i < c->num_disks; i++) {
-		free(c->disk[i].path);
-		free(c->disk[i].id);
-		free(c->disk[i].serial);
-		for (unsigned k = 0; k < c->disk[i].num_backing; k++)
-			free(c->disk[i].backing[k]);
-	}
+	for (unsigned i = 0; i < c->num_disks; i++)
+		config_free_disk(&c->disk[i]);
 	for (unsigned i = 0; i < c->num_pmems; i++) {
 		free(c->pmem[i].path);
 		free(c->pmem[i].id);
@@ -72,19 +89,8 @@ void config_done(struct machine_config *c)
 		free(c->share[i].tag);
 		free(c->share[i].id);
 	}
-	for (unsigned i = 0; i < c->num_nets; i++) {
-		struct config_net *n = &c->net[i];
-
-		free(n->id);
-		free(n->tap_name);
-		free(n->switch_name);
-		free(n->subnet);
-		free(n->dns);
-		for (unsigned k = 0; k < n->num_search; k++)
-			free(n->search[k]);
-		for (unsigned k = 0; k < n->num_forwards; k++)
-			free(n->forward[k].host_addr);
-	}
+	for (unsigned i = 0; i < c->num_nets; i++)
+		config_free_net(&c->net[i]);
 	memset(c, 0, sizeof(*c));
 }
 

@@ -28,6 +28,7 @@
 #define CONFIG_MAX_MEMORY  (64 * TiB) /* what 46 bits of physical address reach */
 #define CONFIG_MAX_DISKS   24
 #define CONFIG_MAX_NETS	   8
+#define CONFIG_MAX_SLOT	   31 /* of the PCI bus */
 #define CONFIG_MAX_FORWARDS 16
 #define CONFIG_MAX_SEARCH  4
 #define CONFIG_MAX_PMEMS   8
@@ -53,6 +54,7 @@ struct config_disk {
 	unsigned num_backing;
 	bool follow_backing; /* beyond these, what images name */
 	unsigned reconnect_seconds; /* how long requests wait for a server that is gone */
+	unsigned slot;		    /* of the PCI bus; 0: the next one */
 };
 
 /* A file of the host's as memory of the guest's, over virtio-pmem. */
@@ -93,6 +95,7 @@ struct config_net {
 	bool host_loopback;
 	struct config_forward forward[CONFIG_MAX_FORWARDS];
 	unsigned num_forwards;
+	unsigned slot; /* of the PCI bus; 0: the next one */
 };
 
 /* A directory of the host's, over virtio-fs. */
@@ -161,6 +164,7 @@ struct machine_config {
 	struct config_net net[CONFIG_MAX_NETS];
 	unsigned num_nets;
 	bool net_given; /* --net none leaves num_nets 0 */
+	uint32_t empty_slots; /* of the PCI bus: what was there at the start is unplugged now */
 	struct config_vsock vsock;
 	bool vsock_present;
 	struct config_share share[CONFIG_MAX_SHARES];
@@ -204,6 +208,12 @@ struct machine_config {
 void config_init(struct machine_config *c);
 /* Free what is in it; the struct itself is the caller's. Harmless when repeated. */
 void config_done(struct machine_config *c);
+
+/* What a device's options are made of; and take one out, with nothing freed. */
+void config_free_disk(struct config_disk *d);
+void config_free_net(struct config_net *n);
+void config_drop_disk(struct machine_config *c, unsigned i);
+void config_drop_net(struct machine_config *c, unsigned i);
 
 /*
  * Parse the arguments of `wisp run` (without "wisp" and "run"): @argc strings

@@ -67,6 +67,8 @@ const struct config_item config_disk_keys[] = {
 	{ "id", "ID", "Name of the device (disk0, disk1, ...)", CONFIG_STRING, DISK(id) },
 	{ "serial", "TEXT", "Serial number that the guest reads, up to 20 bytes (the id)",
 	  CONFIG_STRING, DISK(serial) },
+	{ "slot", "N", "Which slot of the PCI bus it is in (the next one)", CONFIG_NUMBER,
+	  DISK(slot), 1, CONFIG_MAX_SLOT },
 	{ 0 },
 };
 

@@ -285,6 +285,8 @@ const struct config_item config_net_keys[] = {
 	  "for instance metadata",
 	  CONFIG_CUSTOM, .parse = parse_service },
 	{ "id", "ID", "Name of the device (net0, net1, ...)", CONFIG_STRING, NET(id) },
+	{ "slot", "N", "Which slot of the PCI bus it is in (the next one)", CONFIG_NUMBER,
+	  NET(slot), 1, CONFIG_MAX_SLOT },
 	{ 0 },
 };
 
@@ -354,12 +356,14 @@ void config_net_default_mac(struct config_net *n, unsigned index)
 int config_parse_net(struct config_parse *p, const char *value, void *target)
 {
 	struct machine_config *c = target;
+	/* One that was plugged in later says nothing of those at the start. */
+	bool later = strstr(value, ",slot=") != NULL;
 	struct config_net *n;
 	int r;
 
-	if (c->net_given && (!c->num_nets || !strcmp(value, "none")))
+	if (!later && c->net_given && (!c->num_nets || !strcmp(value, "none")))
 		return config_fail(p, "'none' cannot be combined with a network");
-	c->net_given = true;
+	c->net_given |= !later;
 	if (!strcmp(value, "none"))
 		return 0;
 	if (c->num_nets == CONFIG_MAX_NETS)

@@ -336,8 +336,13 @@ static int complete(struct config_parse *p)
 	}
 	if (!p->console_given)
 		c->console_present = !(c->serial_present && c->serial.kind == CHARDEV_STDIO);
-	if (!c->net_given)
-		c->net[c->num_nets++] = (struct config_net){ .kind = CONFIG_NET_USER, .queues = 1 };
+	if (!c->net_given) {
+		if (c->num_nets == CONFIG_MAX_NETS)
+			return config_fail(p, "more than %d networks", CONFIG_MAX_NETS);
+		/* In front of those that were plugged in later. */
+		memmove(&c->net[1], &c->net[0], c->num_nets++ * sizeof(c->net[0]));
+		c->net[0] = (struct config_net){ .kind = CONFIG_NET_USER, .queues = 1 };
+	}
 
 	p->option = "run";
 	r = default_string(p, &c->name, "vm", getpid());
@@ -360,7 +365,7 @@ static int complete(struct config_parse *p)
 		if (!n->mac_given)
 			config_net_default_mac(n, i);
 	}
-	return r;
+	return r ? r : config_take_unplugged(p);
 }
 
 /* A saved machine is described by what it was made of. */

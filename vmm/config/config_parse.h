@@ -9,6 +9,8 @@
 
 #include "vmm/config/config.h"
 
+#define CONFIG_MAX_UNPLUGGED (2 * (CONFIG_MAX_DISKS + CONFIG_MAX_NETS))
+
 /* A command line on its way into a configuration. */
 struct config_parse {
 	struct machine_config *config;
@@ -20,6 +22,11 @@ struct config_parse {
 	uint64_t given;	    /* a bit for each entry of @options */
 	bool hugepages;
 	bool console_given;
+	struct config_unplugged { /* by --unplugged, once all that there was is known */
+		const char *id; /* up to the colon; borrowed */
+		size_t len;
+	} unplugged[CONFIG_MAX_UNPLUGGED];
+	unsigned num_unplugged;
 	struct error *err;
 };
 
@@ -99,6 +106,10 @@ int config_set_choice(struct config_parse *p, const char *value, const char *wor
 int config_set_keys(struct config_parse *p, const char *text, const struct config_item *keys,
 		    int (*first)(struct config_parse *p, const char *value, void *target),
 		    void *target);
+
+/* config_unplugged.c: devices that are not there any more, or not here. */
+int config_parse_unplugged(struct config_parse *p, const char *value, void *target);
+int config_take_unplugged(struct config_parse *p);
 
 /* config_devices.c: the options that describe devices. */
 int config_parse_disk(struct config_parse *p, const char *value, void *target);

@@ -61,6 +61,8 @@ struct control_verb {
 extern const struct control_verb control_verbs[]; /* ends without a name */
 
 void control_change(struct control_call *call); /* control_change.c */
+void control_verb_plug(struct control_call *call); /* control_plug.c */
+void control_verb_unplug(struct control_call *call);
 
 struct machine *control_machine(struct control_call *call);
 

@@ -233,6 +233,8 @@ const struct control_verb control_verbs[] = {
 	{ "kill", verb_kill, .without_guest = true },
 	{ "events", verb_events },
 	{ "change", control_change },
+	{ "plug", control_verb_plug, .alone = true },
+	{ "unplug", control_verb_unplug, .alone = true },
 	{ "balloon", control_balloon },
 	{ "connect", control_connect_guest },
 	{ "core", control_verb_core, .alone = true },

@@ -363,6 +363,7 @@ void machine_free(struct machine *m)
 	snapshot_track_free(m->track);
 	reset_point_free(m->point);
 	machine_free_devices(m);
+	machine_free_plugging(m);
 	machine_free_loops(m);
 	irq_table_free(m->irqs);
 	bus_free(m->mmio);

@@ -133,8 +133,24 @@ static int add_pci(struct machine *m, struct error *err)
 	return pci_bus_create(&m->pci, &params, err);
 }
 
-/* Put a device, which the machine owns from now on, behind the transport of this machine. */
-static int add_virtio(struct machine *m, struct virtio_device *dev, struct error *err)
+/* Slots that a device is to have later, or that one had before. */
+static uint32_t slots_of_others(const struct machine_config *c)
+{
+	uint32_t slots = c->empty_slots;
+
+	for (unsigned i = 0; i < c->num_disks; i++)
+		slots |= 1u << c->disk[i].slot;
+	for (unsigned i = 0; i < c->num_nets; i++)
+		slots |= 1u << c->net[i].slot;
+	return slots;
+}
+
+/*
+ * Put a device, which the machine owns from now on, behind the transport of this machine; @slot of
+ * the PCI bus, 0: the next one.
+ */
+static int add_virtio(struct machine *m, struct virtio_device *dev, unsigned slot,
+		      struct error *err)
 {
 	struct machine_virtio *v = &m->virtio[m->num_virtio];
 	unsigned n = m->num_virtio++;
@@ -142,7 +158,7 @@ static int add_virtio(struct machine *m, struct virtio_device *dev, struct error
 
 	v->dev = dev;
 	if (m->pci) {
-		r = pci_bus_free_slot(m->pci);
+		r = slot ? (int)slot : pci_bus_free_slot(m->pci, slots_of_others(m->config));
 		if (r < 0)
 			return error_usage(err, r, "--transport pci: no slot left for '%s'",
 					   dev->id);
@@ -194,8 +210,8 @@ static int add_disk_loops(struct machine *m, const struct config_disk *c, const 
 	return r;
 }
 
-static int add_disk(struct machine *m, unsigned number, struct machine_files *files,
-		    struct error *err)
+int machine_add_disk(struct machine *m, unsigned number, struct machine_files *files,
+		     struct error *err)
 {
 	const struct config_disk *c = &m->config->disk[number];
 	int *fd = &files->disk[number], *dialer = &files->dialer[number];
@@ -218,6 +234,7 @@ static int add_disk(struct machine *m, unsigned number, struct machine_files *fi
 	struct block *block;
 	int r;
 
+	m->disk_fd[number] = *fd;
 	*fd = -1; /* block_open() owns it, also when it fails */
 	config.backing = block_chain_take(&files->beneath[number], backing, &config);
 	r = block_open(&block, &config, err);
@@ -236,11 +253,11 @@ static int add_disk(struct machine *m, unsigned number, struct machine_files *fi
 		return r;
 	}
 	virtio_blk_limit(dev, &limits);
-	return add_virtio(m, dev, err);
+	return add_virtio(m, dev, c->slot, err);
 }
 
-static int add_net(struct machine *m, const struct config_net *c, struct net_ends *ends,
-		   struct error *err)
+int machine_add_net(struct machine *m, const struct config_net *c, struct net_ends *ends,
+		    struct error *err)
 {
 	const struct rate_limits limits = machine_net_limits(c);
 	struct virtio_params params = common_params(m, c->id);
@@ -259,7 +276,7 @@ static int add_net(struct machine *m, const struct config_net *c, struct net_end
 		return r;
 	}
 	virtio_net_limit(dev, &limits, &limits);
-	return add_virtio(m, dev, err);
+	return add_virtio(m, dev, c->slot, err);
 }
 
 /* Give the guest the file's pages where it will look for them. */
@@ -304,7 +321,7 @@ static int add_pmem(struct machine *m, const struct config_pmem *c, int *fd, str
 		virtio_free(dev);
 		return r;
 	}
-	return add_virtio(m, dev, err);
+	return add_virtio(m, dev, 0, err);
 }
 
 static int add_share(struct machine *m, const struct config_share *c, int *fd, struct error *err)
@@ -323,7 +340,7 @@ static int add_share(struct machine *m, const struct config_share *c, int *fd, s
 		fs_client_free(client);
 		return r;
 	}
-	return add_virtio(m, dev, err);
+	return add_virtio(m, dev, 0, err);
 }
 
 /* The console on the terminal, if there is one, then the ports for programs. */
@@ -361,7 +378,7 @@ static int add_console(struct machine *m, struct machine_files *files, bool layo
 	}
 	if (!r)
 		r = virtio_console_create(&m->console, &params, port, n, err);
-	return r < 0 ? r : add_virtio(m, m->console, err);
+	return r < 0 ? r : add_virtio(m, m->console, 0, err);
 }
 
 static int add_vsock(struct machine *m, struct machine_files *files, struct error *err)
@@ -373,7 +390,7 @@ static int add_vsock(struct machine *m, struct machine_files *files, struct erro
 	if (r < 0)
 		return r;
 	files->vsock_listen = files->vsock_broker = -1;
-	return add_virtio(m, m->vsock, err);
+	return add_virtio(m, m->vsock, 0, err);
 }
 
 static int add_balloon(struct machine *m, struct error *err)
@@ -388,7 +405,7 @@ static int add_balloon(struct machine *m, struct error *err)
 	};
 	int r = virtio_balloon_create(&m->balloon, &params, &balloon, err);
 
-	return r < 0 ? r : add_virtio(m, m->balloon, err);
+	return r < 0 ? r : add_virtio(m, m->balloon, 0, err);
 }
 
 static int add_rng(struct machine *m, struct error *err)
@@ -397,7 +414,7 @@ static int add_rng(struct machine *m, struct error *err)
 	struct virtio_device *dev;
 	int r = virtio_rng_create(&dev, &params, err);
 
-	return r < 0 ? r : add_virtio(m, dev, err);
+	return r < 0 ? r : add_virtio(m, dev, 0, err);
 }
 
 int machine_add_devices(struct machine *m, struct machine_files *files, bool layout_only,
@@ -407,6 +424,7 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 	struct power_config power = {
 		.test_device = c->test_device,
 		.event = power_event,
+		.eject = machine_ejected,
 		.arg = m,
 	};
 	int r;
@@ -418,6 +436,7 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 	m->platform.vmgenid = true;
 	m->platform.vmclock = true;
 
+	m->eject_task.run = machine_eject_seen;
 	r = power_create(&m->power, m->pio, m->irqs, &power, err);
 	if (r < 0)
 		return r;
@@ -442,13 +461,12 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 			return r;
 	}
 	for (unsigned i = 0; i < c->num_disks; i++) {
-		m->disk_fd[i] = files->disk[i];
-		r = add_disk(m, i, files, err);
+		r = machine_add_disk(m, i, files, err);
 		if (r < 0)
 			return r;
 	}
 	for (unsigned i = 0; i < c->num_nets; i++) {
-		r = add_net(m, &c->net[i], &files->net[i], err);
+		r = machine_add_net(m, &c->net[i], &files->net[i], err);
 		if (r < 0)
 			return r;
 	}

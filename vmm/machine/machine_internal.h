@@ -81,6 +81,10 @@ struct machine {
 	unsigned holds;	 /* who needs it to stay paused for now */
 	bool resume_due; /* it was resumed meanwhile */
 
+	struct machine_plugging *plugging; /* NULL: no device came or went since the start */
+	_Atomic uint32_t ejected;	   /* PCI slots that the guest has let go of */
+	struct loop_task eject_task;
+
 	struct snapshot_track *track; /* what changed since the last snapshot; NULL: nobody asked */
 	struct reset_point *point;    /* what it can go back to; NULL: its start, or none */
 	struct migrate_source *migration; /* the one at hand, or the last; NULL: none */
@@ -99,6 +103,16 @@ struct machine {
 int machine_add_devices(struct machine *m, struct machine_files *files, bool layout_only,
 			struct error *err);
 void machine_free_devices(struct machine *m);
+/* One of them, in addition: number @number of the configuration. */
+int machine_add_disk(struct machine *m, unsigned number, struct machine_files *files,
+		     struct error *err);
+int machine_add_net(struct machine *m, const struct config_net *c, struct net_ends *ends,
+		    struct error *err);
+
+/* machine_plug.c: the guest has let go of PCI slots (a vCPU thread). Free what it keeps. */
+void machine_ejected(void *machine, uint32_t slots);
+void machine_eject_seen(struct loop_task *task);
+void machine_free_plugging(struct machine *m);
 
 /* machine.c: tell every vCPU what it is, and remember it. */
 int machine_set_cpuid(struct machine *m, const struct x86_cpuid *cpuid, struct error *err);

@@ -149,7 +149,8 @@ static int live(struct nursery *n, struct birth *b, int alive, struct machine_en
 		error_print(&err);
 		return error_status(&err);
 	}
-	make_config(&config, parent->config, b);
+	/* Not as it was at the start: devices may have come and gone. */
+	make_config(&config, n->m->config, b);
 	take_files(&files, &config, b);
 	image.state = &set;
 	params.config = &config;

@@ -1,0 +1,289 @@
+/* Devices that come and go in a machine over the fake hypervisor. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "tests/unit/fake_hv.h"
+#include "tests/unit/fake_kernel.h"
+#include "vmm/config/config_parse.h"
+#include "vmm/machine/machine_internal.h"
+#include "vmm/machine/machine_plug.h"
+
+struct fixture {
+	struct machine *m;
+	struct machine_config config;
+	struct clock clock;
+	struct error err;
+	int result; /* of the change; 1: not yet */
+};
+
+static enum fake_step halt(void *arg, unsigned vcpu, struct hv_exit *exit)
+{
+	return FAKE_STEP_HALT;
+}
+
+static int open_file(void)
+{
+	int fd = memfd_create("disk", MFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, 65536), 0);
+	return fd;
+}
+
+/* With the disks "a" and "b", of a command line that says so. */
+static void create(struct fixture *x, enum config_transport transport)
+{
+	char *args[] = { "--net", "none", "--disk", "/a,id=a", "--disk", "/b,id=b", "--console",
+			 "none", "--transport", transport == CONFIG_PCI ? "pci" : "mmio",
+			 "--kernel", "fake", "--memory", "64M" };
+	struct fake_hv_params params = { .guest = halt };
+	struct machine_params machine = { .config = &x->config, .clock = &x->clock };
+	static struct fake_elf elf;
+	struct machine_files files;
+
+	memset(x, 0, sizeof(*x));
+	config_init(&x->config);
+	assert_int_equal(config_parse_run(&x->config, ARRAY_SIZE(args), args, &x->err), 0);
+	clock_init_virtual(&x->clock, NSEC_PER_SEC, 1700000000 * NSEC_PER_SEC);
+	machine_files_init(&files);
+	for (unsigned i = 0; i < 2; i++)
+		files.disk[i] = open_file();
+	fake_elf(&elf, true);
+	assert_int_equal(fw_kernel_open(&files.kernel, "fake",
+					fake_file(elf.image, sizeof(elf.image)), &x->err),
+			 0);
+	machine.hv = fake_hv_create(&params);
+	machine.files = &files;
+	if (machine_create(&x->m, &machine, &x->err) < 0)
+		fail_msg("%s", x->err.msg);
+	machine_files_close(&files);
+	assert_int_equal(machine_start(x->m, &x->err), 0);
+}
+
+static void end(struct fixture *x)
+{
+	struct machine_end end;
+
+	machine_end(x->m, MACHINE_END_ASKED, 0, NULL);
+	machine_run(x->m, &end);
+	machine_free(x->m);
+	config_done(&x->config);
+}
+
+static void done(void *arg, int r, const struct error *err)
+{
+	struct fixture *x = arg;
+
+	x->result = r;
+	if (r < 0)
+		x->err = *err;
+}
+
+static int await(struct fixture *x)
+{
+	while (x->result > 0)
+		loop_run_once(x->m->loop, UINT64_MAX);
+	return x->result;
+}
+
+static int plug(struct fixture *x, const char *value)
+{
+	struct machine_config config = { 0 };
+	struct config_parse p = { .config = &config, .option = "--disk", .err = &x->err };
+	struct machine_files files;
+	struct machine_addition a = {
+		.config = &config, .option = "--disk", .value = value, .files = &files,
+	};
+
+	machine_files_init(&files);
+	assert_int_equal(config_parse_disk(&p, value, &config), 0);
+	files.disk[0] = open_file();
+	x->result = 1;
+	machine_plug(x->m, &a, done, x);
+	return await(x);
+}
+
+static int unplug(struct fixture *x, const char *id)
+{
+	x->result = 1;
+	machine_unplug(x->m, id, NSEC_PER_SEC, false, done, x);
+	return await(x);
+}
+
+static struct virtio_device *device(const struct fixture *x, const char *id)
+{
+	for (unsigned i = 0; i < x->m->num_virtio; i++)
+		if (!strcmp(x->m->virtio[i].dev->id, id))
+			return x->m->virtio[i].dev;
+	return NULL;
+}
+
+/* The disks, in order, of a machine that is made of what this one is described by. */
+static void described(const struct fixture *x, const char *want)
+{
+	struct machine_config c;
+	struct error err = { 0 };
+	char text[200] = "";
+
+	config_init(&c);
+	if (config_parse_run(&c, (int)x->m->config->num_args, x->m->config->args, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(config_validate(&c, &err), 0);
+	for (unsigned i = 0; i < c.num_disks; i++)
+		snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s:%u ", c.disk[i].id,
+			 c.disk[i].slot);
+	snprintf(text + strlen(text), sizeof(text) - strlen(text), "empty %x", c.empty_slots);
+	assert_string_equal(text, want);
+	config_done(&c);
+}
+
+/* ---- promises ---- */
+
+static void a_disk_comes_and_goes(void **state)
+{
+	struct fixture x;
+
+	create(&x, CONFIG_PCI);
+	described(&x, "a:0 b:0 empty 0");
+	assert_int_equal(plug(&x, "/c,id=c"), 0);
+	assert_non_null(device(&x, "c"));
+	assert_false(machine_is_paused(x.m));
+	/* Behind a, b, and the source of random numbers. */
+	described(&x, "a:0 b:0 c:4 empty 0");
+	assert_int_equal(x.m->config->num_disks, 3);
+	assert_int_equal(unplug(&x, "c"), 0);
+	assert_null(device(&x, "c"));
+	described(&x, "a:0 b:0 empty 0");
+	end(&x);
+}
+
+static void those_of_the_start_leave_their_slots_empty(void **state)
+{
+	struct fixture x;
+
+	create(&x, CONFIG_PCI);
+	assert_int_equal(unplug(&x, "a"), 0);
+	described(&x, "b:0 empty 2");
+	/* The next one is in the first slot that is free, by a name that nobody has. */
+	assert_int_equal(plug(&x, "/c"), 0);
+	described(&x, "b:0 disk0:1 empty 2");
+	assert_int_equal(plug(&x, "/d,id=a"), 0);
+	assert_int_equal(unplug(&x, "a"), 0);
+	assert_int_equal(unplug(&x, "b"), 0);
+	described(&x, "disk0:1 empty 6");
+	end(&x);
+}
+
+static void what_cannot_be_changes_nothing(void **state)
+{
+	struct fixture x;
+
+	create(&x, CONFIG_PCI);
+	assert_int_equal(plug(&x, "/c,id=a"), -EEXIST);
+	assert_string_equal(x.err.msg, "there is a device 'a' already");
+	assert_int_equal(plug(&x, "/b,id=c"), -EEXIST);
+	assert_string_equal(x.err.msg, "--disk: '/b' is given twice; only read-only disks (ro) may "
+				       "share a file");
+	assert_int_equal(plug(&x, "/c,slot=2"), -EBUSY);
+	assert_string_equal(x.err.msg, "no such slot of the PCI bus is free");
+	assert_int_equal(unplug(&x, "c"), -ENOENT);
+	assert_int_equal(unplug(&x, "rng0"), -ENOENT);
+	described(&x, "a:0 b:0 empty 0");
+	assert_int_equal(x.m->config->num_disks, 2);
+	end(&x);
+	create(&x, CONFIG_MMIO);
+	assert_int_equal(plug(&x, "/c,id=c"), -ENOTSUP);
+	assert_int_equal(unplug(&x, "a"), -ENOTSUP);
+	assert_string_equal(x.err.msg, "devices come and go on a PCI bus only");
+	end(&x);
+}
+
+static void a_driver_is_asked_and_waited_for(void **state)
+{
+	struct virtio_device *dev;
+	struct fixture x;
+
+	create(&x, CONFIG_PCI);
+	dev = device(&x, "a");
+	virtio_set_status(dev, VIRTIO_CONFIG_S_ACKNOWLEDGE, false);
+	x.result = 1;
+	machine_unplug(x.m, "a", NSEC_PER_SEC, false, done, &x);
+	assert_int_equal(x.result, 1);
+	/* What it was not asked for says nothing. */
+	machine_ejected(x.m, 1u << 2);
+	loop_run_once(x.m->loop, 0);
+	assert_int_equal(x.result, 1);
+	assert_non_null(device(&x, "b"));
+	machine_ejected(x.m, 1u << 1);
+	assert_int_equal(await(&x), 0);
+	assert_null(device(&x, "a"));
+	/* Whoever asks for one that is gone, or that nobody asked about. */
+	machine_ejected(x.m, UINT32_MAX);
+	loop_run_once(x.m->loop, 0);
+	assert_non_null(device(&x, "b"));
+	end(&x);
+}
+
+static void a_driver_that_holds_on_keeps_its_device(void **state)
+{
+	struct fixture x;
+
+	create(&x, CONFIG_PCI);
+	virtio_set_status(device(&x, "a"), VIRTIO_CONFIG_S_ACKNOWLEDGE, false);
+	x.result = 1;
+	machine_unplug(x.m, "a", NSEC_PER_SEC, false, done, &x);
+	clock_advance(&x.clock, 2 * NSEC_PER_SEC);
+	assert_int_equal(await(&x), -ETIMEDOUT);
+	assert_string_equal(x.err.msg, "the guest does not let go of 'a'");
+	assert_non_null(device(&x, "a"));
+	x.result = 1;
+	machine_unplug(x.m, "a", NSEC_PER_SEC, true, done, &x);
+	clock_advance(&x.clock, 2 * NSEC_PER_SEC);
+	assert_int_equal(await(&x), 0);
+	assert_null(device(&x, "a"));
+	/* Its end while one is still to go. */
+	virtio_set_status(device(&x, "b"), VIRTIO_CONFIG_S_ACKNOWLEDGE, false);
+	machine_unplug(x.m, "b", NSEC_PER_SEC, false, done, &x);
+	end(&x);
+}
+
+static void a_machine_that_stands_still_does_so_afterwards(void **state)
+{
+	struct fixture x;
+
+	create(&x, CONFIG_PCI);
+	machine_pause(x.m, NULL, NULL);
+	while (!machine_is_paused(x.m))
+		loop_run_once(x.m->loop, UINT64_MAX);
+	assert_int_equal(plug(&x, "/c,id=c"), 0);
+	assert_true(machine_is_paused(x.m));
+	assert_int_equal(unplug(&x, "a"), 0);
+	assert_true(machine_is_paused(x.m));
+	described(&x, "b:0 c:4 empty 2");
+	machine_resume(x.m);
+	assert_int_equal(unplug(&x, "c"), 0);
+	end(&x);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_disk_comes_and_goes),
+		cmocka_unit_test(those_of_the_start_leave_their_slots_empty),
+		cmocka_unit_test(what_cannot_be_changes_nothing),
+		cmocka_unit_test(a_driver_is_asked_and_waited_for),
+		cmocka_unit_test(a_driver_that_holds_on_keeps_its_device),
+		cmocka_unit_test(a_machine_that_stands_still_does_so_afterwards),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
