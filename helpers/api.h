@@ -194,6 +194,8 @@ int api_start(struct api *api, struct error *err);
 int api_launch(struct api *api, char **argv, struct error *err);
 /* Of all devices that have any, from now on: not all are options of `wisp run`, or saved. */
 int api_set_limits(struct api *api, struct error *err);
+int api_limit_drive(struct api *api, const char *id, const json_t *drive, struct error *err);
+int api_limit_net(struct api *api, const char *id, const json_t *net, struct error *err);
 /* `wisp run` has ended: its exit status. */
 int api_reap(struct api *api);
 void api_stop(struct api *api);
@@ -213,10 +215,26 @@ API_HANDLER(load_snapshot);
 /* The version of the file at @path into @text, of @size; -errno when it is none of ours. */
 int api_describe_snapshot(const char *path, char *text, size_t size, struct error *err);
 
+/* ---- api_plug.c ---- */
+
+API_HANDLER(delete_drive);
+API_HANDLER(delete_net);
+API_HANDLER(delete_pmem);
+
+/* Before the start, or where devices can come later and none is called so; else it is answered. */
+bool api_may_plug(const struct api *api, const json_t *devices, const char *id,
+		  struct api_answer *answer);
+/* After the start: plug it in, false with the answer given. Before it there is nothing to do. */
+bool api_plug_drive(struct api *api, const char *id, json_t *drive, struct api_answer *answer);
+bool api_plug_net(struct api *api, const char *id, json_t *net, struct api_answer *answer);
+
 /* ---- api_wisp.c ---- */
 
 API_HANDLER(wisp_stat);
 API_HANDLER(wisp_clone);
+
+/* Run `wisp` and read what it says into @text. Its exit status, or -errno. */
+int api_run_wisp(char *const *argv, char *text, size_t size);
 
 /* ---- api_balloon.c ---- */
 
@@ -233,6 +251,10 @@ API_HANDLER(get_hinting);
 
 /* What `wisp run` takes at most of a rate or a burst: more limits nothing. */
 #define API_MAX_RATE ((json_int_t)1 << 40)
+
+/* Devices as options of `wisp run`: "--disk=..." and "--net=...", the caller's; NULL: no memory. */
+char *api_disk_option(const char *id, const json_t *drive);
+char *api_net_option(const struct api *api, const char *id, const json_t *net);
 
 /* A token bucket as a rate a second and a burst; false when it limits nothing. */
 bool api_bucket(const json_t *bucket, json_int_t *ret_rate, json_int_t *ret_burst);

@@ -44,15 +44,6 @@ static void refuse_memory(struct api *api, const char *id, json_t *body, struct 
 	api_fault(answer, NOT_SUPPORTED "wisp has no memory to plug in while the guest runs.");
 }
 
-static void refuse_unplug(struct api *api, const char *id, json_t *body, struct api_answer *answer)
-{
-	if (!api->options.enable_pci)
-		api_fault(answer, "PCI is not enabled");
-	else
-		api_fault(answer, NOT_SUPPORTED "wisp unplugs no device '%s' through this API yet.",
-			  id);
-}
-
 const struct api_endpoint api_endpoints[] = {
 	{ "GET", "", NULL, api_get_instance, API_ALWAYS, .metric = "instance_info" },
 	{ "GET", "version", NULL, api_get_version, API_ALWAYS, .metric = "vmm_version" },
@@ -69,12 +60,12 @@ const struct api_endpoint api_endpoints[] = {
 	{ "PUT", "drives/*", api_drive, api_put_drive, API_ALWAYS, "drive_id", .metric = "drive" },
 	{ "PATCH", "drives/*", api_drive_update, api_patch_drive, API_RUNTIME, "drive_id",
 	  .metric = "drive" },
-	{ "DELETE", "drives/*", NULL, refuse_unplug, API_RUNTIME },
+	{ "DELETE", "drives/*", NULL, api_delete_drive, API_RUNTIME },
 	{ "PUT", "network-interfaces/*", api_net, api_put_net, API_ALWAYS, "iface_id",
 	  .metric = "network" },
 	{ "PATCH", "network-interfaces/*", api_net_update, api_patch_net, API_RUNTIME,
 	  "iface_id", .metric = "network" },
-	{ "DELETE", "network-interfaces/*", NULL, refuse_unplug, API_RUNTIME },
+	{ "DELETE", "network-interfaces/*", NULL, api_delete_net, API_RUNTIME },
 	{ "PUT", "vsock", api_vsock, api_put_vsock, API_PREBOOT, .metric = "vsock" },
 	{ "PUT", "entropy", api_entropy, api_put_entropy, API_PREBOOT },
 	{ "PUT", "serial", api_serial, api_put_serial, API_PREBOOT, .metric = "serial" },
@@ -97,7 +88,7 @@ const struct api_endpoint api_endpoints[] = {
 	{ "PATCH", "balloon/hinting/stop", NULL, api_stop_hinting, API_RUNTIME },
 	{ "PUT", "pmem/*", api_pmem, api_put_pmem, API_ALWAYS, "id", .metric = "pmem" },
 	{ "PATCH", "pmem/*", api_pmem_update, api_patch_pmem, API_RUNTIME, "id", .metric = "pmem" },
-	{ "DELETE", "pmem/*", NULL, refuse_unplug, API_RUNTIME },
+	{ "DELETE", "pmem/*", NULL, api_delete_pmem, API_RUNTIME },
 	{ "PUT", "hotplug/memory", api_memory_hotplug, refuse_memory, API_PREBOOT,
 	  .metric = "hotplug_memory" },
 	{ "PATCH", "hotplug/memory", api_memory_update, refuse_memory, API_RUNTIME,

@@ -94,22 +94,37 @@ static void format_limit(char *buf, size_t size, const char *key, const json_t *
 			 (long long)burst);
 }
 
-static void add_drive(struct arguments *a, const char *id, const json_t *d)
+char *api_disk_option(const char *id, const json_t *d)
 {
 	const json_t *limiter = json_object_get(d, "rate_limiter");
-	char iops[100], bps[100];
+	char iops[100], bps[100], *option;
 	char *path = quoted(text_of(d, "path_on_host"));
 
-	if (!path) {
-		a->failed = true;
-		return;
-	}
 	format_limit(iops, sizeof(iops), "iops", json_object_get(limiter, "ops"));
 	format_limit(bps, sizeof(bps), "bps", json_object_get(limiter, "bandwidth"));
-	add(a, "--disk=%s,format=raw,id=%s%s%s%s%s", path, id,
-	    is_set(d, "is_read_only") ? ",ro" : "",
-	    !strcmp(text_of(d, "cache_type"), "Unsafe") ? ",cache=unsafe" : "", iops, bps);
+	if (!path ||
+	    asprintf(&option, "--disk=%s,format=raw,id=%s%s%s%s%s", path, id,
+		     is_set(d, "is_read_only") ? ",ro" : "",
+		     !strcmp(text_of(d, "cache_type"), "Unsafe") ? ",cache=unsafe" : "", iops,
+		     bps) < 0)
+		option = NULL;
 	free(path);
+	return option;
+}
+
+/* @option is taken over. */
+static void add_option(struct arguments *a, char *option)
+{
+	if (option)
+		add(a, "%s", option);
+	else
+		a->failed = true;
+	free(option);
+}
+
+static void add_drive(struct arguments *a, const char *id, const json_t *d)
+{
+	add_option(a, api_disk_option(id, d));
 }
 
 /* The root device is the guest's first disk, in whatever order they came. */
@@ -178,6 +193,25 @@ static void add_cmdline(struct arguments *a, const struct api *api, const json_t
 	    api->options.enable_pci ? "" : " pci=off", where);
 }
 
+char *api_net_option(const struct api *api, const char *id, const json_t *n)
+{
+	char mac[40] = "", mtu[20] = "", service[40] = "", *option;
+	char *name = quoted(text_of(n, "host_dev_name"));
+
+	if (text_of(n, "guest_mac"))
+		snprintf(mac, sizeof(mac), ",mac=%s", text_of(n, "guest_mac"));
+	if (json_is_integer(json_object_get(n, "mtu")))
+		snprintf(mtu, sizeof(mtu), ",mtu=%d",
+			 (int)json_integer_value(json_object_get(n, "mtu")));
+	if (api_mmds_is_on(api, id))
+		snprintf(service, sizeof(service), ",service=%s", api_mmds_address(api));
+	if (!name || asprintf(&option, "--net=tap,name=%s,id=%s%s%s%s", name, id, mac, mtu,
+			      service) < 0)
+		option = NULL;
+	free(name);
+	return option;
+}
+
 static void add_nets(struct arguments *a, const struct api *api)
 {
 	const char *id;
@@ -187,18 +221,7 @@ static void add_nets(struct arguments *a, const struct api *api)
 		add(a, "--net=none");
 	json_object_foreach(api->nets, id, n)
 	{
-		char mac[40] = "", mtu[20] = "", service[40] = "";
-		char *name = quoted(text_of(n, "host_dev_name"));
-
-		if (text_of(n, "guest_mac"))
-			snprintf(mac, sizeof(mac), ",mac=%s", text_of(n, "guest_mac"));
-		if (json_is_integer(json_object_get(n, "mtu")))
-			snprintf(mtu, sizeof(mtu), ",mtu=%d",
-				 (int)json_integer_value(json_object_get(n, "mtu")));
-		if (api_mmds_is_on(api, id))
-			snprintf(service, sizeof(service), ",service=%s", api_mmds_address(api));
-		add(a, "--net=tap,name=%s,id=%s%s%s%s", name ? name : "", id, mac, mtu, service);
-		free(name);
+		add_option(a, api_net_option(api, id, n));
 	}
 }
 

@@ -219,6 +219,19 @@ static int update_limiter(struct api *api, json_t *device, const char *id, const
 }
 
 /* Limits that `wisp run` has no keys for: each way its own. */
+int api_limit_net(struct api *api, const char *id, const json_t *net, struct error *err)
+{
+	const json_t *rx = json_object_get(net, "rx_rate_limiter");
+	const json_t *tx = json_object_get(net, "tx_rate_limiter");
+	int r = 0;
+
+	if (json_is_object(rx))
+		r = set_limits(api, id, OF_RX, rx, err);
+	if (!r && json_is_object(tx))
+		r = set_limits(api, id, OF_TX, tx, err);
+	return r;
+}
+
 static int limit_nets(struct api *api, struct error *err)
 {
 	const char *id;
@@ -227,15 +240,17 @@ static int limit_nets(struct api *api, struct error *err)
 
 	json_object_foreach(api->nets, id, net)
 	{
-		const json_t *rx = json_object_get(net, "rx_rate_limiter");
-		const json_t *tx = json_object_get(net, "tx_rate_limiter");
-
-		if (!r && json_is_object(rx))
-			r = set_limits(api, id, OF_RX, rx, err);
-		if (!r && json_is_object(tx))
-			r = set_limits(api, id, OF_TX, tx, err);
+		if (!r)
+			r = api_limit_net(api, id, net, err);
 	}
 	return r;
+}
+
+int api_limit_drive(struct api *api, const char *id, const json_t *drive, struct error *err)
+{
+	const json_t *limiter = json_object_get(drive, "rate_limiter");
+
+	return json_is_object(limiter) ? set_limits(api, id, OF_DISK, limiter, err) : 0;
 }
 
 /* One-time bursts of disks, and all limits of flushes: `wisp run` has no keys for them. */

@@ -258,21 +258,10 @@ static bool drive_is_good(struct api *api, const char *id, const json_t *body,
 	return true;
 }
 
-/* A machine that runs gets no new devices through this API yet. */
-static bool is_too_late(const struct api *api, struct api_answer *answer)
-{
-	if (api->state == API_NOT_STARTED)
-		return false;
-	if (api->options.enable_pci)
-		api_fault(answer, NOT_SUPPORTED "wisp plugs in no devices through this API yet.");
-	else
-		api_fault(answer, "PCI is not enabled");
-	return true;
-}
-
 API_HANDLER(put_drive)
 {
-	if (is_too_late(api, answer) || !drive_is_good(api, id, body, answer))
+	if (!api_may_plug(api, api->drives, id, answer) ||
+	    !drive_is_good(api, id, body, answer))
 		return;
 	fill(body, "partuuid", json_null());
 	fill(body, "is_read_only", json_false());
@@ -280,6 +269,8 @@ API_HANDLER(put_drive)
 	fill(body, "rate_limiter", json_null());
 	fill(body, "io_engine", json_string("Sync"));
 	fill(body, "socket", json_null());
+	if (!api_plug_drive(api, id, body, answer))
+		return;
 	json_object_set(api->drives, id, body);
 	api->configured = true;
 	api_no_content(answer);
@@ -326,8 +317,12 @@ static bool pmem_is_good(struct api *api, const char *id, const json_t *body,
 
 API_HANDLER(put_pmem)
 {
-	if (is_too_late(api, answer) || !pmem_is_good(api, id, body, answer))
+	if (!api_may_plug(api, api->pmems, id, answer) || !pmem_is_good(api, id, body, answer))
 		return;
+	if (api->state != API_NOT_STARTED) {
+		api_fault(answer, NOT_SUPPORTED "persistent memory is there from the start.");
+		return;
+	}
 	fill(body, "root_device", json_false());
 	fill(body, "read_only", json_false());
 	fill(body, "rate_limiter", json_null());
@@ -403,12 +398,14 @@ static bool net_is_good(struct api *api, const char *id, const json_t *body,
 
 API_HANDLER(put_net)
 {
-	if (is_too_late(api, answer) || !net_is_good(api, id, body, answer))
+	if (!api_may_plug(api, api->nets, id, answer) || !net_is_good(api, id, body, answer))
 		return;
 	fill(body, "guest_mac", json_null());
 	fill(body, "mtu", json_null());
 	fill(body, "rx_rate_limiter", json_null());
 	fill(body, "tx_rate_limiter", json_null());
+	if (!api_plug_net(api, id, body, answer))
+		return;
 	json_object_set(api->nets, id, body);
 	api->configured = true;
 	api_no_content(answer);

@@ -47,7 +47,7 @@ static void read_output(int fd, char *text, size_t size)
 }
 
 /* Run wisp itself with @argv and say what it said; its exit status, or -errno. */
-static int run_wisp(char *const *argv, char *text, size_t size)
+int api_run_wisp(char *const *argv, char *text, size_t size)
 {
 	struct error err = { 0 };
 	char path[PATH_MAX + 64];
@@ -104,7 +104,7 @@ API_HANDLER(wisp_clone)
 	api_name(api, own, sizeof(own));
 	snprintf(number, sizeof(number), "%lld", (long long)count);
 	argv[6] = stem ? (char *)stem : own;
-	if (run_wisp(argv, text, MAX_OUTPUT) == 0 && (clones = json_loads(text, 0, NULL))) {
+	if (api_run_wisp(argv, text, MAX_OUTPUT) == 0 && (clones = json_loads(text, 0, NULL))) {
 		api_ok(answer, clones);
 	} else {
 		text[strcspn(text, "\n")] = '\0';
