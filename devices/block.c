@@ -243,6 +243,8 @@ int block_resize(struct block *b, uint64_t bytes)
 		return -EROFS;
 	if (bytes < BLOCK_SECTOR || bytes % BLOCK_SECTOR)
 		return -EINVAL;
+	if (b->overlay)
+		return -EBUSY;
 	r = b->ops->resize(b, bytes);
 	if (!r)
 		__atomic_store_n(&b->size_bytes, bytes, __ATOMIC_RELAXED);
@@ -257,7 +259,7 @@ void block_hurry(struct block *b)
 
 uint64_t block_hole(struct block *b, uint64_t pos)
 {
-	return b->ops->hole && pos < block_size(b) ? b->ops->hole(b, pos) : 0;
+	return b->ops->hole && !b->overlay && pos < block_size(b) ? b->ops->hole(b, pos) : 0;
 }
 
 void block_close(struct block *b)
@@ -267,6 +269,9 @@ void block_close(struct block *b)
 	if (!b)
 		return;
 	watch = b->origin ? NULL : b->watch;
+	block_close(b->overlay_file);
+	if (!b->origin)
+		block_overlay_free(b->overlay);
 	b->ops->free(b);
 	block_watch_free(watch);
 }
@@ -298,6 +303,14 @@ static int check(const struct block *b, const struct block_req *req)
 	return range_inside(req->offset, req->len, 0, block_size(b)) ? 0 : -EIO;
 }
 
+void block_dispatch(struct block *b, struct block_req *req)
+{
+	if ((b->origin ? b->origin : b)->overlay)
+		block_overlay_submit(b, req);
+	else
+		b->ops->submit(b, req);
+}
+
 void block_submit(struct block *b, struct block_req *req)
 {
 	int r = check(b, req);
@@ -312,5 +325,5 @@ void block_submit(struct block *b, struct block_req *req)
 	else if (b->guarded && req->op == BLOCK_WRITE && req->offset < sizeof(qcow2_magic))
 		block_guard_submit(b, req);
 	else
-		b->ops->submit(b, req);
+		block_dispatch(b, req);
 }

@@ -75,6 +75,8 @@ struct block {
 	bool guarded, guard_told; /* a raw image by probing: see block_guard.c */
 	unsigned inflight;
 	struct block_watch *watch; /* see block_watch(); NULL: never asked for. Not of handles */
+	struct block_overlay *overlay; /* takes what is written (block_overlay.h). Not of handles */
+	struct block *overlay_file;    /* a handle's own handle of its file; or NULL */
 
 	/* Requests that are over without having waited for anything. */
 	struct list finished;
@@ -119,7 +121,8 @@ bool block_can_share(const struct block *b);
 
 /*
  * Make the image @bytes long. Requests in flight past a new end fail. On the loop of @b, which
- * is no handle by block_share(). -EOPNOTSUPP, -EROFS, -EINVAL (not whole sectors), or why not.
+ * is no handle by block_share(). -EOPNOTSUPP, -EROFS, -EINVAL (not whole sectors), -EBUSY (it has
+ * an overlay), or why not.
  */
 int block_resize(struct block *b, uint64_t bytes);
 

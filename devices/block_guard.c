@@ -74,5 +74,5 @@ void block_guard_submit(struct block *b, struct block_req *req)
 		return;
 	}
 	b->inflight++;
-	b->ops->submit(b, &g->inner);
+	block_dispatch(b, &g->inner);
 }

@@ -20,6 +20,13 @@ int block_qcow2_create(struct block **ret_block, struct block *container, int fd
 int block_nbd_create(struct block **ret_block, int fd, const struct block_config *config,
 		     struct error *err);
 
+/* @req, checked, to whatever holds the image's bytes: its overlay, or the format. */
+void block_dispatch(struct block *b, struct block_req *req);
+
+/* block_overlay.c: a request to an image that has one. And the image is closed; accepts NULL. */
+void block_overlay_submit(struct block *b, struct block_req *req);
+void block_overlay_free(struct block_overlay *o);
+
 /* A write to the first bytes of an image whose format was found by looking at them. */
 void block_guard_submit(struct block *b, struct block_req *req);
 

@@ -47,7 +47,7 @@ static void file_forget(struct fs_client *c, uint64_t id)
 	fs_file_put(f);
 }
 
-static void files_forget_all(struct fs_client *c)
+void fs_client_forget_files(struct fs_client *c)
 {
 	for (uint32_t i = 0; i < c->room_files; i++)
 		if (c->file[i])
@@ -396,7 +396,7 @@ static void pass_on(struct fs_request *req)
 		if (gather(req, sizeof(req->header), &in, sizeof(in)) == sizeof(in))
 			file_forget(c, in.fh);
 	} else if (req->header.opcode == FUSE_INIT || req->header.opcode == FUSE_DESTROY) {
-		files_forget_all(c);
+		fs_client_forget_files(c);
 	}
 	req->slot = c->free_slot[--c->num_free];
 	c->slot[req->slot] = req;
@@ -611,7 +611,7 @@ void fs_client_free(struct fs_client *c)
 	fs_client_stop(c, set_flag, &stopped);
 	while (!stopped)
 		loop_run_once(c->loop, UINT64_MAX);
-	files_forget_all(c);
+	fs_client_forget_files(c);
 	close(c->socket);
 	free(c->file);
 	free(c->buffer);

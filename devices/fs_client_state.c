@@ -81,6 +81,8 @@ int fs_client_load(struct fs_client *c, struct state_reader *r)
 		fail = fs_wire_receive(c->socket, &head, c->buffer, FS_MAX_MESSAGE - 1, &len, NULL);
 	if (fail <= 0 || head.kind != FS_WIRE_LOADED)
 		return state_reader_fail(r, "the server of '%s' gives no answer", c->name);
+	/* It has closed what was open; of a machine that goes back there may be such. */
+	fs_client_forget_files(c);
 	if (head.slot) {
 		((char *)c->buffer)[len] = '\0';
 		return state_reader_fail(r, "shared directory '%s': %s", c->name,

@@ -75,6 +75,16 @@ struct net_hello {
 	uint32_t takes; /* NET_HELLO_* */
 };
 
+/*
+ * To user networking, which says it back: the guest is at an earlier moment now, and what it had
+ * going is dropped. What came before the answer is of the old time.
+ */
+#define NET_FORGET_MAGIC 0x66736977u /* "wisf" */
+
+struct net_forget {
+	uint32_t magic, number; /* little-endian; as long as a net_hello */
+};
+
 struct net_ops {
 	/* Frames are sent in order; one that meets a full peer waits, and so do all after it. */
 	void (*send)(struct net *n, struct net_tx *tx);
@@ -95,6 +105,12 @@ struct net_ops {
 	void (*set_enabled)(struct net *n, bool enabled);
 	/* The guest, with this address, has moved here: tell the network. May be NULL. */
 	void (*announce)(struct net *n, const uint8_t mac[6]);
+	/*
+	 * The guest went back to an earlier moment: drop what is on its way to it, and have a peer
+	 * that is user networking drop all connections. Nothing waits in send() or recv(); returns
+	 * when it is so. -errno: the peer does not answer, and its link is down. May be NULL.
+	 */
+	int (*forget)(struct net *n);
 	void (*free)(struct net *n);
 };
 

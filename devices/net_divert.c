@@ -234,6 +234,13 @@ static void divert_free(struct net *n)
 	free(d);
 }
 
+static int divert_forget(struct net *n)
+{
+	struct net *inner = divert_of(n)->inner;
+
+	return inner->ops->forget ? inner->ops->forget(inner) : 0;
+}
+
 static const struct net_ops divert_ops = {
 	.send = divert_send,
 	.cancel_send = divert_cancel_send,
@@ -242,6 +249,7 @@ static const struct net_ops divert_ops = {
 	.cancel_recv = divert_cancel_recv,
 	.set_offloads = divert_set_offloads,
 	.announce = divert_announce,
+	.forget = divert_forget,
 	.free = divert_free,
 };
 

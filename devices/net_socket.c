@@ -6,6 +6,7 @@
  * peer's buffer is full. Only then is there something to wait for.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -13,10 +14,14 @@
 
 #define BATCH 32
 
+/* How long user networking may take to drop its connections. */
+#define FORGET_WAIT_MS 1000
+
 struct net_socket {
 	struct net_fd f; /* first: net_fd_free() frees it */
 	struct net_hello hello;
 	bool told; /* the peer has it */
+	uint32_t forgotten; /* how often */
 };
 
 static struct net_socket *socket_of(struct net *n)
@@ -130,6 +135,58 @@ static void socket_cancel_recv(struct net *n, struct net_rx *rx)
 	loop_cancel(n->loop, &rx->io);
 }
 
+/* ---- another time ---- */
+
+/* Take one message from the peer: 1 when it is the answer to @asked, 0 when it is not. */
+static int take_answer(int fd, const struct net_forget *asked)
+{
+	struct net_forget answer;
+	ssize_t n = recv(fd, &answer, sizeof(answer), MSG_DONTWAIT | MSG_TRUNC);
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	if (!n)
+		return -ENOTCONN;
+	return n == sizeof(answer) && !memcmp(&answer, asked, sizeof(answer));
+}
+
+static int ask_to_forget(int fd, const struct net_forget *word)
+{
+	uint64_t deadline_ns = clock_monotonic_ns(NULL) + FORGET_WAIT_MS * NSEC_PER_MSEC;
+	bool asked = false;
+	int r = 0;
+
+	while (!r && clock_monotonic_ns(NULL) < deadline_ns) {
+		struct pollfd p = { .fd = fd, .events = asked ? POLLIN : POLLIN | POLLOUT };
+
+		if (poll(&p, 1, FORGET_WAIT_MS) < 0 && errno != EINTR)
+			return -errno;
+		if (!asked && (p.revents & POLLOUT)) {
+			asked = send(fd, word, sizeof(*word), MSG_DONTWAIT | MSG_NOSIGNAL) > 0;
+			if (!asked && errno != EAGAIN && errno != EINTR)
+				return -errno;
+		}
+		if (p.revents & (POLLIN | POLLHUP | POLLERR))
+			r = take_answer(fd, word);
+	}
+	return r ? MIN(r, 0) : -ETIMEDOUT;
+}
+
+static int socket_forget(struct net *n)
+{
+	struct net_socket *s = socket_of(n);
+	const struct net_forget word = {
+		htole32(NET_FORGET_MAGIC),
+		htole32(++s->forgotten),
+	};
+	int r = n->link_up ? ask_to_forget(s->f.fd, &word) : 0;
+
+	/* What it would send now may be of another time: rather nothing. */
+	if (r < 0)
+		net_fd_take_link_down(n);
+	return r;
+}
+
 /* ---- life ---- */
 
 static const struct net_ops socket_ops = {
@@ -140,6 +197,7 @@ static const struct net_ops socket_ops = {
 	.cancel_recv = socket_cancel_recv,
 	.set_offloads = socket_set_offloads,
 	.announce = net_fd_announce,
+	.forget = socket_forget,
 	.free = net_fd_free,
 };
 

@@ -30,6 +30,8 @@ struct guest_link {
 	bool ended;
 	bool full; /* the last frame had to be dropped */
 	bool takes_tso4, takes_tso6;
+	void (*forget)(void *arg);
+	void *forget_arg;
 
 	/* What waits to be sent, in order. Behind it comes what join[@joined] holds. */
 	struct mmsghdr msg[SENT];
@@ -61,6 +63,12 @@ void guest_link_free(struct guest_link *l)
 bool guest_link_ended(const struct guest_link *l)
 {
 	return l->ended;
+}
+
+void guest_link_on_forget(struct guest_link *l, void (*forget)(void *arg), void *arg)
+{
+	l->forget = forget;
+	l->forget_arg = arg;
 }
 
 /* ---- to the guest ---- */
@@ -167,12 +175,30 @@ void guest_link_flush(struct guest_link *l)
 
 /* ---- from the guest ---- */
 
-/* Too short for a frame: what the guest takes. */
-static void take_hello(struct guest_link *l, const void *message)
+/* The guest is at another time: nothing of the old one follows the answer. */
+static void forget(struct guest_link *l, const struct net_forget *word)
+{
+	struct virtio_net_hdr_v1 unused;
+
+	net_tso_joined(&l->join[l->joined], &unused);
+	l->num = l->joined = 0;
+	l->copied = 0;
+	if (l->forget)
+		l->forget(l->forget_arg);
+	/* There is room: who asks takes all that comes until it has the answer. */
+	while (send(l->fd, word, sizeof(*word), MSG_NOSIGNAL) < 0 && errno == EINTR)
+		;
+}
+
+/* Too short for a frame: what the guest takes, or that it knows nothing of all this any more. */
+static void take_word(struct guest_link *l, const void *message)
 {
 	struct net_hello hello;
 
+	_Static_assert(sizeof(struct net_forget) == sizeof(hello), "they are told apart by magic");
 	memcpy(&hello, message, sizeof(hello));
+	if (le32toh(hello.magic) == NET_FORGET_MAGIC)
+		forget(l, message);
 	if (le32toh(hello.magic) != NET_HELLO_MAGIC)
 		return;
 	l->takes_tso4 = le32toh(hello.takes) & NET_HELLO_TSO4;
@@ -204,7 +230,7 @@ void guest_link_receive(struct guest_link *l,
 			if (!len) /* nobody sends empty messages: this is the end */
 				l->ended = true;
 			else if (len == sizeof(struct net_hello))
-				take_hello(l, t);
+				take_word(l, t);
 			else if (len > sizeof(t->hdr) && !(msg[i].msg_hdr.msg_flags & MSG_TRUNC))
 				take(arg, &t->hdr, t->frame, len - sizeof(t->hdr));
 		}

@@ -23,6 +23,13 @@ void guest_link_free(struct guest_link *l);
 bool guest_link_ended(const struct guest_link *l);
 
 /*
+ * forget(@arg) when the guest went back to an earlier moment (struct net_forget), within
+ * guest_link_receive() and in the order of its frames. What waits to be sent is dropped first, and
+ * the guest gets its answer afterwards.
+ */
+void guest_link_on_forget(struct guest_link *l, void (*forget)(void *arg), void *arg);
+
+/*
  * A frame of up to NET_MAX_FRAME bytes, its checksums filled in, for the guest; it is copied. A
  * guest that takes none for a while loses it, as on a wire.
  */

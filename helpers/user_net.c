@@ -43,8 +43,24 @@ struct timer {
 	bool used;
 };
 
+union address {
+	struct sockaddr any;
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+};
+
+/* A forward. */
+struct rule {
+	union address host, guest;
+	int len, flags;
+	char text[132]; /* for people: "tcp 127.0.0.1:80" */
+};
+
 struct user_net {
+	struct user_net_config config;
 	Slirp *slirp;
+	struct rule *rule; /* those there are now */
+	unsigned num_rules;
 	int fd, control_fd;
 	struct guest_link *guest;
 	unsigned idle;	/* turns without any event */
@@ -305,12 +321,6 @@ static void find_listening(struct user_net *un)
 
 /* ---- forwards ---- */
 
-union address {
-	struct sockaddr any;
-	struct sockaddr_in v4;
-	struct sockaddr_in6 v6;
-};
-
 static int parse_port(const char *text, uint16_t *ret_port)
 {
 	char *end;
@@ -347,12 +357,6 @@ static int make_addresses(char *text, uint16_t port, uint16_t guest_port, union 
 	return sizeof(host->v4);
 }
 
-struct rule {
-	union address host, guest;
-	int len, flags;
-	char text[132]; /* for people: "tcp 127.0.0.1:80" */
-};
-
 /* "tcp:ADDR:PORT-:GUESTPORT" */
 static int parse_rule(struct rule *rule, const char *given, struct error *err)
 {
@@ -388,17 +392,28 @@ malformed:
 			   given);
 }
 
+/* The guest's address stays zero: the one that DHCP gives, or that it shows by IPv6. */
+static int listen_by(struct user_net *un, const struct rule *rule)
+{
+	return slirp_add_hostxfwd(un->slirp, &rule->host.any, rule->len, &rule->guest.any,
+				  rule->len, rule->flags) < 0 ? -errno : 0;
+}
+
 int user_net_forward(struct user_net *un, const char *given, struct error *err)
 {
-	struct rule rule = { 0 };
+	struct rule rule = { 0 }, *grown;
 	int r = parse_rule(&rule, given, err);
 
 	if (r < 0)
 		return r;
-	/* The guest's address stays zero: the one that DHCP gives, or that it shows by IPv6. */
-	if (slirp_add_hostxfwd(un->slirp, &rule.host.any, rule.len, &rule.guest.any, rule.len,
-			       rule.flags) < 0)
-		return error_usage(err, -errno, "cannot forward %s: %m", rule.text);
+	grown = reallocarray(un->rule, un->num_rules + 1, sizeof(*grown));
+	if (!grown)
+		return error_set(err, -ENOMEM, "cannot forward %s: %m", rule.text);
+	un->rule = grown;
+	r = listen_by(un, &rule);
+	if (r < 0)
+		return error_usage(err, r, "cannot forward %s: %m", rule.text);
+	un->rule[un->num_rules++] = rule;
 	return 0;
 }
 
@@ -411,6 +426,12 @@ int user_net_unforward(struct user_net *un, const char *given, struct error *err
 		return r;
 	if (slirp_remove_hostxfwd(un->slirp, &rule.host.any, rule.len, rule.flags) < 0)
 		return error_usage(err, -ENOENT, "there is no forward of %s", rule.text);
+	for (unsigned i = 0; i < un->num_rules; i++) {
+		if (strcmp(un->rule[i].text, rule.text))
+			continue;
+		un->rule[i] = un->rule[--un->num_rules];
+		break;
+	}
 	return 0;
 }
 
@@ -448,8 +469,66 @@ static void take_request(struct user_net *un)
 	find_listening(un);
 }
 
+/* libslirp, as the configuration says, and what its guest may reach. NULL: it refuses. */
+static Slirp *new_slirp(struct user_net *un)
+{
+	const struct user_net_config *config = &un->config;
+	SlirpConfig sc = {
+		.version = 4,
+		.restricted = config->restrict_out,
+		.in_enabled = true,
+		.vnetwork = config->network,
+		.vnetmask = config->mask,
+		.vhost = config->host,
+		.vnameserver = config->dns,
+		.vdhcp_start = config->dhcp_start,
+		.vdnssearch = config->search[0] ? (const char **)config->search : NULL,
+		.in6_enabled = config->ipv6,
+		.vprefix_len = 64,
+		.if_mtu = config->mtu,
+		.if_mru = config->mtu,
+		/* The filter does it; this would also drop the answers to forwarded UDP. */
+		.disable_host_loopback = false,
+	};
+
+	inet_pton(AF_INET6, "fec0::", &sc.vprefix_addr6);
+	inet_pton(AF_INET6, "fec0::2", &sc.vhost6);
+	inet_pton(AF_INET6, "fec0::3", &sc.vnameserver6);
+	un->filter = (struct guest_filter){
+		.host = config->host,
+		.prefix6 = sc.vprefix_addr6,
+		.dns = config->dns,
+		.dns6 = sc.vnameserver6,
+		.host_loopback = config->host_loopback,
+	};
+	return slirp_new(&sc, &callbacks, un);
+}
+
+/*
+ * The guest went back to an earlier moment. libslirp cannot drop its connections, so another one
+ * takes its place; who is connected sees an end or a reset, and the guest, which may think that it
+ * still is, gets a reset.
+ */
+static void start_again(void *arg)
+{
+	struct user_net *un = arg;
+
+	slirp_cleanup(un->slirp);
+	un->slirp = new_slirp(un);
+	if (!un->slirp) {
+		/* It was made like this before: there is no memory. */
+		log_error("user network: libslirp does not start again");
+		exit(1);
+	}
+	for (unsigned i = 0; i < un->num_rules; i++)
+		if (listen_by(un, &un->rule[i]) < 0)
+			log_error("cannot forward %s any more: %m", un->rule[i].text);
+	find_listening(un);
+}
+
 int user_net_run(struct user_net *un)
 {
+	guest_link_on_forget(un->guest, start_again, un);
 	find_listening(un);
 	while (!guest_link_ended(un->guest)) {
 		uint32_t wanted = UINT32_MAX;
@@ -484,23 +563,6 @@ int user_net_run(struct user_net *un)
 int user_net_create(struct user_net **ret_net, const struct user_net_config *config,
 		    struct error *err)
 {
-	SlirpConfig sc = {
-		.version = 4,
-		.restricted = config->restrict_out,
-		.in_enabled = true,
-		.vnetwork = config->network,
-		.vnetmask = config->mask,
-		.vhost = config->host,
-		.vnameserver = config->dns,
-		.vdhcp_start = config->dhcp_start,
-		.vdnssearch = config->search[0] ? (const char **)config->search : NULL,
-		.in6_enabled = config->ipv6,
-		.vprefix_len = 64,
-		.if_mtu = config->mtu,
-		.if_mru = config->mtu,
-		/* The filter does it; this would also drop the answers to forwarded UDP. */
-		.disable_host_loopback = false,
-	};
 	int buffer = 1 * MiB;
 	struct user_net *un = calloc(1, sizeof(*un));
 
@@ -510,23 +572,14 @@ int user_net_create(struct user_net **ret_net, const struct user_net_config *con
 		user_net_free(un);
 		return error_set(err, -ENOMEM, "user network: %m");
 	}
+	un->config = *config;
 	un->fd = config->fd;
 	un->control_fd = config->control_fd;
 	if (un->control_fd >= 0 && fcntl(un->control_fd, F_GETFD) < 0)
 		un->control_fd = -1;
 	/* As much as the host allows; a burst of frames should not have to wait. */
 	setsockopt(un->fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
-	inet_pton(AF_INET6, "fec0::", &sc.vprefix_addr6);
-	inet_pton(AF_INET6, "fec0::2", &sc.vhost6);
-	inet_pton(AF_INET6, "fec0::3", &sc.vnameserver6);
-	un->filter = (struct guest_filter){
-		.host = config->host,
-		.prefix6 = sc.vprefix_addr6,
-		.dns = config->dns,
-		.dns6 = sc.vnameserver6,
-		.host_loopback = config->host_loopback,
-	};
-	un->slirp = slirp_new(&sc, &callbacks, un);
+	un->slirp = new_slirp(un);
 	if (!un->slirp) {
 		user_net_free(un);
 		return error_set(err, -EINVAL, "user network: libslirp refuses the configuration");
@@ -541,6 +594,7 @@ void user_net_free(struct user_net *un)
 		return;
 	if (un->slirp)
 		slirp_cleanup(un->slirp);
+	free(un->rule);
 	free(un->listening);
 	guest_link_free(un->guest);
 	free(un->polls);

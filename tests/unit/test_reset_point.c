@@ -14,7 +14,9 @@
 #include "firmware/firmware.h"
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
+#include "virtio/virtio_devices.h"
 #include "vmm/machine/machine_internal.h"
+#include "vmm/saved/reset_devices.h"
 #include "vmm/saved/reset_point.h"
 #include "vmm/saved/snapshot_track.h"
 
@@ -90,10 +92,16 @@ static void destroy(struct made *m)
 
 static int set_point(struct made *m, struct error *err)
 {
-	int fd = sealed_memfd(F_SEAL_SHRINK), r;
+	int fd = sealed_memfd(F_SEAL_SHRINK), disk[CONFIG_MAX_DISKS], r;
+	unsigned num = reset_devices_files(&m->config);
 	uint64_t pages;
 
-	r = reset_point_set(m->machine, fd, &pages, err);
+	for (unsigned i = 0; i < num; i++)
+		disk[i] = memfd_create("overlay", MFD_CLOEXEC);
+	r = reset_point_set(m->machine, fd, disk, &pages, err);
+	for (unsigned i = 0; i < num; i++)
+		if (disk[i] >= 0)
+			close(disk[i]);
 	close(fd);
 	return r;
 }
@@ -371,20 +379,69 @@ static void expect_refused(const char *option, const char *value, const char *wh
 
 static void what_cannot_be_taken_back_is_refused(void **unused)
 {
-	expect_refused("--disk", "/nowhere/a.img,id=root", "disk 'root' may be written");
 	expect_refused("--memory-backend", "shared", "--memory-backend shared");
 }
 
-static void network_is_refused(void **unused)
+static void over(struct block_req *req, int res)
 {
+	assert_int_equal(res, 0);
+	req->done = NULL;
+}
+
+/* The first bytes of the only disk, read or written. */
+static uint64_t disk_io(struct made *m, enum block_op op, uint64_t value)
+{
+	struct block *b = NULL;
+	uint64_t sector[BLOCK_SECTOR / sizeof(uint64_t)] = { value };
+	const struct iovec iov = { sector, sizeof(sector) };
+	struct block_req req = { .op = op, .len = sizeof(sector), .iov = &iov, .iovcnt = 1,
+				 .done = over };
+
+	for (unsigned i = 0; i < m->machine->num_virtio; i++)
+		if (!strcmp(m->machine->virtio[i].dev->id, "root"))
+			b = virtio_blk_image(m->machine->virtio[i].dev);
+	assert_non_null(b);
+	block_submit(b, &req);
+	while (req.done)
+		loop_run_once(machine_loop(m->machine), NSEC_PER_SEC);
+	return sector[0];
+}
+
+static void disks_go_back_with_the_machine(void **unused)
+{
+	const struct reset_params another = { 0 };
 	struct error err = { 0 };
 	struct made m;
 
-	make(&m, "pci", NULL, NULL);
-	m.config.num_nets = 1;
-	assert_int_equal(set_point(&m, &err), -ENOTSUP);
-	assert_non_null(strstr(err.msg, "a guest with a network"));
-	m.config.num_nets = 0;
+	make(&m, "pci", "--disk", "/nowhere/a.img,id=root,format=raw");
+	assert_null(reset_devices_forbid_copy(m.machine));
+	for (uint64_t point = 1; point < 4; point++) {
+		disk_io(&m, BLOCK_WRITE, point);
+		assert_int_equal(set_point(&m, &err), 0);
+		for (uint64_t i = 0; i < 2; i++) {
+			disk_io(&m, BLOCK_WRITE, 100 + i);
+			assert_int_equal(disk_io(&m, BLOCK_READ, 0), 100 + i);
+			go_back(&m, &another);
+			assert_int_equal(disk_io(&m, BLOCK_READ, 0), point);
+		}
+	}
+	/* Its files alone do not say what it holds. */
+	assert_non_null(reset_devices_forbid_copy(m.machine));
+	destroy(&m);
+}
+
+static void point_without_a_file_for_a_disk_is_none(void **unused)
+{
+	int fd = sealed_memfd(F_SEAL_SHRINK), none = -1;
+	struct error err = { 0 };
+	uint64_t pages;
+	struct made m;
+
+	make(&m, "pci", "--disk", "/nowhere/a.img,id=root,format=raw");
+	assert_int_equal(reset_point_set(m.machine, fd, &none, &pages, &err), -EBADF);
+	assert_non_null(strstr(err.msg, "disk 'root'"));
+	assert_null(m.machine->point);
+	close(fd);
 	destroy(&m);
 }
 
@@ -408,7 +465,7 @@ static void file_that_could_shrink_is_refused(void **unused)
 
 	make(&m, "pci", NULL, NULL);
 	guest_writes(&m, FREE_GPA, 1);
-	assert_int_equal(reset_point_set(m.machine, fd, &pages, &err), -EBADMSG);
+	assert_int_equal(reset_point_set(m.machine, fd, NULL, &pages, &err), -EBADMSG);
 	assert_null(m.machine->point);
 	assert_int_equal(value_at(&m, FREE_GPA), 1);
 	close(fd);
@@ -430,7 +487,8 @@ int main(void)
 		cmocka_unit_test(logs_that_somebody_else_read_bring_all_pages_back),
 		cmocka_unit_test(machine_without_a_point_goes_nowhere),
 		cmocka_unit_test(what_cannot_be_taken_back_is_refused),
-		cmocka_unit_test(network_is_refused),
+		cmocka_unit_test(disks_go_back_with_the_machine),
+		cmocka_unit_test(point_without_a_file_for_a_disk_is_none),
 		cmocka_unit_test(read_only_disk_is_no_obstacle),
 		cmocka_unit_test(file_that_could_shrink_is_refused),
 	};

@@ -25,6 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "devices/net.h"
 #include "devices/net_offload.h"
 
 #define GUEST_IP  0x0a00020fu /* 10.0.2.15 */
@@ -548,6 +549,62 @@ static void tcp_is_forwarded_and_segments_may_be_long(void **state)
 	free(got);
 }
 
+/* The guest was taken back to an earlier moment. */
+static void connections_go_when_the_guest_goes_back(void **state)
+{
+	const struct net_forget word = { htole32(NET_FORGET_MAGIC), htole32(1) };
+	struct sockaddr_in to = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct timeval limit = { .tv_sec = WAIT_MS / 1000 };
+	uint16_t port = free_port(SOCK_STREAM);
+	char rule[64], got[NET_VNET_HDR];
+	struct tcphdr syn;
+	struct fixture *f;
+	uint32_t seq;
+	ssize_t n;
+	int fd;
+
+	snprintf(rule, sizeof(rule), "tcp:127.0.0.1:%u-:80", port);
+	f = begin((const char *[]){ "--hostfwd", rule, NULL });
+	dhcp(f, 1);
+	dhcp(f, 3);
+	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	to.sin_port = htons(port);
+	assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
+	assert_true(get_packet(f, IPPROTO_TCP));
+	memcpy(&syn, payload_of(f), sizeof(syn));
+	seq = ntohl(syn.seq) + 1;
+	send_tcp(f, &syn, 1000, seq, TH_SYN | TH_ACK, NULL, 0);
+
+	/* It answers behind what it had sent, and who was connected hears of it. */
+	assert_int_equal(send(f->fd, &word, sizeof(word), 0), sizeof(word));
+	do
+		n = recv(f->fd, got, sizeof(got), MSG_TRUNC);
+	while (n > (ssize_t)sizeof(word));
+	assert_int_equal(n, sizeof(word));
+	assert_memory_equal(got, &word, sizeof(word));
+	assert_true(recv(fd, got, sizeof(got), 0) <= 0);
+	close(fd);
+
+	/* The guest, which thinks that it is connected, is told otherwise. */
+	send_tcp(f, &syn, 1001, seq, TH_ACK, "more", 4);
+	assert_true(get_packet(f, IPPROTO_TCP));
+	memcpy(&syn, payload_of(f), sizeof(syn));
+	assert_true(syn.rst);
+
+	/* The forward is there, for the next one. */
+	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
+	do {
+		assert_true(get_packet(f, IPPROTO_TCP));
+		memcpy(&syn, payload_of(f), sizeof(syn));
+	} while (!syn.syn);
+	assert_int_equal(ntohs(syn.dest), 80);
+	close(fd);
+	assert_int_equal(end(f), 0);
+}
+
 static void an_ipv6_port_is_listened_on(void **state)
 {
 	struct sockaddr_in6 to = { .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT };
@@ -743,6 +800,7 @@ int main(void)
 		cmocka_unit_test(udp_is_forwarded_both_ways),
 		cmocka_unit_test(forwards_come_and_go_while_it_runs),
 		cmocka_unit_test(tcp_is_forwarded_and_segments_may_be_long),
+		cmocka_unit_test(connections_go_when_the_guest_goes_back),
 		cmocka_unit_test(an_ipv6_port_is_listened_on),
 		cmocka_unit_test(the_hosts_own_ports_are_closed_unless_opened),
 		cmocka_unit_test(the_loopback_address_itself_is_never_reached),

@@ -8,8 +8,10 @@
 #include <unistd.h>
 
 #include "vmm/cli/cli.h"
+#include "vmm/cli/cli_disks.h"
 #include "vmm/cli/cli_snapshot.h"
 #include "vmm/control/control_client.h"
+#include "vmm/saved/snapshot.h"
 
 struct reset_options {
 	bool set, identical, json;
@@ -71,21 +73,63 @@ static int create_file(struct error *err)
 	return err->code;
 }
 
+/* What a --set takes along: the file of memory, and one for each disk that the guest may write. */
+struct files {
+	int fd[1 + CONFIG_MAX_DISKS];
+	unsigned num;
+};
+
+static int open_files(struct files *f, const struct cli_disks *disks, struct error *err)
+{
+	int r = create_file(err);
+
+	if (r >= 0)
+		f->fd[f->num++] = r;
+	for (unsigned i = 0; i < disks->num && r >= 0; i++) {
+		const struct cli_disk *d = &disks->disk[i];
+
+		if (d->read_only)
+			continue;
+		r = snapshot_nameless_file(d->path);
+		if (r < 0)
+			error_set(err, r, "disk '%s': a file for what is written to it: %m",
+				  d->path);
+		else
+			f->fd[f->num++] = r;
+	}
+	return MIN(r, 0);
+}
+
+/* It matters to who wants to keep what the guest writes. */
+static void say_what_goes(const struct cli_disks *disks)
+{
+	for (unsigned i = 0; i < disks->num; i++)
+		if (!disks->disk[i].read_only)
+			fprintf(stderr,
+				"wisp: disk '%s' stays as it is now: what the guest writes to it "
+				"from here on is gone at its end\n", disks->disk[i].path);
+}
+
 static int ask(const struct reset_options *o, int sock, json_t **ret_reply, struct error *err)
 {
 	json_t *request =
 		json_pack("{s:s, s:b, s:b, s:b, s:O*}", "do", "reset", "set", o->set, "identical",
 			  o->identical, "realtime", o->clock == 1, "keep", o->keep);
-	int fd = o->set ? create_file(err) : -1;
-	int r;
+	struct cli_disks disks = { 0 };
+	struct files f = { .num = 0 };
+	int r = o->set ? cli_disks_get(&disks, sock, err) : 0;
 
-	if (o->set && fd < 0) {
+	if (!r && o->set)
+		r = open_files(&f, &disks, err);
+	if (!r)
+		r = control_ask(sock, request, f.fd, f.num, ret_reply, err);
+	else
 		json_decref(request);
-		return fd;
-	}
-	r = control_ask(sock, request, &fd, o->set, ret_reply, err);
-	if (fd >= 0)
-		close(fd);
+	if (!r && o->set)
+		say_what_goes(&disks);
+	while (f.num > 0)
+		close(f.fd[--f.num]);
+	cli_disks_done(&disks);
 	return r;
 }
 

@@ -192,9 +192,10 @@ const struct cli_verb cli_verbs[] = {
 	  "from a snapshot; again and again, in a time that grows with the pages that it wrote "
 	  "since and not with its memory. Processors, devices and memory are as they were then. "
 	  "The guest is told that it is another one, as a clone is, unless --identical; "
-	  "connections of vsock are reset. Disks and persistent memory must be read-only; guests "
-	  "with a network, shared directories, --hugepages or --memory-backend shared cannot be "
-	  "reset.",
+	  "connections of vsock and of user networking are reset. From --set on what it writes to "
+	  "disks is kept apart and gone at its end. Shared directories stay as they are. Guests "
+	  "with persistent memory that they may write, --hugepages or --memory-backend shared "
+	  "cannot be reset.",
 	  reset_options, .first = CLI_ID, .main = reset_main },
 	{ "migrate", "[OPTION]... ID DESTINATION", "Move a running microVM to another host",
 	  "Or to another monitor on this one: to a 'wisp receive' at DESTINATION, which is "

@@ -8,6 +8,7 @@
 #include "vmm/machine/machine_internal.h"
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_journal.h"
+#include "vmm/saved/reset_devices.h"
 
 #define MAX_ROUNDS    1000
 #define MAX_BANDWIDTH (1ull << 50)
@@ -149,6 +150,10 @@ void control_verb_migrate(struct control_call *call)
 		control_fail(call, -ENOTSUP,
 			     "a guest with persistent memory (--pmem) cannot be migrated: its file "
 			     "stays here");
+		return;
+	}
+	if (reset_devices_forbid_copy(m)) {
+		control_fail(call, -ENOTSUP, "%s", reset_devices_forbid_copy(m));
 		return;
 	}
 	g = calloc(1, sizeof(*g));

@@ -4,17 +4,28 @@
 #include <unistd.h>
 
 #include "vmm/machine/machine_internal.h"
+#include "vmm/saved/reset_devices.h"
 #include "vmm/saved/reset_point.h"
 
 #define MAX_KEPT 64
 
 static int set_point(struct control_call *call, struct reset_result *ret, struct error *err)
 {
-	int fd = control_take_fd(call, 0), r;
+	struct machine *m = control_machine(call);
+	unsigned num = reset_devices_files(m->config);
+	int fd = control_take_fd(call, 0), disk_fds[CONFIG_MAX_DISKS], r = 0;
 
 	if (fd < 0)
 		return error_set(err, -EBADF, "the request came without its file");
-	r = reset_point_set(control_machine(call), fd, &ret->pages, err);
+	for (unsigned i = 0; i < num; i++)
+		disk_fds[i] = control_take_fd(call, 1 + i);
+	if (num && disk_fds[num - 1] < 0)
+		r = error_set(err, -EBADF, "the request came without files for %u disks", num);
+	if (!r)
+		r = reset_point_set(m, fd, disk_fds, &ret->pages, err);
+	for (unsigned i = 0; i < num; i++)
+		if (disk_fds[i] >= 0)
+			close(disk_fds[i]);
 	close(fd);
 	return r;
 }

@@ -27,6 +27,7 @@
 #include "vmm/sandbox/maker.h"
 #include "vmm/saved/clone.h"
 #include "vmm/saved/demand.h"
+#include "vmm/saved/reset_devices.h"
 #include "vmm/saved/reset_point.h"
 #include "vmm/saved/snapshot_pages.h"
 #include "vmm/saved/snapshot_track.h"
@@ -373,6 +374,8 @@ static void begin(struct taking *t)
 {
 	const char *why = pmem_forbids(t->m->config, t->nursery_fd >= 0);
 
+	if (!why)
+		why = reset_devices_forbid_copy(t->m);
 	if (why) {
 		control_fail(t->call, -ENOTSUP, "%s", why);
 		free_taking(t);

@@ -7,6 +7,7 @@
 #include "vmm/core/dirty_log.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/monitor.h"
+#include "vmm/saved/reset_devices.h"
 #include "vmm/saved/snapshot_track.h"
 
 struct reset_point {
@@ -25,19 +26,6 @@ static uint64_t num_pages(const struct reset_point *p)
 
 /* ---- what can be taken back ---- */
 
-static int check_disks(const struct machine_config *c, struct error *err)
-{
-	for (unsigned i = 0; i < c->num_disks; i++) {
-		if (c->disk[i].read_only)
-			continue;
-		return error_set(err, -ENOTSUP,
-				 "disk '%s' may be written, which a reset could not take back: "
-				 "give it with ',ro'",
-				 c->disk[i].id);
-	}
-	return 0;
-}
-
 static int check(const struct machine *m, struct error *err)
 {
 	const struct machine_config *c = m->config;
@@ -53,14 +41,6 @@ static int check(const struct machine *m, struct error *err)
 		return error_set(err, -ENOTSUP,
 				 "a guest that devices were plugged into, or out of, cannot be "
 				 "reset: it had others then");
-	if (c->num_shares)
-		return error_set(err, -ENOTSUP,
-				 "a guest with --share or --rootfs cannot be reset: what it has "
-				 "open there could not be taken back");
-	if (c->num_nets)
-		return error_set(err, -ENOTSUP,
-				 "a guest with a network cannot be reset: what is on its way to it "
-				 "could not be taken back: use --net none");
 	if (m->num_ports)
 		return error_set(err, -ENOTSUP, "a guest of wisp test cannot be reset");
 	for (unsigned i = 0; i < c->num_pmems; i++)
@@ -69,7 +49,7 @@ static int check(const struct machine *m, struct error *err)
 					 "persistent memory '%s' may be written, which a reset "
 					 "could not take back: give it with ',ro'",
 					 c->pmem[i].id);
-	return check_disks(c, err);
+	return 0;
 }
 
 /* ---- what changed ---- */
@@ -150,7 +130,15 @@ void reset_point_free(struct reset_point *p)
 	free(p);
 }
 
-int reset_point_set(struct machine *m, int fd, uint64_t *ret_pages, struct error *err)
+/* What it could go back to is partly gone. */
+static void drop_point(struct machine *m)
+{
+	reset_point_free(m->point);
+	m->point = NULL;
+}
+
+int reset_point_set(struct machine *m, int fd, int *disk_fds, uint64_t *ret_pages,
+		    struct error *err)
 {
 	struct guest_mem_saved saved;
 	struct reset_point *p;
@@ -169,28 +157,36 @@ int reset_point_set(struct machine *m, int fd, uint64_t *ret_pages, struct error
 		if (r < 0)
 			error_set(err, r, "which memory changes cannot be told: %m");
 	}
-	/* Last: from here on RAM is of this point, and an earlier one is none any more. */
-	if (!r)
-		r = guest_mem_keep(m->mem, fd, &saved, err);
 	if (r < 0) {
 		reset_point_lose_logs(m->point);
 		reset_point_free(p);
 		return r;
 	}
+	/* From here on disks and RAM are of this point, and an earlier one is none any more. */
+	drop_point(m);
+	r = reset_devices_set(m, disk_fds, err);
+	if (!r)
+		r = guest_mem_keep(m->mem, fd, &saved, err);
+	if (r < 0) {
+		reset_point_free(p);
+		return r;
+	}
 	forget_changes(p);
-	reset_point_free(m->point);
 	m->point = p;
 	*ret_pages = saved.pages;
 	return 0;
 }
 
-/* Did @m begin as the sections and the one file that RAM still is a mapping of say? */
+/*
+ * Did @m begin as the sections and the one file that RAM still is a mapping of say? Its disks were
+ * written since, where that may be.
+ */
 static bool has_start(const struct machine *m)
 {
 	const struct machine_image *image = m->monitor ? m->monitor->image : NULL;
 
 	return image && !image->mem && !image->arrival && !image->num_layers &&
-	       guest_mem_is_kept(m->mem);
+	       !reset_devices_files(m->config) && guest_mem_is_kept(m->mem);
 }
 
 struct reset_point *reset_point_of(struct machine *m, struct error *err)
@@ -297,7 +293,9 @@ int reset_point_go_back(struct reset_point *p, const struct reset_params *params
 	free(pages);
 	if (r < 0)
 		error_set(err, r, "memory cannot be brought back: %m");
-	else
+	if (!r)
+		r = reset_devices_go_back(p->m, err);
+	if (!r)
 		r = machine_reload(p->m, &image, err);
 	if (r < 0)
 		machine_end(p->m, MACHINE_END_INTERNAL, MACHINE_STATUS_INTERNAL, NULL);

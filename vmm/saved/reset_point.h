@@ -4,11 +4,13 @@
  *
  * Of memory the point holds all that was populated then, once: in a file that RAM is a private
  * mapping of. Pages that were written since are known by the dirty logs, and dropped; so the time
- * is that of their number, whatever the size of RAM. All else is in sections, which are loaded into
- * the devices and processors that are there, as a restore does it.
+ * is that of their number, whatever the size of RAM. What is written to disks since goes to
+ * overlays, which are emptied. All else is in sections, which are loaded into the devices and
+ * processors that are there, as a restore does it.
  *
  * The point of a restored guest is its start, for nothing: its memory is a mapping already, of the
- * snapshot's. Any other guest has one from reset_point_set() on.
+ * snapshot's. Any other guest, and one with disks that it may write, has one from reset_point_set()
+ * on.
  *
  * On the loop. The machine owns it (m->point).
  */
@@ -36,11 +38,13 @@ struct reset_result {
 };
 
 /*
- * The paused @m as it is now becomes its point, in place of an earlier one. @fd is an empty memfd
- * that cannot shrink, borrowed. @ret_pages: of memory that hold something. -ENOTSUP with @err
- * where something about @m cannot be taken back.
+ * The paused @m as it is now becomes its point, in place of an earlier one, which may be gone also
+ * when this fails. @fd is an empty memfd that cannot shrink, borrowed; @disk_fds those of
+ * reset_devices_set(). @ret_pages: of memory that hold something. -ENOTSUP with @err where
+ * something about @m cannot be taken back.
  */
-int reset_point_set(struct machine *m, int fd, uint64_t *ret_pages, struct error *err);
+int reset_point_set(struct machine *m, int fd, int *disk_fds, uint64_t *ret_pages,
+		    struct error *err);
 
 /* The point of @m, that of its start where there is one; NULL with @err. */
 struct reset_point *reset_point_of(struct machine *m, struct error *err);

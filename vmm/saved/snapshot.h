@@ -124,6 +124,9 @@ int snapshot_disk_stamp(int disk_fd, json_t **ret_stamp, struct error *err);
  */
 int snapshot_private_disk(int disk_fd, const char *path, bool direct, bool *ret_copied);
 
+/* An empty one. -errno. */
+int snapshot_nameless_file(const char *path);
+
 /*
  * All of file @from into @to, which is empty: by reflink where the file system can, else by copying
  * its data. -ENOTSUP when @from is no regular file, and other -errno.

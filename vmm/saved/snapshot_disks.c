@@ -109,20 +109,27 @@ static int open_nameless(const char *dir)
 	return fd;
 }
 
-int snapshot_private_disk(int disk_fd, const char *path, bool direct, bool *ret_copied)
+int snapshot_nameless_file(const char *path)
 {
 	char *dir = strdup(path), *slash = dir ? strrchr(dir, '/') : NULL;
-	int to = -1, r;
+	int fd = -1;
 
 	if (slash)
 		slash[slash == dir ? 1 : 0] = '\0';
 	if (dir)
-		to = open_nameless(slash ? dir : ".");
+		fd = open_nameless(slash ? dir : ".");
 	free(dir);
 	/* A directory that is not ours, or cannot have such files. */
-	if (to < 0)
-		to = open_nameless("/var/tmp");
-	r = to < 0 ? -errno : snapshot_copy_file(disk_fd, to, ret_copied);
+	if (fd < 0)
+		fd = open_nameless("/var/tmp");
+	return fd < 0 ? -errno : fd;
+}
+
+int snapshot_private_disk(int disk_fd, const char *path, bool direct, bool *ret_copied)
+{
+	int to = snapshot_nameless_file(path);
+	int r = to < 0 ? to : snapshot_copy_file(disk_fd, to, ret_copied);
+
 	if (!r && direct && fcntl(to, F_SETFL, O_DIRECT) < 0)
 		r = -errno;
 	if (r < 0 && to >= 0)

@@ -50,6 +50,7 @@ const struct seccomp_rule seccomp_net[] = {
 	ALLOW(fstat, "have the host's name servers changed?"),
 	ALLOW(lseek, "stdio, at the end of a file"),
 	ALLOW(getrandom, "ports and sequence numbers"),
-	ALLOW(getpid, "messages of the C library"),
+	ALLOW(getpid, "messages of the C library, a seed"),
+	ALLOW(getppid, "a seed for libslirp, when the guest goes back to an earlier moment"),
 	{ 0 },
 };
