@@ -1,26 +1,14 @@
-/*
- * wisp clone: makes the ends that each clone has of its own (control socket, consoles, disks,
- * networks) and stays with it in the background, as the parent of a detached microVM does.
- */
+/* wisp clone: forks of a running microVM, which run at once. */
 #include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <sys/wait.h>
+#include <string.h>
 #include <unistd.h>
 
-#include "vmm/cli/cli_disks.h"
+#include "vmm/cli/cli_fork.h"
 #include "vmm/cli/cli_snapshot.h"
-#include "vmm/config/config_state.h"
-#include "vmm/control/control.h"
 #include "vmm/control/control_client.h"
-#include "vmm/net_ends.h"
 #include "vmm/run_dir.h"
-#include "vmm/saved/snapshot.h"
-#include "vmm/share.h"
 
 #define MAX_CLONES 1000
 
@@ -45,318 +33,12 @@ const struct config_item clone_options[] = {
 	{ 0 },
 };
 
-struct cloning {
-	const struct clone_options *options;
-	struct machine_config config; /* the original's */
-	struct cli_disks disks;
-	int base_fd[CONFIG_MAX_DISKS]; /* of each disk, as it was when the guest stood still */
-	int go[2], nursery[2];
-	struct error err;
-};
-
-static void close_all(struct cloning *c)
-{
-	for (unsigned i = 0; i < 2; i++) {
-		if (c->go[i] >= 0)
-			close(c->go[i]);
-		if (c->nursery[i] >= 0)
-			close(c->nursery[i]);
-		c->go[i] = c->nursery[i] = -1;
-	}
-	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
-		if (c->base_fd[i] >= 0) {
-			close(c->base_fd[i]);
-			c->base_fd[i] = -1;
-		}
-	cli_disks_done(&c->disks);
-}
-
-/* ---- while the guest is paused ---- */
-
-/* One copy of each disk that can change; the clones' own are made of that when it runs again. */
-static void guest_is_paused(void *arg, const json_t *progress)
-{
-	struct cloning *c = arg;
-	int r = 0;
-
-	if (c->go[1] < 0)
-		return;
-	for (unsigned i = 0; i < c->disks.num && r >= 0; i++) {
-		const struct cli_disk *d = &c->disks.disk[i];
-		bool copied;
-
-		if (!cli_disk_is_copied(d, CLI_DISKS_CLONE))
-			continue;
-		r = c->base_fd[i] = snapshot_private_disk(d->fd, d->path, d->direct, &copied);
-		if (r < 0)
-			error_set(&c->err, r, "disk '%s': cannot be copied: %m", d->path);
-	}
-	if (r >= 0 && write(c->go[1], "", 1) != 1)
-		error_set(&c->err, -errno, "the monitor does not wait: %m");
-	close(c->go[1]);
-	c->go[1] = -1;
-}
-
-/* ---- the ends of one clone ---- */
-
-/* A socket that listens under @name in the run directory. */
-static int listen_at(const struct run_dir *dir, const char *name, struct error *err)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	if (snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/%s", dir->path, name) >=
-	    (int)sizeof(addr.sun_path))
-		errno = ENAMETOOLONG;
-	else if (fd >= 0 && bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 &&
-		 listen(fd, 1) == 0)
-		return fd;
-	error_set(err, -errno, "%s: cannot listen: %m", name);
-	if (fd >= 0)
-		close(fd);
-	return err->code;
-}
-
-static int open_disk(struct cloning *c, unsigned i, struct error *err)
-{
-	const struct cli_disk *d = &c->disks.disk[i];
-	bool copied;
-	int r;
-
-	/* The only clone can have what was copied while the guest stood still. */
-	if (d->read_only || c->options->num == 1)
-		return fcntl(d->read_only ? d->fd : c->base_fd[i], F_DUPFD_CLOEXEC, 3);
-	r = snapshot_private_disk(c->base_fd[i], d->path, d->direct, &copied);
-	return r < 0 ? error_set(err, r, "disk '%s': cannot be copied: %m", d->path) : r;
-}
-
-/* Its own helper for user networking; a tap or a switch's port is not there twice. */
-static int open_net(const struct cloning *c, const struct config_net *net, struct helper *h,
-		    struct error *err)
-{
-	struct config_net own = *net;
-	struct net_ends ends;
-	int r;
-
-	/* The host's ports are the original's. */
-	own.num_forwards = 0;
-	if (net->kind == CONFIG_NET_USER)
-		r = net_ends_open(&ends, &own, &c->config, h, err);
-	else
-		r = net_ends_open_nothing(&ends, err);
-	return r < 0 ? r : ends.socket;
-}
-
-/* Processes that work for one clone. */
-struct own {
-	struct helper helper[CONFIG_MAX_NETS];
-	struct share share[CONFIG_MAX_SHARES];
-};
-
-/* All descriptors of a clone in the order of vmm/saved/clone.h. Returns how many, or -errno. */
-static int open_ends(struct cloning *c, const struct run_dir *dir, int alive, struct own *own,
-		     int *fds, struct error *err)
-{
-	const struct machine_config *config = &c->config;
-	char *log = run_dir_file(dir, RUN_DIR_LOG);
-	int num = 0, r;
-
-	fds[num++] = dir->listen_fd;
-	fds[num++] = alive;
-	r = log ? open(log, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
-	free(log);
-	if (r < 0)
-		return error_set(err, -errno, "log: %m");
-	fds[num++] = r;
-	if (config->console_present && r >= 0)
-		r = fds[num++] = listen_at(dir, RUN_DIR_CONSOLE, err);
-	if (config->serial_present && r >= 0)
-		r = fds[num++] =
-			listen_at(dir, config->console_present ? "serial.sock" : RUN_DIR_CONSOLE,
-				  err);
-	for (unsigned i = 0; i < config->num_disks && r >= 0; i++)
-		r = fds[num++] = open_disk(c, i, err);
-	for (unsigned i = 0; i < config->num_nets && r >= 0; i++)
-		r = fds[num++] = open_net(c, &config->net[i], &own->helper[i], err);
-	for (unsigned i = 0; i < config->num_shares && r >= 0; i++) {
-		r = share_start(&own->share[i], &config->share[i], &fds[num], err);
-		num += r >= 0;
-	}
-	/* The guest reaches nobody by it: who opens sockets for it is the original's. */
-	if (config->vsock_present && r >= 0)
-		r = fds[num++] = listen_at(dir, "vsock.sock", err);
-	return r < 0 ? r : num;
-}
-
-static int ask_nursery(struct cloning *c, const char *name, const int *fds, unsigned num,
-		       struct error *err)
-{
-	json_t *request = json_pack("{s:s}", "name", name), *answer;
-	char *text = json_dumps(request, JSON_COMPACT), buf[512];
-	unsigned none;
-	ssize_t n = text ? control_send(c->nursery[1], text, strlen(text), fds, num, 0) : -ENOMEM;
-	const char *why;
-
-	json_decref(request);
-	free(text);
-	if (n >= 0)
-		n = control_receive(c->nursery[1], buf, sizeof(buf), NULL, 0, &none, 0);
-	if (n <= 0)
-		return error_set(err, n ? (int)n : -ECONNRESET, "the nursery is gone: %m");
-	answer = json_loadb(buf, n, 0, NULL);
-	why = json_string_value(json_object_get(answer, "error"));
-	if (why || !answer)
-		error_set(err, -ECHILD, "cannot be forked: %s", why ? why : "no answer");
-	json_decref(answer);
-	return why || !answer ? -ECHILD : 0;
-}
-
-/* ---- its keeper ---- */
-
-/* Helpers live as long as the process that started them: wait for the clone's end. */
-static void keep(int alive)
-{
-	int status;
-	ssize_t n;
-
-	do
-		n = read(alive, &status, sizeof(status));
-	while (n < 0 && errno == EINTR);
-}
-
-/* In the background: tells @started when it runs (one byte), or nothing. */
-static int be_keeper(struct cloning *c, const char *name, int started)
-{
-	struct own own = { 0 };
-	struct run_dir dir = { .listen_fd = -1 };
-	int fds[CONTROL_MAX_FDS + 8] = { 0 }, alive[2] = { -1, -1 }, num;
-	struct error err = { 0 };
-	bool heard;
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	int complaints = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-	int r = null < 0 ? error_set(&err, -errno, "/dev/null: %m")
-			 : run_dir_create(&dir, c->options->run_dir, name, &err);
-
-	/* Before the helpers: who reads what the verb prints waits until nobody can write there. */
-	setsid();
-	for (int fd = STDIN_FILENO; !r && fd <= STDERR_FILENO; fd++)
-		dup2(null, fd);
-	if (!r && pipe2(alive, O_CLOEXEC) < 0)
-		r = error_set(&err, -errno, "pipe: %m");
-	if (!r) {
-		num = open_ends(c, &dir, alive[1], &own, fds, &err);
-		r = num < 0 ? num : ask_nursery(c, name, fds, num, &err);
-		/* What is the clone's is closed here: its helpers and we notice its end by that. */
-		for (int i = 1; i < num; i++)
-			close(fds[i]);
-	}
-	if (r < 0) {
-		error_prefix(&err, "clone '%s'", name);
-		dup2(complaints, STDERR_FILENO);
-		error_print(&err);
-		run_dir_remove(&dir);
-		return error_status(&err);
-	}
-	close(null);
-	close(complaints);
-	run_dir_inherit(&dir);
-	close_all(c);
-	/* Else who waits would do so for ever, and nobody know of the clone: it ends with us. */
-	heard = write(started, "", 1) == 1;
-	close(started);
-	if (heard)
-		keep(alive[0]);
-	for (unsigned i = 0; i < c->config.num_nets; i++)
-		helper_stop(&own.helper[i]);
-	for (unsigned i = 0; i < c->config.num_shares; i++)
-		share_stop(&own.share[i]);
-	run_dir_remove(&dir);
-	return 0;
-}
-
-static int start_keeper(struct cloning *c, const char *name)
-{
-	int started[2], status;
-	pid_t pid;
-	char byte;
-	ssize_t n;
-
-	if (pipe2(started, O_CLOEXEC) < 0)
-		return error_set(&c->err, -errno, "pipe: %m");
-	pid = fork();
-	if (pid < 0)
-		return error_set(&c->err, -errno, "cannot fork: %m");
-	if (pid == 0) {
-		close(started[0]);
-		_exit(be_keeper(c, name, started[1]));
-	}
-	close(started[1]);
-	do
-		n = read(started[0], &byte, 1);
-	while (n < 0 && errno == EINTR);
-	if (n < 0)
-		error_set(&c->err, -errno, "clone '%s': its keeper: %m", name);
-	close(started[0]);
-	if (n == 1)
-		return 0;
-	/* It has said why, or cannot be heard and is to end as well. */
-	if (n < 0)
-		kill(pid, SIGTERM);
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		;
-	if (n == 0 && WIFEXITED(status) && !WEXITSTATUS(status))
-		error_set(&c->err, -ECHILD, "clone '%s': its keeper could not be heard", name);
-	return -ECHILD;
-}
-
-/* ---- the whole ---- */
-
-/* The options that the original was made of say which ends there are. */
-static int read_config(struct cloning *c)
-{
-	json_t *args = json_object_get(c->disks.reply, "args"), *arg;
-	const char *dir = json_string_value(json_object_get(c->disks.reply, "directory"));
-	const char **argv = calloc(json_array_size(args) + 1, sizeof(*argv));
-	size_t i;
-	int r;
-
-	if (!argv)
-		return error_set(&c->err, -ENOMEM, "configuration: %m");
-	json_array_foreach(args, i, arg) argv[i] = json_string_value(arg);
-	r = config_load_args(&c->config, json_array_size(args), (char *const *)argv,
-			     dir ? dir : "/", &c->err);
-	free(argv);
-	if (!r && c->config.num_disks != c->disks.num)
-		r = error_set(&c->err, -EBADMSG, "the monitor's answer makes no sense");
-	return r;
-}
-
-static int fork_nursery(struct cloning *c, int sock, json_t **ret_reply)
-{
-	struct control_extra extra = { .progress = guest_is_paused, .arg = c };
-	struct error err = { 0 };
-	int fds[2], r;
-
-	if (pipe2(c->go, O_CLOEXEC) < 0 ||
-	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, c->nursery) < 0)
-		return error_set(&c->err, -errno, "socket: %m");
-	fds[0] = c->go[0];
-	fds[1] = c->nursery[0];
-	r = control_ask_extra(sock, json_pack("{s:s}", "do", "clone"), fds, 2, ret_reply, &extra,
-			      &err);
-	close(c->nursery[0]);
-	c->nursery[0] = -1;
-	if (r < 0 && !c->err.code)
-		c->err = err;
-	return r;
-}
-
-static void print(const struct cloning *c, json_t *names, json_t *reply)
+static void print(const struct clone_options *o, json_t *names, json_t *reply)
 {
 	json_t *name;
 	size_t i;
 
-	if (c->options->json) {
+	if (o->json) {
 		json_object_del(reply, "ok");
 		json_object_set(reply, "ids", names);
 		json_dumpf(reply, stdout, 0);
@@ -368,46 +50,43 @@ static void print(const struct cloning *c, json_t *names, json_t *reply)
 	}
 }
 
-static int clone_all(struct cloning *c, const char *id, json_t *reply)
+static int clone_all(struct cli_fork *c, const struct clone_options *o, const char *id,
+		     json_t *reply)
 {
 	const char *slash = strrchr(id, '/');
-	const char *stem = c->options->name ? c->options->name : slash ? slash + 1 : id;
+	const char *stem = o->name ? o->name : slash ? slash + 1 : id;
 	json_t *names = json_array();
 	unsigned number = 0;
 	char name[128];
 	int r = 0;
 
-	for (unsigned i = 0; i < c->options->num && !r; i++) {
+	for (unsigned i = 0; i < o->num && !r; i++) {
 		/* Earlier clones keep their names. */
-		number = run_dir_free_number(c->options->run_dir, stem, number + 1);
+		number = run_dir_free_number(o->run_dir, stem, number + 1);
 		snprintf(name, sizeof(name), "%s-%u", stem, number);
-		r = start_keeper(c, name);
+		r = cli_fork_start(c, name);
 		if (!r)
 			json_array_append_new(names, json_string(name));
 	}
-	print(c, names, reply);
+	print(o, names, reply);
 	json_decref(names);
 	return r;
 }
 
-static int run(struct cloning *c, const char *id)
+static int run(struct cli_fork *c, const struct clone_options *o, const char *id)
 {
 	json_t *reply = NULL;
-	int sock = control_connect_in(c->options->run_dir, id, &c->err);
+	int sock = control_connect_in(o->run_dir, id, &c->err);
 	int r = MIN(sock, 0);
 
+	/* The only one can have what was copied while the guest stood still. */
+	c->only = o->num == 1;
 	if (!r)
-		r = cli_disks_get(&c->disks, sock, &c->err);
-	if (!r)
-		r = cli_disks_refuse(&c->disks, CLI_DISKS_CLONE, &c->err);
-	if (!r)
-		r = read_config(c);
-	if (!r)
-		r = fork_nursery(c, sock, &reply);
+		r = cli_fork_take(c, sock, &reply);
 	if (sock >= 0)
 		close(sock);
 	if (!r)
-		r = clone_all(c, id, reply);
+		r = clone_all(c, o, id, reply);
 	json_decref(reply);
 	return r;
 }
@@ -415,23 +94,21 @@ static int run(struct cloning *c, const char *id)
 int clone_main(int argc, char **argv)
 {
 	struct clone_options o = { .num = 1 };
-	struct cloning c = { .options = &o, .go = { -1, -1 }, .nursery = { -1, -1 } };
+	struct cli_fork c;
 	const char *id;
 	int r;
 
-	config_init(&c.config);
-	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
-		c.base_fd[i] = -1;
+	cli_fork_init(&c, NULL);
 	r = config_parse_verb("clone", clone_options, &o, argc, argv, &id, 1, &c.err);
+	c.run_dir = o.run_dir;
 	if (r == 0)
 		r = error_usage(&c.err, -EINVAL, "clone: needs ID");
 	if (r > 0)
-		r = run(&c, id);
+		r = run(&c, &o, id);
 	/* A clone that could not be made has said so itself. */
 	if (r < 0 && c.err.code)
 		error_print(&c.err);
-	close_all(&c);
-	config_done(&c.config);
+	cli_fork_done(&c);
 	free(o.name);
 	free(o.run_dir);
 	return r < 0 ? error_status(&c.err) : 0;

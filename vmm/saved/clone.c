@@ -25,6 +25,7 @@ struct nursery {
 /* One request, as it came. */
 struct birth {
 	char name[64];
+	bool paused; /* it stands still at first */
 	int fd[CONTROL_MAX_FDS];
 	unsigned num_fds;
 	unsigned next; /* descriptor that nobody has taken yet */
@@ -96,8 +97,8 @@ static void make_config(struct machine_config *c, const struct machine_config *f
 		c->serial = (struct config_char){ .kind = CHARDEV_SOCKET };
 	c->metrics_file = NULL;
 	c->timeout_seconds = 0;
-	/* Of one that was restored to stand still: nobody asked that of its clones. */
-	c->start_paused = false;
+	/* Also of one that was restored to stand still: nobody asked that of its clones. */
+	c->start_paused = b->paused;
 	/* A ring cannot be made any more where we are (vmm/seccomp/main.c). */
 	c->loop = LOOP_EPOLL;
 }
@@ -218,6 +219,7 @@ static const char *understand(struct nursery *n, const char *text, size_t len, s
 		why = "not the descriptors that a clone needs";
 	else
 		memcpy(b->name, name, strlen(name) + 1);
+	b->paused = json_is_true(json_object_get(request, "paused"));
 	json_decref(request);
 	return why;
 }

@@ -7,7 +7,8 @@
  * goes on with it, in the sandbox that it was born in. The nursery ends when the socket does; its
  * children do not.
  *
- * A request is {"name":ID}, with descriptors in this order: listening control
+ * A request is {"name":ID,"paused":BOOL} (to stand still until it is resumed), with descriptors in
+ * this order: listening control
  * socket, a pipe that gets the exit status as one int and is closed at the end (and breaks when the
  * keeper at its other end is gone, which ends the clone), log; listening console and serial
  * sockets, where the machine has these; each disk's; each network's socket; each share's; a
