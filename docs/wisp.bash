@@ -119,6 +119,12 @@ _wisp()
 				return ;;
 			esac
 			return ;;
+		--rewind)
+			case $cur in *,*)
+				_wisp_keys "keep= hold="
+				return ;;
+			esac
+			return ;;
 		--transport)
 			_wisp_words "pci mmio"
 			return ;;
@@ -666,6 +672,25 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--set --keep --identical --clock --json --run-dir --help" ;;
+		*) _wisp_ids "" ;;
+		esac ;;
+	rewind)
+		case $prev in
+		--record)
+			case $cur in *,*)
+				_wisp_keys "keep= hold="
+				return ;;
+			esac
+			return ;;
+		--gdb)
+			_wisp_words "tcp: unix:"
+			return ;;
+		--run-dir)
+			_wisp_files
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--record --list --drop --paused --gdb --json --run-dir --help" ;;
 		*) _wisp_ids "" ;;
 		esac ;;
 	migrate)

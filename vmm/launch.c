@@ -29,6 +29,7 @@
 #include "vmm/migrate/migrate_copies.h"
 #include "vmm/monitor.h"
 #include "vmm/nbd_dial.h"
+#include "vmm/recorder.h"
 #include "vmm/run_dir.h"
 #include "vmm/saved/demand.h"
 #include "vmm/share.h"
@@ -526,6 +527,8 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 	}
 	params.control_fd = dir.listen_fd;
 	params.core_fd = core.fd;
+	if (dir.listen_fd >= 0 && recorder_start(c, &err) < 0)
+		error_print(&err);
 	r = resources_apply(&c->resources, run_id ? run_id : c->name, &cgroup, &err);
 	if (r < 0) {
 		error_print(&err);

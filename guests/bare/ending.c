@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Ends as it is told: end=poweroff, reset, cf9, keyboard, panic, triple, exit:N, test:N (port
- * 0xf4), halt, spin, unknown:PORT (a byte there, then exit 0).
+ * 0xf4), halt, spin, unknown:PORT (a byte there, then exit 0). With after=N it first counts to
+ * that, ten times a second.
  */
 #include "bare.h"
 
@@ -20,10 +21,15 @@ static void power_off(void)
 void payload(void)
 {
 	const char *end = argument("end");
+	u64 after = argument_number("after", 0);
 
 	check(end, "told how to end");
 	if (!end)
 		return;
+	for (u64 i = 1; i <= after; i++) {
+		note("count %d", (int)i);
+		(void)wait_up_to(250000000ul, false);
+	}
 	if (starts_with(end, "poweroff")) {
 		power_off();
 	} else if (starts_with(end, "reset")) {

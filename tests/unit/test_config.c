@@ -712,6 +712,58 @@ static void vsock_takes_a_path_and_a_context_id(void **state)
 	config_done(&m.config);
 }
 
+static void rewind_is_a_time_and_keys(void **state)
+{
+	static const struct {
+		const char *value;
+		unsigned every_ms, keep, hold;
+	} good[] = {
+		{ "every=1s,keep=10", 1000, 10, 600 },
+		{ "500ms", 500, 10, 600 },
+		{ "2m,hold=0,keep=100", 120000, 100, 0 },
+		{ "3", 3000, 10, 600 },
+	};
+	static const char *const bad[] = { "", "10ms", "-1s", "1s,keep=0", "1s,keep=101",
+					   "25h", "1d", "every=", "99999999999999999999s",
+					   "1s,keep=2,keep=3", "1s,every=2s" };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(good); i++) {
+		struct machine_config c;
+		struct error err = { 0 };
+		const char *args[] = { "--rewind", good[i].value };
+
+		config_init(&c);
+		assert_int_equal(config_parse_run(&c, 2, (char *const *)args, &err), 0);
+		assert_int_equal(c.rewind.every_ms, good[i].every_ms);
+		assert_int_equal(c.rewind.keep, good[i].keep);
+		assert_int_equal(c.rewind.hold_seconds, good[i].hold);
+		config_done(&c);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct machine_config c;
+		struct error err = { 0 };
+		const char *args[] = { "--rewind", bad[i] };
+
+		config_init(&c);
+		assert_int_not_equal(config_parse_run(&c, 2, (char *const *)args, &err), 0);
+		assert_non_null(strstr(err.msg, "--rewind"));
+		config_done(&c);
+	}
+}
+
+static void rewind_refuses_memory_that_forks_cannot_share(void **state)
+{
+	const char *args[] = { "--rewind", "1s", "--memory-backend", "shared", "--name", "a" };
+	struct machine_config c;
+	struct error err = { 0 };
+
+	config_init(&c);
+	assert_int_equal(config_parse_run(&c, 6, (char *const *)args, &err), 0);
+	assert_int_equal(config_validate(&c, &err), -ENOTSUP);
+	assert_non_null(strstr(err.msg, "--rewind"));
+	config_done(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -747,6 +799,8 @@ int main(void)
 		cmocka_unit_test(the_users_words_come_last_or_alone),
 		cmocka_unit_test(what_was_unplugged_is_not_there),
 		cmocka_unit_test(balloon_may_have_a_size),
+		cmocka_unit_test(rewind_is_a_time_and_keys),
+		cmocka_unit_test(rewind_refuses_memory_that_forks_cannot_share),
 		cmocka_unit_test(vsock_takes_a_path_and_a_context_id),
 	};
 

@@ -4,6 +4,7 @@
 
 #include "vmm/cli/cli_control.h"
 #include "vmm/cli/cli_migrate.h"
+#include "vmm/cli/cli_rewind.h"
 #include "vmm/cli/cli_snapshot.h"
 #include "vmm/disk/disk.h"
 #include "vmm/doctor/doctor.h"
@@ -197,6 +198,13 @@ const struct cli_verb cli_verbs[] = {
 	  "with persistent memory that they may write, --hugepages or --memory-backend shared "
 	  "cannot be reset.",
 	  reset_options, .first = CLI_ID, .main = reset_main },
+	{ "rewind", "[OPTION]... ID TIME", "Take a microVM back in time, to a moment that was kept",
+	  "'wisp run --rewind 1s,keep=10' has a microVM forked every second and keeps the last ten "
+	  "forks, in which nothing runs. This makes one of them a microVM of its own, as 'wisp "
+	  "clone' does (ID-1, ID-2, ..., whose name is printed), from the latest moment that is "
+	  "TIME (500ms, 2s, 1m) back or more, and ends the one that runs. After a panic or another "
+	  "bad end TIME is counted from there, and the moments are held for ten minutes.",
+	  rewind_options, .first = CLI_ID, .main = rewind_main },
 	{ "migrate", "[OPTION]... ID DESTINATION", "Move a running microVM to another host",
 	  "Or to another monitor on this one: to a 'wisp receive' at DESTINATION, which is "
 	  "tcp:HOST:PORT, unix:PATH, exec:COMMAND or fd:N. Memory is copied while the guest runs; "

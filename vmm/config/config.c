@@ -351,6 +351,21 @@ static int check_share(const struct machine_config *c, unsigned i, struct error 
 	return 0;
 }
 
+/* Moments are forks: what a clone cannot have, they cannot either. */
+static int check_rewind(const struct machine_config *c, struct error *err)
+{
+	if (!c->rewind.every_ms)
+		return 0;
+	if (c->memory_backing != GUEST_MEM_ANON)
+		return error_usage(err, -ENOTSUP,
+				   "--rewind: memory of --hugepages or --memory-backend shared "
+				   "cannot be shared copy-on-write");
+	if (c->num_pmems)
+		return error_usage(err, -ENOTSUP,
+				   "--rewind: persistent memory (--pmem) is no part of a moment");
+	return 0;
+}
+
 int config_validate(struct machine_config *c, struct error *err)
 {
 	int r;
@@ -378,6 +393,8 @@ int config_validate(struct machine_config *c, struct error *err)
 		r = check_share(c, i, err);
 	if (!r && c->balloon.bytes > c->memory_bytes)
 		r = error_usage(err, -ERANGE, "--balloon: more than --memory");
+	if (!r)
+		r = check_rewind(c, err);
 	if (r < 0)
 		return r;
 	if ((c->uid || c->gid) && c->sandbox == SANDBOX_OFF)

@@ -127,6 +127,16 @@ struct config_balloon {
 	bool deflate_on_oom, reporting, hinting;
 };
 
+/* Moments of the guest that are kept, to go back to (vmm/cli/cli_rewind.h). */
+#define CONFIG_MAX_MOMENTS   100
+#define CONFIG_MIN_REWIND_MS 100
+
+struct config_rewind {
+	unsigned every_ms; /* 0: none */
+	unsigned keep;
+	unsigned hold_seconds; /* after the guest's end, unless that was in good order */
+};
+
 /* What the microVM may take of the host (vmm/fleet/resources.h); 0: as much as there is. */
 struct config_resources {
 	unsigned cpu_weight;   /* against others, 1 to 10000; 100 is the host's default */
@@ -171,6 +181,7 @@ struct machine_config {
 	unsigned num_shares;
 	struct config_balloon balloon;
 	bool balloon_present;
+	struct config_rewind rewind;
 
 	struct config_char serial;  /* where the UART ends */
 	struct config_char console; /* virtio-console port 0; default: STDIO */

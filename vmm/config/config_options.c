@@ -135,6 +135,10 @@ const struct config_item config_run_options[] = {
 	  "which go back to the host",
 	  CONFIG_CUSTOM, .optional = true, .parse = config_parse_balloon,
 	  .keys = config_balloon_keys },
+	{ "--rewind", "[every=]TIME[,KEY=VALUE]...",
+	  "Keep a moment of the guest every so often (500ms, 1s, 2m), for 'wisp rewind', also when "
+	  "it has panicked",
+	  CONFIG_CUSTOM, .parse = config_parse_rewind, .keys = config_rewind_keys },
 	{ "--transport", "pci|mmio", "How the guest finds its virtio devices (pci)", CONFIG_CHOICE,
 	  MEMBER(transport) },
 	{ "--console", "stdio|none|file=PATH|socket=PATH",

@@ -61,6 +61,7 @@ extern const struct config_item config_disk_keys[];
 extern const struct config_item config_net_keys[];
 extern const struct config_item config_vsock_keys[];
 extern const struct config_item config_balloon_keys[];
+extern const struct config_item config_rewind_keys[];
 extern const struct config_item config_pmem_keys[];
 extern const struct config_item config_share_keys[];
 extern const struct config_item config_io_max_keys[];
@@ -99,6 +100,12 @@ int config_set_number(struct config_parse *p, const char *value, uint64_t min, u
 /* The index of @value in "a|b|c". */
 int config_set_choice(struct config_parse *p, const char *value, const char *words, unsigned *ret);
 
+/* "[every=]TIME[,KEY=VALUE]...", of --rewind. */
+int config_set_rewind(struct config_parse *p, const char *value, struct config_rewind *rewind);
+
+/* "500ms", "2s", "1m", "1h"; a bare number is seconds. -EINVAL, or -ERANGE beyond 24 hours. */
+int config_parse_duration(const char *text, uint64_t *ret_ms);
+
 /*
  * Split "first,key=value,flag": calls @first with what is in front of the first
  * comma, then fills @target by @keys. A doubled comma is one, in a value.
@@ -123,6 +130,7 @@ void config_disk_to_front(struct machine_config *c);
 
 /* config_balloon.c */
 int config_parse_balloon(struct config_parse *p, const char *value, void *target);
+int config_parse_rewind(struct config_parse *p, const char *value, void *target);
 
 /* config_resources.c */
 int config_parse_cpu_max(struct config_parse *p, const char *value, void *target);

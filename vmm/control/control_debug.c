@@ -134,8 +134,11 @@ void control_verb_gdb(struct control_call *call)
 {
 	struct machine *m = control_machine(call);
 	struct error err = { 0 };
+	bool hold;
 	int fd;
 
+	if (control_arg_bool(call, "hold", false, &hold) < 0)
+		return;
 	if (m->gdb) {
 		control_fail(call, -EBUSY, "gdb: a debugging stub is there already");
 		return;
@@ -151,6 +154,12 @@ void control_verb_gdb(struct control_call *call)
 		close(fd);
 		control_fail_error(call, &err);
 		return;
+	}
+	/* What kept its processors from running is the debugger from here on. */
+	if (hold && machine_is_paused(m)) {
+		m->debug_stopped = true;
+		gdb_hold(m->gdb);
+		machine_resume(m);
 	}
 	control_reply(call, NULL);
 }

@@ -10,7 +10,10 @@
  */
 void control_verb_core(struct control_call *call);
 
-/* {"do":"gdb"} with a listening socket: a debugging stub serves it from now on (debug/gdb.h). */
+/*
+ * {"do":"gdb","hold":BOOL} with a listening socket: a debugging stub serves it from now on
+ * (debug/gdb.h). With "hold" a guest that is paused waits for the debugger instead.
+ */
 void control_verb_gdb(struct control_call *call);
 
 #endif

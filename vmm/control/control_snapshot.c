@@ -199,6 +199,7 @@ static void nursery_ended(struct loop_op *op, int res)
 	struct taking *t = container_of(op, struct taking, done);
 
 	reap(t);
+	t->m->forks.alive--;
 	free_taking(t);
 }
 
@@ -219,6 +220,10 @@ static void take(struct taking *t)
 	if (t->nursery_fd >= 0) {
 		close_if_open(&t->nursery_fd);
 		t->done.done = nursery_ended;
+		t->m->forks.alive++;
+		t->m->forks.taken++;
+		t->m->forks.pause_ns += t->pause_ns;
+		t->m->forks.fork_ns += t->fork_ns;
 		control_reply(t->call,
 			      json_pack("{s:I, s:I}", "pause_us", (json_int_t)(t->pause_ns / 1000),
 					"fork_us", (json_int_t)(t->fork_ns / 1000)));

@@ -85,6 +85,11 @@ struct machine {
 	_Atomic uint32_t ejected;	   /* PCI slots that the guest has let go of */
 	struct loop_task eject_task;
 
+	/* Live forks that others are made of (vmm/saved/clone.h), and what they cost. */
+	struct {
+		unsigned alive;
+		uint64_t taken, pause_ns, fork_ns; /* of all */
+	} forks;
 	struct snapshot_track *track; /* what changed since the last snapshot; NULL: nobody asked */
 	struct reset_point *point;    /* what it can go back to; NULL: its start, or none */
 	struct migrate_source *migration; /* the one at hand, or the last; NULL: none */

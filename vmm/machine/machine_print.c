@@ -197,6 +197,10 @@ void machine_print_metrics(struct machine *m, FILE *out)
 	fputc(']', out);
 	if (m->serial)
 		fprintf(out, ",\"serial\":{\"dropped\":%" PRIu64 "}", serial_dropped(m->serial));
+	fprintf(out,
+		",\"forks\":{\"alive\":%u,\"taken\":%" PRIu64 ",\"pause_us\":%" PRIu64
+		",\"fork_us\":%" PRIu64 "}",
+		m->forks.alive, m->forks.taken, m->forks.pause_ns / 1000, m->forks.fork_ns / 1000);
 	fprintf(out, ",\"msi_table_updates\":%" PRIu64 ",\"end\":\"%s\"}\n",
 		irq_table_pushes(m->irqs), machine_end_name(m->end.reason));
 }
