@@ -407,6 +407,27 @@ static void who_still_sleeps_goes_on_at_the_end(void **state)
 	destroy(&x);
 }
 
+static void who_still_sleeps_goes_on_when_it_is_given_up(void **state)
+{
+	struct toucher t;
+	struct fixture x;
+
+	create(&x);
+	x.later = true;
+	start(&x, &on_demand, NULL);
+	begin_touch(&t, &x, 3);
+	wait_until_wanted(&x, 1);
+	page_faults_release(x.faults);
+	pthread_join(t.thread, NULL);
+	assert_int_equal(t.found, 0);
+	/* And whoever comes later does not even begin to wait. */
+	assert_int_equal(mark_in_ram(&x, 4), 0);
+	assert_false(x.ended);
+	page_faults_free(x.faults);
+	x.faults = NULL;
+	destroy(&x);
+}
+
 static void saved_memory_has_pages_that_were_still_to_come(void **state)
 {
 	struct guest_mem_saved saved;
@@ -668,6 +689,7 @@ int main(void)
 		cmocka_unit_test(giving_back_and_bringing_may_meet),
 		cmocka_unit_test(a_source_that_fails_is_told_of_and_nobody_reads_zeroes_meanwhile),
 		cmocka_unit_test(who_still_sleeps_goes_on_at_the_end),
+		cmocka_unit_test(who_still_sleeps_goes_on_when_it_is_given_up),
 		cmocka_unit_test(saved_memory_has_pages_that_were_still_to_come),
 		cmocka_unit_test(only_whole_pages_of_ram_are_taken),
 		cmocka_unit_test(a_start_that_fails_leaves_ram_as_it_was),

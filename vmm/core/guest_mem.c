@@ -53,6 +53,17 @@ static int cannot_map(struct guest_mem *mem, struct error *err)
 			   (unsigned long long)(mem->map_size / MiB));
 }
 
+void guest_mem_advise(struct guest_mem *mem)
+{
+	/*
+	 * Of the first MiB a guest uses a few pages at most. The advice parts the mapping
+	 * there, so that no huge page fits over it, and what nobody touches is never
+	 * cleared. A host without huge pages refuses the advice: only slower.
+	 */
+	if (mem->backing == GUEST_MEM_ANON && mem->map_size > LOW_MEMORY)
+		madvise(mem->map + LOW_MEMORY, mem->map_size - LOW_MEMORY, MADV_HUGEPAGE);
+}
+
 static int map_anonymous(struct guest_mem *mem, struct error *err)
 {
 	/* Older kernels align to 4 KiB only: a huge page too many costs address space alone. */
@@ -62,13 +73,7 @@ static int map_anonymous(struct guest_mem *mem, struct error *err)
 	if (!mem->reservation)
 		return cannot_map(mem, err);
 	mem->map = (uint8_t *)align_up((uintptr_t)mem->reservation, HUGE_PAGE);
-	/*
-	 * Of the first MiB a guest uses a few pages at most. The advice parts the mapping
-	 * there, so that no huge page fits over it, and what nobody touches is never
-	 * cleared. A host without huge pages refuses the advice: only slower.
-	 */
-	if (mem->map_size > LOW_MEMORY)
-		madvise(mem->map + LOW_MEMORY, mem->map_size - LOW_MEMORY, MADV_HUGEPAGE);
+	guest_mem_advise(mem);
 	return 0;
 }
 

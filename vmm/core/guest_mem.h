@@ -90,6 +90,9 @@ int guest_mem_check_fd(int fd, uint64_t size, struct error *err);
  */
 void guest_mem_hide(struct guest_mem *mem);
 
+/* Ask the host for huge pages, where that is worth it, as guest_mem_create() does. Any thread. */
+void guest_mem_advise(struct guest_mem *mem);
+
 /*
  * Replace [gpa, gpa+len) by a private mapping of @fd from @offset: its pages
  * come from the page cache when they are touched, and the guest's writes stay

@@ -98,6 +98,12 @@ int page_faults_take_back(struct page_faults *f);
 void page_faults_free(struct page_faults *f);
 
 /*
+ * Give up: whoever sleeps for a page goes on, and finds zeroes, so what is done with RAM must be of
+ * no use any more. Any thread; all that is left to do then is page_faults_free(), by another one.
+ */
+void page_faults_release(struct page_faults *f);
+
+/*
  * @len bytes from @offset of RAM on (page multiples) are @data, which is not guest memory: those
  * pages that are missing get it, and who sleeps for them goes on. Others stay as they are. Any
  * thread. 0 or -errno.

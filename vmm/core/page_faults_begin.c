@@ -131,13 +131,18 @@ static int register_memory(struct guest_mem *mem, int fd, struct error *err)
 	return 0;
 }
 
+static void unregister_memory(struct guest_mem *mem, int fd)
+{
+	struct uffdio_range all = { (uintptr_t)mem->map, guest_mem_size(mem) };
+
+	ioctl(fd, UFFDIO_UNREGISTER, &all);
+}
+
 /* Of a failed start: @fd is the caller's again, and RAM is as it was. */
 static void undo(struct page_faults *f, int fd)
 {
-	struct uffdio_range all = { (uintptr_t)f->mem->map, guest_mem_size(f->mem) };
-
 	f->fd = -1;
-	ioctl(fd, UFFDIO_UNREGISTER, &all);
+	unregister_memory(f->mem, fd);
 	page_faults_free(f);
 }
 
@@ -243,6 +248,17 @@ int page_faults_take_back(struct page_faults *f)
 		return -errno;
 	page_faults_free(f);
 	return 0;
+}
+
+void page_faults_release(struct page_faults *f)
+{
+	f->quit = true;
+	eventfd_write(f->wake_fd, 1);
+	pthread_mutex_lock(&f->lock);
+	/* The kernel wakes them. */
+	if (f->fd >= 0)
+		unregister_memory(f->mem, f->fd);
+	pthread_mutex_unlock(&f->lock);
 }
 
 void page_faults_free(struct page_faults *f)
