@@ -704,6 +704,9 @@ _wisp()
 		--converge)
 			_wisp_words "on off"
 			return ;;
+		--postcopy)
+			_wisp_words "off auto on"
+			return ;;
 		--streams)
 			return ;;
 		--tls)
@@ -718,7 +721,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--bandwidth --downtime --max-rounds --converge --hand-off --copy-disks --streams --tls --zstd --progress --json --cancel --recover --settle --run-dir --help" ;;
+		-*) _wisp_words "--bandwidth --downtime --max-rounds --converge --postcopy --hand-off --copy-disks --streams --tls --zstd --progress --json --cancel --resume --recover --settle --run-dir --help" ;;
 		*) _wisp_ids "" ;;
 		esac ;;
 	receive)
@@ -759,9 +762,11 @@ _wisp()
 		--tls)
 			_wisp_files
 			return ;;
+		--resume)
+			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --tls --trust-source --help" ;;
+		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --tls --trust-source --resume --help" ;;
 		esac ;;
 	upgrade)
 		case $prev in

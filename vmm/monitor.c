@@ -14,6 +14,7 @@
 #include "vmm/hypervisor/x86_template.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
+#include "vmm/migrate/migrate_fill.h"
 #include "vmm/sandbox/core_sched.h"
 #include "vmm/saved/demand.h"
 #include "vmm/saved/working_set.h"
@@ -295,6 +296,8 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 	if (!r && p->image && p->image->demand)
 		r = load_on_demand(p, sandbox, m, &err);
 	if (!r && arrival) {
+		if (arrival->fill)
+			arrival->fill->sandbox = sandbox;
 		/* From the first byte that somebody else's monitor sends. */
 		r = sandbox_filter(sandbox, SANDBOX_THREAD_MAKER);
 		r = r < 0 ? error_set(&err, r, "system call filter: %m") :
@@ -340,6 +343,8 @@ int monitor_main(const struct monitor_params *p)
 	struct error err = { 0 };
 
 	/* It takes privileges that are gone afterwards. */
+	if (p->image && p->image->arrival && p->image->arrival->fill)
+		migrate_fill_open(p->image->arrival->fill);
 	if ((p->image && p->image->demand && demand_open(p->image->demand, &err) < 0) ||
 	    (p->config->core_sched && core_sched_begin(&err) < 0) ||
 	    sandbox_enter(&sandbox, &lock, &err) < 0) {

@@ -1,7 +1,8 @@
 /*
  * Fuzz target (libFuzzer): the stream of a migration that an enemy sends. The first byte of the
  * input chooses how the rest is taken: as bytes of the stream, as records whose headers and
- * checksums are made good as an enemy would, or as the sections of a HELLO. Whatever comes is
+ * checksums are made good as an enemy would, as the sections of a HELLO, or as the records of a
+ * destination that runs its guest already. Whatever comes is
  * refused with a reason, or ends up where it belongs, in memory or on a disk that gets no longer.
  */
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_memory.h"
 #include "vmm/migrate/migrate_mirror.h"
+#include "vmm/migrate/migrate_serve.h"
 #include "vmm/migrate/migrate_wire.h"
 
 #define RAM_BYTES  (3 * MiB + 5 * PAGE_SIZE)
@@ -38,8 +40,11 @@ static void open_wires(struct migrate_wire *a, struct migrate_wire *b)
 	a->patience_ms = b->patience_ms = 0;
 }
 
+#define RAM_PAGES (RAM_BYTES / PAGE_SIZE)
+
 struct sinks {
 	struct migrate_sink memory;
+	uint64_t missing[RAM_PAGES / 64 + 1];
 	struct migrate_mirror_sink disks;
 };
 
@@ -89,9 +94,37 @@ static void take_in(struct migrate_wire *w, struct sinks *sinks)
 			migrate_sink_take(&sinks->memory, &rec, &err);
 		else if (rec.type >= MIGRATE_DISK && rec.type <= MIGRATE_DISK_ZEROES)
 			migrate_mirror_sink_take(&sinks->disks, &rec, &err);
+		else if (rec.type == MIGRATE_MISSING)
+			migrate_missing_take(&rec, sinks->missing, RAM_PAGES, &err);
 	}
+	if (sinks->missing[RAM_PAGES / 64] >> (RAM_PAGES % 64))
+		abort();
 }
 
+static int never_hold(void *arg, struct error *err)
+{
+	return 0;
+}
+
+/* The source's half, with what a destination has sent to @b. */
+static void serve(struct migrate_wire *b, struct guest_mem *mem, bool resumes)
+{
+	struct migrate_memory memory;
+	struct migrate_serve s = { .memory = &memory, .wire = b, .hold_back = never_hold };
+	struct error err = { 0 };
+
+	if (migrate_memory_start_still(&memory, mem, 0, &err) < 0 ||
+	    migrate_serve_init(&s, &err) < 0)
+		abort();
+	if (!resumes || migrate_serve_resume(&s, 0, &err) == 0)
+		migrate_serve_until(&s, MIGRATE_WHOLE, 0, &err);
+	if (s.left > RAM_PAGES)
+		abort();
+	migrate_serve_done(&s);
+	migrate_memory_stop(&memory);
+}
+
+/* Each is taken in at once, unless @sinks is NULL. */
 static void send_records(struct migrate_wire *a, struct migrate_wire *b, struct sinks *sinks,
 			 const uint8_t *data, size_t size)
 {
@@ -105,7 +138,8 @@ static void send_records(struct migrate_wire *a, struct migrate_wire *b, struct 
 		/* Types with an upper bound below this are tried too. */
 		if (migrate_wire_send(a, type, page, data + RECORD_BYTES, len, &err) < 0)
 			break;
-		take_in(b, sinks);
+		if (sinks)
+			take_in(b, sinks);
 		data += RECORD_BYTES + len;
 		size -= RECORD_BYTES + len;
 	}
@@ -143,7 +177,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size < 1)
 		return 0;
-	if (data[0] % 3 == 2) {
+	if (data[0] % 4 == 2) {
 		try_hello(data + 1, size - 1);
 		return 0;
 	}
@@ -151,8 +185,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		abort();
 	open_sinks(&sinks, mem);
 	open_wires(&a, &b);
-	if (data[0] % 3 == 1) {
+	if (data[0] % 4 == 1) {
 		send_records(&a, &b, &sinks, data + 1, size - 1);
+	} else if (data[0] % 4 == 3) {
+		/* What it would get it need not read. */
+		shutdown(a.in, SHUT_RD);
+		send_records(&a, &b, NULL, data + 1, size - 1);
+		serve(&b, mem, data[0] & 4);
 	} else if (write(a.out, data + 1, size - 1) == (ssize_t)(size - 1)) {
 		shutdown(a.out, SHUT_WR);
 		take_in(&b, &sinks);

@@ -108,7 +108,31 @@ static int save_disk(const char *dir)
 	return save(dir, "disk", 1, bytes, p - bytes);
 }
 
-/* The version is 1 + the number of bytes modulo 3 (fuzz_migrate.c). */
+/* What a destination says of pages that it misses: at first, and over another connection. */
+static int save_late(const char *dir)
+{
+	uint8_t bytes[64] = { 0 }, *p = bytes;
+	int r;
+
+	p[0] = MIGRATE_MISSING - 1;
+	put_le16(p + 2, 16);
+	put_le64(p + 4, 5);
+	put_le64(p + 12, 1ull << 63);
+	p += 20;
+	p[0] = MIGRATE_RESUMED - 1;
+	p += 4;
+	p[0] = MIGRATE_WANT - 1;
+	p[1] = 1;
+	p += 4;
+	p[0] = MIGRATE_WHOLE - 1;
+	p += 4;
+	r = save(dir, "resumed", 3 | 4, bytes, p - bytes);
+	if (!r)
+		r = save(dir, "missing", 1, bytes, p - bytes);
+	return r ? r : save(dir, "wanted", 3, bytes + 24, p - bytes - 24);
+}
+
+/* The version is 1 + the number of bytes modulo MIGRATE_VERSION (fuzz_migrate.c). */
 static int save_hello(const char *dir, const char *file, const char *name, const void *rest,
 		      size_t rest_len)
 {
@@ -139,9 +163,13 @@ int main(int argc, char **argv)
 	if (!r)
 		r = save_disk(argv[1]);
 	if (!r)
-		r = save_hello(argv[1], "hello", "vm1", "", 0);
+		r = save_late(argv[1]);
 	if (!r)
-		r = save_hello(argv[1], "hello-copies", "vm1", "\0\1", 2);
+		r = save_hello(argv[1], "hello", "vm", "", 0);
+	if (!r)
+		r = save_hello(argv[1], "hello-copies", "vm", "\0\1", 2);
+	if (!r)
+		r = save_hello(argv[1], "hello-late", "vm", "\0\0\2\1", 4);
 	if (r < 0)
 		fprintf(stderr, "%s: %s\n", argv[1], strerror(-r));
 	return r < 0;

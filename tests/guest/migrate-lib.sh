@@ -65,7 +65,7 @@ await() {
 }
 
 # Types of records, as relay wants them.
-pages=2 round=4 state=5 commit=6 ready=7 prepared=9 running=10 disk=12
+pages=2 round=4 state=5 commit=6 ready=7 prepared=9 running=10 disk=12 missing=16 sent=18
 
 # Start the guest as $1 with options $2..., and wait until it is some rounds on. It goes on until
 # it is told by its disk that it was enough(): nothing here depends on how long anything takes.

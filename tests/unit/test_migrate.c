@@ -1,4 +1,4 @@
-/* The stream of a migration, memory on its way through it, and what is left in journals. */
+/* The stream of a migration, and memory on its way through it. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "tests/unit/fake_hv.h"
-#include "vmm/migrate/migrate_journal.h"
+#include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_memory.h"
 #include "vmm/migrate/migrate_wire.h"
 
@@ -540,7 +540,7 @@ static void pages_that_make_no_sense_are_refused(void **state)
 /* ---- what the source says of itself ---- */
 
 /* Without what is negative. */
-static int read_hello_with(uint32_t version, int way, int comes, int streams,
+static int read_hello_with(uint32_t version, int way, int comes, int streams, int late,
 			   struct migrate_hello *ret, struct error *err)
 {
 	static const uint8_t uuid[MIGRATE_UUID_BYTES] = { 1, 2, 3 };
@@ -562,6 +562,8 @@ static int read_hello_with(uint32_t version, int way, int comes, int streams,
 		state_put_u8(&w, comes);
 	if (streams >= 0)
 		state_put_u8(&w, streams);
+	if (late >= 0)
+		state_put_u8(&w, late);
 	state_end(&w);
 	state_seal(&w);
 	assert_int_equal(w.failed, 0);
@@ -576,12 +578,17 @@ static int read_hello_with(uint32_t version, int way, int comes, int streams,
 static int read_hello_of(uint32_t version, int way, int comes, struct migrate_hello *ret,
 			 struct error *err)
 {
-	return read_hello_with(version, way, comes, -1, ret, err);
+	return read_hello_with(version, way, comes, -1, -1, ret, err);
 }
 
 static int read_streams(unsigned streams, struct migrate_hello *ret, struct error *err)
 {
-	return read_hello_with(4, MIGRATE_COPIED, 0, (int)streams, ret, err);
+	return read_hello_with(4, MIGRATE_COPIED, 0, (int)streams, -1, ret, err);
+}
+
+static int read_late(int late, struct migrate_hello *ret, struct error *err)
+{
+	return read_hello_with(5, MIGRATE_COPIED, 0, 2, late, ret, err);
 }
 
 static int read_hello(uint32_t version, int way, struct migrate_hello *ret, struct error *err)
@@ -619,54 +626,16 @@ static void older_sources_are_understood_and_newer_ones_refused(void **state)
 		assert_int_equal(read_streams(streams, &hello, &err), good ? 0 : -EBADMSG);
 		assert_true(!good || hello.streams == streams);
 	}
-	assert_int_equal(read_hello(5, MIGRATE_COPIED, &hello, &err), -EBADMSG);
-	assert_non_null(strstr(err.msg, "version 5"));
-}
-
-/* ---- journals ---- */
-
-static void a_journals_last_whole_line_counts(void **state)
-{
-	char dir[] = "/tmp/test_migrate.XXXXXX";
-	struct migrate_journal j = { .fd = -1, .role = MIGRATE_SOURCE }, found;
-	uint8_t uuid[MIGRATE_UUID_BYTES] = { 0xab, 1 };
-	struct error err = { 0 };
-
-	assert_non_null(mkdtemp(dir));
-	migrate_uuid_print(uuid, j.uuid);
-	strcpy(j.id, "vm1");
-	strcpy(j.peer, "tcp:1.2.3.4:5");
-	if (migrate_journal_create(&j, dir, &err) < 0)
-		fail_msg("%s", err.msg);
-	assert_int_equal(migrate_journal_read(dir, j.uuid, MIGRATE_SOURCE, &found), 0);
-	assert_string_equal(found.phase, "started");
-	assert_string_equal(found.id, "vm1");
-	assert_string_equal(found.peer, "tcp:1.2.3.4:5");
-	assert_int_equal(migrate_note(j.fd, MIGRATE_PHASE_COMMITTED), 0);
-	/* Killed in the middle of a word. */
-	assert_int_equal(write(j.fd, "confi", 5), 5);
-	assert_int_equal(migrate_journal_read(dir, j.uuid, MIGRATE_SOURCE, &found), 0);
-	assert_string_equal(found.phase, MIGRATE_PHASE_COMMITTED);
-	assert_int_equal(migrate_journal_read(dir, j.uuid, MIGRATE_DESTINATION, &found), -ENOENT);
-	migrate_journal_remove(&j);
-	assert_int_equal(migrate_journal_read(dir, j.uuid, MIGRATE_SOURCE, &found), -ENOENT);
-	snprintf(found.path, sizeof(found.path), "%s/.migrations", dir);
-	rmdir(found.path);
-	rmdir(dir);
-}
-
-static void names_of_migrations_survive_text(void **state)
-{
-	uint8_t uuid[MIGRATE_UUID_BYTES], back[MIGRATE_UUID_BYTES];
-	char text[MIGRATE_UUID_TEXT];
-
-	assert_int_equal(migrate_uuid_new(uuid), 0);
-	migrate_uuid_print(uuid, text);
-	assert_int_equal(migrate_uuid_parse(text, back), 0);
-	assert_memory_equal(uuid, back, sizeof(uuid));
-	text[3] = 'G';
-	assert_int_equal(migrate_uuid_parse(text, back), -EINVAL);
-	assert_int_equal(migrate_uuid_parse("ab", back), -EINVAL);
+	/* The fifth says whether pages may come late. */
+	assert_false(hello.postcopy);
+	assert_int_equal(read_late(1, &hello, &err), 0);
+	assert_true(hello.postcopy);
+	assert_int_equal(read_late(0, &hello, &err), 0);
+	assert_false(hello.postcopy);
+	assert_int_equal(read_late(2, &hello, &err), -EBADMSG);
+	assert_int_equal(read_late(-1, &hello, &err), -EBADMSG);
+	assert_int_equal(read_hello(6, MIGRATE_COPIED, &hello, &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, "version 6"));
 }
 
 int main(void)
@@ -691,8 +660,6 @@ int main(void)
 		cmocka_unit_test(pages_are_written_where_they_are_to_be),
 		cmocka_unit_test(pages_that_make_no_sense_are_refused),
 		cmocka_unit_test(older_sources_are_understood_and_newer_ones_refused),
-		cmocka_unit_test(a_journals_last_whole_line_counts),
-		cmocka_unit_test(names_of_migrations_survive_text),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
 /* What --recover decides, for every pair of sides that could be found; and what journals say. */
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -35,6 +36,7 @@ static const char *const source_phases[] = {
 	NULL,
 	MIGRATE_PHASE_STARTED,
 	MIGRATE_PHASE_COMMITTED,
+	MIGRATE_PHASE_SERVING,
 	MIGRATE_PHASE_CONFIRMED,
 	MIGRATE_PHASE_RETURNED,
 };
@@ -43,6 +45,7 @@ static const char *const destination_phases[] = {
 	NULL,
 	MIGRATE_PHASE_STARTED,
 	MIGRATE_PHASE_PREPARED,
+	MIGRATE_PHASE_FILLING,
 	MIGRATE_PHASE_RUNNING,
 	MIGRATE_PHASE_GIVEN_UP,
 };
@@ -73,6 +76,7 @@ static void check_take_back(const struct migrate_side *src, const struct migrate
 	assert_true(src->known && src->found == MIGRATE_WAITS);
 	assert_true(dst->known);
 	assert_false(migrate_side_is(dst, MIGRATE_PHASE_RUNNING));
+	assert_false(migrate_side_is(dst, MIGRATE_PHASE_FILLING));
 	assert_true(dst->found == MIGRATE_GONE || migrate_side_is(dst, MIGRATE_PHASE_GIVEN_UP));
 }
 
@@ -202,7 +206,91 @@ static void one_side_alone_is_for_a_person_to_settle(void **state)
 			 MIGRATE_ASK_THERE);
 }
 
-/* ---- whose a journal is ---- */
+static void check_lost(const struct migrate_side *src, const struct migrate_side *dst,
+		       enum migrate_verdict verdict)
+{
+	if (verdict != MIGRATE_LOST)
+		return;
+	/* It was in both, one of which is there no more. */
+	assert_true(migrate_side_is(dst, MIGRATE_PHASE_FILLING) ||
+		    migrate_side_is(src, MIGRATE_PHASE_SERVING));
+	assert_false(migrate_side_is(dst, MIGRATE_PHASE_RUNNING));
+	assert_true(src->found == MIGRATE_GONE || dst->found == MIGRATE_GONE);
+}
+
+static void a_guest_in_two_is_lost_only_with_one_of_them(void **state)
+{
+	for_each_pair(check_lost);
+	assert_int_equal(decide(MIGRATE_WAITS, MIGRATE_PHASE_SERVING, MIGRATE_HOLDS,
+				MIGRATE_PHASE_FILLING),
+			 MIGRATE_GO_ON);
+	/* Committed, and the source has not heard that it ran. */
+	assert_int_equal(decide(MIGRATE_WAITS, MIGRATE_PHASE_COMMITTED, MIGRATE_HOLDS,
+				MIGRATE_PHASE_FILLING),
+			 MIGRATE_GO_ON);
+	assert_int_equal(decide(MIGRATE_WAITS, MIGRATE_PHASE_SERVING, MIGRATE_GONE,
+				MIGRATE_PHASE_FILLING),
+			 MIGRATE_LOST);
+	assert_int_equal(decide(MIGRATE_GONE, MIGRATE_PHASE_SERVING, MIGRATE_HOLDS,
+				MIGRATE_PHASE_FILLING),
+			 MIGRATE_LOST);
+	assert_int_equal(decide(MIGRATE_WAITS, MIGRATE_PHASE_SERVING, MIGRATE_HOLDS,
+				MIGRATE_PHASE_RUNNING),
+			 MIGRATE_CONFIRM);
+	assert_int_equal(decide(MIGRATE_BUSY, MIGRATE_PHASE_SERVING, MIGRATE_HOLDS,
+				MIGRATE_PHASE_FILLING),
+			 MIGRATE_UNDER_WAY);
+	assert_int_equal(decide(MIGRATE_WAITS, MIGRATE_PHASE_SERVING, MIGRATE_SILENT,
+				MIGRATE_PHASE_FILLING),
+			 MIGRATE_ASK_AGAIN);
+}
+
+/* ---- what a journal says, and whose it is ---- */
+
+static void a_journals_last_whole_line_counts(void **state)
+{
+	char dir[] = "/tmp/test_migrate.XXXXXX";
+	struct migrate_journal j = { .fd = -1, .role = MIGRATE_SOURCE }, found;
+	uint8_t uuid[MIGRATE_UUID_BYTES] = { 0xab, 1 };
+	struct error err = { 0 };
+
+	assert_non_null(mkdtemp(dir));
+	migrate_uuid_print(uuid, j.uuid);
+	strcpy(j.id, "vm1");
+	strcpy(j.peer, "tcp:1.2.3.4:5");
+	if (migrate_journal_create(&j, dir, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(migrate_journal_read(dir, j.uuid, MIGRATE_SOURCE, &found), 0);
+	assert_string_equal(found.phase, "started");
+	assert_string_equal(found.id, "vm1");
+	assert_string_equal(found.peer, "tcp:1.2.3.4:5");
+	assert_int_equal(migrate_note(j.fd, MIGRATE_PHASE_COMMITTED), 0);
+	/* Killed in the middle of a word. */
+	assert_int_equal(write(j.fd, "confi", 5), 5);
+	assert_int_equal(migrate_journal_read(dir, j.uuid, MIGRATE_SOURCE, &found), 0);
+	assert_string_equal(found.phase, MIGRATE_PHASE_COMMITTED);
+	assert_int_equal(migrate_journal_read(dir, j.uuid, MIGRATE_DESTINATION, &found), -ENOENT);
+	migrate_journal_remove(&j);
+	assert_int_equal(migrate_journal_read(dir, j.uuid, MIGRATE_SOURCE, &found), -ENOENT);
+	snprintf(found.path, sizeof(found.path), "%s/.migrations", dir);
+	rmdir(found.path);
+	rmdir(dir);
+}
+
+static void names_of_migrations_survive_text(void **state)
+{
+	uint8_t uuid[MIGRATE_UUID_BYTES], back[MIGRATE_UUID_BYTES];
+	char text[MIGRATE_UUID_TEXT];
+
+	assert_int_equal(migrate_uuid_new(uuid), 0);
+	migrate_uuid_print(uuid, text);
+	assert_int_equal(migrate_uuid_parse(text, back), 0);
+	assert_memory_equal(uuid, back, sizeof(uuid));
+	text[3] = 'G';
+	assert_int_equal(migrate_uuid_parse(text, back), -EINVAL);
+	assert_int_equal(migrate_uuid_parse("ab", back), -EINVAL);
+}
+
 
 struct journals {
 	char dir[40];
@@ -312,6 +400,9 @@ int main(void)
 		cmocka_unit_test(what_is_under_way_or_silent_is_left_alone),
 		cmocka_unit_test(nobody_is_left_waiting_by_what_is_settled),
 		cmocka_unit_test(one_side_alone_is_for_a_person_to_settle),
+		cmocka_unit_test(a_guest_in_two_is_lost_only_with_one_of_them),
+		cmocka_unit_test(a_journals_last_whole_line_counts),
+		cmocka_unit_test(names_of_migrations_survive_text),
 		cmocka_unit_test_setup_teardown(
 			a_journal_is_held_as_long_as_somebody_could_write_to_it, begin, end),
 		cmocka_unit_test_setup_teardown(nothing_is_left_of_a_destination_that_has_ended,

@@ -192,6 +192,7 @@ static void the_thread_that_brings_pages_reads_files_and_has_no_kvm(void **state
 	assert_int_equal(try_call(SANDBOX_THREAD_FAULT, SYS_ioctl, -1, UFFDIO_COPY, 0, 0), EBADF);
 	assert_int_equal(try_call(SANDBOX_THREAD_MAIN, SYS_ioctl, -1, UFFDIO_COPY, 0, 0), EBADF);
 	assert_int_equal(try_call(SANDBOX_THREAD_FAULT, SYS_pread64, -1, 0, 0, 0), EBADF);
+	assert_int_equal(try_call(SANDBOX_THREAD_FAULT, SYS_pwritev2, -1, 0, 0, 0), EBADF);
 	assert_int_equal(try_call(SANDBOX_THREAD_FAULT, SYS_ioctl, -1, KVM_RUN, 0, 0), KILLED);
 	assert_int_equal(try_call(SANDBOX_THREAD_FAULT, SYS_pwrite64, -1, 0, 0, 0), KILLED);
 	assert_int_equal(try_call(SANDBOX_THREAD_FAULT, SYS_clone, SIGCHLD, 0, 0, 0), KILLED);

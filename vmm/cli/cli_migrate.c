@@ -23,7 +23,8 @@ struct migrate_options {
 	char *run_dir, *tls, *settle;
 	uint64_t bandwidth;
 	unsigned level, max_rounds, downtime_ms, streams;
-	bool converge, hand_off, copy_disks, json, progress, cancel, recover;
+	unsigned postcopy; /* enum migrate_postcopy */
+	bool converge, hand_off, copy_disks, json, progress, cancel, recover, resume;
 };
 
 /* Of what the request takes along: there the further connections begin. */
@@ -53,6 +54,11 @@ const struct config_item migrate_options[] = {
 	{ "--converge", "on|off",
 	  "Slow the guest down when it changes memory faster than it can be sent (on)",
 	  CONFIG_SWITCH, MEMBER(converge) },
+	{ "--postcopy", "off|auto|on",
+	  "Let the guest run there before all of its memory has arrived: after the first round "
+	  "(on), or when it changes memory too fast (auto); until it is whole it needs both hosts "
+	  "(off)",
+	  CONFIG_CHOICE, MEMBER(postcopy) },
 	{ "--hand-off", NULL,
 	  "To a monitor of this host, by a UNIX socket: hand shared memory over as it is, write "
 	  "private memory straight into the other's",
@@ -76,6 +82,10 @@ const struct config_item migrate_options[] = {
 	  CONFIG_FLAG, MEMBER(json) },
 	{ "--cancel", NULL, "Give up the migration of ID that is under way", CONFIG_FLAG,
 	  MEMBER(cancel) },
+	{ "--resume", NULL,
+	  "Of a guest that runs at DESTINATION ('wisp receive --resume') and waits for memory that "
+	  "is still here, since the connection was lost: go on",
+	  CONFIG_FLAG, MEMBER(resume) },
 	{ "--recover", NULL,
 	  "Settle what crashes have left of migrations, of ID or of all microVMs of this user",
 	  CONFIG_FLAG, MEMBER(recover) },
@@ -143,6 +153,11 @@ static const char *way_text(const json_t *reply)
 static void report(const struct migrate_options *o, const char *id, const char *dest,
 		   json_t *reply)
 {
+	const char *refused = json_string_value(json_object_get(reply, "no_postcopy"));
+
+	if (refused)
+		fprintf(stderr, "wisp: no post-copy, memory was sent before the guest ran there: "
+				"%s\n", refused);
 	if (o->json) {
 		json_object_del(reply, "ok");
 		print_json(reply);
@@ -155,23 +170,35 @@ static void report(const struct migrate_options *o, const char *id, const char *
 		printf("disks %.1f MiB, ", number(reply, "disk_bytes") / MiB);
 	if (o->streams > 1)
 		printf("%.0f streams, ", number(reply, "streams"));
-	printf("state %.1f KiB), %.0f rounds, guest paused for %.1f ms\n",
+	printf("state %.1f KiB), %.0f rounds, guest paused for %.1f ms",
 	       number(reply, "state_bytes") / KiB, number(reply, "rounds"),
 	       number(reply, "blackout_us") / 1000);
+	if (json_is_true(json_object_get(reply, "postcopy")))
+		printf(", %.1f MiB came late, %.0f times waited for",
+		       number(reply, "late_pages") * PAGE_SIZE / MiB,
+		       number(reply, "wanted_pages"));
+	printf("\n");
 }
 
 static int ask(struct migration *mig, int sock, json_t **ret_reply, struct error *err)
 {
+	static const char *const postcopy[] = {
+		[MIGRATE_NO_POSTCOPY] = "off",
+		[MIGRATE_POSTCOPY_AUTO] = "auto",
+		[MIGRATE_POSTCOPY] = "on",
+	};
 	const struct migrate_options *o = mig->options;
 	struct control_extra extra = { .progress = show, .arg = mig };
 	int fds[FIRST_STREAM_FD + MIGRATE_MAX_STREAMS - 1] = { mig->in, mig->out, mig->journal.fd,
 							       mig->hold[0] };
-	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:b, s:b, s:i}", "do",
+	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:b, s:b, s:i, s:s}",
+				    "do",
 				    "migrate", "uuid", mig->journal.uuid, "level", o->level,
 				    "max_rounds", o->max_rounds, "downtime_ms", o->downtime_ms,
 				    "bandwidth", (json_int_t)o->bandwidth, "converge", o->converge,
 				    "hand_off", o->hand_off, "copy_disks", o->copy_disks,
-				    "streams", 1 + mig->num_more);
+				    "streams", 1 + mig->num_more, "postcopy",
+				    postcopy[o->postcopy]);
 
 	memcpy(fds + FIRST_STREAM_FD, mig->more, mig->num_more * sizeof(*fds));
 	return control_ask_extra(sock, request, fds, FIRST_STREAM_FD + mig->num_more, ret_reply,
@@ -239,12 +266,27 @@ static void end_journal(struct migration *mig, int r)
 	    migrate_journal_read(mig->options->run_dir, mig->journal.uuid, MIGRATE_SOURCE, &now) ==
 		    0 &&
 	    (!strcmp(now.phase, MIGRATE_PHASE_COMMITTED) ||
+	     !strcmp(now.phase, MIGRATE_PHASE_SERVING) ||
 	     (!strcmp(now.phase, MIGRATE_PHASE_STARTED) &&
 	      (r == -EPROTO || !is_there(mig) || waits_here(mig)))))
 		keep = true;
 	migrate_journal_leave(&mig->journal);
 	if (!keep)
 		migrate_journal_forget(mig->options->run_dir, mig->journal.uuid);
+}
+
+/* The guest ran there, and what was still here of its memory has ended. */
+static void say_if_lost(const struct migration *mig, struct error *err)
+{
+	struct migrate_journal now = { 0 };
+
+	if (migrate_journal_read(mig->options->run_dir, mig->journal.uuid, MIGRATE_SOURCE, &now) <
+		    0 ||
+	    strcmp(now.phase, MIGRATE_PHASE_SERVING) != 0 || is_there(mig))
+		return;
+	error_prefix(err, "the guest '%s' is lost: it ran at %s, and the part of its memory that "
+			  "was still here has ended",
+		     mig->journal.id, mig->journal.peer);
 }
 
 /*
@@ -306,6 +348,8 @@ static int hand_over(const struct migrate_options *o, const char *id, const char
 		r = begin_journal(&mig, id, peer, err);
 	if (!r) {
 		r = ask(&mig, sock, ret_report, err);
+		if (r < 0)
+			say_if_lost(&mig, err);
 		end_journal(&mig, r);
 	}
 	cli_disks_done(&mig.disks);
@@ -334,6 +378,46 @@ static int migrate(const struct migrate_options *o, const char *id, const char *
 	return r;
 }
 
+/* The rest of a guest that runs at @dest already. */
+static int resume(const struct migrate_options *o, const char *id, const char *dest,
+		  struct error *err)
+{
+	struct migration mig = { .options = o };
+	struct control_extra extra = { .progress = show, .arg = &mig };
+	int sock = control_connect_in(o->run_dir, id, err), in = -1, out = -1, hold[2], r;
+	json_t *status = NULL, *reply = NULL;
+
+	if (sock < 0)
+		return sock;
+	/* Its journals are settled with it. */
+	r = control_ask(sock, json_pack("{s:s}", "do", "migrate-status"), NULL, 0, &status, err);
+	if (!r && pipe2(hold, O_CLOEXEC) < 0)
+		r = error_set(err, -errno, "pipe: %m");
+	if (!r) {
+		r = migrate_address_open(dest, o->tls, &in, &out, err);
+		if (!r)
+			r = control_ask_extra(sock,
+					      json_pack("{s:s, s:I}", "do", "migrate-resume",
+							"bandwidth", (json_int_t)o->bandwidth),
+					      (int[]){ in, out, hold[0] }, 3, &reply, &extra, err);
+		close(hold[0]);
+		close(hold[1]);
+	}
+	if (in >= 0)
+		close(in);
+	if (out >= 0 && out != in)
+		close(out);
+	close(sock);
+	if (!r) {
+		report(o, id, dest, reply);
+		migrate_journal_forget(o->run_dir,
+				       json_string_value(json_object_get(status, "uuid")));
+	}
+	json_decref(status);
+	json_decref(reply);
+	return r;
+}
+
 /* Have the monitor of @id do as @request says, which is taken over. */
 static int tell(const struct migrate_options *o, const char *id, json_t *request, struct error *err)
 {
@@ -358,6 +442,11 @@ static int carry_out(const struct migrate_options *o, const char *const *args, i
 	if (o->settle && num == 1)
 		return tell(o, args[0],
 			    json_pack("{s:s, s:s}", "do", "migrate-settle", "as", o->settle), err);
+	if (o->resume && num == 2)
+		return resume(o, args[0], args[1], err);
+	if (o->postcopy && o->hand_off)
+		return error_usage(err, -EINVAL, "migrate: --hand-off sends no memory late: not "
+						 "with --postcopy");
 	if (o->copy_disks && o->hand_off)
 		return error_usage(err, -EINVAL, "migrate: --hand-off is within one host, which "
 						 "has the disks: not with --copy-disks");
@@ -372,10 +461,10 @@ static int carry_out(const struct migrate_options *o, const char *const *args, i
 		return error_usage(err, -EINVAL,
 				   "migrate: --streams: '%s' is one pipe, and cannot be connected "
 				   "to again", args[1]);
-	if (num == 2 && !o->recover && !o->cancel && !o->settle)
+	if (num == 2 && !o->recover && !o->cancel && !o->settle && !o->resume)
 		return migrate(o, args[0], args[1], err);
-	return error_usage(err, -EINVAL, "migrate: needs ID and DESTINATION, --cancel ID, --settle "
-					 "WORD ID, or --recover [ID]");
+	return error_usage(err, -EINVAL, "migrate: needs ID and DESTINATION (also with --resume), "
+					 "--cancel ID, --settle WORD ID, or --recover [ID]");
 }
 
 #define DEFAULTS .streams = 1, .max_rounds = 30, .downtime_ms = 100, .converge = true

@@ -57,7 +57,8 @@ static enum migrate_found source_found(const json_t *reply, const struct migrate
 	/* Another migration, or another microVM. Or this one is to begin in a moment. */
 	if (!phase || !has_name(reply, "uuid", j))
 		return j->held ? MIGRATE_BUSY : MIGRATE_GONE;
-	if (!strcmp(phase, migrate_phase_name(MIGRATE_UNCONFIRMED)))
+	if (!strcmp(phase, migrate_phase_name(MIGRATE_UNCONFIRMED)) ||
+	    !strcmp(phase, migrate_phase_name(MIGRATE_CUT_OFF)))
 		return MIGRATE_WAITS;
 	return !strcmp(phase, migrate_phase_name(MIGRATE_FAILED)) ? MIGRATE_HOLDS : MIGRATE_BUSY;
 }
@@ -142,6 +143,7 @@ static int settle(struct party *p, const char *as)
 static bool has_decided(const struct migrate_journal *j)
 {
 	return !j->held || !strcmp(j->phase, MIGRATE_PHASE_RUNNING) ||
+	       !strcmp(j->phase, MIGRATE_PHASE_FILLING) ||
 	       !strcmp(j->phase, MIGRATE_PHASE_GIVEN_UP);
 }
 
@@ -212,6 +214,31 @@ static void say_settled(const struct party *src, const struct party *dst)
 		printf("it never ran here; whether it was to is known at its source\n");
 }
 
+static void say_go_on(const struct party *src, const struct party *dst)
+{
+	if (src->side.known)
+		printf("it runs at %s, and some of its memory is still here. Where the connection "
+		       "is lost: there 'wisp receive --resume %s SOURCE', then 'wisp migrate "
+		       "--resume %s DESTINATION'\n",
+		       src->side.journal.peer, dst->side.known ? id_of(dst) : "ID", id_of(src));
+	else
+		printf("it runs here, and some of its memory is still at its source. Where the "
+		       "connection is lost: 'wisp receive --resume %s SOURCE', then there 'wisp "
+		       "migrate --resume'\n",
+		       id_of(dst));
+}
+
+static void say_lost(const struct party *src, const struct party *dst)
+{
+	bool here = dst->side.known && dst->side.found != MIGRATE_GONE;
+
+	printf("the guest is lost: '%s' ended with a part of its memory%s%s%s\n",
+	       here || !dst->side.known ? id_of(src) : id_of(dst),
+	       here || src->side.found == MIGRATE_WAITS ? "; '" : "",
+	       here ? id_of(dst) : src->side.found == MIGRATE_WAITS ? id_of(src) : "",
+	       here || src->side.found == MIGRATE_WAITS ? "' has the rest, and ends" : "");
+}
+
 static void say(enum migrate_verdict verdict, const struct party *src, const struct party *dst)
 {
 	const struct party *known = src->side.known ? src : dst;
@@ -241,6 +268,12 @@ static void say(enum migrate_verdict verdict, const struct party *src, const str
 		break;
 	case MIGRATE_RUN_THERE:
 		printf("it was handed over, and '%s' waits to be told so\n", id_of(dst));
+		break;
+	case MIGRATE_GO_ON:
+		say_go_on(src, dst);
+		break;
+	case MIGRATE_LOST:
+		say_lost(src, dst);
 		break;
 	case MIGRATE_CONFIRM:
 		printf("it %s as '%s'\n", dst->side.journal.held ? "runs" : "ran and ended",
@@ -273,6 +306,10 @@ static bool carry_out(enum migrate_verdict verdict, struct party *src, struct pa
 		return settle(src, "take-back") == 0;
 	case MIGRATE_END_THERE:
 		return end_there(dst, rec);
+	case MIGRATE_LOST:
+		if (src->side.known && src->side.found == MIGRATE_WAITS)
+			return settle(src, "confirm") == 0;
+		return !dst->side.known || dst->side.found == MIGRATE_GONE || end_there(dst, rec);
 	case MIGRATE_SETTLED:
 		return true;
 	default:

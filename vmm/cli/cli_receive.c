@@ -1,5 +1,6 @@
 /* wisp receive: the machine that another monitor hands over, by what this host calls its files. */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 #include "vmm/cli/cli_migrate.h"
 #include "vmm/cli/cli_saved.h"
 #include "vmm/config/config_state.h"
+#include "vmm/control/control_client.h"
 #include "vmm/core/guest_mem.h"
 #include "vmm/default_guest.h"
 #include "vmm/launch.h"
@@ -16,6 +18,7 @@
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_address.h"
 #include "vmm/migrate/migrate_copies.h"
+#include "vmm/migrate/migrate_fill.h"
 #include "vmm/migrate/migrate_gather.h"
 #include "vmm/migrate/migrate_journal.h"
 #include "vmm/migrate/migrate_wire.h"
@@ -30,6 +33,7 @@ struct receiving {
 	struct migrate_wire streams[MIGRATE_MAX_STREAMS - 1];
 	struct migrate_gather gather; /* of those streams */
 	struct migrate_arrival arrival;
+	struct migrate_fill fill; /* for @arrival, if its memory may come late */
 	struct migrate_journal journal;
 	struct machine_config config;
 	struct migrate_copies copies;
@@ -99,6 +103,8 @@ static int receive_hello(struct receiving *x, struct error *err)
 		r = machine_check_state(&x->state, err);
 	if (!r)
 		r = migrate_read_hello(&x->state, &x->arrival.hello, err);
+	if (!r && x->arrival.hello.postcopy)
+		x->arrival.fill = &x->fill;
 	if (!r)
 		r = receive_streams(x, err);
 	if (!r)
@@ -262,6 +268,7 @@ static void end_journal(struct receiving *x)
 	/* Before we look for the source's: see migrate_journal_forget(). */
 	migrate_journal_leave(&x->journal);
 	if (known && (!strcmp(here.phase, MIGRATE_PHASE_PREPARED) ||
+		      !strcmp(here.phase, MIGRATE_PHASE_FILLING) ||
 		      (strcmp(here.phase, MIGRATE_PHASE_STARTED) != 0 &&
 		       migrate_journal_read(run_dir, uuid, MIGRATE_SOURCE, &source) == 0)))
 		return;
@@ -277,7 +284,8 @@ static void end_copies(struct receiving *x)
 	struct migrate_journal here = { 0 };
 	bool never_ran = migrate_journal_read(x->config.run_dir, x->journal.uuid,
 					      MIGRATE_DESTINATION, &here) == 0 &&
-			 strcmp(here.phase, MIGRATE_PHASE_RUNNING) != 0;
+			 strcmp(here.phase, MIGRATE_PHASE_RUNNING) != 0 &&
+			 strcmp(here.phase, MIGRATE_PHASE_FILLING) != 0;
 
 	migrate_copies_end(&x->copies, !never_ran);
 }
@@ -346,6 +354,34 @@ static int receive(struct receiving *x, const char *source)
 	return error_status(&err);
 }
 
+/* Connect @source to a guest that is here, and waits for memory that its source still has. */
+static int resume(struct receiving *x, const char *source, struct error *err)
+{
+	int sock = control_connect_in(x->options.run_dir, x->options.resume, err);
+	int in = -1, out = -1, hold[2] = { -1, -1 }, r;
+
+	if (sock < 0)
+		return sock;
+	r = pipe2(hold, O_CLOEXEC) < 0 ? error_set(err, -errno, "pipe: %m") : 0;
+	if (!r)
+		r = migrate_address_await(source, x->options.tls, &x->gather.listener, &in, &out,
+					  err);
+	migrate_gather_done(&x->gather);
+	/* Whether it is the source is for the monitor to find out, which knows its secret. */
+	if (!r)
+		r = control_ask(sock, json_pack("{s:s}", "do", "migrate-resume"),
+				(int[]){ in, out, hold[0] }, 3, NULL, err);
+	for (unsigned i = 0; i < 2; i++)
+		if (hold[i] >= 0)
+			close(hold[i]);
+	if (in >= 0)
+		close(in);
+	if (out >= 0 && out != in)
+		close(out);
+	close(sock);
+	return r;
+}
+
 static void receiving_init(struct receiving *x)
 {
 	*x = (struct receiving){
@@ -353,6 +389,7 @@ static void receiving_init(struct receiving *x)
 		.wire = { .in = -1, .out = -1, .fd = -1 },
 		.gather = { .listener.fd = -1, .patience_ms = HELLO_MS },
 		.journal.fd = -1,
+		.fill.fd = -1,
 	};
 	migrate_copies_init(&x->copies);
 	config_init(&x->config);
@@ -389,7 +426,7 @@ int receive_main(int argc, char **argv)
 	struct error err = { 0 };
 	struct receiving x;
 	const char *source;
-	int r, status;
+	int r, status = 1;
 
 	receiving_init(&x);
 	r = config_parse_verb("receive", receive_options, &x.options, argc, argv, &source, 1,
@@ -397,13 +434,17 @@ int receive_main(int argc, char **argv)
 	if (r == 0)
 		r = error_usage(&err, -EINVAL, "receive: needs SOURCE");
 	/* Before anybody can connect, where that is known already. */
-	if (r > 0 && !strncmp(source, "tcp:", strlen("tcp:")))
+	if (r > 0 && !x.options.resume && !strncmp(source, "tcp:", strlen("tcp:")))
 		r = check_source(&x, source, &err);
+	if (r >= 0 && x.options.resume) {
+		r = resume(&x, source, &err);
+		status = 0;
+	} else if (r >= 0) {
+		status = receive(&x, source);
+	}
 	if (r < 0) {
 		error_print(&err);
 		status = error_status(&err);
-	} else {
-		status = receive(&x, source);
 	}
 	receiving_done(&x);
 	return status;

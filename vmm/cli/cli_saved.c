@@ -122,6 +122,10 @@ const struct config_item receive_options[] = {
 	{ "--trust-source", NULL,
 	  "Also whoever connects by tcp: may say which of this user's files and networks to open",
 	  CONFIG_FLAG, MEMBER(trust_source) },
+	{ "--resume", "ID",
+	  "No new one: let ID, which came by --postcopy and lost its connection, go on with the "
+	  "memory that its source still has ('wisp migrate --resume')",
+	  CONFIG_STRING, MEMBER(resume) },
 	{ 0 },
 };
 
@@ -137,6 +141,7 @@ void saved_options_done(struct saved_options *o)
 	free(o->memory_file);
 	free(o->memory_handler);
 	free(o->tls);
+	free(o->resume);
 	for (unsigned i = 0; i < o->num_nets; i++) {
 		free(o->net[i].id);
 		free(o->net[i].path);

@@ -28,7 +28,7 @@ struct saved_options {
 	unsigned prefetch;  /* restore's: enum saved_prefetch */
 	unsigned memory;    /* restore's: enum saved_memory */
 	bool trust_source;  /* receive's */
-	char *tls;	    /* receive's */
+	char *tls, *resume; /* receive's */
 	struct saved_replacement disk[CONFIG_MAX_DISKS];
 	unsigned num_disks;
 	struct saved_replacement net[CONFIG_MAX_NETS]; /* restore's */

@@ -7,6 +7,7 @@
 
 #include "vmm/machine/machine_internal.h"
 #include "vmm/migrate/migrate.h"
+#include "vmm/migrate/migrate_fill.h"
 #include "vmm/migrate/migrate_journal.h"
 #include "vmm/saved/reset_devices.h"
 
@@ -45,7 +46,7 @@ static void client_gone(struct loop_op *op, int res)
 static json_t *describe(const struct migrate_report *r)
 {
 	return json_pack("{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-			 "s:I, s:i}",
+			 "s:I, s:i, s:b, s:I, s:I, s:s*}",
 			 "phase", migrate_phase_name(r->phase),
 			 "memory", migrate_way_name(r->way),
 			 "rounds", r->rounds,
@@ -61,7 +62,11 @@ static json_t *describe(const struct migrate_report *r)
 			 "bytes_per_second", (json_int_t)r->bytes_per_second,
 			 "total_us", (json_int_t)(r->total_ns / 1000),
 			 "blackout_us", (json_int_t)(r->blackout_ns / 1000),
-			 "streams", r->streams);
+			 "streams", r->streams,
+			 "postcopy", r->postcopy,
+			 "late_pages", (json_int_t)r->late_pages,
+			 "wanted_pages", (json_int_t)r->wanted,
+			 "no_postcopy", *r->refused ? r->refused : NULL);
 }
 
 static void progress(void *arg, const struct migrate_report *report)
@@ -78,6 +83,9 @@ static void done(void *arg, int r, const struct error *err, const struct migrate
 
 	if (report->phase == MIGRATE_UNCONFIRMED)
 		error_prefix(&told, "the guest was handed over, and whether it runs is not known");
+	if (report->phase == MIGRATE_CUT_OFF)
+		error_prefix(&told, "the guest runs at its destination, which waits for memory "
+				    "that is still here ('wisp migrate --resume' goes on)");
 	if (r < 0)
 		control_fail_error(g->call, &told);
 	else
@@ -90,6 +98,25 @@ static void done(void *arg, int r, const struct error *err, const struct migrate
 	}
 	g->over = true;
 	loop_cancel(g->m->loop, &g->hang_up);
+}
+
+static int read_postcopy(struct control_call *call, struct migrate_params *p)
+{
+	const char *word;
+
+	if (control_arg_string(call, "postcopy", "off", &word) < 0)
+		return -EINVAL;
+	if (!strcmp(word, "auto"))
+		p->postcopy = MIGRATE_POSTCOPY_AUTO;
+	else if (!strcmp(word, "on"))
+		p->postcopy = MIGRATE_POSTCOPY;
+	else if (strcmp(word, "off") != 0)
+		control_fail(call, -EINVAL, "post-copy is on, off or auto");
+	else
+		return 0;
+	if (p->postcopy && p->hand_off)
+		control_fail(call, -EINVAL, "a hand-off sends no memory late");
+	return p->postcopy && !p->hand_off ? 0 : -EINVAL;
 }
 
 static int read_params(struct control_call *call, struct migrate_params *p)
@@ -125,11 +152,31 @@ static int read_params(struct control_call *call, struct migrate_params *p)
 		control_fail(call, -EINVAL, "a hand-off sends no memory over its stream");
 		return -EINVAL;
 	}
+	if (read_postcopy(call, p) < 0)
+		return -EINVAL;
 	p->num_more = streams - 1;
 	p->level = level;
 	p->max_rounds = rounds;
 	p->downtime_ns = downtime * NSEC_PER_MSEC;
 	return 0;
+}
+
+/* For @call, whose client holds the other end of its descriptor @client; NULL: it was told so. */
+static struct going *new_going(struct control_call *call, unsigned client)
+{
+	struct going *g = calloc(1, sizeof(*g));
+
+	if (!g) {
+		control_fail(call, -ENOMEM, "no memory");
+		return NULL;
+	}
+	*g = (struct going){
+		.call = call,
+		.m = control_machine(call),
+		.client_fd = control_take_fd(call, client),
+		.hang_up.done = client_gone,
+	};
+	return g;
 }
 
 void control_verb_migrate(struct control_call *call)
@@ -156,22 +203,18 @@ void control_verb_migrate(struct control_call *call)
 		control_fail(call, -ENOTSUP, "%s", reset_devices_forbid_copy(m));
 		return;
 	}
-	g = calloc(1, sizeof(*g));
-	if (!g) {
-		control_fail(call, -ENOMEM, "no memory");
+	if (m->fill) {
+		control_fail(call, -EBUSY, "some of its memory is still to come from where it was");
 		return;
 	}
+	g = new_going(call, 3);
+	if (!g)
+		return;
 	params.in = control_take_fd(call, 0);
 	params.out = control_take_fd(call, 1);
 	params.journal = control_take_fd(call, 2);
 	for (unsigned i = 0; i < params.num_more; i++)
 		params.more[i] = control_take_fd(call, FIRST_STREAM_FD + i);
-	*g = (struct going){
-		.call = call,
-		.m = m,
-		.client_fd = control_take_fd(call, 3),
-		.hang_up.done = client_gone,
-	};
 	watcher.arg = g;
 	if (migrate_start(m, &params, &watcher, &err) < 0) {
 		control_fail_error(call, &err);
@@ -179,6 +222,53 @@ void control_verb_migrate(struct control_call *call)
 		return;
 	}
 	loop_poll(m->loop, &g->hang_up, g->client_fd, POLLIN);
+}
+
+/* The source's side: it sends what is still here. */
+static void resume_sending(struct control_call *call)
+{
+	struct migrate_watcher watcher = { .progress = progress, .done = done };
+	struct migrate_params params = { .journal = -1 };
+	struct machine *m = control_machine(call);
+	struct error err = { 0 };
+	struct going *g;
+
+	if (control_arg_number(call, "bandwidth", 0, MAX_BANDWIDTH, &params.bandwidth) < 0)
+		return;
+	g = new_going(call, 2);
+	if (!g)
+		return;
+	params.in = control_take_fd(call, 0);
+	params.out = control_take_fd(call, 1);
+	watcher.arg = g;
+	if (migrate_resume(m, &params, &watcher, &err) < 0) {
+		control_fail_error(call, &err);
+		let_go(g);
+		return;
+	}
+	loop_poll(m->loop, &g->hang_up, g->client_fd, POLLIN);
+}
+
+void control_verb_migrate_resume(struct control_call *call)
+{
+	struct machine *m = control_machine(call);
+	struct error err = { 0 };
+	int in, out;
+
+	if (control_num_fds(call) != 3) {
+		control_fail(call, -EBADF, "the request came without its descriptors");
+		return;
+	}
+	if (m->guest_gone) {
+		resume_sending(call);
+		return;
+	}
+	in = control_take_fd(call, 0);
+	out = control_take_fd(call, 1);
+	if (migrate_fill_resume(m->fill, in, out, &err) < 0)
+		control_fail_error(call, &err);
+	else
+		control_reply(call, NULL);
 }
 
 void control_verb_migrate_cancel(struct control_call *call)
@@ -207,6 +297,14 @@ void control_verb_migrate_status(struct control_call *call)
 				  describe(&report));
 	} else {
 		reply = json_pack("{s:s}", "role", "none");
+	}
+	if (m->fill) {
+		struct migrate_fill_report fill = migrate_fill_report(m->fill);
+
+		json_object_update_new(reply, json_pack("{s:I, s:I, s:b}", "missing_pages",
+							(json_int_t)fill.missing, "wanted_pages",
+							(json_int_t)fill.wanted, "cut_off",
+							fill.is_cut));
 	}
 	if (m->arrival) {
 		migrate_uuid_print(m->arrival->hello.uuid, text);

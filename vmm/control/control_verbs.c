@@ -12,17 +12,20 @@
 #include "vmm/control/control_reset.h"
 #include "vmm/control/control_snapshot.h"
 #include "vmm/machine/machine_internal.h"
+#include "vmm/migrate/migrate_fill.h"
 
 /* How long the guest may take to power off before it is made to, in seconds; and at most. */
 #define STOP_TIMEOUT	 30
 #define MAX_STOP_TIMEOUT 86400
 
-static const char *state_name(const struct machine *m)
+static const char *state_name(struct machine *m)
 {
 	if (m->arriving)
 		return "arriving";
 	if (m->guest_gone)
 		return "handed over";
+	if (migrate_fill_report(m->fill).is_cut)
+		return "cut off";
 	return machine_is_paused(m) ? "paused" : "running";
 }
 
@@ -248,6 +251,7 @@ const struct control_verb control_verbs[] = {
 	{ "clone", control_verb_clone, .alone = true },
 	{ "reset", control_verb_reset, .alone = true },
 	{ "migrate", control_verb_migrate, .alone = true },
+	{ "migrate-resume", control_verb_migrate_resume, .without_guest = true },
 	{ "migrate-cancel", control_verb_migrate_cancel },
 	{ "migrate-status", control_verb_migrate_status, .without_guest = true },
 	{ "migrate-settle", control_verb_migrate_settle, .without_guest = true },

@@ -223,7 +223,8 @@ static void check_userfaultfd(struct doctor *d)
 	else
 		doctor_say(d, DOCTOR_WARN, "userfaultfd",
 			   "let your user open /dev/userfaultfd, if you want to fetch memory on "
-			   "demand",
+			   "demand (restore --memory-backend uffd), or to receive guests by "
+			   "migrate --postcopy",
 			   "only for faults of this process's own code");
 }
 

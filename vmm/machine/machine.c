@@ -10,6 +10,7 @@
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
+#include "vmm/migrate/migrate_fill.h"
 #include "vmm/sandbox/maker.h"
 #include "vmm/sandbox/sandbox.h"
 #include "vmm/saved/reset_point.h"
@@ -365,6 +366,7 @@ void machine_free(struct machine *m)
 	machine_free_devices(m);
 	machine_free_plugging(m);
 	machine_free_loops(m);
+	migrate_fill_stop(m->fill);
 	irq_table_free(m->irqs);
 	bus_free(m->mmio);
 	bus_free(m->pio);
@@ -640,6 +642,8 @@ void machine_run(struct machine *m, struct machine_end *ret_end)
 	loop_timer_cancel(m->loop, &m->timeout);
 	loop_timer_cancel(m->loop, &m->stop);
 	migrate_source_free(m);
+	*ret_end = m->end;
+	migrate_fill_end(m->fill, m->end.status);
 	wind_down(m);
 	gdb_ended(m->gdb, m->end.status);
 	*ret_end = m->end;

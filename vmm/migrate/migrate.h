@@ -16,6 +16,7 @@
 
 struct block;
 struct migrate_copies;
+struct migrate_fill;
 struct migrate_source;
 struct x86_cpuid;
 
@@ -23,12 +24,21 @@ struct x86_cpuid;
 #define MIGRATE_PHASE_STARTED	"started"   /* both */
 #define MIGRATE_PHASE_PREPARED	"prepared"  /* destination: could run at once */
 #define MIGRATE_PHASE_COMMITTED "committed" /* source: it is not mine any more */
-#define MIGRATE_PHASE_RUNNING	"running"   /* destination: runs */
+#define MIGRATE_PHASE_FILLING	"filling"   /* destination: runs, and has not all its memory */
+#define MIGRATE_PHASE_SERVING	"serving"   /* source: heard so */
+#define MIGRATE_PHASE_RUNNING	"running"   /* destination: runs, and needs nothing more */
 #define MIGRATE_PHASE_GIVEN_UP	"given up"  /* destination: never ran, and never will */
 #define MIGRATE_PHASE_CONFIRMED "confirmed" /* source: heard so */
 #define MIGRATE_PHASE_RETURNED	"returned"  /* source: it is mine again */
 
 /* ---- the machine that goes ---- */
+
+/* When the guest is to run at its destination before all of its memory is there. */
+enum migrate_postcopy {
+	MIGRATE_NO_POSTCOPY,
+	MIGRATE_POSTCOPY_AUTO, /* when rounds leave as much as they send */
+	MIGRATE_POSTCOPY,      /* after the first round */
+};
 
 struct migrate_params {
 	int in, out;	/* the stream; the source's from the call on, like @journal */
@@ -43,6 +53,7 @@ struct migrate_params {
 	bool converge; /* slow a guest down that changes memory faster than it can be sent */
 	bool hand_off; /* to another monitor of this host: memory is not sent */
 	bool copy_disks; /* those that are files here are sent too; not with @hand_off */
+	enum migrate_postcopy postcopy; /* not with @hand_off */
 };
 
 enum migrate_phase {
@@ -50,7 +61,9 @@ enum migrate_phase {
 	MIGRATE_ROUNDS,
 	MIGRATE_PAUSED,	     /* guest stands still, nothing is decided */
 	MIGRATE_COMMITTED,   /* the destination's, which has not confirmed it yet */
+	MIGRATE_SERVING,     /* runs there, and the rest of its memory follows */
 	MIGRATE_UNCONFIRMED, /* and the connection is gone */
+	MIGRATE_CUT_OFF,     /* runs there, without some of its memory: the connection is gone */
 	MIGRATE_CONFIRMED,
 	MIGRATE_FAILED,	     /* the guest is here, and as it was */
 };
@@ -70,6 +83,10 @@ struct migrate_report {
 	uint64_t total_ns;
 	uint64_t blackout_ns; /* from the pause to the word that it runs */
 	unsigned throttle;    /* how much of the guest's time is taken from it, in per cent */
+	bool postcopy;	      /* it ran there before all of its memory was there */
+	uint64_t late_pages;  /* that were still to come then */
+	uint64_t wanted;      /* what somebody waited for, in pages */
+	char refused[160];    /* why post-copy, which was asked for, cannot be had there, or "" */
 };
 
 const char *migrate_phase_name(enum migrate_phase phase);
@@ -95,11 +112,19 @@ int migrate_cancel(struct machine *m);
 bool migrate_status(struct machine *m, struct migrate_report *ret, uint8_t *ret_uuid);
 
 /*
- * Of a machine that is UNCONFIRMED. It is known to run at its destination: end here. Or it
- * is known never to have run there: lock the disks again and go on. On the loop.
+ * Of a machine that is UNCONFIRMED or CUT_OFF. It is known to run at its destination and to need
+ * nothing more of this one: end here. Or, of the former, it is known never
+ * to have run there: lock the disks again and go on. On the loop.
  */
 int migrate_confirm(struct machine *m, struct error *err);
 int migrate_take_back(struct machine *m, struct error *err);
+
+/*
+ * Of a machine that is CUT_OFF, or UNCONFIRMED on the way to that: go on over another connection
+ * with what the destination still needs. As migrate_start().
+ */
+int migrate_resume(struct machine *m, const struct migrate_params *params,
+		   const struct migrate_watcher *watcher, struct error *err);
 
 /* The machine ends: stop at once, and free. Outside of the loop. */
 void migrate_source_free(struct machine *m);
@@ -116,6 +141,7 @@ struct migrate_hello {
 	uint64_t disk_bytes[CONFIG_MAX_DISKS];
 	bool disk_comes[CONFIG_MAX_DISKS]; /* with the guest, as a copy */
 	unsigned streams; /* connections, the first among them */
+	bool postcopy;	  /* some of its memory may come when it runs here */
 };
 
 /* What a machine begins with that another one is to hand over. */
@@ -126,6 +152,7 @@ struct migrate_arrival {
 	int journal;
 	struct migrate_copies *copies; /* of disks that come along; NULL: none does */
 	struct migrate_wire *more; /* @hello.streams - 1 further ones; each said whose it is */
+	struct migrate_fill *fill; /* for @hello.postcopy (migrate_fill.h); NULL: not asked for */
 };
 
 /* Take HELLO's section of @state. -EBADMSG. */

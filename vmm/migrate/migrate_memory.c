@@ -10,6 +10,8 @@
 #include <sys/mman.h>
 #include <zstd.h>
 
+#include "vmm/core/page_faults.h"
+
 #define BITMAP_BYTES (MIGRATE_WINDOW_WORDS * 8)
 #define PAGES_AT     (2 * BITMAP_BYTES)
 
@@ -46,20 +48,31 @@ static void lane_done(struct migrate_lane *lane)
 	*lane = (struct migrate_lane){ 0 };
 }
 
-int migrate_memory_start(struct migrate_memory *s, struct guest_mem *mem, struct hv *hv, int level,
-			 unsigned lanes, struct error *err)
+static int init(struct migrate_memory *s, struct guest_mem *mem, int level, unsigned lanes)
 {
 	int r = 0;
 
-	*s = (struct migrate_memory){
-		.mem = mem,
-		.hv = hv,
-		.first = true,
-		.level = level,
-		.num_lanes = lanes,
-	};
+	*s = (struct migrate_memory){ .mem = mem, .level = level, .num_lanes = lanes };
 	for (unsigned i = 0; i < lanes && !r; i++)
 		r = lane_init(&s->lane[i], level);
+	return r;
+}
+
+int migrate_memory_start_still(struct migrate_memory *s, struct guest_mem *mem, int level,
+			       struct error *err)
+{
+	int r = init(s, mem, level, 1);
+
+	return r < 0 ? error_set(err, r, "migration: %m") : 0;
+}
+
+int migrate_memory_start(struct migrate_memory *s, struct guest_mem *mem, struct hv *hv, int level,
+			 unsigned lanes, struct error *err)
+{
+	int r = init(s, mem, level, lanes);
+
+	s->hv = hv;
+	s->first = true;
 	for (unsigned i = 0; i < mem->num_ranges && !r; i++) {
 		s->todo[i] = malloc(dirty_log_words(&mem->range[i]) * sizeof(uint64_t));
 		if (!s->todo[i])
@@ -230,24 +243,14 @@ static void write_window(struct migrate_memory *s, const uint64_t *todo, uint64_
 	}
 }
 
-static int send_window(struct migrate_memory *s, const struct migrate_lane *lane,
-		       struct migrate_wire *w, unsigned index, uint64_t first, struct error *err)
+static int send_record(struct migrate_memory *s, const struct migrate_lane *lane,
+		       struct migrate_wire *w, const uint64_t *todo, uint64_t offset,
+		       unsigned num, struct error *err)
 {
-	const struct guest_mem_range *range = &s->mem->range[index];
-	unsigned num = MIN(range_pages(range) - first, (uint64_t)MIGRATE_WINDOW_PAGES);
-	uint64_t offset = (uint64_t)(range->host - s->mem->map) + first * PAGE_SIZE;
-	uint64_t *todo = s->todo[index] + first / 64;
+	size_t len = fill_window(s, lane, todo, offset, num), packed;
 	uint64_t before = w->bytes_out;
-	size_t len, packed;
 	int r;
 
-	r = s->hv->ops->dirty_clear(s->hv, range->slot, first, num, todo);
-	if (r < 0)
-		return error_set(err, r, "migration: the log of changed memory: %m");
-	if (s->target)
-		write_window(s, todo, offset, num);
-	len = s->target ? 0 : fill_window(s, lane, todo, offset, num);
-	memset(todo, 0, (num + 63) / 64 * 8);
 	if (!len)
 		return 0;
 	packed = pack_window(lane, s->level, len);
@@ -255,6 +258,31 @@ static int send_window(struct migrate_memory *s, const struct migrate_lane *lane
 			      packed ? lane->packed : lane->window, packed ? packed : len, err);
 	s->page_bytes += w->bytes_out - before;
 	return r;
+}
+
+static int send_window(struct migrate_memory *s, const struct migrate_lane *lane,
+		       struct migrate_wire *w, unsigned index, uint64_t first, struct error *err)
+{
+	const struct guest_mem_range *range = &s->mem->range[index];
+	unsigned num = MIN(range_pages(range) - first, (uint64_t)MIGRATE_WINDOW_PAGES);
+	uint64_t offset = (uint64_t)(range->host - s->mem->map) + first * PAGE_SIZE;
+	uint64_t *todo = s->todo[index] + first / 64;
+	int r = s->hv->ops->dirty_clear(s->hv, range->slot, first, num, todo);
+
+	if (r < 0)
+		return error_set(err, r, "migration: the log of changed memory: %m");
+	if (s->target)
+		write_window(s, todo, offset, num);
+	else
+		r = send_record(s, lane, w, todo, offset, num, err);
+	memset(todo, 0, (num + 63) / 64 * 8);
+	return r;
+}
+
+int migrate_memory_send_pages(struct migrate_memory *s, struct migrate_wire *w, uint64_t page,
+			      unsigned num, const uint64_t *wanted, struct error *err)
+{
+	return send_record(s, &s->lane[0], w, wanted, page << PAGE_SHIFT, num, err);
 }
 
 static bool is_clean(const uint64_t *todo, unsigned num)
@@ -289,6 +317,40 @@ static bool window_is_clean(const struct migrate_memory *s, unsigned index, uint
 	uint64_t left = range_pages(&s->mem->range[index]) - first;
 
 	return is_clean(s->todo[index] + first / 64, MIN(left, (uint64_t)MIGRATE_WINDOW_PAGES));
+}
+
+/* Of one window, which begins at page @at of RAM. */
+static int take_window(struct migrate_memory *s, unsigned index, uint64_t first, uint64_t at,
+		       uint64_t *pages)
+{
+	const struct guest_mem_range *range = &s->mem->range[index];
+	unsigned num = MIN(range_pages(range) - first, (uint64_t)MIGRATE_WINDOW_PAGES);
+	uint64_t *todo = s->todo[index] + first / 64;
+	int r = s->hv->ops->dirty_clear(s->hv, range->slot, first, num, todo);
+
+	if (r < 0)
+		return r;
+	/* A range need not begin where a word does. */
+	for (unsigned i = 0; i < num; i++)
+		if (has_bit(todo, i))
+			set_bit(pages, at + i);
+	memset(todo, 0, (num + 63) / 64 * 8);
+	return 0;
+}
+
+int migrate_memory_take(struct migrate_memory *s, uint64_t *pages, struct error *err)
+{
+	uint64_t first;
+	unsigned index;
+	int r = 0;
+
+	for (uint64_t n = 0; find_window(s, n, &index, &first) && !r; n++) {
+		uint64_t at = ((s->mem->range[index].host - s->mem->map) >> PAGE_SHIFT) + first;
+
+		if (!window_is_clean(s, index, first))
+			r = take_window(s, index, first, at, pages);
+	}
+	return r < 0 ? error_set(err, r, "migration: the log of changed memory: %m") : 0;
 }
 
 uint64_t migrate_memory_windows(const struct migrate_memory *s)
@@ -395,6 +457,30 @@ static int read_bitmaps(const struct migrate_record *rec, uint64_t total, uint64
 	return pages;
 }
 
+/* Who waits for one of these pages has them now. Others than those that are missing stay. */
+static int place(struct migrate_sink *s, uint64_t first, const uint64_t *present,
+		 const uint64_t *zero, const uint8_t *from, struct error *err)
+{
+	uint64_t end, at = 0;
+	int r = 0;
+
+	while (!r && (at = guest_mem_next_run(present, MIGRATE_WINDOW_PAGES, at, &end)) <
+			     MIGRATE_WINDOW_PAGES) {
+		r = page_faults_place(s->faults, (first + at) << PAGE_SHIFT, from,
+				      (end - at) << PAGE_SHIFT);
+		from += (end - at) << PAGE_SHIFT;
+		at = end;
+	}
+	at = 0;
+	while (!r && (at = guest_mem_next_run(zero, MIGRATE_WINDOW_PAGES, at, &end)) <
+			     MIGRATE_WINDOW_PAGES) {
+		r = page_faults_zero(s->faults, (first + at) << PAGE_SHIFT,
+				     (end - at) << PAGE_SHIFT);
+		at = end;
+	}
+	return r < 0 ? error_set(err, r, "migration: pages that came cannot be placed: %m") : 0;
+}
+
 int migrate_sink_take(struct migrate_sink *s, const struct migrate_record *rec,
 		      struct error *err)
 {
@@ -415,6 +501,9 @@ int migrate_sink_take(struct migrate_sink *s, const struct migrate_record *rec,
 	} else if (rec->len != PAGES_AT + bytes) {
 		return nonsense(err);
 	}
+	s->pages_received += pages;
+	if (s->faults)
+		return place(s, rec->page, present, zero, from, err);
 	for (unsigned i = 0; i < MIGRATE_WINDOW_PAGES; i++) {
 		uint8_t *page = s->mem->map + (rec->page + i) * PAGE_SIZE;
 
@@ -425,6 +514,5 @@ int migrate_sink_take(struct migrate_sink *s, const struct migrate_record *rec,
 			make_zero(page);
 		}
 	}
-	s->pages_received += pages;
 	return 0;
 }

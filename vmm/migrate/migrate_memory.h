@@ -13,6 +13,8 @@
 #include "vmm/core/dirty_log.h"
 #include "vmm/migrate/migrate_wire.h"
 
+struct page_faults;
+
 /* What one thread packs records in. */
 struct migrate_lane {
 	void *zstd;
@@ -69,6 +71,23 @@ int migrate_memory_send_share(struct migrate_memory *s, unsigned lane, struct mi
 			      struct error *err);
 void migrate_memory_end(struct migrate_memory *s);
 
+/*
+ * Let the @num pages from @page of RAM on, at most a window's, be sent of which @wanted has a bit,
+ * by the first lane: whatever was sent of them before. The guest stands still.
+ */
+int migrate_memory_send_pages(struct migrate_memory *s, struct migrate_wire *w, uint64_t page,
+			      unsigned num, const uint64_t *wanted, struct error *err);
+
+/*
+ * Or what is to be sent into @pages, a bitmap of all RAM, as if it had been sent: what changes from
+ * here on is collected anew.
+ */
+int migrate_memory_take(struct migrate_memory *s, uint64_t *pages, struct error *err);
+
+/* As migrate_memory_start(), of a guest that will not change any more: nothing is watched. */
+int migrate_memory_start_still(struct migrate_memory *s, struct guest_mem *mem, int level,
+			       struct error *err);
+
 /* Windows of which something is to be sent. */
 uint64_t migrate_memory_windows(const struct migrate_memory *s);
 
@@ -78,6 +97,7 @@ uint64_t migrate_memory_populated(struct guest_mem *mem);
 /* The receiver's half. */
 struct migrate_sink {
 	struct guest_mem *mem;
+	struct page_faults *faults; /* pages go there, which are missing; NULL: into memory */
 	void *zstd;
 	uint8_t *pages; /* of one window */
 	uint64_t pages_received;

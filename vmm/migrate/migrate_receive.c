@@ -15,6 +15,7 @@
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_copies.h"
+#include "vmm/migrate/migrate_fill.h"
 #include "vmm/migrate/migrate_memory.h"
 #include "vmm/migrate/migrate_mirror.h"
 #include "vmm/migrate/migrate_streams.h"
@@ -42,6 +43,7 @@ struct receiver {
 	uint8_t *state; /* STATE's sections */
 	size_t state_len;
 	bool stay_paused;
+	bool late; /* the thread's: some pages come when the guest runs */
 
 	struct loop_task load, over;
 	bool is_over; /* the loop's: the thread has ended, with @result and @err */
@@ -75,6 +77,7 @@ int migrate_read_hello(struct state_set *state, struct migrate_hello *ret, struc
 	hello.streams = r.version > 3 ? state_get_u8(&r) : 1;
 	if (hello.streams < 1 || hello.streams > MIGRATE_MAX_STREAMS)
 		state_reader_fail(&r, "%u streams", hello.streams);
+	hello.postcopy = r.version > 4 && state_get_bool(&r);
 	if (!r.failed && hello.populated_bytes > hello.memory_bytes)
 		state_reader_fail(&r, "more memory in use than there is");
 	ret_r = state_reader_end(&r, err);
@@ -162,11 +165,31 @@ static int load_on_loop(struct receiver *rx, struct error *err)
 	return r;
 }
 
+/* May pages come when the guest runs here? */
+static bool can_be_late(const struct receiver *rx, struct error *err)
+{
+	return rx->arrival->way == MIGRATE_COPIED &&
+	       migrate_fill_can(rx->arrival->fill, rx->m, err);
+}
+
+/* Which pages those are: nothing but more of that and the state comes before they do. */
+static int take_missing(struct receiver *rx, const struct migrate_record *rec, struct error *err)
+{
+	if (!can_be_late(rx, &(struct error){ 0 }))
+		return error_set(err, -EBADMSG, "migration: missing pages, which is not agreed");
+	rx->late = true;
+	return migrate_fill_expect(rx->arrival->fill, rx->m, rec, err);
+}
+
 static int take_state(struct receiver *rx, const struct migrate_record *rec, struct error *err)
 {
-	if (rec->page > 1)
+	bool late = rec->page & MIGRATE_STATE_POSTCOPY;
+
+	if ((rec->page & ~(uint64_t)(MIGRATE_STATE_PAUSED | MIGRATE_STATE_POSTCOPY)) ||
+	    (late ? !can_be_late(rx, &(struct error){ 0 }) : rx->late))
 		return error_set(err, -EBADMSG, "migration: a STATE that makes no sense");
-	rx->stay_paused = rec->page;
+	rx->late = late;
+	rx->stay_paused = rec->page & MIGRATE_STATE_PAUSED;
 	rx->state = malloc(MAX(rec->len, 1u));
 	if (!rx->state)
 		return error_set(err, -ENOMEM, "migration: %m");
@@ -191,6 +214,8 @@ static int receive_first(struct receiver *rx, struct error *err)
 	for (;;) {
 		int r = migrate_wire_receive(rx->wire, &rec, RECORD_MS, err);
 
+		if (!r && rx->late && rec.type != MIGRATE_MISSING && rec.type != MIGRATE_STATE)
+			r = error_set(err, -EBADMSG, "migration: a record out of place");
 		if (r < 0)
 			return r;
 		switch (rec.type) {
@@ -205,6 +230,9 @@ static int receive_first(struct receiver *rx, struct error *err)
 			break;
 		case MIGRATE_ROUND:
 			r = end_round(rx, rec.page, err);
+			break;
+		case MIGRATE_MISSING:
+			r = take_missing(rx, &rec, err);
 			break;
 		case MIGRATE_STATE:
 			return take_state(rx, &rec, err);
@@ -242,11 +270,17 @@ static int await_commit(struct receiver *rx, struct error *err)
 
 	if (r < 0)
 		return error_set(err, r, "migration: the journal cannot be written: %m");
-	r = migrate_wire_send(rx->wire, MIGRATE_PREPARED, 0, NULL, 0, err);
-	/* A source that was not told all of this does not commit. */
-	if (r < 0)
+	if (rx->late) {
+		r = migrate_fill_await_commit(rx->arrival->fill, err);
+	} else {
+		r = migrate_wire_send(rx->wire, MIGRATE_PREPARED, 0, NULL, 0, err);
+		/* A source that was not told all of this does not commit. */
+		if (r < 0)
+			return r;
+		r = migrate_wire_expect(rx->wire, MIGRATE_COMMIT, &rec, -1, err);
+	}
+	if (rx->late && r != -EINPROGRESS)
 		return r;
-	r = migrate_wire_expect(rx->wire, MIGRATE_COMMIT, &rec, -1, err);
 	if (!r || r == -ECONNABORTED || r == -ECANCELED)
 		return r;
 	log_warn("%s; whether the guest was handed over is not known here. "
@@ -255,18 +289,43 @@ static int await_commit(struct receiver *rx, struct error *err)
 	return -EINPROGRESS;
 }
 
-static int receive(struct receiver *rx, struct error *err)
+/* READY: which way memory takes, and whether, or why not, some of it may come late. */
+static int say_ready(struct receiver *rx, struct error *err)
 {
 	enum migrate_way way = rx->arrival->way;
+	struct error why = { 0 };
+	bool late = can_be_late(rx, &why);
+
+	return migrate_wire_send_fd(rx->wire, MIGRATE_READY,
+				    way | (late ? MIGRATE_READY_POSTCOPY : 0), why.msg,
+				    MIN(strlen(why.msg), (size_t)MIGRATE_MAX_TEXT),
+				    way == MIGRATE_WRITTEN ? rx->m->mem->fd : -1, err);
+}
+
+/* The state into the machine; what it needs of memory comes, where that comes late. */
+static int load_machine(struct receiver *rx, struct error *err)
+{
+	const struct migrate_arrival *arrival = rx->arrival;
+	struct migrate_fill *fill = arrival->fill;
+	int r = rx->late ? migrate_fill_start(fill, rx->m, rx->wire, arrival->journal,
+					      arrival->hello.uuid, err) : 0, failed;
+
+	if (!r)
+		r = load_on_loop(rx, err);
+	failed = rx->late && migrate_fill_is_on(fill) ? migrate_fill_check(fill, err) : 0;
+	return failed ? failed : r;
+}
+
+static int receive(struct receiver *rx, struct error *err)
+{
 	int r = migrate_wire_greet(rx->wire, err);
 
 	if (!r)
-		r = migrate_wire_send_fd(rx->wire, MIGRATE_READY, way, NULL, 0,
-					 way == MIGRATE_WRITTEN ? rx->m->mem->fd : -1, err);
+		r = say_ready(rx, err);
 	if (!r)
 		r = receive_memory(rx, err);
 	if (!r)
-		r = load_on_loop(rx, err);
+		r = load_machine(rx, err);
 	if (!r)
 		r = migrate_mirror_sink_sync(&rx->disks, err);
 	return r ? r : await_commit(rx, err);
@@ -336,6 +395,21 @@ static int start(struct receiver *rx, struct error *err)
 	return error_set(err, -r, "migration: its thread: %m");
 }
 
+/* Ours, with what is still to come, or not. */
+static void end_late(struct receiver *rx, int r)
+{
+	struct migrate_fill *fill = rx->arrival->fill;
+
+	if (r < 0)
+		migrate_fill_abandon(fill, rx->wire);
+	if (r < 0 || !rx->late)
+		migrate_fill_stop(fill);
+	if (r < 0 || !rx->late)
+		return;
+	rx->m->fill = fill;
+	migrate_fill_commit(fill);
+}
+
 int migrate_receive(struct machine *m, const struct migrate_arrival *arrival,
 		    const struct x86_cpuid *host, struct error *err)
 {
@@ -363,7 +437,8 @@ int migrate_receive(struct machine *m, const struct migrate_arrival *arrival,
 	if (!r && arrival->copies)
 		r = migrate_copies_publish(arrival->copies, err);
 	if (!r) {
-		r = migrate_note(arrival->journal, MIGRATE_PHASE_RUNNING);
+		r = migrate_note(arrival->journal,
+				 rx.late ? MIGRATE_PHASE_FILLING : MIGRATE_PHASE_RUNNING);
 		if (r < 0)
 			error_set(err, r, "migration: the journal cannot be written: %m");
 	}
@@ -371,6 +446,8 @@ int migrate_receive(struct machine *m, const struct migrate_arrival *arrival,
 	if (!r && machine_time_jumped(m) < 0)
 		log_warn("migration: the guest cannot be told that its time may have jumped");
 	rx.wire->wake_fd = -1;
+	if (arrival->fill)
+		end_late(&rx, r);
 	/* Who ended before the first record has not done it; else there are none. */
 	migrate_streams_end(&rx.streams, &(struct error){ 0 });
 	if (rx.wake_fd >= 0)
@@ -402,10 +479,14 @@ void migrate_arrived(struct machine *m, const struct migrate_arrival *arrival, i
 	/* The source may want its locks back as soon as it hears of it. */
 	if (result < 0 && m)
 		migrate_unlock_disks(m);
+	if (result < 0 && arrival->fill)
+		migrate_fill_abandon(arrival->fill, arrival->wire);
 	if (result < 0)
 		migrate_note(arrival->journal, MIGRATE_PHASE_GIVEN_UP);
 	if (result < 0)
 		migrate_refuse(arrival, err);
+	else if (migrate_fill_is_on(arrival->fill))
+		migrate_fill_run(arrival->fill);
 	else if (migrate_wire_send(arrival->wire, MIGRATE_RUNNING, 0, NULL, 0, &lost) < 0)
 		log_info("%s; the guest runs all the same", lost.msg);
 	fdatasync(arrival->journal);

@@ -30,11 +30,13 @@ enum migrate_verdict {
 	MIGRATE_ASK_AGAIN, /* later: one of the two may be there, or may yet hear of it */
 	MIGRATE_UNDER_WAY,
 	MIGRATE_ASK_THERE, /* on the other side's host, by a person */
+	MIGRATE_GO_ON,	   /* runs there without all of its memory: a person connects both again */
 	/* Settled, once that is done. */
 	MIGRATE_RUN_THERE, /* the destination runs it; then decide again */
 	MIGRATE_CONFIRM,   /* it ran there: the source ends */
 	MIGRATE_TAKE_BACK, /* it never will there: the source goes on */
 	MIGRATE_END_THERE, /* the destination has waited for nothing */
+	MIGRATE_LOST,	   /* one has ended that held a part of it: the other one ends */
 	MIGRATE_SETTLED,   /* there is nothing to do */
 };
 

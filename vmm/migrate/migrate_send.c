@@ -4,8 +4,10 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <unistd.h>
 
+#include "vmm/core/log.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate_source.h"
@@ -20,6 +22,9 @@
 
 /* What a hand-over costs beside the pages, for the guess of how long the guest will stand still. */
 #define HAND_OVER_NS (10 * NSEC_PER_MSEC)
+
+/* Rounds that left more than half of what they sent, before a guest goes without its memory. */
+#define STALLS_MOST 2
 
 /* How much of its time is taken from a guest that is to be slowed down, in per cent. */
 #define THROTTLE_FIRST 30
@@ -45,6 +50,8 @@ static int save_hello(struct migrate_source *s, struct state_writer *w, struct e
 			version = 3;
 	if (s->streams.num)
 		version = 4;
+	if (s->params.postcopy)
+		version = 5;
 	machine_save_kind(s->m, w);
 	/* What an older wisp can do, it is asked for in its own words. */
 	state_begin(w, "migrate", 0, version);
@@ -61,19 +68,44 @@ static int save_hello(struct migrate_source *s, struct state_writer *w, struct e
 		state_put_u8(w, s->copied[i]);
 	if (version > 3)
 		state_put_u8(w, 1 + s->streams.num);
+	if (version > 4)
+		state_put_u8(w, 1);
 	state_end(w);
 	state_seal(w);
 	return w->failed ? error_set(err, w->failed, "migration: %m") : 0;
 }
 
+/* Post-copy, if READY grants what was asked for; else it says why not. */
+static void take_postcopy(struct migrate_source *s, const struct migrate_record *rec)
+{
+	char why[MIGRATE_MAX_TEXT + 1];
+
+	if (!s->params.postcopy)
+		return;
+	s->can_be_late = rec->page & MIGRATE_READY_POSTCOPY;
+	if (s->can_be_late)
+		return;
+	migrate_wire_text(rec, why);
+	pthread_mutex_lock(&s->lock);
+	snprintf(s->report.refused, sizeof(s->report.refused), "%.150s",
+		 *why ? why : "the other side does not say why");
+	pthread_mutex_unlock(&s->lock);
+	log_warn("migration: no post-copy, memory is sent before the guest runs there: %s",
+		 s->report.refused);
+}
+
 /* The way that READY grants: the one asked for, or over the stream after all. */
 static int take_way(struct migrate_source *s, uint64_t granted, struct error *err)
 {
+	if (s->params.postcopy)
+		granted &= ~(uint64_t)MIGRATE_READY_POSTCOPY;
 	if (granted != MIGRATE_COPIED && granted != wanted_way(s))
 		return error_set(err, -EBADMSG, "migration: a READY that makes no sense");
 	/* Between us there may be somebody who forwards bytes only. */
 	if (granted == MIGRATE_WRITTEN && s->wire.fd < 0)
 		granted = MIGRATE_COPIED;
+	/* Pages can be missing in memory of the destination's own. */
+	s->can_be_late &= granted == MIGRATE_COPIED;
 	pthread_mutex_lock(&s->lock);
 	s->report.way = granted;
 	pthread_mutex_unlock(&s->lock);
@@ -108,7 +140,10 @@ static int introduce(struct migrate_source *s, struct error *err)
 		*err = why;
 		r = streams;
 	}
-	return r ? r : take_way(s, rec.page, err);
+	if (r < 0)
+		return r;
+	take_postcopy(s, &rec);
+	return take_way(s, rec.page, err);
 }
 
 /* Sleep, unless we are to stop. */
@@ -234,11 +269,23 @@ static int collect(struct migrate_source *s, uint64_t *ret_pending, struct error
 	return 0;
 }
 
+/*
+ * After a round: is what it left to come when the guest runs there? @stalls counts rounds that left
+ * more than half of what they sent.
+ */
+static bool is_late(const struct migrate_source *s, unsigned rounds, unsigned stalls)
+{
+	if (!s->can_be_late)
+		return false;
+	return s->params.postcopy == MIGRATE_POSTCOPY || stalls >= STALLS_MOST ||
+	       rounds >= s->params.max_rounds;
+}
+
 /* Copy until the rest is small, or will not get smaller. */
 static int copy_rounds(struct migrate_source *s, struct error *err)
 {
+	unsigned rounds, stalls = 0;
 	uint64_t sent, pending;
-	unsigned rounds;
 
 	for (;;) {
 		int r = copy_round(s, &sent, err);
@@ -249,11 +296,18 @@ static int copy_rounds(struct migrate_source *s, struct error *err)
 			return r;
 		rounds = migrate_source_report(s).rounds;
 		migrate_source_update(s, true);
-		if (expected_ns(s, pending) <= s->params.downtime_ns ||
-		    rounds >= s->params.max_rounds)
-			return 0;
 		/* The first is of all there is, and says nothing about how fast it changes. */
-		if (rounds > 1)
+		stalls += rounds > 1 && pending > sent / 2;
+		s->late = is_late(s, rounds, stalls);
+		if (s->late && s->params.postcopy == MIGRATE_POSTCOPY)
+			return 0;
+		if (expected_ns(s, pending) <= s->params.downtime_ns) {
+			s->late = false;
+			return 0;
+		}
+		if (s->late || rounds >= s->params.max_rounds)
+			return 0;
+		if (rounds > 1 && !s->can_be_late)
 			converge(s, sent, pending);
 	}
 }
@@ -295,26 +349,44 @@ static int sync_disks(struct migrate_source *s, struct error *err)
 	return s->report.way == MIGRATE_COPIED ? migrate_sync_disks(s->m, s->copied, err) : 0;
 }
 
+/* Of disks what changed; of memory which pages come later. */
+static int send_late_changes(struct migrate_source *s, struct error *err)
+{
+	int r = migrate_mirror_send(&s->mirror, &s->wire, between_windows, s, err);
+
+	return r ? r : migrate_late_announce(s, err);
+}
+
+/* The destination's next word, while what it wants of memory is sent. */
+static int expect(struct migrate_source *s, enum migrate_record_type type, int wait_ms,
+		  struct error *err)
+{
+	struct migrate_record rec;
+
+	return s->late ? migrate_late_expect(s, type, wait_ms, err) :
+			 migrate_wire_expect(&s->wire, type, &rec, wait_ms, err);
+}
+
 /* With the guest standing still: the rest of it, up to the word that it could run there. */
 static int send_rest(struct migrate_source *s, struct error *err)
 {
-	struct migrate_record rec;
+	unsigned flags = (s->was_paused ? MIGRATE_STATE_PAUSED : 0) |
+			 (s->late ? MIGRATE_STATE_POSTCOPY : 0);
 	uint64_t pending;
 	int r = 0;
 
-	if (s->report.way != MIGRATE_SHARED) {
+	if (s->report.way != MIGRATE_SHARED)
 		r = collect(s, &pending, err);
-		if (!r)
-			r = send_changes(s, err);
-	}
+	if (!r && s->late)
+		r = send_late_changes(s, err);
+	else if (!r && s->report.way != MIGRATE_SHARED)
+		r = send_changes(s, err);
 	if (!r)
 		r = sync_disks(s, err);
 	if (!r)
-		r = migrate_wire_send(&s->wire, MIGRATE_STATE, s->was_paused, s->state.buf,
-				      s->state.len, err);
-	if (!r)
-		r = migrate_wire_expect(&s->wire, MIGRATE_PREPARED, &rec, PREPARE_MS, err);
-	return r;
+		r = migrate_wire_send(&s->wire, MIGRATE_STATE, flags, s->state.buf, s->state.len,
+				      err);
+	return r ? r : expect(s, MIGRATE_PREPARED, PREPARE_MS, err);
 }
 
 /*
@@ -342,12 +414,13 @@ static int commit(struct migrate_source *s, struct error *err)
 /* After the commit: 0 it runs there, -ECONNABORTED it says that it never will, else who knows. */
 static int hand_over(struct migrate_source *s, struct error *err)
 {
-	struct migrate_record rec;
 	int r;
 
 	/* Where it cannot be sent there may still be a last word to be read. */
 	migrate_wire_send(&s->wire, MIGRATE_COMMIT, 0, NULL, 0, err);
-	r = migrate_wire_expect(&s->wire, MIGRATE_RUNNING, &rec, RUN_MS, err);
+	r = expect(s, MIGRATE_RUNNING, RUN_MS, err);
+	if (s->late && (r == -EPIPE || r == -ECONNRESET))
+		r = migrate_wire_last_words(&s->wire, r, err);
 	if (r == -ECONNABORTED && migrate_lock_disks(s->m, NULL) == 0) {
 		migrate_note(s->params.journal, MIGRATE_PHASE_RETURNED);
 		migrate_source_set_phase(s, MIGRATE_FAILED);
@@ -358,6 +431,8 @@ static int hand_over(struct migrate_source *s, struct error *err)
 		return r;
 	}
 	s->report.blackout_ns = clock_monotonic_ns(NULL) - s->pause_ns;
+	if (s->late)
+		return migrate_late_rest(s, err);
 	migrate_note(s->params.journal, MIGRATE_PHASE_CONFIRMED);
 	migrate_source_set_phase(s, MIGRATE_CONFIRMED);
 	return 0;
@@ -370,6 +445,8 @@ static int go(struct migrate_source *s, struct error *err)
 	migrate_source_set_phase(s, MIGRATE_ROUNDS);
 	if (!r && s->report.way != MIGRATE_SHARED)
 		r = copy_machine(s, err);
+	if (!r && s->late)
+		r = migrate_late_begin(s, err);
 	/* What is written until the pause is little then. */
 	if (!r)
 		r = sync_disks(s, err);
@@ -387,6 +464,21 @@ static int go(struct migrate_source *s, struct error *err)
 	return r ? r : hand_over(s, err);
 }
 
+/* The thread's last: what came of it. */
+static void end(struct migrate_source *s, int r, const struct error *err)
+{
+	migrate_source_update(s, false);
+	migrate_serve_done(&s->serve);
+	migrate_memory_stop(&s->memory);
+	migrate_mirror_stop(&s->mirror);
+	fdatasync(s->params.journal);
+	pthread_mutex_lock(&s->lock);
+	s->result = r;
+	s->err = *err;
+	pthread_mutex_unlock(&s->lock);
+	loop_post(s->m->loop, &s->finish);
+}
+
 void *migrate_source_run(void *arg)
 {
 	struct migrate_source *s = arg;
@@ -399,14 +491,18 @@ void *migrate_source_run(void *arg)
 		migrate_source_set_phase(s, MIGRATE_FAILED);
 		migrate_wire_give_up(&s->wire, &err);
 	}
-	migrate_source_update(s, false);
-	migrate_memory_stop(&s->memory);
-	migrate_mirror_stop(&s->mirror);
-	fdatasync(s->params.journal);
-	pthread_mutex_lock(&s->lock);
-	s->result = r;
-	s->err = err;
-	pthread_mutex_unlock(&s->lock);
-	loop_post(s->m->loop, &s->finish);
+	end(s, r, &err);
+	return NULL;
+}
+
+void *migrate_source_run_again(void *arg)
+{
+	struct migrate_source *s = arg;
+	struct error err = { 0 };
+	int r = migrate_late_again(s, &err);
+
+	if (r < 0)
+		migrate_source_set_phase(s, MIGRATE_CUT_OFF);
+	end(s, r, &err);
 	return NULL;
 }

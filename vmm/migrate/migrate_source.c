@@ -22,7 +22,8 @@ const char *migrate_phase_name(enum migrate_phase phase)
 	static const char *const names[] = {
 		[MIGRATE_STARTING] = "starting",       [MIGRATE_ROUNDS] = "copying",
 		[MIGRATE_PAUSED] = "handing over",     [MIGRATE_COMMITTED] = "committed",
-		[MIGRATE_UNCONFIRMED] = "unconfirmed", [MIGRATE_CONFIRMED] = "confirmed",
+		[MIGRATE_SERVING] = "serving",	       [MIGRATE_UNCONFIRMED] = "unconfirmed",
+		[MIGRATE_CUT_OFF] = "cut off",	       [MIGRATE_CONFIRMED] = "confirmed",
 		[MIGRATE_FAILED] = "failed",
 	};
 
@@ -283,6 +284,47 @@ int migrate_start(struct machine *m, const struct migrate_params *params,
 	return r;
 }
 
+static int start_again(struct migrate_source *s, const struct migrate_params *p, struct error *err)
+{
+	int r = migrate_wire_init(&s->wire, p->in, p->out, err);
+
+	s->wire.wake_fd = s->wake_fd;
+	if (!r) {
+		r = pthread_create(&s->thread, NULL, migrate_source_run_again, s);
+		s->threaded = r == 0;
+		if (r)
+			r = error_set(err, -r, "migration: its thread: %m");
+	}
+	if (r < 0)
+		migrate_wire_done(&s->wire);
+	return r;
+}
+
+int migrate_resume(struct machine *m, const struct migrate_params *params,
+		   const struct migrate_watcher *watcher, struct error *err)
+{
+	struct migrate_source *s = m->migration;
+	enum migrate_phase phase = s ? migrate_source_report(s).phase : MIGRATE_STARTING;
+	int r;
+
+	if (!s || s->threaded ||
+	    (phase != MIGRATE_CUT_OFF &&
+	     (phase != MIGRATE_UNCONFIRMED || !migrate_source_report(s).postcopy))) {
+		close(params->in);
+		if (params->out != params->in)
+			close(params->out);
+		return error_set(err, -EINVAL, "this microVM is not one that runs elsewhere and "
+					       "has some of its memory still here");
+	}
+	s->watcher = *watcher;
+	s->params.bandwidth = params->bandwidth;
+	s->start_ns = clock_monotonic_ns(NULL);
+	r = start_again(s, params, err);
+	if (r < 0)
+		s->watcher = (struct migrate_watcher){ 0 };
+	return r;
+}
+
 int migrate_cancel(struct machine *m)
 {
 	struct migrate_source *s = m->migration;
@@ -310,10 +352,16 @@ bool migrate_status(struct machine *m, struct migrate_report *ret, uint8_t *ret_
 	return true;
 }
 
-static int check_unconfirmed(struct machine *m, struct error *err)
+static int check_unconfirmed(struct machine *m, bool confirm, struct error *err)
 {
-	if (m->migration && migrate_source_report(m->migration).phase == MIGRATE_UNCONFIRMED)
+	struct migrate_source *s = m->migration;
+	enum migrate_phase phase = s ? migrate_source_report(s).phase : MIGRATE_STARTING;
+
+	if (phase == MIGRATE_UNCONFIRMED || (confirm && phase == MIGRATE_CUT_OFF && !s->threaded))
 		return 0;
+	if (phase == MIGRATE_CUT_OFF)
+		return error_set(err, -EINVAL, "this microVM was handed over and has run "
+					       "elsewhere since");
 	return error_set(err, -EINVAL,
 			 "this microVM is not one that was handed over and "
 			 "not heard of");
@@ -321,7 +369,7 @@ static int check_unconfirmed(struct machine *m, struct error *err)
 
 int migrate_confirm(struct machine *m, struct error *err)
 {
-	int r = check_unconfirmed(m, err);
+	int r = check_unconfirmed(m, true, err);
 
 	if (r < 0)
 		return r;
@@ -333,7 +381,7 @@ int migrate_confirm(struct machine *m, struct error *err)
 int migrate_take_back(struct machine *m, struct error *err)
 {
 	struct migrate_source *s = m->migration;
-	int r = check_unconfirmed(m, err);
+	int r = check_unconfirmed(m, false, err);
 
 	if (!r)
 		r = migrate_lock_disks(m, err);

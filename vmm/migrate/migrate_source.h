@@ -12,6 +12,7 @@
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_memory.h"
 #include "vmm/migrate/migrate_mirror.h"
+#include "vmm/migrate/migrate_serve.h"
 #include "vmm/migrate/migrate_streams.h"
 
 struct migrate_source {
@@ -22,6 +23,7 @@ struct migrate_source {
 	struct migrate_streams streams; /* besides @wire */
 	struct migrate_memory memory;
 	struct migrate_mirror mirror;
+	struct migrate_serve serve; /* once @late */
 	pthread_t thread;
 	bool threaded; /* @thread is to be joined */
 	int wake_fd;
@@ -41,6 +43,8 @@ struct migrate_source {
 	struct migrate_report report;
 
 	uint64_t pages_per_second; /* the thread's: in the last round */
+	bool can_be_late; /* the thread's: READY granted post-copy */
+	bool late;	  /* the thread's: it was chosen */
 
 	struct loop_task pause, show, slow, finish;
 	struct loop_timer throttle; /* the next change between standing still and running */
@@ -49,6 +53,23 @@ struct migrate_source {
 
 /* The thread; @source is a struct migrate_source. */
 void *migrate_source_run(void *source);
+
+/* The same for one that was cut off, over its new connection. */
+void *migrate_source_run_again(void *source);
+
+/*
+ * migrate_late.c, the thread's, of post-copy. Choose it: what was to be sent comes later. Say what
+ * that is, with the guest standing still. Receive a record of @type while pages are wanted. Then
+ * all of the rest.
+ */
+int migrate_late_begin(struct migrate_source *s, struct error *err);
+int migrate_late_announce(struct migrate_source *s, struct error *err);
+int migrate_late_expect(struct migrate_source *s, enum migrate_record_type type, int wait_ms,
+			struct error *err);
+int migrate_late_rest(struct migrate_source *s, struct error *err);
+
+/* The same for one that was cut off, over its new connection, from its beginning on. */
+int migrate_late_again(struct migrate_source *s, struct error *err);
 
 /* What is known of it so far. Any thread. */
 struct migrate_report migrate_source_report(struct migrate_source *s);

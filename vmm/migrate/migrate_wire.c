@@ -45,7 +45,7 @@ static const struct {
 	[MIGRATE_ROUND] = { "ROUND", 0 },
 	[MIGRATE_STATE] = { "STATE", MIGRATE_MAX_PAYLOAD },
 	[MIGRATE_COMMIT] = { "COMMIT", 0 },
-	[MIGRATE_READY] = { "READY", 0 },
+	[MIGRATE_READY] = { "READY", MIGRATE_MAX_TEXT },
 	[MIGRATE_ROUND_DONE] = { "ROUND_DONE", 0 },
 	[MIGRATE_PREPARED] = { "PREPARED", 0 },
 	[MIGRATE_RUNNING] = { "RUNNING", 0 },
@@ -54,6 +54,12 @@ static const struct {
 	[MIGRATE_DISK_ZSTD] = { "DISK_ZSTD", MIGRATE_MAX_DISK },
 	[MIGRATE_DISK_ZEROES] = { "DISK_ZEROES", 12 },
 	[MIGRATE_STREAM] = { "STREAM", MIGRATE_UUID_BYTES },
+	[MIGRATE_MISSING] = { "MISSING", MIGRATE_MAX_MISSING },
+	[MIGRATE_WANT] = { "WANT", 0 },
+	[MIGRATE_SENT] = { "SENT", 0 },
+	[MIGRATE_WHOLE] = { "WHOLE", 0 },
+	[MIGRATE_RESUME] = { "RESUME", MIGRATE_UUID_BYTES },
+	[MIGRATE_RESUMED] = { "RESUMED", 0 },
 };
 
 static int set_nonblocking(int fd)
@@ -332,16 +338,33 @@ static int make_room(struct migrate_wire *w, size_t len, struct error *err)
 	return 0;
 }
 
-/* The peer's text, as far as a terminal may see it. */
+void migrate_wire_text(const struct migrate_record *rec, char text[MIGRATE_MAX_TEXT + 1])
+{
+	size_t i;
+
+	for (i = 0; i < rec->len && i < MIGRATE_MAX_TEXT; i++)
+		text[i] = rec->payload[i] >= ' ' && rec->payload[i] < 127 ? rec->payload[i] : '?';
+	text[i] = '\0';
+}
+
 static int given_up(const struct migrate_record *rec, struct error *err)
 {
 	char text[MIGRATE_MAX_TEXT + 1];
-	size_t i;
 
-	for (i = 0; i < rec->len; i++)
-		text[i] = rec->payload[i] >= ' ' && rec->payload[i] < 127 ? rec->payload[i] : '?';
-	text[i] = '\0';
+	migrate_wire_text(rec, text);
 	return error_set(err, -ECONNABORTED, "the other side: %s", text);
+}
+
+int migrate_wire_await(struct migrate_wire *w, int wait_ms, struct error *err)
+{
+	struct error why = { 0 };
+	int r = await(w, w->in, POLLIN, wait_ms, &why);
+
+	if (r == -ETIMEDOUT)
+		return 0;
+	if (r < 0)
+		*err = why;
+	return r < 0 ? r : 1;
 }
 
 int migrate_wire_receive(struct migrate_wire *w, struct migrate_record *ret, int wait_ms,

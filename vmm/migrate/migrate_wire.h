@@ -4,7 +4,7 @@
  *
  * Whoever is at the other end is hostile: a record is checked before it is looked at, nothing is
  * allocated by what it says, and a peer that stalls is given up. An end belongs to
- * one thread at a time.
+ * one thread at a time, or its two directions to one each.
  */
 #ifndef WISP_VMM_MIGRATE_WIRE_H
 #define WISP_VMM_MIGRATE_WIRE_H
@@ -14,7 +14,7 @@
 
 /* What comes first in every stream, in either direction. */
 #define MIGRATE_MAGIC	"WISPMIG1"
-#define MIGRATE_VERSION 4
+#define MIGRATE_VERSION 5
 
 /* A migration's name, in both journals. */
 #define MIGRATE_UUID_BYTES 16
@@ -53,12 +53,29 @@ enum migrate_record_type {
 	MIGRATE_DISK_ZSTD,   /* the same, the units compressed */
 	MIGRATE_DISK_ZEROES, /* from a unit on: which disk, how many units are empty */
 	MIGRATE_STREAM,	     /* first on each further connection: whose it is */
+	/* of post-copy (migrate_postcopy.h) */
+	MIGRATE_MISSING, /* at a page: a bit for each from there on that is still to come */
+	MIGRATE_WANT,	 /* the destination's: somebody waits for this page */
+	MIGRATE_SENT,	 /* the source's: every page that was missing was sent */
+	MIGRATE_WHOLE,	 /* the destination's: it needs nothing more */
+	MIGRATE_RESUME,	 /* the source's, first on a new connection: which migration goes on */
+	MIGRATE_RESUMED, /* the destination's: MISSING has told all that it still needs */
 	MIGRATE_NUM_TYPES
 };
 
 /* What a DISK record has at most: units of 64 KiB behind their header. */
 #define MIGRATE_DISK_UNITS 16u
 #define MIGRATE_MAX_DISK   (8 + MIGRATE_DISK_UNITS * 64 * KiB)
+
+/* What a MISSING record has at most, in bytes: the pages of 1 GiB. */
+#define MIGRATE_MAX_MISSING (32 * KiB)
+
+/* READY's page: the way, and whether the source may send pages when the guest runs already. */
+#define MIGRATE_READY_POSTCOPY (1u << 8)
+
+/* STATE's page. */
+#define MIGRATE_STATE_PAUSED   (1u << 0) /* the guest is to stay paused */
+#define MIGRATE_STATE_POSTCOPY (1u << 1) /* what MISSING told of comes when it runs */
 
 /* The most that any record holds. */
 #define MIGRATE_MAX_PAYLOAD (64 * MiB)
@@ -68,8 +85,9 @@ enum migrate_record_type {
 struct migrate_record {
 	enum migrate_record_type type;
 	uint32_t len;  /* of the payload */
-	uint64_t page; /* PAGES: the window's first page; DISK: the first unit; ROUND,
-			* ROUND_DONE: its number; READY: enum migrate_way; STREAM: which */
+	uint64_t page; /* PAGES, MISSING: the first page; WANT: the page; DISK: the first unit;
+			* ROUND, ROUND_DONE: its number; STREAM: which; STATE:
+			* MIGRATE_STATE_*; READY: enum migrate_way and MIGRATE_READY_* */
 	uint8_t *payload; /* in the wire's buffer, until the next one is received */
 };
 
@@ -125,7 +143,13 @@ int migrate_wire_last_words(struct migrate_wire *w, int r, struct error *err);
 int migrate_wire_receive(struct migrate_wire *w, struct migrate_record *ret, int wait_ms,
 			 struct error *err);
 
-/* As above; anything but @type is -EBADMSG. */
+/* Is there anything to be received within @wait_ms? 1, 0, or -ECANCELED. */
+int migrate_wire_await(struct migrate_wire *w, int wait_ms, struct error *err);
+
+/* The text of @rec, as far as a terminal may see it. */
+void migrate_wire_text(const struct migrate_record *rec, char text[MIGRATE_MAX_TEXT + 1]);
+
+/* As migrate_wire_receive(); anything but @type is -EBADMSG. */
 int migrate_wire_expect(struct migrate_wire *w, enum migrate_record_type type,
 			struct migrate_record *ret, int wait_ms, struct error *err);
 

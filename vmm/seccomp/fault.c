@@ -14,6 +14,6 @@ const struct seccomp_rule seccomp_fault[] = {
 	IOCTL(UFFDIO_ZEROPAGE, "a page that is zero"),
 	IOCTL(UFFDIO_WAKE, "who sleeps for a page looks again"),
 	ALLOW(pread64, "a memory file"),
-	ALLOW_ARG(sendto, 4, 0, "the peer that has the page is asked for it"),
+	ALLOW(pwritev2, "the peer that has the page is asked for it, over a stream"),
 	{ 0 },
 };
