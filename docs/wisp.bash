@@ -28,7 +28,7 @@ _wisp_keys()
 _wisp()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-	local verbs="run ls stat top events pause resume stop kill change plug unplug console api exec cp batch balloon test bisect core gdb disk snapshot restore clone reset migrate receive upgrade doctor switch help version"
+	local verbs="run ls stat top events pause resume stop kill change plug unplug console api exec cp batch balloon test bisect core gdb disk snapshot restore clone reset rewind migrate receive upgrade doctor switch help version"
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
@@ -197,7 +197,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --cpu-template --hugepages --memory-backend --disk --pmem --net --unplugged --vsock --share --rootfs --balloon --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --config-file --save-config --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --cpu-template --hugepages --memory-backend --disk --pmem --net --unplugged --vsock --share --rootfs --balloon --rewind --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --config-file --save-config --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	ls)

@@ -290,7 +290,7 @@ static int start_again(struct migrate_source *s, const struct migrate_params *p,
 
 	s->wire.wake_fd = s->wake_fd;
 	if (!r) {
-		r = pthread_create(&s->thread, NULL, migrate_source_run_again, s);
+		r = maker_thread(s->m->maker, &s->thread, NULL, migrate_source_run_again, s);
 		s->threaded = r == 0;
 		if (r)
 			r = error_set(err, -r, "migration: its thread: %m");
