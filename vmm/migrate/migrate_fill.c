@@ -395,7 +395,7 @@ static int start_faults(struct migrate_fill *f, struct guest_mem *mem, struct er
 	};
 	int r = there ? 0 : error_set(err, -ENOMEM, "migration: %m");
 
-	for (uint64_t i = 0; i < words && !r; i++)
+	for (uint64_t i = 0; i < words && there; i++)
 		there[i] = ~f->missing[i];
 	if (!r)
 		r = page_faults_start(&f->faults, &params, err);

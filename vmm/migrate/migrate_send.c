@@ -140,7 +140,7 @@ static int introduce(struct migrate_source *s, struct error *err)
 		*err = why;
 		r = streams;
 	}
-	if (r < 0)
+	if (r)
 		return r;
 	take_postcopy(s, &rec);
 	return take_way(s, rec.page, err);
