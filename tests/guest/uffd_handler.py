@@ -79,8 +79,10 @@ class Guest:
         while waiting and self.bring(waiting[-1]):
             waiting.pop()
         for address in waiting:
-            self.serve(mode)
-            self.bring(address)
+            # Whoever gives pages back has been told, and has to run before any can be brought.
+            while not self.bring(address):
+                self.serve(mode)
+                os.sched_yield()
 
 
 def main():
