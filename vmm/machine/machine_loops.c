@@ -11,7 +11,6 @@
 #include <sys/prctl.h>
 
 #include "vmm/machine/machine_internal.h"
-#include "vmm/sandbox/maker.h"
 #include "vmm/sandbox/sandbox.h"
 
 /* A loop's callbacks are shallow; untouched stack costs nothing but address space. */
@@ -33,8 +32,7 @@ int machine_add_loop(struct machine *m, const char *device, unsigned queue,
 {
 	struct machine_loop *l = calloc(1, sizeof(*l));
 	struct loop_params params = {
-		/* Locked in, as when a disk is plugged in, there are no new rings to be had. */
-		.backend = m->maker ? LOOP_EPOLL : m->config->loop,
+		.backend = m->config->loop,
 		/* As many as a queue has requests. */
 		.entries = 128,
 		.clock = m->clock,
@@ -77,7 +75,7 @@ static void *run(void *arg)
 /* Returns when the thread is confined: no guest runs before. */
 static int start(struct machine_loop *l, const pthread_attr_t *attr, struct error *err)
 {
-	int r = maker_thread(l->machine->maker, &l->thread, attr, run, l);
+	int r = pthread_create(&l->thread, attr, run, l);
 
 	if (r)
 		return error_kind_set(err, ERROR_START, -r, "queue thread '%s': %m", l->name);

@@ -294,8 +294,6 @@ static int make_device(struct machine *m, struct change *change, struct error *e
 		r = machine_add_net(m, &c->net[c->num_nets - 1], &f->net[0], err);
 	}
 	if (!r)
-		r = machine_start_loops(m, err);
-	if (!r)
 		return 0;
 	if (m->num_virtio > before)
 		drop_device(m, before);

@@ -77,9 +77,6 @@ const struct seccomp_rule seccomp_main[] = {
 	/* random numbers for the guest */
 	ALLOW(getrandom, "the entropy device, names of things"),
 
-	/* the loop of a queue of its own, of a disk that is plugged in */
-	ALLOW(epoll_create1, "it is one of epoll: a ring would be unrestricted"),
-
 	/* interrupting vCPUs: timers reach threads of this process only, unlike tgkill */
 	ALLOW(timer_settime, "a vCPU is to leave the guest"),
 	ALLOW(timer_delete, "a vCPU is gone"),
