@@ -14,16 +14,6 @@
 static struct vdev devs[MAX_VDEVS];
 static struct vq queue;
 
-static struct vdev *find(void)
-{
-	u32 n = virtio_find(devs, MAX_VDEVS);
-
-	for (u32 i = 0; i < n; i++)
-		if (devs[i].id == VIRTIO_PMEM)
-			return &devs[i];
-	return NULL;
-}
-
 /* One request; the answer, or 77 when none came. */
 static u32 request(u32 type)
 {
@@ -74,7 +64,7 @@ static void test_contents(u64 start, u64 size, bool read_only)
 
 void payload(void)
 {
-	struct vdev *d = find();
+	struct vdev *d = virtio_first(devs, virtio_find(devs, MAX_VDEVS), VIRTIO_PMEM);
 	u64 start, size;
 
 	if (!check(d != NULL, "there is persistent memory"))

@@ -84,13 +84,10 @@ static void read_disk(struct vdev *d)
 
 void payload(void)
 {
-	u32 n = virtio_find(devs, MAX_VDEVS);
+	struct vdev *disk = virtio_first(devs, virtio_find(devs, MAX_VDEVS), VIRTIO_BLK);
 
-	for (u32 i = 0; i < n; i++) {
-		if (devs[i].id == VIRTIO_BLK) {
-			read_disk(&devs[i]);
-			return;
-		}
-	}
-	skip("reads", "there is no disk");
+	if (disk)
+		read_disk(disk);
+	else
+		skip("reads", "there is no disk");
 }

@@ -27,25 +27,6 @@ static u64 stamp(u64 page, u64 round)
 	return page * 0x9e3779b97f4a7c15ul ^ round;
 }
 
-static bool start(struct vdev *d, struct vq *q, u64 features)
-{
-	if (!virtio_begin(d, features) || !virtio_queue(d, q, 0, 8))
-		return false;
-	virtio_ready(d);
-	return true;
-}
-
-static bool random_bytes(void)
-{
-	static u64 bytes[4];
-	struct buffer b = { bytes, sizeof(bytes), true };
-	u32 len = 0;
-
-	bytes[0] = 0;
-	vq_send(&rng_queue, &b, 1);
-	return vq_wait(&rng_queue, &len) && len && *(volatile u64 *)bytes;
-}
-
 static bool disk(u32 type, u64 at)
 {
 	static struct {
@@ -136,22 +117,13 @@ static bool count_generations(u32 *count)
 	return true;
 }
 
-static struct vdev *find(u32 n, u32 id)
-{
-	for (u32 i = 0; i < n; i++)
-		if (devs[i].id == id)
-			return &devs[i];
-	return NULL;
-}
-
 void payload(void)
 {
-	const char *ring = argument("ring");
-	u64 features = ring && starts_with(ring, "packed") ? F_PACKED | F_EVENT_IDX : F_EVENT_IDX;
 	u64 rounds = argument_number("rounds", 100), ticks = argument_number("ticks", 20000000);
 	u64 pages = argument_number("pages", 64);
 	u32 n = virtio_find(devs, MAX_VDEVS), generations = 0;
-	struct vdev *rng = find(n, VIRTIO_RNG), *blk = find(n, VIRTIO_BLK);
+	struct vdev *rng = virtio_first(devs, n, VIRTIO_RNG);
+	struct vdev *blk = virtio_first(devs, n, VIRTIO_BLK);
 	u64 before = rdtsc(), round;
 	bool good = true;
 
@@ -159,14 +131,13 @@ void payload(void)
 	apart = argument_number("apart", 1);
 	if (pages > PAGES)
 		pages = PAGES;
-	if (!check(rng && blk && start(rng, &rng_queue, features) &&
-			   start(blk, &blk_queue, features),
+	if (!check(rng && blk && virtio_start(rng, &rng_queue) && virtio_start(blk, &blk_queue),
 		   "an entropy source and a disk are ready"))
 		return;
 	for (round = 0; good && (rounds ? round < rounds : !was_enough()); round++) {
 		u64 now;
 
-		good = random_bytes();
+		good = vq_random(&rng_queue);
 		if (!good)
 			note("round %lu: no random bytes", round);
 		else if (!(good = disk_keeps(round)))

@@ -10,19 +10,9 @@
  * Without the C library, since it is all the initramfs holds beside busybox: a few KiB in
  * place of 700.
  */
+#include "syscall.h"
+
 #define EXIT_PORT 0x501
-
-static long syscall4(long n, long a, long b, long c, long d)
-{
-	register long r10 asm("r10") = d;
-	long r;
-
-	asm volatile("syscall"
-		     : "=a"(r)
-		     : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10)
-		     : "rcx", "r11", "memory");
-	return r;
-}
 
 static __attribute__((noreturn)) void leave(void)
 {

@@ -7,17 +7,7 @@
  * it one) while another has the console. It can only do so by starting that one with "&",
  * and then Ctrl-C would be ignored there for good.
  */
-static long syscall4(long n, long a, long b, long c, long d)
-{
-	register long r10 asm("r10") = d;
-	long r;
-
-	asm volatile("syscall"
-		     : "=a"(r)
-		     : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10)
-		     : "rcx", "r11", "memory");
-	return r;
-}
+#include "syscall.h"
 
 static __attribute__((used, noreturn)) void start(long *stack)
 {

@@ -124,6 +124,14 @@ u32 virtio_find(struct vdev *devs, u32 max)
 	return n;
 }
 
+struct vdev *virtio_first(struct vdev *devs, u32 n, u32 id)
+{
+	for (u32 i = 0; i < n; i++)
+		if (devs[i].id == id)
+			return &devs[i];
+	return NULL;
+}
+
 u8 virtio_status(struct vdev *d)
 {
 	return d->pci ? read8(d->base + C_STATUS) : read32(d->base + M_STATUS);
@@ -420,4 +428,26 @@ bool vq_wait(struct vq *q, u32 *ret_len)
 	if (ret_len)
 		*ret_len = len;
 	return true;
+}
+
+bool virtio_start(struct vdev *d, struct vq *q)
+{
+	const char *ring = argument("ring");
+	u64 features = ring && starts_with(ring, "packed") ? F_PACKED | F_EVENT_IDX : F_EVENT_IDX;
+
+	if (!virtio_begin(d, features) || !virtio_queue(d, q, 0, 8))
+		return false;
+	virtio_ready(d);
+	return true;
+}
+
+bool vq_random(struct vq *q)
+{
+	static u64 bytes[4];
+	struct buffer b = { bytes, sizeof(bytes), true };
+	u32 len = 0;
+
+	bytes[0] = 0;
+	vq_send(q, &b, 1);
+	return vq_wait(q, &len) && len && *(volatile u64 *)bytes;
 }

@@ -77,6 +77,8 @@ struct buffer {
 #define MAX_VDEVS 40
 /* All virtio devices of the machine. */
 u32 virtio_find(struct vdev *devs, u32 max);
+/* The first of @n that is of kind @id, or NULL. */
+struct vdev *virtio_first(struct vdev *devs, u32 n, u32 id);
 
 u8 virtio_status(struct vdev *d);
 void virtio_set_status(struct vdev *d, u8 status);
@@ -96,6 +98,8 @@ bool virtio_queue(struct vdev *d, struct vq *q, u32 index, u32 size);
 void virtio_queue_set(struct vdev *d, u32 index, u32 size, u64 desc, u64 driver, u64 device,
 		      bool ready);
 void virtio_ready(struct vdev *d);
+/* From reset to ready, with its first queue, of 8 and of the layout that ring= says. */
+bool virtio_start(struct vdev *d, struct vq *q);
 void virtio_kick(struct vdev *d, u32 index);
 
 u8 virtio_config8(struct vdev *d, u32 at);
@@ -106,5 +110,7 @@ u64 virtio_config64(struct vdev *d, u32 at);
 void vq_send(struct vq *q, const struct buffer *b, u32 n);
 /* Whether it is done; *ret_len of what the device wrote. Waits some seconds. */
 bool vq_wait(struct vq *q, u32 *ret_len);
+/* Whether random bytes come through the queue of an entropy source. */
+bool vq_random(struct vq *q);
 
 #endif
