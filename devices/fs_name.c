@@ -22,6 +22,14 @@ static int take_dir(struct fs_call *c, uint64_t id, struct fs_node **ret_dir)
 	return fs_node_fd(c->s, dir);
 }
 
+/* The name that comes next in the request, and a descriptor of the directory that it is for. */
+static int take_place(struct fs_call *c, const char **ret_name, struct fs_node **ret_dir)
+{
+	int r = fs_take_name(c, ret_name);
+
+	return r < 0 ? r : take_dir(c, c->h->nodeid, ret_dir);
+}
+
 int fs_reply_entry(struct fs_call *c, struct fs_node *dir, const char *name)
 {
 	struct fuse_entry_out *out = fs_put(c, sizeof(*out));
@@ -72,10 +80,7 @@ int fs_op_mknod(struct fs_call *c)
 
 	if (!in)
 		return -EINVAL;
-	r = fs_take_name(c, &name);
-	if (r < 0)
-		return r;
-	fd = take_dir(c, c->h->nodeid, &dir);
+	fd = take_place(c, &name, &dir);
 	if (fd < 0)
 		return fd;
 	switch (in->mode & S_IFMT) {
@@ -108,10 +113,7 @@ int fs_op_mkdir(struct fs_call *c)
 
 	if (!in)
 		return -EINVAL;
-	r = fs_take_name(c, &name);
-	if (r < 0)
-		return r;
-	fd = take_dir(c, c->h->nodeid, &dir);
+	fd = take_place(c, &name, &dir);
 	if (fd < 0)
 		return fd;
 	fs_become_caller(c);
@@ -181,11 +183,8 @@ static int remove_name(struct fs_call *c, int flags)
 {
 	struct fs_node *dir, *n;
 	const char *name;
-	int fd, r = fs_take_name(c, &name);
+	int fd = take_place(c, &name, &dir);
 
-	if (r < 0)
-		return r;
-	fd = take_dir(c, c->h->nodeid, &dir);
 	if (fd < 0)
 		return fd;
 	n = fs_node_before_removal(c->s, dir, name);
