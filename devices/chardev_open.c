@@ -5,44 +5,23 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "vmm/core/io.h"
 
-static int bind_socket(int fd, const struct sockaddr_un *addr)
-{
-	const struct sockaddr *sa = (const struct sockaddr *)addr;
-
-	if (bind(fd, sa, sizeof(*addr)) == 0)
-		return 0;
-	if (errno != EADDRINUSE)
-		return -errno;
-	if (!io_remove_dead_socket(addr->sun_path, SOCK_STREAM))
-		return -EADDRINUSE;
-	return bind(fd, sa, sizeof(*addr)) < 0 ? -errno : 0;
-}
-
 static int open_socket(struct chardev_ends *e, const char *path, struct error *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int r;
+	int fd = io_listen(path, SOCK_STREAM, 0, 1);
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return error_usage(err, -ENAMETOOLONG, "socket '%s': longer than %zu bytes", path,
-				   sizeof(addr.sun_path) - 1);
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	e->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (e->listen_fd < 0)
-		return error_set(err, -errno, "socket '%s': %m", path);
-	r = bind_socket(e->listen_fd, &addr);
-	if (r < 0)
-		return error_usage(err, r, "socket '%s': cannot bind: %m", path);
+	if (fd == -EADDRINUSE && io_remove_dead_socket(path, SOCK_STREAM))
+		fd = io_listen(path, SOCK_STREAM, 0, 1);
+	if (fd < 0)
+		return error_usage(err, fd, "socket '%s': cannot listen: %m", path);
+	e->listen_fd = fd;
 	e->path = strdup(path);
-	if (!e->path || listen(e->listen_fd, 1) < 0) {
-		r = e->path ? -errno : -ENOMEM;
+	if (!e->path) {
 		unlink(path);
-		return error_set(err, r, "socket '%s': cannot listen: %m", path);
+		return error_set(err, -ENOMEM, "socket '%s': %m", path);
 	}
 	return 0;
 }

@@ -5,8 +5,10 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/un.h>
+#include <sys/socket.h>
 #include <unistd.h>
+
+#include "vmm/core/io.h"
 
 /* A switch answers from its loop, which never waits for a guest. */
 #define ANSWER_MS 5000
@@ -15,28 +17,17 @@
 
 static int connect_to(const char *path, struct error *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd, r;
+	int fd = io_connect(path, SOCK_SEQPACKET);
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return error_usage(err, -ENAMETOOLONG, "switch '%s': the path is too long", path);
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return error_set(err, -errno, "switch '%s': %m", path);
-	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0)
-		return fd;
-	r = -errno;
-	close(fd);
-	if (r == -ENOENT || r == -ECONNREFUSED) {
+	if (fd == -ENOENT || fd == -ECONNREFUSED) {
 		const char *name = strrchr(path, '/');
 
-		error_usage(err, r, "switch '%s': does not run", path);
+		error_usage(err, fd, "switch '%s': does not run", path);
 		error_hint(err, "start it: wisp switch %.*s", (int)strcspn(name + 1, "."),
 			   name + 1);
-		return r;
+		return fd;
 	}
-	return error_usage(err, r, "switch '%s': %m", path);
+	return fd < 0 ? error_usage(err, fd, "switch '%s': %m", path) : fd;
 }
 
 /* Say what is wanted and wait for the answer of at most @size bytes. */

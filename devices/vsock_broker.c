@@ -14,23 +14,13 @@
 /* A socket connected to @path's neighbour for @port, or -errno. */
 static int open_port(const char *path, uint32_t port)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd, n;
+	char neighbour[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
+	int n = snprintf(neighbour, sizeof(neighbour), "%s_%u", path, port);
 
-	n = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s_%u", path, port);
-	if (n >= (int)sizeof(addr.sun_path))
+	if (n >= (int)sizeof(neighbour))
 		return -ENAMETOOLONG;
 	/* Non-blocking: a server whose backlog is full must not stop us. */
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-		int r = -errno;
-
-		close(fd);
-		return r;
-	}
-	return fd;
+	return io_connect(neighbour, SOCK_STREAM | SOCK_NONBLOCK);
 }
 
 static void answer(int fd, const struct vsock_open_request *request, int result)
@@ -64,28 +54,15 @@ int vsock_broker_serve(int fd, const char *path)
 
 int vsock_listen(const char *path, struct error *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	const struct sockaddr *sa = (const struct sockaddr *)&addr;
-	int fd, r = 0;
+	const size_t most = sizeof(((struct sockaddr_un *)NULL)->sun_path) - VSOCK_SUFFIX_BYTES - 1;
+	const int type = SOCK_STREAM | SOCK_NONBLOCK;
+	int fd;
 
-	if (strlen(path) + VSOCK_SUFFIX_BYTES >= sizeof(addr.sun_path))
+	if (strlen(path) > most)
 		return error_usage(err, -ENAMETOOLONG,
-				   "--vsock: path '%s' is longer than %zu bytes", path,
-				   sizeof(addr.sun_path) - VSOCK_SUFFIX_BYTES - 1);
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return error_set(err, -errno, "--vsock: socket: %m");
-	if (bind(fd, sa, sizeof(addr)) < 0) {
-		r = -errno;
-		if (r == -EADDRINUSE && io_remove_dead_socket(path, SOCK_STREAM))
-			r = bind(fd, sa, sizeof(addr)) < 0 ? -errno : 0;
-	}
-	if (!r && listen(fd, BACKLOG) < 0)
-		r = -errno;
-	if (r < 0) {
-		close(fd);
-		return error_usage(err, r, "--vsock: cannot listen at '%s': %m", path);
-	}
-	return fd;
+				   "--vsock: path '%s' is longer than %zu bytes", path, most);
+	fd = io_listen(path, type, 0, BACKLOG);
+	if (fd == -EADDRINUSE && io_remove_dead_socket(path, SOCK_STREAM))
+		fd = io_listen(path, type, 0, BACKLOG);
+	return fd < 0 ? error_usage(err, fd, "--vsock: cannot listen at '%s': %m", path) : fd;
 }

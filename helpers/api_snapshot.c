@@ -10,7 +10,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "helpers/api.h"
@@ -207,26 +206,15 @@ static bool uses_uffd(const json_t *body)
 static int connect_handler(struct api *api, const json_t *body, struct error *err)
 {
 	const char *path = text_of(json_object_get(body, "mem_backend"), "backend_path");
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd, r = 0;
+	int fd = io_connect(path, SOCK_STREAM);
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		r = -ENAMETOOLONG;
-	else
-		memcpy(addr.sun_path, path, strlen(path) + 1);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0 || (!r && connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0))
-		r = -errno;
-	if (!r) {
-		api->memory_handler_fd = fd;
-		return 0;
-	}
-	if (fd >= 0)
-		close(fd);
-	return error_set(err, r,
-			 "Failed to load guest memory: Error creating guest memory from uffd: "
-			 "Failed to connect to UDS Unix stream: %s (os error %d)",
-			 strerror(-r), -r);
+	if (fd < 0)
+		return error_set(err, fd,
+				 "Failed to load guest memory: Error creating guest memory from "
+				 "uffd: Failed to connect to UDS Unix stream: %s (os error %d)",
+				 strerror(-fd), -fd);
+	api->memory_handler_fd = fd;
+	return 0;
 }
 
 static void close_handler(struct api *api)

@@ -11,10 +11,10 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "helpers/api.h"
+#include "vmm/core/io.h"
 
 /* Firecracker's exit statuses. */
 #define STATUS_ERROR	  1
@@ -212,21 +212,16 @@ static int parse(struct api_options *o, int argc, char **argv)
 
 static int open_socket(const char *path, struct error *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd;
+	int fd = io_listen(path, SOCK_STREAM | SOCK_NONBLOCK, 0, 64);
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return error_usage(err, -ENAMETOOLONG, "--api-sock '%s': %m", path);
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd >= 0 && bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 && listen(fd, 64) == 0)
-		return fd;
-	error_usage(err, -errno,
-		    "Failed to open the API socket at: %s. Check that it is not already used: %m",
-		    path);
-	if (fd >= 0)
-		close(fd);
-	return err->code;
+	if (fd == -ENAMETOOLONG)
+		return error_usage(err, fd, "--api-sock '%s': %m", path);
+	if (fd < 0)
+		return error_usage(err, fd,
+				   "Failed to open the API socket at: %s. Check that it is not "
+				   "already used: %m",
+				   path);
+	return fd;
 }
 
 /* What the options say that requests could say too. */

@@ -10,7 +10,6 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "devices/net_switch.h"
@@ -81,27 +80,15 @@ int switch_path(char *buf, size_t size, const char *run_dir, const char *name, b
 /* A socket that listens at @path. What a dead switch has left there is replaced. */
 static int listen_at(const char *path, struct error *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd, r;
+	int fd = io_connect(path, SOCK_SEQPACKET);
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return error_usage(err, -ENAMETOOLONG, "switch '%s': the path is too long", path);
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return error_set(err, -errno, "switch '%s': %m", path);
-	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0) {
+	if (fd >= 0) {
 		close(fd);
 		return error_usage(err, -EADDRINUSE, "switch '%s': runs already", path);
 	}
 	io_remove_dead_socket(path, SOCK_SEQPACKET);
-	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || chmod(path, 0600) < 0 ||
-	    listen(fd, BACKLOG) < 0) {
-		r = error_usage(err, -errno, "switch '%s': %m", path);
-		close(fd);
-		return r;
-	}
-	return fd;
+	fd = io_listen(path, SOCK_SEQPACKET, 0600, BACKLOG);
+	return fd < 0 ? error_usage(err, fd, "switch '%s': %m", path) : fd;
 }
 
 /* ---- options ---- */

@@ -7,17 +7,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "vmm/config/config_state.h"
 #include "vmm/control/control.h"
 #include "vmm/control/control_client.h"
+#include "vmm/core/io.h"
 #include "vmm/net_ends.h"
 #include "vmm/run_dir.h"
 #include "vmm/saved/snapshot.h"
@@ -71,19 +72,12 @@ static void guest_is_paused(void *arg, const json_t *progress)
 /* A socket that listens under @name in the run directory. */
 static int listen_at(const struct run_dir *dir, const char *name, struct error *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char path[PATH_MAX];
+	int fd = -ENAMETOOLONG;
 
-	if (snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/%s", dir->path, name) >=
-	    (int)sizeof(addr.sun_path))
-		errno = ENAMETOOLONG;
-	else if (fd >= 0 && bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 &&
-		 listen(fd, 1) == 0)
-		return fd;
-	error_set(err, -errno, "%s: cannot listen: %m", name);
-	if (fd >= 0)
-		close(fd);
-	return err->code;
+	if (snprintf(path, sizeof(path), "%s/%s", dir->path, name) < (int)sizeof(path))
+		fd = io_listen(path, SOCK_STREAM, 0, 1);
+	return fd < 0 ? error_set(err, fd, "%s: cannot listen: %m", name) : fd;
 }
 
 static int open_disk(struct cli_fork *c, unsigned i, struct error *err)

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +13,7 @@
 #include "vmm/cli/cli_saved.h"
 #include "vmm/cli/cli_snapshot.h"
 #include "vmm/config/config_state.h"
+#include "vmm/core/io.h"
 #include "vmm/default_guest.h"
 #include "vmm/launch.h"
 #include "vmm/machine/machine_state.h"
@@ -74,19 +74,12 @@ static int take_handler(struct demand *d, const char *number, struct error *err)
 
 static int connect_handler(struct demand *d, const char *path, struct error *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int r = 0;
+	int fd = io_connect(path, SOCK_STREAM);
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return error_usage(err, -ENAMETOOLONG, "--memory-handler '%s': %m", path);
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	d->handler_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (d->handler_fd < 0 ||
-	    connect(d->handler_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		r = error_usage(err, -errno, "--memory-handler '%s': cannot connect: %m", path);
-	if (r < 0 && d->handler_fd >= 0)
-		close(d->handler_fd);
-	return r;
+	if (fd < 0)
+		return error_usage(err, fd, "--memory-handler '%s': cannot connect: %m", path);
+	d->handler_fd = fd;
+	return 0;
 }
 
 /* Last of all that can fail: the handler counts on one that asks it. */

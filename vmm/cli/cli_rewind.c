@@ -12,6 +12,7 @@
 
 #include "vmm/cli/cli.h"
 #include "vmm/control/control_client.h"
+#include "vmm/core/io.h"
 #include "vmm/debug/gdb.h"
 #include "vmm/run_dir.h"
 
@@ -68,21 +69,18 @@ int rewind_path(char *buf, size_t size, const char *run_dir, const char *id, boo
 
 static int connect_recorder(const struct rewind_options *o, const char *id, struct error *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	char path[PATH_MAX];
-	int fd, r = rewind_path(path, sizeof(path), o->run_dir, id, false, err);
+	int r = rewind_path(path, sizeof(path), o->run_dir, id, false, err);
 
 	if (r < 0)
 		return r;
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0)
-		return fd;
-	r = errno == ECONNREFUSED ? -ENOENT : -errno;
+	r = io_connect(path, SOCK_SEQPACKET);
+	if (r >= 0)
+		return r;
+	if (r == -ECONNREFUSED)
+		r = -ENOENT;
 	error_usage(err, r, "microVM '%s': no moments of it are kept", id);
 	error_hint(err, "'wisp run --rewind 1s' keeps some");
-	if (fd >= 0)
-		close(fd);
 	return r;
 }
 

@@ -10,7 +10,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -382,18 +381,13 @@ static void run(struct recorder *r)
 
 static int listen_at(struct recorder *r, struct error *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	int ret = rewind_path(r->path, sizeof(r->path), r->run_dir, r->id, true, err);
 
 	if (ret < 0)
 		return ret;
-	memcpy(addr.sun_path, r->path, strlen(r->path) + 1);
 	io_remove_dead_socket(r->path, SOCK_SEQPACKET);
-	r->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (r->listen_fd < 0 || bind(r->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
-	    chmod(r->path, 0600) < 0 || listen(r->listen_fd, 8) < 0)
-		return error_usage(err, -errno, "%s: %m", r->path);
-	return 0;
+	r->listen_fd = io_listen(r->path, SOCK_SEQPACKET, 0600, 8);
+	return r->listen_fd < 0 ? error_usage(err, r->listen_fd, "%s: %m", r->path) : 0;
 }
 
 int rewind_record(const char *run_dir, const char *id, const struct config_rewind *config)

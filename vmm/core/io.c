@@ -73,20 +73,64 @@ ssize_t io_writev(int fd, const struct iovec *iov, size_t num)
 	return pwritev2(fd, iov, (int)num, -1, 0);
 }
 
+static int unix_address(struct sockaddr_un *addr, const char *path)
+{
+	*addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	if (strlen(path) >= sizeof(addr->sun_path))
+		return -ENAMETOOLONG;
+	memcpy(addr->sun_path, path, strlen(path) + 1);
+	return 0;
+}
+
+int io_connect(const char *path, int type)
+{
+	struct sockaddr_un addr;
+	int fd, r = unix_address(&addr, path);
+
+	if (r < 0)
+		return r;
+	fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0)
+		return fd;
+	r = -errno;
+	close(fd);
+	return r;
+}
+
+int io_listen(const char *path, int type, mode_t mode, int backlog)
+{
+	struct sockaddr_un addr;
+	int fd, r = unix_address(&addr, path);
+
+	if (r < 0)
+		return r;
+	fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0) {
+		if ((!mode || chmod(path, mode) == 0) && listen(fd, backlog) == 0)
+			return fd;
+		r = -errno;
+		unlink(path);
+	} else {
+		r = -errno;
+	}
+	close(fd);
+	return r;
+}
+
 bool io_remove_dead_socket(const char *path, int type)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	struct stat st;
-	int fd, r;
+	int fd;
 
 	/* A call of any other file is refused too. */
-	if (strlen(path) >= sizeof(addr.sun_path) || lstat(path, &st) < 0 || !S_ISSOCK(st.st_mode))
+	if (lstat(path, &st) < 0 || !S_ISSOCK(st.st_mode))
 		return false;
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return false;
-	r = connect(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
-	close(fd);
-	return r == -ECONNREFUSED && unlink(path) == 0;
+	fd = io_connect(path, type | SOCK_NONBLOCK);
+	if (fd >= 0)
+		close(fd);
+	return fd == -ECONNREFUSED && unlink(path) == 0;
 }

@@ -24,6 +24,15 @@ ssize_t io_readv(int fd, const struct iovec *iov, size_t num);
 ssize_t io_writev(int fd, const struct iovec *iov, size_t num);
 
 /*
+ * A UNIX socket of @type (SOCK_STREAM, or with SOCK_NONBLOCK, ...), connected to the one at @path;
+ * or one that listens there, in a new file of @mode (0: as the umask has it). Close-on-exec, the
+ * caller's. Or -errno: -ENAMETOOLONG for a path that no socket can have, and -EADDRINUSE where
+ * there is a file already, see io_remove_dead_socket().
+ */
+int io_connect(const char *path, int type);
+int io_listen(const char *path, int type, mode_t mode, int backlog);
+
+/*
  * Remove the UNIX socket at @path at which nobody answers a call of @type (SOCK_STREAM, ...) any
  * more: somebody who was killed has left it. True when it was one. Nothing else is ever removed.
  */
