@@ -13,8 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "vmm/cli/cli_fork.h"
 #include "vmm/cli/cli_rewind.h"
+#include "vmm/cli/moments.h"
 #include "vmm/control/control_client.h"
 #include "vmm/core/clock.h"
 #include "vmm/core/io.h"
@@ -27,12 +27,6 @@
 /* How long somebody who connected may take to say what they want. */
 #define REQUEST_WAIT_MS 1000
 
-struct moment {
-	struct cli_fork fork;
-	uint64_t at_ns;
-	json_int_t pause_us, fork_us;
-};
-
 struct recorder {
 	const struct config_rewind *config;
 	const char *run_dir, *id;
@@ -40,9 +34,8 @@ struct recorder {
 	int listen_fd;
 	int control;  /* the microVM's; -1: it has ended */
 	int watch_fd; /* who waits for its end says here what it was */
-	pid_t watcher;
-	struct moment *ring; /* from @first on, the oldest first */
-	unsigned first, num;
+	pid_t watcher; /* 0: it has ended and was waited for, so its number may be another's */
+	struct moments moments;
 	uint64_t next_ns; /* when the next one is due */
 	uint64_t end_ns;  /* of the microVM; 0: it runs */
 	char reason[MAX_REASON];
@@ -56,29 +49,16 @@ static uint64_t now_ns(void)
 	return clock_monotonic_ns(NULL);
 }
 
-/* The @i-th of those that there are, the latest first. */
-static struct moment *latest(struct recorder *r, unsigned i)
-{
-	return &r->ring[(r->first + r->num - 1 - i) % r->config->keep];
-}
-
 /* ---- moments ---- */
-
-static void drop_oldest(struct recorder *r)
-{
-	cli_fork_done(&r->ring[r->first].fork);
-	r->first = (r->first + 1) % r->config->keep;
-	r->num--;
-}
 
 /* In the background process of a microVM that was made: the others are none of its business. */
 static void leave(void *arg)
 {
 	struct recorder *r = arg;
 
-	for (unsigned i = 0; i < r->num; i++)
-		if (latest(r, i) != r->chosen)
-			cli_fork_close(&latest(r, i)->fork);
+	for (unsigned i = 0; i < r->moments.num; i++)
+		if (moments_latest(&r->moments, i) != r->chosen)
+			cli_fork_close(&moments_latest(&r->moments, i)->fork);
 	close(r->listen_fd);
 	if (r->watch_fd >= 0)
 		close(r->watch_fd);
@@ -103,13 +83,10 @@ static bool is_running(struct recorder *r)
 
 static int take(struct recorder *r, struct error *err)
 {
+	struct moment *m = moments_free_slot(&r->moments);
 	json_t *reply = NULL;
-	struct moment *m;
 	int ret;
 
-	if (r->num == r->config->keep)
-		drop_oldest(r);
-	m = &r->ring[(r->first + r->num) % r->config->keep];
 	cli_fork_init(&m->fork, r->run_dir);
 	m->fork.leave = leave;
 	m->fork.leave_arg = r;
@@ -122,7 +99,7 @@ static int take(struct recorder *r, struct error *err)
 		*err = m->fork.err;
 		cli_fork_done(&m->fork);
 	} else {
-		r->num++;
+		moments_keep(&r->moments);
 	}
 	return ret;
 }
@@ -172,17 +149,23 @@ static json_int_t back_ms(const struct recorder *r, const struct moment *m)
 	return from < m->at_ns ? 0 : (json_int_t)((from - m->at_ns) / NSEC_PER_MSEC);
 }
 
+/* How far back one can go. There is a moment. */
+static double oldest_s(const struct recorder *r)
+{
+	return (double)back_ms(r, moments_latest(&r->moments, r->moments.num - 1)) / 1000;
+}
+
 /* The latest one that is so long ago. */
 static struct moment *find(struct recorder *r, json_int_t ms, struct error *err)
 {
-	for (unsigned i = 0; i < r->num; i++)
-		if (back_ms(r, latest(r, i)) >= ms)
-			return latest(r, i);
-	if (!r->num)
+	for (unsigned i = 0; i < r->moments.num; i++)
+		if (back_ms(r, moments_latest(&r->moments, i)) >= ms)
+			return moments_latest(&r->moments, i);
+	if (!r->moments.num)
 		error_set(err, -ENOENT, "no moment is kept yet");
 	else
 		error_set(err, -ENOENT, "the oldest moment that is kept is %.1f s back",
-			  (double)back_ms(r, latest(r, r->num - 1)) / 1000);
+			  oldest_s(r));
 	return NULL;
 }
 
@@ -231,8 +214,8 @@ static void list(struct recorder *r, int fd)
 {
 	json_t *moments = json_array();
 
-	for (unsigned i = 0; i < r->num; i++) {
-		const struct moment *m = latest(r, i);
+	for (unsigned i = 0; i < r->moments.num; i++) {
+		const struct moment *m = moments_latest(&r->moments, i);
 
 		json_array_append_new(moments,
 				      json_pack("{s:I, s:I, s:I}", "back_ms", back_ms(r, m),
@@ -333,9 +316,11 @@ static void note_end(struct recorder *r)
 	close(r->control);
 	r->watch_fd = r->control = -1;
 	r->end_ns = now_ns();
-	while (waitpid(r->watcher, NULL, 0) < 0 && errno == EINTR)
+	/* reap() may have been quicker than we. */
+	while (r->watcher && waitpid(r->watcher, NULL, 0) < 0 && errno == EINTR)
 		;
-	if (!r->num || !(r->went_back || is_bad_end(r->reason))) {
+	r->watcher = 0;
+	if (!r->moments.num || !(r->went_back || is_bad_end(r->reason))) {
 		r->over = true;
 		return;
 	}
@@ -343,8 +328,7 @@ static void note_end(struct recorder *r)
 		fprintf(stderr,
 			"wisp: microVM '%s' ended (%s): moments of its last %.1f s are kept for "
 			"%u s ('wisp rewind %s TIME')\n",
-			r->id, r->reason, (double)back_ms(r, latest(r, r->num - 1)) / 1000,
-			r->config->hold_seconds, r->id);
+			r->id, r->reason, oldest_s(r), r->config->hold_seconds, r->id);
 	go_silent();
 }
 
@@ -354,6 +338,16 @@ static int wait_ms(const struct recorder *r)
 	uint64_t now = now_ns();
 
 	return now >= due ? 0 : (int)MIN((due - now) / NSEC_PER_MSEC + 1, (uint64_t)INT_MAX);
+}
+
+/* Background processes of microVMs that were made, and perhaps the watcher. */
+static void reap(struct recorder *r)
+{
+	pid_t pid;
+
+	while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+		if (pid == r->watcher)
+			r->watcher = 0;
 }
 
 static void run(struct recorder *r)
@@ -373,9 +367,7 @@ static void run(struct recorder *r)
 		if (r->end_ns && !wait_ms(r))
 			r->over = true;
 		take_if_due(r);
-		/* Background processes of microVMs that were made. */
-		while (waitpid(-1, NULL, WNOHANG) > 0)
-			;
+		reap(r);
 	}
 }
 
@@ -398,9 +390,10 @@ int rewind_record(const char *run_dir, const char *id, const struct config_rewin
 	int ret;
 
 	signal(SIGPIPE, SIG_IGN);
-	r.ring = calloc(config->keep, sizeof(*r.ring));
-	ret = r.ring ? 0 : error_set(&err, -ENOMEM, "moments: %m");
-	if (!ret)
+	ret = moments_init(&r.moments, config->keep);
+	if (ret < 0)
+		error_set(&err, ret, "moments: %m");
+	else
 		ret = r.control = control_connect_in(run_dir, id, &err);
 	if (ret >= 0)
 		ret = listen_at(&r, &err);
@@ -413,10 +406,8 @@ int rewind_record(const char *run_dir, const char *id, const struct config_rewin
 	} else {
 		error_print(&err);
 	}
-	while (r.num)
-		drop_oldest(&r);
-	free(r.ring);
-	if (r.watcher > 0 && r.control >= 0)
+	moments_done(&r.moments);
+	if (r.watcher > 0)
 		kill(r.watcher, SIGTERM);
 	return ret < 0 ? error_status(&err) : 0;
 }
