@@ -89,6 +89,11 @@ class Guest:
         except PermissionError:
             return None
 
+    def spent(self):
+        """Nanoseconds of a processor that the monitor's first thread, which resets, has had."""
+        with open(f"/proc/{self.pid}/task/{self.pid}/schedstat", encoding="ascii") as stat:
+            return int(stat.read().split()[0])
+
 
 def main():
     wisp, run_dir, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -107,13 +112,15 @@ def check(guest, wisp, run_dir, count):
                    timeout=LIMIT)
     guest.connect()
     guest.pid = guest.ask(do="info")["pid"]
-    pages, micros, first, early = [], [], None, None
+    pages, micros, spent, first, early = [], [], [], None, None
     for i in range(count):
         said = guest.go()
         first = first or said
         if said != first:
             fail(f"reset {i}: it said '{said}', and before '{first}'")
+        before = guest.spent()
         reply = guest.ask(do="reset", identical=True)
+        spent.append((guest.spent() - before) / 1000)
         pages.append(reply["pages"])
         micros.append(reply["us"])
         # From the first few on nothing is to grow.
@@ -121,7 +128,8 @@ def check(guest, wisp, run_dir, count):
             early = guest.holds()
     late = guest.holds()
     print(f"each time: {first[2:]}; {count} resets of {min(pages)} to {max(pages)} pages, median "
-          f"{statistics.median(micros):.0f} us, fastest {min(micros)} us")
+          f"{statistics.median(micros):.0f} us, fastest {min(micros)} us; "
+          f"of a processor {statistics.median(spent):.0f} us, fastest {min(spent):.0f} us")
     if early:
         print(f"descriptors, mappings, KiB of its own: {early}, then {late}")
     else:
