@@ -324,6 +324,7 @@ soak: ## unit tests under sanitizers again and again (SOAK_ROUNDS), then a long 
 		echo "soak: round $$i of $(SOAK_ROUNDS)"; \
 		$(MAKE) --no-print-directory asan tsan || exit 1; done
 	$(Q)$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
+	$(Q)$(MAKE) --no-print-directory soak-boot
 	$(Q)$(MAKE) --no-print-directory soak-net
 	$(Q)$(MAKE) --no-print-directory soak-block
 	$(Q)$(MAKE) --no-print-directory soak-qcow2
@@ -352,6 +353,13 @@ soak-migrate: all $(GUEST_TOOLS) ## migrations: a fault at a random moment each,
 .PHONY: soak-hostile
 soak-hostile: all ## an honest guest among 24 hostile ones, ten minutes
 	$(Q)BUILD=$(BUILD) scripts/soak-hostile
+
+.PHONY: soak-boot
+soak-boot: all ## every kernel in every size over every transport
+	$(Q)mkdir -p $(BUILD)/test
+	$(Q)case $$(scripts/probe) in nested:*) how=-nested ;; *) how= ;; esac; \
+	BUILD=$(BUILD) tests/guest/linux$$how bootall </dev/null | tee $(BUILD)/test/bootall.txt
+	$(Q)grep -q '^ok ' $(BUILD)/test/bootall.txt && ! grep '^not ok ' $(BUILD)/test/bootall.txt
 
 .PHONY: soak-net
 soak-net: all $(BUILD)/tests/soak/wire ## user networking and the switch under mixed traffic, ten minutes, as root
