@@ -123,6 +123,12 @@ struct fake_used {
 /* Take the next used chain, if there is one now. */
 bool fake_take_used(struct fake_driver *d, unsigned queue, struct fake_used *used);
 
+/* Deliver what is there and take all used chains. Returns how many. */
+unsigned fake_take_all(struct fake_driver *d, unsigned queue);
+
+/* How many come while the machine's clock goes on by so much. */
+unsigned fake_take_for(struct fake_driver *d, unsigned queue, unsigned milliseconds);
+
 /* Turn the loop until there is one; false when patience() is over. */
 bool fake_wait_used(struct fake_driver *d, unsigned queue, struct fake_used *used);
 

@@ -251,6 +251,28 @@ bool fake_take_used(struct fake_driver *d, unsigned queue, struct fake_used *use
 	return true;
 }
 
+unsigned fake_take_all(struct fake_driver *d, unsigned queue)
+{
+	struct fake_used used;
+	unsigned n = 0;
+
+	fake_run(d->vm);
+	while (fake_take_used(d, queue, &used))
+		n++;
+	return n;
+}
+
+unsigned fake_take_for(struct fake_driver *d, unsigned queue, unsigned milliseconds)
+{
+	unsigned n = 0;
+
+	while (milliseconds--) {
+		clock_advance(&d->vm->clock, NSEC_PER_MSEC);
+		n += fake_take_all(d, queue);
+	}
+	return n;
+}
+
 bool fake_wait_used(struct fake_driver *d, unsigned queue, struct fake_used *used)
 {
 	uint64_t end = patience();

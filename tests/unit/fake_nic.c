@@ -15,13 +15,7 @@
 
 const uint8_t fake_nic_mac[6] = { 0x52, 0x54, 0x00, 0x12, 0x34, 0x56 };
 
-const struct fake_nic_variant fake_nic_plain = {
-	.name = "plain",
-	.driver = { .event_idx = true, .indirect = true },
-	.backend = LOOP_AUTO,
-};
-
-struct fake_nic *fake_nic_begin_pairs(const struct fake_nic_variant *v, uint64_t features,
+struct fake_nic *fake_nic_begin_pairs(const struct fake_variant *v, uint64_t features,
 				      uint16_t mtu, unsigned num_pairs)
 {
 	struct fake_nic *f = calloc(1, sizeof(*f));
@@ -47,7 +41,7 @@ struct fake_nic *fake_nic_begin_pairs(const struct fake_nic_variant *v, uint64_t
 	return f;
 }
 
-struct fake_nic *fake_nic_begin(const struct fake_nic_variant *v, uint64_t features, uint16_t mtu)
+struct fake_nic *fake_nic_begin(const struct fake_variant *v, uint64_t features, uint16_t mtu)
 {
 	return fake_nic_begin_pairs(v, features, mtu, 1);
 }
@@ -129,21 +123,6 @@ uint8_t fake_nic_control(struct fake_nic *f, uint8_t class, uint8_t cmd, const u
 			 uint32_t len)
 {
 	return fake_nic_control_on(f, FAKE_NIC_CTRL, class, cmd, data, len);
-}
-
-static void drained(struct virtio_device *dev, void *arg)
-{
-	*(bool *)arg = true;
-}
-
-void fake_nic_pause(struct fake_nic *f)
-{
-	bool done = false;
-
-	virtio_pause(f->dev, drained, &done);
-	for (int i = 0; i < 60 && !done; i++)
-		loop_run_once(f->vm.loop, NSEC_PER_SEC);
-	assert_true(done);
 }
 
 /* ---- the peer's side ---- */

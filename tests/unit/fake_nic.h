@@ -2,7 +2,7 @@
  * A network device with its driver on one side and its peer on the other, for unit
  * tests of devices: one process, one thread, a socket between device and peer.
  *
- *	f = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0);
+ *	f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
  *	fake_nic_post(f, 4, 1600, ids, gpas);
  *	fake_nic_peer_sends(f, header, frame, sizeof(frame));
  *	assert_true(fake_wait_used(&f->d, FAKE_NIC_RX, &used));
@@ -17,6 +17,7 @@
 
 #include "devices/net.h"
 #include "tests/unit/fake_driver.h"
+#include "tests/unit/fake_variant.h"
 
 /* Queues, of a driver that knows one pair. */
 #define FAKE_NIC_RX   0
@@ -27,12 +28,6 @@
 
 /* All of the device's own; the rings' are the variant's to choose. */
 #define FAKE_NIC_FEATURES (((1ull << 28) - 1) | 1ull << VIRTIO_NET_F_SPEED_DUPLEX)
-
-struct fake_nic_variant {
-	const char *name;
-	struct fake_driver_config driver;
-	enum loop_backend backend;
-};
 
 struct fake_nic {
 	struct fake_vm vm;
@@ -45,12 +40,9 @@ struct fake_nic {
 
 extern const uint8_t fake_nic_mac[6];
 
-/* For what needs one variant only. */
-extern const struct fake_nic_variant fake_nic_plain;
-
 /* The driver knows @features of the device; @mtu 0: not told. */
-struct fake_nic *fake_nic_begin(const struct fake_nic_variant *v, uint64_t features, uint16_t mtu);
-struct fake_nic *fake_nic_begin_pairs(const struct fake_nic_variant *v, uint64_t features,
+struct fake_nic *fake_nic_begin(const struct fake_variant *v, uint64_t features, uint16_t mtu);
+struct fake_nic *fake_nic_begin_pairs(const struct fake_variant *v, uint64_t features,
 				      uint16_t mtu, unsigned num_pairs);
 void fake_nic_end(struct fake_nic *f);
 
@@ -70,9 +62,6 @@ uint8_t fake_nic_control_on(struct fake_nic *f, unsigned queue, uint8_t class, u
 			    const void *data, uint32_t len);
 uint8_t fake_nic_control(struct fake_nic *f, uint8_t class, uint8_t cmd, const uint8_t *data,
 			 uint32_t len);
-
-/* Pause the device, and wait until it has drained. */
-void fake_nic_pause(struct fake_nic *f);
 
 /* ---- the peer's side ---- */
 

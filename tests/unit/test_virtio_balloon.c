@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "tests/unit/fake_device.h"
 #include "tests/unit/fake_driver.h"
 #include "virtio/virtio_balloon.h"
 
@@ -385,21 +386,14 @@ static void driver_without_hints_is_not_asked(void **state)
 static void run_is_over_when_the_guest_goes_on_elsewhere(void **state)
 {
 	struct state_writer w;
-	struct state_reader r;
 	struct fixture f;
-	size_t pos = 0;
 
 	begin(&f, STATS_VQ | HINTS);
 	assert_int_equal(virtio_balloon_start_hints(f.d.dev, false), 0);
 	say(&f, 2);
-	state_writer_init(&w);
-	state_begin(&w, "balloon", 0, 1);
+	fake_section_begin(&w);
 	f.d.dev->ops->save(f.d.dev, &w);
-	state_end(&w);
-	assert_int_equal(state_next(w.buf, w.len, &pos, &r, NULL), 1);
-	assert_int_equal(f.d.dev->ops->load(f.d.dev, &r), 0);
-	assert_int_equal(state_reader_end(&r, NULL), 0);
-	state_writer_done(&w);
+	assert_int_equal(fake_section_load(f.d.dev, &w), 0);
 	fake_config_interrupts(&f.d);
 	f.d.dev->ops->identity_changed(f.d.dev);
 	assert_int_equal(fake_config_interrupts(&f.d), 1);
@@ -488,30 +482,18 @@ static void pause_gives_the_statistics_buffer_back_for_a_while(void **state)
 static void loaded_state_is_checked(void **state)
 {
 	struct state_writer w;
-	struct state_reader r;
 	struct fixture f;
-	size_t pos = 0;
 
 	begin(&f, 0);
-	state_writer_init(&w);
-	state_begin(&w, "balloon", 0, 1);
+	fake_section_begin(&w);
 	f.d.dev->ops->save(f.d.dev, &w);
-	state_end(&w);
-	assert_int_equal(state_next(w.buf, w.len, &pos, &r, NULL), 1);
-	assert_int_equal(f.d.dev->ops->load(f.d.dev, &r), 0);
-	assert_int_equal(state_reader_end(&r, NULL), 0);
-	state_writer_done(&w);
+	assert_int_equal(fake_section_load(f.d.dev, &w), 0);
 
-	state_writer_init(&w);
-	state_begin(&w, "balloon", 0, 1);
+	fake_section_begin(&w);
 	state_put_u32(&w, UINT32_MAX); /* pages; there are fewer */
 	state_put_u32(&w, 0);
 	state_put_u32(&w, 0);
-	state_end(&w);
-	pos = 0;
-	assert_int_equal(state_next(w.buf, w.len, &pos, &r, NULL), 1);
-	assert_int_equal(f.d.dev->ops->load(f.d.dev, &r), -EBADMSG);
-	state_writer_done(&w);
+	assert_int_equal(fake_section_load(f.d.dev, &w), -EBADMSG);
 	end(&f);
 }
 

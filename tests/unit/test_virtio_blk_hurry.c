@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "tests/unit/fake_device.h"
 #include "tests/unit/fake_driver.h"
 #include "virtio/virtio_devices.h"
 
@@ -83,17 +84,12 @@ static void a_reset_does_not_wait_for_what_the_driver_gives_up(void **state)
 	hurry(&f->image);
 }
 
-static void drained(struct virtio_device *dev, void *arg)
-{
-	*(bool *)arg = true;
-}
-
 static void a_pause_waits_and_is_hurried_by_the_machines_end(void **state)
 {
 	struct fixture *f = *state;
 
 	keep_one(f);
-	virtio_pause(f->dev, drained, &f->drained);
+	virtio_pause(f->dev, fake_drained, &f->drained);
 	fake_run(&f->vm);
 	assert_false(f->drained);
 	assert_int_equal(*f->status, NO_STATUS);
@@ -108,7 +104,7 @@ static void a_device_may_be_freed_before_it_hears_that_nobody_waits(void **state
 	struct fixture *f = *state;
 
 	keep_one(f);
-	virtio_pause(f->dev, drained, &f->drained);
+	virtio_pause(f->dev, fake_drained, &f->drained);
 	fake_run(&f->vm);
 	hurry(&f->image);
 	virtio_hurry(f->dev);

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "tests/unit/fake_device.h"
 #include "tests/unit/fake_driver.h"
 #include "tests/unit/patience.h"
 #include "virtio/virtio_devices.h"
@@ -231,11 +232,6 @@ static void requests_told_one_by_one_are_all_found(void **state)
 	}
 }
 
-static void set_flag(struct virtio_device *dev, void *arg)
-{
-	*(bool *)arg = true;
-}
-
 static void a_pause_drains_every_queue_and_a_resume_finds_what_waits(void **state)
 {
 	struct fixture *f = begin(*(enum loop_backend *)*state, false);
@@ -243,16 +239,12 @@ static void a_pause_drains_every_queue_and_a_resume_finds_what_waits(void **stat
 
 	make_requests(f, r);
 	for (unsigned round = 0; round < 20; round++) {
-		bool paused = false;
-
 		for (unsigned q = 0; q < QUEUES; q++) {
 			for (unsigned i = 0; i < DEPTH / 2; i++)
 				add(f, q, &r[q][i]);
 			fake_kick(&f->d, q);
 		}
-		virtio_pause(f->dev, set_flag, &paused);
-		while (!paused)
-			loop_run_once(f->vm.loop, NSEC_PER_SEC);
+		fake_pause(&f->d);
 		for (unsigned q = 0; q < QUEUES; q++)
 			assert_int_equal(f->dev->queue[q].inflight, 0);
 		/* These come while nobody listens. */

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/unit/fake_device.h"
 #include "tests/unit/fake_driver.h"
 #include "tests/unit/fake_fuse.h"
 #include "virtio/virtio_devices.h"
@@ -284,18 +285,12 @@ static void forgetting_has_no_reply(void **state)
 	end(&f);
 }
 
-static void drained(struct virtio_device *dev, void *arg)
-{
-	*(bool *)arg = true;
-}
-
 static void open_files_outlive_a_save_and_load(void **state)
 {
 	struct virtio_device *copy;
 	struct end second = { 0 };
 	struct state_writer w;
 	struct state_reader r;
-	bool paused = false;
 	struct fixture f;
 	uint64_t node, fh;
 	size_t pos = 0;
@@ -304,9 +299,7 @@ static void open_files_outlive_a_save_and_load(void **state)
 	say_init(&f);
 	fh = create(&f, "file", &node);
 	assert_int_equal(write_file(&f, node, fh, 0, 5, "saved"), 0);
-	virtio_pause(f.d.dev, drained, &paused);
-	while (!paused)
-		loop_run_once(f.vm.loop, UINT64_MAX);
+	fake_pause(&f.d);
 	state_writer_init(&w);
 	state_begin(&w, "share0", 0, 1);
 	virtio_save(f.d.dev, &w);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "tests/unit/fake_device.h"
 #include "tests/unit/fake_nic.h"
 #include "virtio/virtio_devices.h"
 
@@ -242,7 +243,7 @@ static void a_pause_gives_the_buffers_back(void **state)
 	int id[10];
 
 	fake_nic_post(f, 10, 1500, id, gpa);
-	fake_nic_pause(f);
+	fake_pause(&f->d);
 	assert_int_equal(f->dev->queue[FAKE_NIC_RX].inflight, 0);
 	assert_int_equal(f->dev->queue[FAKE_NIC_RX].next_avail,
 			 f->dev->queue[FAKE_NIC_RX].next_used);
@@ -276,44 +277,21 @@ static void a_reset_while_receiving_is_clean(void **state)
 	fake_nic_end(f);
 }
 
-#define VARIANTS(t)                     \
-	{                               \
-#t, t, NULL, NULL, NULL \
-	}
-
 int main(void)
 {
-	static const struct fake_nic_variant variants[] = {
-		{ "split, mmio, epoll", { .transport = FAKE_MMIO }, LOOP_EPOLL },
-		{ "split, pci, event index, indirect",
-		  { .transport = FAKE_PCI, .event_idx = true, .indirect = true },
-		  LOOP_AUTO },
-		{ "packed, mmio, event index",
-		  { .transport = FAKE_MMIO, .packed = true, .event_idx = true },
-		  LOOP_AUTO },
-		{ "packed, pci, indirect",
-		  { .transport = FAKE_PCI, .packed = true, .indirect = true },
-		  LOOP_EPOLL },
-	};
 	struct CMUnitTest matrix[] = {
-		VARIANTS(frames_go_out_in_order),
-		VARIANTS(framing_is_the_drivers_choice),
-		VARIANTS(a_frame_of_64k_goes_out_whole),
-		VARIANTS(a_small_frame_takes_one_buffer),
-		VARIANTS(a_long_frame_is_spread_over_buffers),
-		VARIANTS(a_burst_is_taken_at_once),
-		VARIANTS(a_long_frame_waits_for_its_last_buffers),
-		VARIANTS(frames_wait_for_buffers),
-		VARIANTS(a_pause_gives_the_buffers_back),
-		VARIANTS(a_reset_while_receiving_is_clean),
+		fake_variant_test(frames_go_out_in_order),
+		fake_variant_test(framing_is_the_drivers_choice),
+		fake_variant_test(a_frame_of_64k_goes_out_whole),
+		fake_variant_test(a_small_frame_takes_one_buffer),
+		fake_variant_test(a_long_frame_is_spread_over_buffers),
+		fake_variant_test(a_burst_is_taken_at_once),
+		fake_variant_test(a_long_frame_waits_for_its_last_buffers),
+		fake_variant_test(frames_wait_for_buffers),
+		fake_variant_test(a_pause_gives_the_buffers_back),
+		fake_variant_test(a_reset_while_receiving_is_clean),
 	};
-	int failed = 0;
 
 	log_setup(STDERR_FILENO, LOG_ERROR);
-	for (unsigned i = 0; i < ARRAY_SIZE(variants); i++) {
-		for (unsigned j = 0; j < ARRAY_SIZE(matrix); j++)
-			matrix[j].initial_state = (void *)&variants[i];
-		failed += cmocka_run_group_tests_name(variants[i].name, matrix, NULL, NULL);
-	}
-	return failed;
+	return fake_variants_run(matrix, ARRAY_SIZE(matrix));
 }

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/unit/fake_device.h"
 #include "tests/unit/fake_nic.h"
 #include "virtio/virtio_devices.h"
 
@@ -17,7 +18,7 @@ static void control_commands_are_answered(void **state)
 	static const uint8_t other[6] = { 2, 4, 6, 8, 10, 12 };
 	/* One unicast address, no multicast one; then with a count that lies. */
 	uint8_t table[14] = { 1, 0, 0, 0, 2, 4, 6, 8, 10, 12, 0, 0, 0, 0 };
-	struct fake_nic *f = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0);
+	struct fake_nic *f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
 	uint8_t on = 1, now[6];
 
 	assert_int_equal(fake_nic_control(f, VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, &on,
@@ -57,7 +58,7 @@ static void control_commands_are_answered(void **state)
 /* What the driver takes is told to the peer before the first frame, and when it changes. */
 static void the_peer_knows_what_the_driver_takes(void **state)
 {
-	struct fake_nic *f = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0);
+	struct fake_nic *f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
 	uint64_t some = htole64(1ull << VIRTIO_NET_F_GUEST_CSUM);
 	struct virtio_net_hdr_v1 h = { 0 };
 	struct net_hello hello;
@@ -90,7 +91,7 @@ static void the_peer_knows_what_the_driver_takes(void **state)
 static void each_pair_has_its_own_end(void **state)
 {
 	struct fake_nic *f =
-		fake_nic_begin_pairs(&fake_nic_plain, FAKE_NIC_FEATURES, 0, FAKE_NIC_PAIRS);
+		fake_nic_begin_pairs(&fake_plain, FAKE_NIC_FEATURES, 0, FAKE_NIC_PAIRS);
 	uint8_t frame[60] = { 1 }, num[2] = { FAKE_NIC_PAIRS, 0 }, buf[100];
 	struct virtio_net_hdr_v1 h = { 0 };
 	struct fake_used used;
@@ -126,7 +127,7 @@ static void each_pair_has_its_own_end(void **state)
 
 static void without_several_pairs_the_last_queue_is_nobodys(void **state)
 {
-	struct fake_nic *f = fake_nic_begin_pairs(&fake_nic_plain,
+	struct fake_nic *f = fake_nic_begin_pairs(&fake_plain,
 						  FAKE_NIC_FEATURES & ~(1ull << VIRTIO_NET_F_MQ), 0,
 						  FAKE_NIC_PAIRS);
 	struct fake_buf buf = { fake_alloc(&f->vm, 1600, 4), 1600, true };
@@ -145,7 +146,7 @@ static void without_several_pairs_the_last_queue_is_nobodys(void **state)
 
 static void config_space_describes_the_interface(void **state)
 {
-	struct fake_nic *f = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 4000);
+	struct fake_nic *f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 4000);
 	struct virtio_net_config c;
 
 	fake_config_read(&f->d, 0, &c, offsetof(struct virtio_net_config, duplex) + 1);
@@ -154,14 +155,14 @@ static void config_space_describes_the_interface(void **state)
 	assert_int_equal(le16toh(c.max_virtqueue_pairs), 1);
 	assert_true(virtio_has(f->dev, VIRTIO_NET_F_MTU));
 	fake_nic_end(f);
-	f = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0);
+	f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
 	assert_false(virtio_has(f->dev, VIRTIO_NET_F_MTU));
 	fake_nic_end(f);
 }
 
 static void features_that_build_on_others_need_them(void **state)
 {
-	struct fake_nic *f = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0);
+	struct fake_nic *f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
 	uint64_t tso = 1ull << VIRTIO_NET_F_HOST_TSO4, csum = 1ull << VIRTIO_NET_F_CSUM;
 
 	assert_true(f->dev->ops->features_ok(f->dev, tso | csum));
@@ -172,7 +173,7 @@ static void features_that_build_on_others_need_them(void **state)
 
 static void a_moved_guest_announces_itself(void **state)
 {
-	struct fake_nic *f = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0);
+	struct fake_nic *f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
 
 	assert_int_equal(fake_nic_status(f), VIRTIO_NET_S_LINK_UP);
 	f->dev->ops->identity_changed(f->dev);
@@ -196,18 +197,18 @@ static int load(struct fake_nic *f, const void *p, size_t len)
 static void state_survives_and_lies_are_refused(void **state)
 {
 	static const uint8_t other[6] = { 2, 4, 6, 8, 10, 12 };
-	struct fake_nic *a = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0), *b;
+	struct fake_nic *a = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0), *b;
 	struct state_writer w;
 	uint8_t now[6];
 
 	fake_nic_control(a, VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET, other, 6);
 	a->dev->ops->identity_changed(a->dev);
-	fake_nic_pause(a);
+	fake_pause(&a->d);
 	state_writer_init(&w);
 	virtio_save(a->dev, &w);
 
-	b = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0);
-	fake_nic_pause(b);
+	b = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
+	fake_pause(&b->d);
 	assert_int_equal(load(b, w.buf, w.len), 0);
 	fake_config_read(&b->d, 0, now, 6);
 	assert_memory_equal(now, other, 6);

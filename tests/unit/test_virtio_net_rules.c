@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/unit/fake_device.h"
 #include "tests/unit/fake_nic.h"
 #include "virtio/virtio_devices.h"
 
@@ -16,7 +17,7 @@
 
 static void nothing_unnegotiated_reaches_the_peer(void **state)
 {
-	struct fake_nic *f = fake_nic_begin(&fake_nic_plain, MERGEABLE, 0);
+	struct fake_nic *f = fake_nic_begin(&fake_plain, MERGEABLE, 0);
 	struct virtio_net_hdr_v1 h, seen, zero = { 0 };
 	uint8_t frame[60], got[100];
 	struct fake_used used;
@@ -29,7 +30,7 @@ static void nothing_unnegotiated_reaches_the_peer(void **state)
 	fake_nic_end(f);
 
 	/* With checksums but without segmentation. */
-	f = fake_nic_begin(&fake_nic_plain, MERGEABLE | 1ull << VIRTIO_NET_F_CSUM, 0);
+	f = fake_nic_begin(&fake_plain, MERGEABLE | 1ull << VIRTIO_NET_F_CSUM, 0);
 	h = (struct virtio_net_hdr_v1){ .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
 					.gso_type = VIRTIO_NET_HDR_GSO_TCPV4 };
 	fake_nic_transmit(f, &h, frame, sizeof(frame));
@@ -46,7 +47,7 @@ static void nothing_unnegotiated_reaches_the_peer(void **state)
 static void frames_of_no_length_are_dropped(void **state)
 {
 	static const uint32_t lens[] = { 0, 13 };
-	struct fake_nic *f = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0);
+	struct fake_nic *f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
 	struct virtio_net_hdr_v1 h = { 0 };
 	uint8_t frame[60] = { 0 }, got[100];
 	struct fake_buf tiny = { fake_alloc(&f->vm, 4, 1), 4, false };
@@ -68,7 +69,7 @@ static void frames_of_no_length_are_dropped(void **state)
 
 static void a_pause_does_not_wait_for_a_full_peer(void **state)
 {
-	struct fake_nic *f = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0);
+	struct fake_nic *f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
 	struct virtio_net_hdr_v1 h = { 0 };
 	uint8_t *frame = calloc(1, 60000);
 	struct fake_used used;
@@ -77,7 +78,7 @@ static void a_pause_does_not_wait_for_a_full_peer(void **state)
 	for (unsigned i = 0; i < N; i++)
 		fake_nic_transmit(f, &h, frame, 60000);
 	fake_run(&f->vm);
-	fake_nic_pause(f);
+	fake_pause(&f->d);
 	assert_int_equal(f->dev->queue[FAKE_NIC_TX].inflight, 0);
 	virtio_resume(f->dev);
 	for (unsigned i = 0; i < N; i++)
@@ -89,7 +90,7 @@ static void a_pause_does_not_wait_for_a_full_peer(void **state)
 
 static void without_merging_a_frame_has_one_buffer(void **state)
 {
-	struct fake_nic *f = fake_nic_begin(&fake_nic_plain, 0, 0);
+	struct fake_nic *f = fake_nic_begin(&fake_plain, 0, 0);
 	struct virtio_net_hdr_v1 h = { .flags = VIRTIO_NET_HDR_F_DATA_VALID, .gso_size = 7 };
 	struct virtio_net_hdr_v1 *got;
 	struct fake_used used;
@@ -117,7 +118,7 @@ static void without_merging_a_frame_has_one_buffer(void **state)
 
 static void frames_the_driver_did_not_ask_for_are_dropped(void **state)
 {
-	struct fake_nic *f = fake_nic_begin(&fake_nic_plain, MERGEABLE, 0);
+	struct fake_nic *f = fake_nic_begin(&fake_plain, MERGEABLE, 0);
 	struct virtio_net_hdr_v1 bad[] = {
 		{ .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM },
 		{ .gso_type = VIRTIO_NET_HDR_GSO_TCPV4 },
@@ -147,7 +148,7 @@ static void frames_the_driver_did_not_ask_for_are_dropped(void **state)
 
 static void buffers_without_room_fail_the_device(void **state)
 {
-	struct fake_nic *f = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0);
+	struct fake_nic *f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
 	uint64_t gpa = fake_alloc(&f->vm, 64, 4);
 	struct fake_buf bad[] = { { gpa, 11, true }, { gpa, 64, false } };
 
@@ -172,7 +173,7 @@ static void rate_limits_hold(void **state)
 	uint8_t frame[400] = { 0 }, got[500];
 
 	for (unsigned i = 0; i < 2; i++) {
-		struct fake_nic *f = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0);
+		struct fake_nic *f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
 		unsigned out = 0, in = 0, waiting = 0, most = i ? 125 : 1000;
 		struct fake_used used;
 		uint64_t gpa[64];
@@ -207,7 +208,7 @@ static void rate_limits_hold(void **state)
 
 static void a_lost_peer_is_a_link_that_is_down(void **state)
 {
-	struct fake_nic *f = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0);
+	struct fake_nic *f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
 	struct virtio_net_hdr_v1 h = { 0 };
 	struct fake_used used;
 	uint8_t frame[60] = { 0 };
@@ -224,7 +225,7 @@ static void a_lost_peer_is_a_link_that_is_down(void **state)
 	/* The driver gets its frames back. */
 	fake_nic_transmit(f, &h, frame, sizeof(frame));
 	assert_true(fake_wait_used(&f->d, FAKE_NIC_TX, &used));
-	fake_nic_pause(f);
+	fake_pause(&f->d);
 	virtio_resume(f->dev);
 	fake_nic_end(f);
 }
@@ -232,7 +233,7 @@ static void a_lost_peer_is_a_link_that_is_down(void **state)
 /* Whatever is on its way is lost, the driver is told, and all is well when it is back. */
 static void a_pulled_cable_is_a_link_that_is_down(void **state)
 {
-	struct fake_nic *f = fake_nic_begin(&fake_nic_plain, FAKE_NIC_FEATURES, 0);
+	struct fake_nic *f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
 	uint8_t frame[NET_VNET_HDR + 60] = { 0 }, got[100];
 	struct virtio_net_hdr_v1 h = { 0 };
 	struct fake_used used;

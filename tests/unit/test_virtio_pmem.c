@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "tests/unit/fake_device.h"
 #include "tests/unit/fake_driver.h"
 #include "virtio/virtio_devices.h"
 
@@ -74,38 +75,6 @@ static uint32_t *ask(struct fixture *f, uint32_t type)
 	return answer;
 }
 
-struct wanted {
-	const char *name;
-	uint64_t value;
-};
-
-static void keep(void *arg, const char *name, uint64_t value)
-{
-	struct wanted *w = arg;
-
-	if (!strcmp(name, w->name))
-		w->value = value;
-}
-
-static uint64_t counter(const struct fixture *f, const char *name)
-{
-	struct wanted w = { .name = name };
-
-	f->dev->ops->counters(f->dev, keep, &w);
-	return w.value;
-}
-
-static unsigned take_all(struct fixture *f)
-{
-	struct fake_used used;
-	unsigned n = 0;
-
-	fake_run(&f->vm);
-	while (fake_take_used(&f->d, 0, &used))
-		n++;
-	return n;
-}
-
 /* ---- requests ---- */
 
 static void flush_answers(enum loop_backend backend, const struct fake_driver_config *config)
@@ -120,7 +89,7 @@ static void flush_answers(enum loop_backend backend, const struct fake_driver_co
 	assert_true(fake_wait_used(&f.d, 0, &used));
 	assert_int_equal(used.len, 4);
 	assert_int_equal(get_le32(answer), 0);
-	assert_int_equal(counter(&f, "flushes"), 1);
+	assert_int_equal(fake_counter(f.dev, "flushes"), 1);
 	assert_int_equal(fake_interrupts(&f.d, 0), 1);
 	end(&f);
 }
@@ -155,7 +124,7 @@ static void requests_at_once_share_a_flush(void **state)
 		assert_true(fake_wait_used(&f.d, 0, &used));
 		assert_int_equal(get_le32(answer[i]), 0);
 	}
-	assert_int_equal(counter(&f, "throttled"), 0);
+	assert_int_equal(fake_counter(f.dev, "throttled"), 0);
 	end(&f);
 }
 
@@ -174,7 +143,7 @@ static void unknown_request_fails_and_the_next_is_served(void **state)
 	assert_true(fake_kick(&f.d, 0));
 	assert_true(fake_wait_used(&f.d, 0, &used));
 	assert_int_equal(get_le32(good), 0);
-	assert_int_equal(counter(&f, "failed"), 1);
+	assert_int_equal(fake_counter(f.dev, "failed"), 1);
 	end(&f);
 }
 
@@ -201,7 +170,7 @@ static void request_without_its_parts_is_returned_unanswered(void **state)
 	assert_true(fake_wait_used(&f.d, 0, &used));
 	assert_int_equal(used.len, 4);
 	assert_int_equal(get_le32(fake_ptr(&f.vm, in.gpa, 4)), FAILED);
-	assert_int_equal(counter(&f, "failed"), 3);
+	assert_int_equal(fake_counter(f.dev, "failed"), 3);
 	end(&f);
 }
 
@@ -254,8 +223,8 @@ static void a_rate_limit_holds_and_can_be_lifted(void **state)
 	assert_true(fake_wait_used(&f.d, 0, &used));
 	ask(&f, VIRTIO_PMEM_REQ_TYPE_FLUSH);
 	fake_kick(&f.d, 0);
-	assert_int_equal(take_all(&f), 0);
-	assert_true(counter(&f, "throttled") >= 1);
+	assert_int_equal(fake_take_all(&f.d, 0), 0);
+	assert_true(fake_counter(f.dev, "throttled") >= 1);
 	/* Its time comes by the machine's clock alone. */
 	clock_advance(&f.vm.clock, NSEC_PER_SEC);
 	assert_true(fake_wait_used(&f.d, 0, &used));
@@ -268,24 +237,16 @@ static void a_rate_limit_holds_and_can_be_lifted(void **state)
 	end(&f);
 }
 
-static void drained(struct virtio_device *dev, void *arg)
-{
-	*(bool *)arg = true;
-}
-
 static void pause_waits_for_the_flush_under_way(void **state)
 {
 	struct fake_used used;
-	bool done = false;
 	struct fixture f;
 	uint32_t *answer;
 
 	begin(&f, &(struct fake_driver_config){ .packed = true });
 	answer = ask(&f, VIRTIO_PMEM_REQ_TYPE_FLUSH);
 	fake_kick(&f.d, 0);
-	virtio_pause(f.dev, drained, &done);
-	while (!done)
-		loop_run_once(f.vm.loop, UINT64_MAX);
+	fake_pause(&f.d);
 	/* Either it had begun, and is answered, or it begins after the pause. */
 	virtio_resume(f.dev);
 	assert_true(fake_wait_used(&f.d, 0, &used));
@@ -313,7 +274,7 @@ static void failing_flush_is_told(void **state)
 	fake_kick(&f.d, 0);
 	assert_true(fake_wait_used(&f.d, 0, &used));
 	assert_int_equal(get_le32(answer), FAILED);
-	assert_int_equal(counter(&f, "failed"), 1);
+	assert_int_equal(fake_counter(f.dev, "failed"), 1);
 	end(&f);
 }
 
@@ -395,7 +356,7 @@ static void save(struct fixture *f, struct state_writer *w)
 {
 	bool done = false;
 
-	virtio_pause(f->dev, drained, &done);
+	virtio_pause(f->dev, fake_drained, &done);
 	fake_run(&f->vm);
 	assert_true(done);
 	state_writer_init(w);

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "tests/unit/fake_device.h"
 #include "tests/unit/fake_driver.h"
 #include "virtio/virtio_devices.h"
 
@@ -38,29 +39,6 @@ static unsigned fill_ring(struct fixture *f)
 	while (fake_add(&f->d, 0, &buf, 1) >= 0)
 		n++;
 	fake_kick(&f->d, 0);
-	return n;
-}
-
-static unsigned take_all(struct fixture *f)
-{
-	struct fake_used used;
-	unsigned n = 0;
-
-	fake_run(&f->vm);
-	while (fake_take_used(&f->d, 0, &used))
-		n++;
-	return n;
-}
-
-/* How many come in the next second of the machine's clock. */
-static unsigned take_a_second(struct fixture *f)
-{
-	unsigned n = 0;
-
-	for (unsigned ms = 0; ms < 1000; ms++) {
-		clock_advance(&f->vm.clock, NSEC_PER_MSEC);
-		n += take_all(f);
-	}
 	return n;
 }
 
@@ -157,26 +135,21 @@ static void a_rate_limit_holds_and_can_be_lifted(void **state)
 	begin(&f, &(struct fake_driver_config){ .event_idx = true });
 	virtio_rng_limit(f.d.dev, &limits);
 	n = fill_ring(&f);
-	back = take_all(&f);
+	back = fake_take_all(&f.d, 0);
 	assert_int_equal(back, 1);
-	back += take_a_second(&f);
+	back += fake_take_for(&f.d, 0, 1000);
 	assert_in_range(back, 2, 3);
 	limits = (struct rate_limits){ .ops = { .per_second = 2, .burst = 1 } };
 	virtio_rng_limit(f.d.dev, &limits);
-	back += take_a_second(&f);
+	back += fake_take_for(&f.d, 0, 1000);
 	assert_in_range(back, 4, 6);
 	virtio_rng_limit(f.d.dev, &(struct rate_limits){ 0 });
-	back += take_a_second(&f);
+	back += fake_take_for(&f.d, 0, 1000);
 	assert_int_equal(back, n);
 	/* And the driver's kicks are heard again. */
 	assert_int_equal(fill_ring(&f), n);
-	assert_int_equal(take_all(&f), n);
+	assert_int_equal(fake_take_all(&f.d, 0), n);
 	end(&f);
-}
-
-static void drained(struct virtio_device *dev, void *arg)
-{
-	*(bool *)arg = true;
 }
 
 static void a_limited_queue_pauses_and_goes_on(void **state)
@@ -188,13 +161,13 @@ static void a_limited_queue_pauses_and_goes_on(void **state)
 	begin(&f, &(struct fake_driver_config){ .packed = true });
 	virtio_rng_limit(f.d.dev, &limits);
 	fill_ring(&f);
-	assert_int_equal(take_all(&f), 1);
-	virtio_pause(f.d.dev, drained, &done);
+	assert_int_equal(fake_take_all(&f.d, 0), 1);
+	virtio_pause(f.d.dev, fake_drained, &done);
 	fake_run(&f.vm);
 	assert_true(done);
-	assert_int_equal(take_a_second(&f), 0);
+	assert_int_equal(fake_take_for(&f.d, 0, 1000), 0);
 	virtio_resume(f.d.dev);
-	assert_in_range(take_a_second(&f), 1, 2);
+	assert_in_range(fake_take_for(&f.d, 0, 1000), 1, 2);
 	end(&f);
 }
 

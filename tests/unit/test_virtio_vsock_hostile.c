@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/unit/fake_device.h"
 #include "tests/unit/fake_vsock.h"
 
 static void nonsense_is_answered_by_a_reset(void **state)
@@ -147,30 +148,18 @@ static void flood_without_receive_buffers_is_held_up(void **state)
 static void loaded_state_is_checked(void **state)
 {
 	struct state_writer w;
-	struct state_reader r;
 	struct fake_vsock f;
-	size_t pos = 0;
 
 	fake_vsock_begin(&f);
 	virtio_pause(f.d.dev, NULL, NULL);
-	state_writer_init(&w);
-	state_begin(&w, "vsock", 0, 1);
+	fake_section_begin(&w);
 	f.d.dev->ops->save(f.d.dev, &w);
-	state_end(&w);
-	assert_int_equal(state_next(w.buf, w.len, &pos, &r, NULL), 1);
-	assert_int_equal(f.d.dev->ops->load(f.d.dev, &r), 0);
-	assert_int_equal(state_reader_end(&r, NULL), 0);
-	state_writer_done(&w);
+	assert_int_equal(fake_section_load(f.d.dev, &w), 0);
 
-	state_writer_init(&w);
-	state_begin(&w, "vsock", 0, 1);
+	fake_section_begin(&w);
 	state_put_u64(&w, 2); /* the host's own */
 	state_put_u32(&w, 0);
-	state_end(&w);
-	pos = 0;
-	assert_int_equal(state_next(w.buf, w.len, &pos, &r, NULL), 1);
-	assert_int_equal(f.d.dev->ops->load(f.d.dev, &r), -EBADMSG);
-	state_writer_done(&w);
+	assert_int_equal(fake_section_load(f.d.dev, &w), -EBADMSG);
 	virtio_resume(f.d.dev);
 	fake_vsock_end(&f);
 }
