@@ -29,6 +29,26 @@ enum loop_backend loop_fixture_backend(void)
 	return tested;
 }
 
+int loop_fixture_run(const char *name, const struct CMUnitTest *tests, size_t num)
+{
+	static const struct {
+		enum loop_backend backend;
+		const char *name;
+	} backends[] = { { LOOP_EPOLL, "epoll" }, { LOOP_URING, "io_uring" } };
+	int failed = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(backends); i++) {
+		char group[64];
+
+		if (!loop_fixture_select(backends[i].backend))
+			continue;
+		snprintf(group, sizeof(group), "%s over %s", name, backends[i].name);
+		/* What the macro of this name calls, which wants to see the array. */
+		failed += _cmocka_run_group_tests(group, tests, num, NULL, NULL);
+	}
+	return failed;
+}
+
 struct loop *loop_fixture_create(const struct clock *clock)
 {
 	struct loop_params params = { .backend = tested, .clock = clock, .name = "test" };

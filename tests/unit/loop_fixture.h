@@ -12,6 +12,11 @@ bool loop_fixture_select(enum loop_backend backend);
 
 enum loop_backend loop_fixture_backend(void);
 
+struct CMUnitTest;
+
+/* Run @num tests once on each back end that the host has. Returns how many failed. */
+int loop_fixture_run(const char *name, const struct CMUnitTest *tests, size_t num);
+
 /* A loop by @clock; NULL: the real one. */
 struct loop *loop_fixture_create(const struct clock *clock);
 

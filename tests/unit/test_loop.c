@@ -479,11 +479,6 @@ int main(void)
 		cmocka_unit_test(free_drops_what_still_waits),
 		loop_test(parallel_file_io_keeps_its_data_apart),
 	};
-	int failed = 0;
 
-	if (loop_fixture_select(LOOP_EPOLL))
-		failed += cmocka_run_group_tests_name("loop over epoll", tests, NULL, NULL);
-	if (loop_fixture_select(LOOP_URING))
-		failed += cmocka_run_group_tests_name("loop over io_uring", tests, NULL, NULL);
-	return failed;
+	return loop_fixture_run("loop", tests, ARRAY_SIZE(tests));
 }

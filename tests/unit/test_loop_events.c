@@ -484,12 +484,6 @@ int main(void)
 		cmocka_unit_test(patience_is_counted_and_ends),
 		cmocka_unit_test(patience_leaves_other_threads_as_they_are),
 	};
-	int failed = 0;
 
-	if (loop_fixture_select(LOOP_EPOLL))
-		failed += cmocka_run_group_tests_name("loop events over epoll", tests, NULL, NULL);
-	if (loop_fixture_select(LOOP_URING))
-		failed += cmocka_run_group_tests_name("loop events over io_uring", tests, NULL,
-						      NULL);
-	return failed;
+	return loop_fixture_run("loop events", tests, ARRAY_SIZE(tests));
 }
