@@ -9,7 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
-#include <time.h>
+
+#include "tests/unit/block_result.h"
 
 int images_setup(void **state, enum loop_backend backend)
 {
@@ -119,53 +120,27 @@ void image_refused(const struct images *im, const char *name, struct block_confi
 		fail_msg("'%s' does not say '%s'", err.msg, why);
 }
 
-struct request {
-	struct block_req req;
-	bool over;
-	int res;
-};
-
-static void record(struct block_req *req, int res)
-{
-	struct request *r = container_of(req, struct request, req);
-
-	assert_false(r->over);
-	r->over = true;
-	r->res = res;
-}
-
-static int run_request(const struct images *im, struct block *b, struct request *r)
-{
-	r->req.done = record;
-	block_submit(b, &r->req);
-	assert_false(r->over);
-	for (time_t end = time(NULL) + 60; !r->over && time(NULL) < end;)
-		loop_run_once(im->loop, NSEC_PER_SEC);
-	assert_true(r->over);
-	return r->res;
-}
-
-int image_io(const struct images *im, struct block *b, enum block_op op, void *buf,
-	     uint64_t offset, uint64_t len)
+int image_io(const struct images *im, struct block *b, enum block_op op, void *buf, uint64_t offset,
+	     uint64_t len)
 {
 	struct iovec iov = { buf, len };
-	struct request r = { .req = { .op = op, .offset = offset, .len = len,
-				      .iov = &iov, .iovcnt = 1 } };
+	struct block_req req = { .op = op, .offset = offset, .len = len, .iov = &iov, .iovcnt = 1 };
 
-	return run_request(im, b, &r);
+	return block_do(im->loop, b, req);
 }
 
 int image_flush(const struct images *im, struct block *b)
 {
-	struct request r = { .req = { .op = BLOCK_FLUSH } };
+	struct block_req req = { .op = BLOCK_FLUSH };
 
-	return run_request(im, b, &r);
+	return block_do(im->loop, b, req);
 }
 
 int image_zero(const struct images *im, struct block *b, uint64_t offset, uint64_t len, bool unmap)
 {
-	struct request r = { .req = { .op = BLOCK_WRITE_ZEROES, .may_unmap = unmap,
-				      .offset = offset, .len = len } };
+	struct block_req req = {
+		.op = BLOCK_WRITE_ZEROES, .may_unmap = unmap, .offset = offset, .len = len
+	};
 
-	return run_request(im, b, &r);
+	return block_do(im->loop, b, req);
 }

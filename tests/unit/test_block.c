@@ -14,12 +14,11 @@
 #include <unistd.h>
 
 #include "devices/block.h"
+#include "tests/unit/block_result.h"
+#include "tests/unit/loop_fixture.h"
 #include "vmm/core/log.h"
 
 #define SIZE (256 * KiB)
-
-/* Every test runs on both back ends of the loop; this says which, and is set by main(). */
-static enum loop_backend backend;
 
 struct fixture {
 	struct loop *loop;
@@ -41,10 +40,9 @@ static void write_image(struct fixture *f, uint64_t size)
 
 static int set_up_in(void **state, const char *parent)
 {
-	struct loop_params params = { .backend = backend, .name = "test" };
 	struct fixture *f = calloc(1, sizeof(*f));
 
-	assert_int_equal(loop_create(&f->loop, &params, NULL), 0);
+	f->loop = loop_fixture_create(NULL);
 	snprintf(f->dir, sizeof(f->dir), "%s/wisp-test-XXXXXX", parent);
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->path, sizeof(f->path), "%s/disk", f->dir);
@@ -107,52 +105,19 @@ static int refused(struct fixture *f, struct block_config config, const char *wh
 	return r;
 }
 
-struct request {
-	struct block_req req;
-	unsigned calls;
-	int res;
-};
-
-static void record(struct block_req *req, int res)
-{
-	struct request *r = container_of(req, struct request, req);
-
-	r->calls++;
-	r->res = res;
-}
-
-static int await(struct fixture *f, struct request *r)
-{
-	for (int i = 0; i < 60 && !r->calls; i++)
-		loop_run_once(f->loop, NSEC_PER_SEC);
-	assert_int_equal(r->calls, 1);
-	return r->res;
-}
-
-static int do_request(struct fixture *f, struct block *b, struct block_req req)
-{
-	struct request r = { .req = req };
-
-	r.req.done = record;
-	block_submit(b, &r.req);
-	/* Never from within. */
-	assert_int_equal(r.calls, 0);
-	return await(f, &r);
-}
-
 static int transfer(struct fixture *f, struct block *b, enum block_op op, void *buf, size_t len,
 		    uint64_t offset)
 {
 	struct iovec iov = { buf, len };
 
-	return do_request(f, b, (struct block_req){ .op = op, .offset = offset, .len = len,
+	return block_do(f->loop, b, (struct block_req){ .op = op, .offset = offset, .len = len,
 						    .iov = &iov, .iovcnt = 1 });
 }
 
 static int change(struct fixture *f, struct block *b, enum block_op op, uint64_t offset,
 		  uint64_t len, bool may_unmap)
 {
-	return do_request(f, b, (struct block_req){ .op = op, .offset = offset, .len = len,
+	return block_do(f->loop, b, (struct block_req){ .op = op, .offset = offset, .len = len,
 						    .may_unmap = may_unmap });
 }
 
@@ -275,15 +240,15 @@ static void scattered_bytes_arrive_in_order(void **state)
 	struct block_req req = { .offset = 1024, .len = 3072, .iov = iov, .iovcnt = 3 };
 
 	req.op = BLOCK_READ;
-	assert_int_equal(do_request(f, b, req), 0);
+	assert_int_equal(block_do(f->loop, b, req), 0);
 	assert_memory_equal(buf, f->data + 1024, 3072);
 
 	for (size_t i = 0; i < sizeof(buf); i++)
 		buf[i] = ~i;
 	memcpy(f->data + 1024, buf, sizeof(buf));
 	req.op = BLOCK_WRITE;
-	assert_int_equal(do_request(f, b, req), 0);
-	assert_int_equal(do_request(f, b, (struct block_req){ .op = BLOCK_FLUSH }), 0);
+	assert_int_equal(block_do(f->loop, b, req), 0);
+	assert_int_equal(block_do(f->loop, b, (struct block_req){ .op = BLOCK_FLUSH }), 0);
 	assert_image_is(f);
 	/* The request's own segments are as they were. */
 	assert_ptr_equal(iov[1].iov_base, buf + 100);
@@ -297,7 +262,7 @@ static void many_requests_are_in_flight_at_once(void **state)
 	struct fixture *f = *state;
 	struct block *b = open_block(f, (struct block_config){ 0 });
 	enum { N = 200 };
-	struct request *r = calloc(N, sizeof(*r));
+	struct block_result *r = calloc(N, sizeof(*r));
 	struct iovec *iov = calloc(N, sizeof(*iov));
 	uint8_t *buf = malloc(N * 512);
 
@@ -305,12 +270,12 @@ static void many_requests_are_in_flight_at_once(void **state)
 		iov[i] = (struct iovec){ buf + i * 512, 512 };
 		r[i].req = (struct block_req){ .op = BLOCK_READ, .offset = (N - 1 - i) * 512,
 					       .len = 512, .iov = &iov[i], .iovcnt = 1,
-					       .done = record };
+					       .done = block_result_record };
 		block_submit(b, &r[i].req);
 	}
 	assert_int_equal(b->inflight, N);
 	for (int i = 0; i < N; i++) {
-		assert_int_equal(await(f, &r[i]), 0);
+		assert_int_equal(block_result_await(f->loop, &r[i]), 0);
 		assert_memory_equal(buf + i * 512, f->data + (N - 1 - i) * 512, 512);
 	}
 	assert_int_equal(b->inflight, 0);
@@ -345,7 +310,7 @@ static void a_file_cut_short_is_an_error_not_a_hang(void **state)
 
 	assert_int_equal(truncate(f->path, 2048), 0);
 	/* Ends early in the second segment, goes on there, and finds nothing more. */
-	assert_int_equal(do_request(f, b, (struct block_req){ .op = BLOCK_READ, .len = 4096,
+	assert_int_equal(block_do(f->loop, b, (struct block_req){ .op = BLOCK_READ, .len = 4096,
 							      .iov = iov, .iovcnt = 2 }),
 			 -EIO);
 	assert_memory_equal(buf, f->data, 2048);
@@ -384,7 +349,7 @@ static void a_read_only_disk_is_never_written(void **state)
 	assert_int_equal(transfer(f, b, BLOCK_WRITE, buf, 512, 0), -EROFS);
 	assert_int_equal(change(f, b, BLOCK_WRITE_ZEROES, 0, 512, true), -EROFS);
 	assert_int_equal(change(f, b, BLOCK_DISCARD, 0, 512, false), -EROFS);
-	assert_int_equal(do_request(f, b, (struct block_req){ .op = BLOCK_FLUSH }), 0);
+	assert_int_equal(block_do(f->loop, b, (struct block_req){ .op = BLOCK_FLUSH }), 0);
 	assert_int_equal(transfer(f, b, BLOCK_READ, buf, 512, 512), 0);
 	assert_memory_equal(buf, f->data + 512, 512);
 	assert_false(b->can_discard);
@@ -403,12 +368,12 @@ static void every_cache_mode_writes_and_flushes(void **state)
 
 		memset(buf, 0xa0 + cache, sizeof(buf));
 		memcpy(f->data + 512, buf, sizeof(buf));
-		assert_int_equal(do_request(f, b, (struct block_req){ .op = BLOCK_WRITE,
+		assert_int_equal(block_do(f->loop, b, (struct block_req){ .op = BLOCK_WRITE,
 								      .durable = true,
 								      .offset = 512, .len = 512,
 								      .iov = &iov, .iovcnt = 1 }),
 				 0);
-		assert_int_equal(do_request(f, b, (struct block_req){ .op = BLOCK_FLUSH }), 0);
+		assert_int_equal(block_do(f->loop, b, (struct block_req){ .op = BLOCK_FLUSH }), 0);
 		block_close(b);
 		assert_image_is(f);
 	}
@@ -442,7 +407,7 @@ static void discarding_gives_space_back(void **state)
 	struct block *b = open_block(f, (struct block_config){ 0 });
 	struct stat before, after;
 
-	assert_int_equal(do_request(f, b, (struct block_req){ .op = BLOCK_FLUSH }), 0);
+	assert_int_equal(block_do(f->loop, b, (struct block_req){ .op = BLOCK_FLUSH }), 0);
 	assert_int_equal(stat(f->path, &before), 0);
 	assert_int_equal(change(f, b, BLOCK_DISCARD, 64 * KiB, 128 * KiB, false), 0);
 	assert_int_equal(stat(f->path, &after), 0);
@@ -516,19 +481,7 @@ int main(void)
 		shm_test(discarding_gives_space_back),
 		block_test(direct_io_takes_any_alignment),
 	};
-	struct loop_params params = { .backend = LOOP_URING, .name = "probe" };
-	struct error err = { 0 };
-	struct loop *probe;
-	int failed;
 
 	log_setup(STDERR_FILENO, LOG_ERROR);
-	backend = LOOP_EPOLL;
-	failed = cmocka_run_group_tests_name("block over epoll", tests, NULL, NULL);
-	if (loop_create(&probe, &params, &err) < 0) {
-		printf("[  SKIPPED ] block over io_uring: %s\n", err.msg);
-		return failed;
-	}
-	loop_free(probe);
-	backend = LOOP_URING;
-	return failed + cmocka_run_group_tests_name("block over io_uring", tests, NULL, NULL);
+	return loop_fixture_run("block", tests, ARRAY_SIZE(tests));
 }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "devices/block_overlay.h"
+#include "tests/unit/block_result.h"
 
 #define SIZE (1 * MiB + 3 * BLOCK_SECTOR)
 
@@ -72,42 +73,18 @@ static int teardown(void **state)
 	return 0;
 }
 
-struct request {
-	struct block_req req;
-	bool over;
-	int res;
-};
-
-static void record(struct block_req *req, int res)
-{
-	struct request *r = container_of(req, struct request, req);
-
-	assert_false(r->over);
-	r->over = true;
-	r->res = res;
-}
-
-static int request(struct fixture *f, struct block *b, struct block_req req)
-{
-	struct request r = { .req = req };
-
-	r.req.done = record;
-	block_submit(b, &r.req);
-	assert_false(r.over);
-	for (int i = 0; i < 60 && !r.over; i++)
-		loop_run_once(f->loop, NSEC_PER_SEC);
-	assert_true(r.over);
-	return r.res;
-}
-
 static void write_at(struct fixture *f, struct block *b, uint64_t offset, uint8_t value, size_t len)
 {
 	uint8_t *data = malloc(len);
 	const struct iovec iov = { data, len };
 
 	memset(data, value, len);
-	assert_int_equal(request(f, b, (struct block_req){ .op = BLOCK_WRITE, .offset = offset,
-							   .len = len, .iov = &iov, .iovcnt = 1 }),
+	assert_int_equal(block_do(f->loop, b,
+				  (struct block_req){ .op = BLOCK_WRITE,
+						      .offset = offset,
+						      .len = len,
+						      .iov = &iov,
+						      .iovcnt = 1 }),
 			 0);
 	free(data);
 }
@@ -118,8 +95,12 @@ static void read_at(struct fixture *f, struct block *b, uint64_t offset, uint8_t
 	struct iovec iov[3] = { { to, 100 }, { to + 100, len / 2 }, { to + 100 + len / 2 } };
 
 	iov[2].iov_len = len - 100 - len / 2;
-	assert_int_equal(request(f, b, (struct block_req){ .op = BLOCK_READ, .offset = offset,
-							   .len = len, .iov = iov, .iovcnt = 3 }),
+	assert_int_equal(block_do(f->loop, b,
+				  (struct block_req){ .op = BLOCK_READ,
+						      .offset = offset,
+						      .len = len,
+						      .iov = iov,
+						      .iovcnt = 3 }),
 			 0);
 }
 
@@ -191,11 +172,12 @@ static void what_was_written_before_a_later_point_stays(void **state)
 static void zeroes_are_written_and_kept(void **state)
 {
 	struct fixture *f = *state;
-	const struct block_req zero = { .op = BLOCK_WRITE_ZEROES, .offset = 40 * BLOCK_SECTOR,
+	const struct block_req zero = { .op = BLOCK_WRITE_ZEROES,
+					.offset = 40 * BLOCK_SECTOR,
 					.len = 300 * KiB };
 
 	write_at(f, f->b, 50 * BLOCK_SECTOR, 5, BLOCK_SECTOR);
-	assert_int_equal(request(f, f->b, zero), 0);
+	assert_int_equal(block_do(f->loop, f->b, zero), 0);
 	memset(f->model + zero.offset, 0, zero.len);
 	expect_model(f, f->b);
 	assert_int_equal(block_overlay_keep(f->b), 0);
@@ -208,9 +190,10 @@ static void discard_and_flush_change_nothing(void **state)
 {
 	struct fixture *f = *state;
 
-	assert_int_equal(request(f, f->b, (struct block_req){ .op = BLOCK_DISCARD, .len = SIZE }),
+	assert_int_equal(block_do(f->loop, f->b,
+				  (struct block_req){ .op = BLOCK_DISCARD, .len = SIZE }),
 			 0);
-	assert_int_equal(request(f, f->b, (struct block_req){ .op = BLOCK_FLUSH }), 0);
+	assert_int_equal(block_do(f->loop, f->b, (struct block_req){ .op = BLOCK_FLUSH }), 0);
 	expect_model(f, f->b);
 }
 
@@ -252,9 +235,10 @@ static void it_is_what_a_model_says(void **state)
 			memcpy(f->model, point, SIZE);
 			break;
 		case 2:
-			assert_int_equal(request(f, f->b,
-						 (struct block_req){ .op = BLOCK_WRITE_ZEROES,
-								     .offset = at, .len = len }),
+			assert_int_equal(block_do(f->loop, f->b,
+						  (struct block_req){ .op = BLOCK_WRITE_ZEROES,
+								      .offset = at,
+								      .len = len }),
 					 0);
 			memset(f->model + at, 0, len);
 			break;
@@ -302,13 +286,14 @@ static void qcow2_header_is_still_refused(void **state)
 	struct fixture *f = set_up(LOOP_AUTO, true);
 	uint8_t head[512] = { 'Q', 'F', 'I', 0xfb };
 	const struct iovec iov = { head, sizeof(head) };
-	const struct block_req req = { .op = BLOCK_WRITE, .len = sizeof(head), .iov = &iov,
-				       .iovcnt = 1 };
+	const struct block_req req = {
+		.op = BLOCK_WRITE, .len = sizeof(head), .iov = &iov, .iovcnt = 1
+	};
 
 	begin(f);
-	assert_int_equal(request(f, f->b, req), -EPERM);
+	assert_int_equal(block_do(f->loop, f->b, req), -EPERM);
 	head[0] = 'q';
-	assert_int_equal(request(f, f->b, req), 0);
+	assert_int_equal(block_do(f->loop, f->b, req), 0);
 	memcpy(f->model, head, sizeof(head));
 	expect_model(f, f->b);
 	assert_int_equal(block_overlay_go_back(f->b), 0);

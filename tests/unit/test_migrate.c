@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "tests/unit/fake_hv.h"
+#include "tests/unit/wire_pair.h"
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_memory.h"
 #include "vmm/migrate/migrate_wire.h"
@@ -28,17 +29,7 @@ struct ends {
 
 static void open_ends(struct ends *e)
 {
-	int pair[2], large = 8 * MiB;
-	struct error err = { 0 };
-
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	/* One thread has both ends: a record has to fit. */
-	for (unsigned i = 0; i < 2; i++) {
-		setsockopt(pair[i], SOL_SOCKET, SO_SNDBUFFORCE, &large, sizeof(large));
-		setsockopt(pair[i], SOL_SOCKET, SO_RCVBUFFORCE, &large, sizeof(large));
-	}
-	assert_int_equal(migrate_wire_init(&e->a, pair[0], pair[0], &err), 0);
-	assert_int_equal(migrate_wire_init(&e->b, pair[1], pair[1], &err), 0);
+	wire_pair(&e->a, &e->b);
 	e->a.patience_ms = e->b.patience_ms = 20;
 }
 

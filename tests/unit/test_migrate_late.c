@@ -17,6 +17,7 @@
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
 #include "tests/unit/patience.h"
+#include "tests/unit/wire_pair.h"
 #include "vmm/config/config_state.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
@@ -29,17 +30,7 @@
 
 static void open_wires(struct migrate_wire *a, struct migrate_wire *b)
 {
-	int pair[2], large = 8 * MiB;
-	struct error err = { 0 };
-
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	/* One thread has both ends: what is sent has to fit. */
-	for (unsigned i = 0; i < 2; i++) {
-		setsockopt(pair[i], SOL_SOCKET, SO_SNDBUFFORCE, &large, sizeof(large));
-		setsockopt(pair[i], SOL_SOCKET, SO_RCVBUFFORCE, &large, sizeof(large));
-	}
-	assert_int_equal(migrate_wire_init(a, pair[0], pair[0], &err), 0);
-	assert_int_equal(migrate_wire_init(b, pair[1], pair[1], &err), 0);
+	wire_pair(a, b);
 	a->patience_ms = b->patience_ms = 100;
 }
 

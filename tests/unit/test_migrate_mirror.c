@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/unit/block_result.h"
+#include "tests/unit/wire_pair.h"
 #include "vmm/migrate/migrate_copies.h"
 #include "vmm/migrate/migrate_mirror.h"
 
@@ -31,21 +33,6 @@ struct fixture {
 	struct migrate_wire a, b;
 	unsigned records, zeroes; /* that were sent last */
 };
-
-static void open_wires(struct fixture *f)
-{
-	int pair[2], large = 8 * MiB;
-	struct error err = { 0 };
-
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	/* One thread has both ends: all of a round has to fit. */
-	for (unsigned i = 0; i < 2; i++) {
-		setsockopt(pair[i], SOL_SOCKET, SO_SNDBUFFORCE, &large, sizeof(large));
-		setsockopt(pair[i], SOL_SOCKET, SO_RCVBUFFORCE, &large, sizeof(large));
-	}
-	assert_int_equal(migrate_wire_init(&f->a, pair[0], pair[0], &err), 0);
-	assert_int_equal(migrate_wire_init(&f->b, pair[1], pair[1], &err), 0);
-}
 
 static int setup(void **state)
 {
@@ -70,7 +57,7 @@ static int setup(void **state)
 	f->sink.file[0].fd = -1;
 	f->sink.file[1] =
 		(struct migrate_mirror_file){ .fd = f->to, .bytes = BYTES, .path = "copy" };
-	open_wires(f);
+	wire_pair(&f->a, &f->b);
 	*state = f;
 	return 0;
 }
@@ -141,40 +128,22 @@ static void assert_same(struct fixture *f)
 	free(b);
 }
 
-struct change {
-	struct block_req req;
-	bool done;
-	int result;
-};
-
-static void changed(struct block_req *req, int res)
-{
-	struct change *c = container_of(req, struct change, req);
-
-	c->done = true;
-	c->result = res;
-}
-
 /* As a guest does. */
 static void change(struct fixture *f, enum block_op op, uint64_t unit, uint64_t units, uint8_t byte)
 {
 	uint8_t data[512];
 	struct iovec iov = { data, sizeof(data) };
-	struct change c = { .req = {
+	struct block_req req = {
 		.op = op,
 		.offset = unit * MIGRATE_UNIT,
 		.len = op == BLOCK_WRITE ? sizeof(data) : units * MIGRATE_UNIT,
 		.iov = &iov,
 		.iovcnt = 1,
 		.may_unmap = true,
-		.done = changed,
-	} };
+	};
 
 	memset(data, byte, sizeof(data));
-	block_submit(f->block, &c.req);
-	while (!c.done)
-		loop_run_once(f->loop, UINT64_MAX);
-	assert_int_equal(c.result, 0);
+	assert_int_equal(block_do(f->loop, f->block, req), 0);
 }
 
 static void only_what_is_there_is_read_and_sent(void **state)

@@ -16,16 +16,15 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "tests/unit/block_result.h"
+#include "tests/unit/loop_fixture.h"
+#include "tests/unit/nbd_peer.h"
 #include "vmm/core/log.h"
 
 #define SIZE (8 * MiB)
 #define URI  "nbd+unix:///?socket=peer"
-
-/* Every test runs on both back ends of the loop. */
-static enum loop_backend backend;
 
 struct fixture {
 	struct loop *loop;
@@ -35,41 +34,25 @@ struct fixture {
 };
 
 struct request {
-	struct block_req req;
+	struct block_result r;
 	struct iovec iov[3];
-	unsigned calls;
-	int res;
 };
-
-static void record(struct block_req *req, int res)
-{
-	struct request *r = container_of(req, struct request, req);
-
-	r->calls++;
-	r->res = res;
-}
-
-static int await(struct fixture *f, struct request *r)
-{
-	for (time_t end = time(NULL) + 60; !r->calls && time(NULL) < end;)
-		loop_run_once(f->loop, NSEC_PER_SEC);
-	assert_int_equal(r->calls, 1);
-	return r->res;
-}
 
 /* Of three parts, none of which is a sector. */
 static void fill_request(struct request *r, enum block_op op, void *buf, uint64_t offset,
 			 uint64_t len)
 {
-	*r = (struct request){ .req = { .op = op, .offset = offset, .done = record } };
-	r->req.len = op == BLOCK_FLUSH ? 0 : len;
+	*r = (struct request){ .r.req = { .op = op,
+					       .offset = offset,
+					       .done = block_result_record } };
+	r->r.req.len = op == BLOCK_FLUSH ? 0 : len;
 	if (!buf)
 		return;
 	r->iov[0] = (struct iovec){ buf, 100 };
 	r->iov[1] = (struct iovec){ (uint8_t *)buf + 100, 33 };
 	r->iov[2] = (struct iovec){ (uint8_t *)buf + 133, len - 133 };
-	r->req.iov = r->iov;
-	r->req.iovcnt = 3;
+	r->r.req.iov = r->iov;
+	r->r.req.iovcnt = 3;
 }
 
 static int do_op(struct fixture *f, struct block *b, enum block_op op, void *buf, uint64_t offset,
@@ -78,9 +61,9 @@ static int do_op(struct fixture *f, struct block *b, enum block_op op, void *buf
 	struct request r;
 
 	fill_request(&r, op, buf, offset, len);
-	block_submit(b, &r.req);
-	assert_int_equal(r.calls, 0);
-	return await(f, &r);
+	block_submit(b, &r.r.req);
+	assert_int_equal(r.r.calls, 0);
+	return block_result_await(f->loop, &r.r);
 }
 
 /* ---- with nbdkit ---- */
@@ -174,10 +157,10 @@ static void many_requests_at_once_each_get_their_own(void **state)
 		for (unsigned i = 0; i < 300; i++) {
 			fill_request(&r[i], write ? BLOCK_WRITE : BLOCK_READ,
 				     (write ? data : seen) + i * 8192, i * 8192, 8192);
-			block_submit(b, &r[i].req);
+			block_submit(b, &r[i].r.req);
 		}
 		for (unsigned i = 0; i < 300; i++)
-			assert_int_equal(await(f, &r[i]), 0);
+			assert_int_equal(block_result_await(f->loop, &r[i].r), 0);
 	}
 	assert_memory_equal(seen, data, 300 * 8192);
 	block_close(b);
@@ -231,12 +214,12 @@ static void a_server_that_dies_fails_requests_and_nothing_else(void **state)
 	b = open_disk(f, (struct block_config){ 0 });
 	for (unsigned i = 0; i < ARRAY_SIZE(r); i++) {
 		fill_request(&r[i], BLOCK_READ, buf, 0, 4096);
-		block_submit(b, &r[i].req);
+		block_submit(b, &r[i].r.req);
 	}
 	loop_run_once(f->loop, NSEC_PER_SEC / 10);
 	stop_server(f);
 	for (unsigned i = 0; i < ARRAY_SIZE(r); i++)
-		assert_int_equal(await(f, &r[i]), -EIO);
+		assert_int_equal(block_result_await(f->loop, &r[i].r), -EIO);
 	assert_int_equal(do_op(f, b, BLOCK_READ, buf, 0, 4096), -EIO);
 	block_close(b);
 }
@@ -350,43 +333,28 @@ static void take(struct fixture *f, void *buf, size_t len)
 	assert_int_equal(recv(f->peer, buf, len, MSG_WAITALL | MSG_DONTWAIT), len);
 }
 
-static void reply(struct fixture *f, uint32_t magic, uint32_t error, uint64_t cookie)
-{
-	uint32_t head[4] = { htobe32(magic), htobe32(error), (uint32_t)cookie,
-			     (uint32_t)(cookie >> 32) };
-
-	assert_int_equal(write(f->peer, head, sizeof(head)), sizeof(head));
-}
-
-struct head {
-	uint32_t magic;
-	uint16_t flags, type;
-	uint64_t cookie, offset;
-	uint32_t len;
-} __attribute__((packed));
-
 static void a_durable_write_is_flushed_when_the_server_knows_no_better(void **state)
 {
 	struct fixture *f = *state;
 	struct block *b = open_good(f);
 	uint8_t buf[512] = { 5 }, seen[512];
 	struct request r;
-	struct head h;
+	struct nbd_peer_head h;
 
 	fill_request(&r, BLOCK_WRITE, buf, 1024, 512);
-	r.req.durable = true;
-	block_submit(b, &r.req);
+	r.r.req.durable = true;
+	block_submit(b, &r.r.req);
 	take(f, &h, sizeof(h));
 	assert_int_equal(be16toh(h.type), 1);
 	assert_int_equal(be64toh(h.offset), 1024);
 	take(f, seen, sizeof(seen));
 	assert_memory_equal(seen, buf, 512);
-	reply(f, 0x67446698, 0, h.cookie);
+	nbd_peer_reply(f->peer, NBD_PEER_REPLY, 0, h.cookie);
 	take(f, &h, sizeof(h));
 	assert_int_equal(be16toh(h.type), 3);
-	assert_int_equal(r.calls, 0);
-	reply(f, 0x67446698, 0, h.cookie);
-	assert_int_equal(await(f, &r), 0);
+	assert_int_equal(r.r.calls, 0);
+	nbd_peer_reply(f->peer, NBD_PEER_REPLY, 0, h.cookie);
+	assert_int_equal(block_result_await(f->loop, &r.r), 0);
 	block_close(b);
 	close(f->peer);
 }
@@ -400,25 +368,25 @@ static void a_server_that_lies_later_is_given_up(void **state)
 		struct block *b = open_good(f);
 		uint8_t buf[1024] = { 0 };
 		struct request r[2];
-		struct head h[2];
+		struct nbd_peer_head h[2];
 
 		for (unsigned i = 0; i < 2; i++) {
 			fill_request(&r[i], BLOCK_READ, buf + i * 512, 0, 512);
-			block_submit(b, &r[i].req);
+			block_submit(b, &r[i].r.req);
 		}
 		take(f, h, sizeof(h));
 		if (lie == 0)
-			reply(f, 0x67446699, 0, h[0].cookie);
+			nbd_peer_reply(f->peer, 0x67446699, 0, h[0].cookie);
 		else if (lie == 1)
-			reply(f, 0x67446698, 0, htobe64(99));
+			nbd_peer_reply(f->peer, NBD_PEER_REPLY, 0, htobe64(99));
 		else if (lie == 2)
-			reply(f, 0x67446698, 0, htobe64(1ull << 40));
+			nbd_peer_reply(f->peer, NBD_PEER_REPLY, 0, htobe64(1ull << 40));
 		else
 			/* Answered, with an error, twice. */
 			for (unsigned i = 0; i < 2; i++)
-				reply(f, 0x67446698, EIO, h[0].cookie);
+				nbd_peer_reply(f->peer, NBD_PEER_REPLY, EIO, h[0].cookie);
 		for (unsigned i = 0; i < 2; i++)
-			assert_int_equal(await(f, &r[i]), -EIO);
+			assert_int_equal(block_result_await(f->loop, &r[i].r), -EIO);
 		assert_int_equal(do_op(f, b, BLOCK_FLUSH, NULL, 0, 0), -EIO);
 		block_close(b);
 		close(f->peer);
@@ -473,11 +441,10 @@ static void uris_are_understood_or_refused_with_the_reason(void **state)
 
 static int setup(void **state)
 {
-	struct loop_params params = { .backend = backend, .name = "test" };
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
-	assert_int_equal(loop_create(&f->loop, &params, NULL), 0);
+	f->loop = loop_fixture_create(NULL);
 	snprintf(f->dir, sizeof(f->dir), "/tmp/wisp-test-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->socket, sizeof(f->socket), "%s/sock", f->dir);
@@ -518,12 +485,8 @@ int main(void)
 		nbd_test(a_server_that_lies_later_is_given_up),
 		nbd_test(uris_are_understood_or_refused_with_the_reason),
 	};
-	int failed;
 
 	/* What is said of servers that die is not for whoever runs this. */
 	log_setup(open("/dev/null", O_WRONLY | O_CLOEXEC), LOG_ERROR);
-	backend = LOOP_URING;
-	failed = cmocka_run_group_tests_name("nbd, io_uring", tests, NULL, NULL);
-	backend = LOOP_EPOLL;
-	return failed + cmocka_run_group_tests_name("nbd, epoll", tests, NULL, NULL);
+	return loop_fixture_run("nbd", tests, ARRAY_SIZE(tests));
 }

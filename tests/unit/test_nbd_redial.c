@@ -13,12 +13,11 @@
 
 #include "devices/block_nbd_internal.h"
 #include "devices/nbd.h"
+#include "tests/unit/loop_fixture.h"
+#include "tests/unit/nbd_peer.h"
 #include "vmm/core/log.h"
 
 #define LIMIT_S 30
-
-/* Every test runs on both back ends of the loop. */
-static enum loop_backend backend;
 
 struct fixture {
 	struct loop *loop;
@@ -34,14 +33,6 @@ struct request {
 	unsigned calls;
 	int res;
 };
-
-/* What the disk sends. */
-struct head {
-	uint32_t magic;
-	uint16_t flags, type;
-	uint64_t cookie, offset;
-	uint32_t len;
-} __attribute__((packed));
 
 enum { READ, WRITE, FLUSH = 3 };
 
@@ -93,10 +84,10 @@ static void later(struct fixture *f, unsigned seconds)
 }
 
 /* The next request that the server gets, with its data. */
-static struct head take(struct fixture *f)
+static struct nbd_peer_head take(struct fixture *f)
 {
 	uint8_t data[512];
-	struct head h;
+	struct nbd_peer_head h;
 
 	turn(f);
 	assert_int_equal(recv(f->server, &h, sizeof(h), MSG_DONTWAIT), sizeof(h));
@@ -105,13 +96,11 @@ static struct head take(struct fixture *f)
 	return h;
 }
 
-static void answer(struct fixture *f, const struct head *h)
+static void answer(struct fixture *f, const struct nbd_peer_head *h)
 {
 	uint8_t data[512] = { 7 };
-	uint32_t reply[4] = { htobe32(0x67446698), 0, (uint32_t)h->cookie,
-			      (uint32_t)(h->cookie >> 32) };
 
-	assert_int_equal(write(f->server, reply, sizeof(reply)), sizeof(reply));
+	nbd_peer_reply(f->server, NBD_PEER_REPLY, 0, h->cookie);
 	if (be16toh(h->type) == READ)
 		assert_int_equal(write(f->server, data, sizeof(data)), sizeof(data));
 	turn(f);
@@ -178,7 +167,7 @@ static void requests_wait_for_a_server_that_comes_back(void **state)
 {
 	struct fixture *f = *state;
 	struct request early, late;
-	struct head h;
+	struct nbd_peer_head h;
 
 	submit(f, &early, BLOCK_READ, false);
 	take(f);
@@ -203,7 +192,7 @@ static void a_durable_write_that_was_not_flushed_is_written_again(void **state)
 {
 	struct fixture *f = *state;
 	struct request r;
-	struct head h;
+	struct nbd_peer_head h;
 
 	submit(f, &r, BLOCK_WRITE, true);
 	h = take(f);
@@ -282,7 +271,7 @@ static void a_server_given_up_has_one_chance_a_second(void **state)
 {
 	struct fixture *f = *state;
 	struct request r;
-	struct head h;
+	struct nbd_peer_head h;
 	uint32_t id;
 
 	submit(f, &r, BLOCK_READ, false);
@@ -315,7 +304,7 @@ static void another_disk_is_not_taken_for_the_one_that_was(void **state)
 	struct nbd_export other[3] = { same, same, same };
 	struct fixture *f = *state;
 	struct request r;
-	struct head h;
+	struct nbd_peer_head h;
 
 	other[0].size_bytes *= 2;
 	other[1].flags |= NBD_READ_ONLY;
@@ -338,7 +327,7 @@ static void an_answer_to_another_question_is_dropped(void **state)
 {
 	struct fixture *f = *state;
 	struct request r;
-	struct head h;
+	struct nbd_peer_head h;
 	uint32_t id;
 
 	submit(f, &r, BLOCK_READ, false);
@@ -371,7 +360,7 @@ static void a_dialer_that_is_gone_ends_the_waiting(void **state)
 
 static void assert_served(struct fixture *f, struct request *r)
 {
-	struct head h = take(f);
+	struct nbd_peer_head h = take(f);
 
 	answer(f, &h);
 	assert_int_equal(r->calls, 1);
@@ -424,7 +413,7 @@ static void in_a_hurry_what_a_server_works_on_is_completed(void **state)
 {
 	struct fixture *f = *state;
 	struct request r;
-	struct head h;
+	struct nbd_peer_head h;
 
 	submit(f, &r, BLOCK_READ, false);
 	h = take(f);
@@ -472,7 +461,7 @@ static void a_server_that_answers_before_it_has_read_all_is_not_silent_later(voi
 	void *large = calloc(1, MiB);
 	struct request r;
 	char data[4096];
-	struct head h;
+	struct nbd_peer_head h;
 
 	submit(f, &r, BLOCK_WRITE, false);
 	/* More than a socket holds. */
@@ -502,14 +491,13 @@ static void a_server_that_answers_before_it_has_read_all_is_not_silent_later(voi
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	struct loop_params params = { .backend = backend, .name = "test", .clock = &f->clock };
 	struct block_config config = { .path = "nbd://127.0.0.1/", .reconnect_seconds = LIMIT_S };
 	struct error err = { 0 };
 	char drain[200];
 	int pair[2];
 
 	clock_init_virtual(&f->clock, 1000 * NSEC_PER_SEC, 0);
-	assert_int_equal(loop_create(&f->loop, &params, NULL), 0);
+	f->loop = loop_fixture_create(&f->clock);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
 	f->server = pair[0];
 	config.fd = pair[1];
@@ -559,12 +547,8 @@ int main(void)
 		redial_test(in_a_hurry_a_server_that_is_not_back_for_sure_counts_as_gone),
 		redial_test(a_server_that_answers_before_it_has_read_all_is_not_silent_later),
 	};
-	int failed;
 
 	/* What is said of servers that go is not for whoever runs this. */
 	log_setup(open("/dev/null", O_WRONLY | O_CLOEXEC), LOG_ERROR);
-	backend = LOOP_URING;
-	failed = cmocka_run_group_tests_name("redial, io_uring", tests, NULL, NULL);
-	backend = LOOP_EPOLL;
-	return failed + cmocka_run_group_tests_name("redial, epoll", tests, NULL, NULL);
+	return loop_fixture_run("redial", tests, ARRAY_SIZE(tests));
 }

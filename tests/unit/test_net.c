@@ -15,10 +15,8 @@
 #include "devices/net.h"
 #include "devices/net_offload.h"
 #include "devices/net_tap.h"
+#include "tests/unit/loop_fixture.h"
 #include "vmm/core/log.h"
-
-/* Every test of sockets runs on both back ends of the loop; set by main(). */
-static enum loop_backend backend;
 
 struct fixture {
 	struct loop *loop;
@@ -35,11 +33,10 @@ static void count_link(struct net *n, void *arg)
 static int setup(void **state)
 {
 	static const uint8_t mac[6] = { 0x52, 0x54, 0, 1, 2, 3 };
-	struct loop_params params = { .backend = backend, .name = "test" };
 	struct fixture *f = calloc(1, sizeof(*f));
 	int pair[2];
 
-	assert_int_equal(loop_create(&f->loop, &params, NULL), 0);
+	f->loop = loop_fixture_create(NULL);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair), 0);
 	assert_int_equal(net_open_socket(&f->net, pair[0], mac, NULL), 0);
 	net_attach(f->net, f->loop);
@@ -356,11 +353,10 @@ static int setup_tap(void **state)
 {
 	static const uint8_t mac[6] = { 0x52, 0x54, 0, 1, 2, 3 };
 	static const struct net_tap tap = { .num_queues = 1, .mtu = 9000, .offloads.csum = true };
-	struct loop_params params = { .backend = backend, .name = "test" };
 	struct fixture *f = calloc(1, sizeof(*f));
 	int pair[2];
 
-	assert_int_equal(loop_create(&f->loop, &params, NULL), 0);
+	f->loop = loop_fixture_create(NULL);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair), 0);
 	assert_int_equal(net_open_tap(&f->net, pair[0], &tap, mac, NULL), 0);
 	net_attach(f->net, f->loop);
@@ -544,20 +540,9 @@ int main(void)
 		cmocka_unit_test(a_checksum_is_filled_where_the_header_says),
 		cmocka_unit_test(a_header_that_points_outside_is_refused),
 	};
-	struct loop_params params = { .backend = LOOP_URING, .name = "probe" };
-	struct error err = { 0 };
-	struct loop *probe;
 	int failed;
 
 	log_setup(STDERR_FILENO, LOG_ERROR);
 	failed = cmocka_run_group_tests_name("net", others, NULL, NULL);
-	backend = LOOP_EPOLL;
-	failed += cmocka_run_group_tests_name("net over epoll", sockets, NULL, NULL);
-	if (loop_create(&probe, &params, &err) < 0) {
-		printf("[  SKIPPED ] net over io_uring: %s\n", err.msg);
-		return failed;
-	}
-	loop_free(probe);
-	backend = LOOP_URING;
-	return failed + cmocka_run_group_tests_name("net over io_uring", sockets, NULL, NULL);
+	return failed + loop_fixture_run("net", sockets, ARRAY_SIZE(sockets));
 }

@@ -14,10 +14,9 @@
 #include <unistd.h>
 
 #include "devices/net_divert.h"
+#include "tests/unit/loop_fixture.h"
 
 #define FRAME 60 /* with its header */
-
-static enum loop_backend backend; /* set by main(): every test runs on both */
 
 struct fixture {
 	struct loop *loop;
@@ -50,12 +49,11 @@ static int attach(struct fixture *f)
 static int setup(void **state)
 {
 	static const uint8_t mac[6] = { 0x52, 0x54, 0, 1, 2, 3 };
-	struct loop_params params = { .backend = backend, .name = "test" };
 	struct fixture *f = calloc(1, sizeof(*f));
 	struct in_addr address = { inet_addr("169.254.169.254") };
 	int pair[2];
 
-	assert_int_equal(loop_create(&f->loop, &params, NULL), 0);
+	f->loop = loop_fixture_create(NULL);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair), 0);
 	assert_int_equal(net_open_socket(&f->net, pair[0], mac, NULL), 0);
 	net_attach(f->net, f->loop);
@@ -248,18 +246,6 @@ int main(void)
 		T(a_service_that_ends_leaves_the_network),
 		T(a_slow_service_loses_frames_and_holds_nothing_up),
 	};
-	struct loop_params params = { .backend = LOOP_URING, .name = "probe" };
-	struct error err = { 0 };
-	struct loop *probe;
-	int failed;
 
-	backend = LOOP_EPOLL;
-	failed = cmocka_run_group_tests_name("divert over epoll", tests, NULL, NULL);
-	if (loop_create(&probe, &params, &err) < 0) {
-		printf("[  SKIPPED ] divert over io_uring: %s\n", err.msg);
-		return failed;
-	}
-	loop_free(probe);
-	backend = LOOP_URING;
-	return failed + cmocka_run_group_tests_name("divert over io_uring", tests, NULL, NULL);
+	return loop_fixture_run("divert", tests, ARRAY_SIZE(tests));
 }

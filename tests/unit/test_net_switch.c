@@ -15,11 +15,10 @@
 #include "devices/net_switch.h"
 #include "devices/net_switch_table.h"
 #include "devices/net_tso.h"
+#include "tests/unit/loop_fixture.h"
 #include "vmm/core/log.h"
 
 #define PORTS 4
-
-static enum loop_backend backend;
 
 struct fixture {
 	struct clock clock;
@@ -32,12 +31,11 @@ static int setup(void **state)
 {
 	static const unsigned vlan[PORTS] = { 1, 1, 1, 7 };
 	struct fixture *f = calloc(1, sizeof(*f));
-	struct loop_params params = { .backend = backend, .name = "test", .clock = &f->clock };
 	char name[8];
 	int pair[2];
 
 	clock_init_virtual(&f->clock, NSEC_PER_SEC, 0);
-	assert_int_equal(loop_create(&f->loop, &params, NULL), 0);
+	f->loop = loop_fixture_create(&f->clock);
 	assert_int_equal(net_switch_create(&f->sw, f->loop, NULL), 0);
 	for (unsigned i = 0; i < PORTS; i++) {
 		assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair), 0);
@@ -386,11 +384,7 @@ int main(void)
 		both(one_that_does_not_read_is_waited_for_once),
 		both(the_dead_and_the_rude_leave),
 	};
-	int failed;
 
 	log_setup(STDERR_FILENO, LOG_ERROR);
-	backend = LOOP_EPOLL;
-	failed = cmocka_run_group_tests_name("switch over epoll", tests, NULL, NULL);
-	backend = LOOP_AUTO;
-	return failed + cmocka_run_group_tests_name("switch over io_uring", tests, NULL, NULL);
+	return loop_fixture_run("switch", tests, ARRAY_SIZE(tests));
 }
