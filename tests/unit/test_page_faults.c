@@ -5,18 +5,17 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <jansson.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-#include <jansson.h>
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
 
 #include "vmm/core/page_faults.h"
 
@@ -192,6 +191,16 @@ static int wait_until_ended(struct fixture *x)
 	return x->result;
 }
 
+/* A source that leaves the placing to the test, and a thread that waits for @page. */
+static void create_with_sleeper(struct fixture *x, struct toucher *t, uint64_t page)
+{
+	create(x);
+	x->later = true;
+	start(x, &on_demand, NULL);
+	begin_touch(t, x, page);
+	wait_until_wanted(x, 1);
+}
+
 /* ---- promises ---- */
 
 static void pages_come_when_they_are_touched(void **state)
@@ -300,11 +309,7 @@ static void a_page_of_zeroes_wakes_who_sleeps_for_it(void **state)
 	struct toucher t;
 	struct fixture x;
 
-	create(&x);
-	x.later = true;
-	start(&x, &on_demand, NULL);
-	begin_touch(&t, &x, 300);
-	wait_until_wanted(&x, 1);
+	create_with_sleeper(&x, &t, 300);
 	assert_int_equal(page_faults_zero(x.faults, 0, RAM_BYTES), 0);
 	pthread_join(t.thread, NULL);
 	assert_int_equal(t.found, 0);
@@ -395,11 +400,7 @@ static void who_still_sleeps_goes_on_at_the_end(void **state)
 	struct toucher t;
 	struct fixture x;
 
-	create(&x);
-	x.later = true;
-	start(&x, &on_demand, NULL);
-	begin_touch(&t, &x, 3);
-	wait_until_wanted(&x, 1);
+	create_with_sleeper(&x, &t, 3);
 	page_faults_free(x.faults);
 	x.faults = NULL;
 	pthread_join(t.thread, NULL);
@@ -412,11 +413,7 @@ static void who_still_sleeps_goes_on_when_it_is_given_up(void **state)
 	struct toucher t;
 	struct fixture x;
 
-	create(&x);
-	x.later = true;
-	start(&x, &on_demand, NULL);
-	begin_touch(&t, &x, 3);
-	wait_until_wanted(&x, 1);
+	create_with_sleeper(&x, &t, 3);
 	page_faults_release(x.faults);
 	pthread_join(t.thread, NULL);
 	assert_int_equal(t.found, 0);
@@ -489,29 +486,26 @@ static void a_start_that_fails_leaves_ram_as_it_was(void **state)
 
 static void other_memory_is_refused(void **state)
 {
-	struct guest_mem *shared = NULL;
+	struct page_faults_params params = { 0 };
 	struct error err = { 0 };
+	struct guest_mem *shared;
 	struct fixture x;
 	int file;
 
 	create(&x);
+	params.fd = x.fd;
 	assert_int_equal(guest_mem_create(&shared, GUEST_MEM_SHARED, layout, ARRAY_SIZE(layout),
 					  &err),
 			 0);
-	assert_int_equal(page_faults_start(&x.faults,
-					   &(struct page_faults_params){ .mem = shared,
-									  .fd = x.fd },
-					   &err),
-			 -ENOTSUP);
+	params.mem = shared;
+	assert_int_equal(page_faults_start(&x.faults, &params, &err), -ENOTSUP);
 	assert_string_equal(err.msg,
 			    "pages on demand: not with --hugepages or memory that is shared");
 	file = memfd_create("kernel", MFD_CLOEXEC);
 	assert_int_equal(ftruncate(file, PAGE_SIZE), 0);
 	assert_int_equal(guest_mem_map_file(x.mem, 0, PAGE_SIZE, file, 0), 0);
-	assert_int_equal(page_faults_start(&x.faults,
-					   &(struct page_faults_params){ .mem = x.mem, .fd = x.fd },
-					   &err),
-			 -ENOTSUP);
+	params.mem = x.mem;
+	assert_int_equal(page_faults_start(&x.faults, &params, &err), -ENOTSUP);
 	close(file);
 	close(x.fd);
 	guest_mem_free(shared);

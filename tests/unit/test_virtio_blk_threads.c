@@ -161,21 +161,32 @@ static bool await_used(struct fixture *f, unsigned queue)
 	return true;
 }
 
-/* @rounds of DEPTH requests on every queue at once. */
+/* Requests @from to @to of every queue, each queue's announced at once. */
+static void add_all(struct fixture *f, struct request r[QUEUES][DEPTH], unsigned from, unsigned to)
+{
+	for (unsigned q = 0; q < QUEUES; q++) {
+		for (unsigned i = from; i < to; i++)
+			assert_true(add(f, q, &r[q][i]) >= 0);
+		fake_kick(&f->d, q);
+	}
+}
+
+/* All DEPTH of every queue come back, with what they asked for. */
+static void await_all(struct fixture *f, struct request r[QUEUES][DEPTH])
+{
+	for (unsigned q = 0; q < QUEUES; q++) {
+		for (unsigned i = 0; i < DEPTH; i++)
+			assert_true(await_used(f, q));
+		for (unsigned i = 0; i < DEPTH; i++)
+			assert_true(is_right(f, &r[q][i]));
+	}
+}
+
 static void run_requests(struct fixture *f, struct request r[QUEUES][DEPTH], unsigned rounds)
 {
-	for (unsigned round = 0; round < rounds; round++) {
-		for (unsigned q = 0; q < QUEUES; q++) {
-			for (unsigned i = 0; i < DEPTH; i++)
-				assert_true(add(f, q, &r[q][i]) >= 0);
-			fake_kick(&f->d, q);
-		}
-		for (unsigned q = 0; q < QUEUES; q++) {
-			for (unsigned i = 0; i < DEPTH; i++)
-				assert_true(await_used(f, q));
-			for (unsigned i = 0; i < DEPTH; i++)
-				assert_true(is_right(f, &r[q][i]));
-		}
+	while (rounds--) {
+		add_all(f, r, 0, DEPTH);
+		await_all(f, r);
 	}
 }
 
@@ -219,12 +230,7 @@ static void requests_told_one_by_one_are_all_found(void **state)
 					fake_kick(&f->d, q);
 				}
 			}
-			for (unsigned q = 0; q < QUEUES; q++) {
-				for (unsigned i = 0; i < DEPTH; i++)
-					assert_true(await_used(f, q));
-				for (unsigned i = 0; i < DEPTH; i++)
-					assert_true(is_right(f, &r[q][i]));
-			}
+			await_all(f, r);
 			if (round % 40 == 39)
 				fake_driver_probe(&f->d);
 		}
@@ -239,27 +245,14 @@ static void a_pause_drains_every_queue_and_a_resume_finds_what_waits(void **stat
 
 	make_requests(f, r);
 	for (unsigned round = 0; round < 20; round++) {
-		for (unsigned q = 0; q < QUEUES; q++) {
-			for (unsigned i = 0; i < DEPTH / 2; i++)
-				add(f, q, &r[q][i]);
-			fake_kick(&f->d, q);
-		}
+		add_all(f, r, 0, DEPTH / 2);
 		fake_pause(&f->d);
 		for (unsigned q = 0; q < QUEUES; q++)
 			assert_int_equal(f->dev->queue[q].inflight, 0);
 		/* These come while nobody listens. */
-		for (unsigned q = 0; q < QUEUES; q++) {
-			for (unsigned i = DEPTH / 2; i < DEPTH; i++)
-				add(f, q, &r[q][i]);
-			fake_kick(&f->d, q);
-		}
+		add_all(f, r, DEPTH / 2, DEPTH);
 		virtio_resume(f->dev);
-		for (unsigned q = 0; q < QUEUES; q++) {
-			for (unsigned i = 0; i < DEPTH; i++)
-				assert_true(await_used(f, q));
-			for (unsigned i = 0; i < DEPTH; i++)
-				assert_true(is_right(f, &r[q][i]));
-		}
+		await_all(f, r);
 	}
 	end(f);
 }
@@ -271,11 +264,7 @@ static void resets_in_mid_flight_lose_nothing_of_the_host(void **state)
 
 	make_requests(f, r);
 	for (unsigned round = 0; round < 20; round++) {
-		for (unsigned q = 0; q < QUEUES; q++) {
-			for (unsigned i = 0; i < DEPTH; i++)
-				add(f, q, &r[q][i]);
-			fake_kick(&f->d, q);
-		}
+		add_all(f, r, 0, DEPTH);
 		fake_driver_probe(&f->d);
 		run_requests(f, r, 1);
 	}
@@ -292,11 +281,7 @@ static void a_failure_of_one_queue_is_the_devices(void **state)
 	make_requests(f, r);
 	for (unsigned round = 0; round < 10; round++) {
 		bad = (struct fake_buf){ r[0][0].header, 16, false };
-		for (unsigned q = 0; q < QUEUES; q++) {
-			for (unsigned i = 0; i < DEPTH; i++)
-				add(f, q, &r[q][i]);
-			fake_kick(&f->d, q);
-		}
+		add_all(f, r, 0, DEPTH);
 		fake_add(&f->d, round % QUEUES, &bad, 1);
 		fake_kick(&f->d, round % QUEUES);
 		for (uint64_t end = patience();
