@@ -26,7 +26,9 @@ struct session {
 	struct machine_config config;
 	_Atomic uint64_t steps[2];
 	_Atomic bool trap; /* vCPU 1 runs into what is at CODE */
+	_Atomic bool own_step; /* vCPU 1 has a single step of its own */
 	_Atomic unsigned injected;
+	struct hv_debug injected_with; /* read once @injected is not 0 */
 	char where[64];
 	int fd;
 };
@@ -42,14 +44,11 @@ static enum fake_step step(void *arg, unsigned vcpu, struct hv_exit *exit)
 	exit->kind = HV_EXIT_DEBUG;
 	exit->addr = CODE;
 	if (debug->inject != HV_INJECT_NONE) {
-		atomic_fetch_add(&s->injected, 1);
+		s->injected_with = *debug;
 		atomic_store(&s->trap, false);
+		atomic_store(&s->own_step, false);
+		atomic_fetch_add(&s->injected, 1);
 		return FAKE_STEP_HALT;
-	}
-	if (debug->step) {
-		exit->size = 1;
-		exit->detail = 1 << 14;
-		return FAKE_STEP_EXIT;
 	}
 	if (vcpu == 1 && atomic_load(&s->trap)) {
 		fake_hv_read(s->hv, CODE, &insn, 1);
@@ -62,6 +61,11 @@ static enum fake_step step(void *arg, unsigned vcpu, struct hv_exit *exit)
 			if (debug->hw[i].addr == CODE)
 				return FAKE_STEP_EXIT;
 		}
+	}
+	if (debug->step || (vcpu == 1 && atomic_load(&s->own_step))) {
+		exit->size = 1;
+		exit->detail = 1 << 14;
+		return FAKE_STEP_EXIT;
 	}
 	return fake_pio_read(exit, 0x71, 1);
 }
@@ -268,6 +272,43 @@ static void foreign_int3_is_the_guests(void **state)
 	assert_string_equal(hear(s), "T02thread:1;");
 }
 
+static void await_injection(struct session *s)
+{
+	while (!atomic_load(&s->injected))
+		loop_run_once(machine_loop(s->machine), 1000000);
+	assert_int_equal(send(s->fd, "\x03", 1, 0), 1);
+	hear(s);
+}
+
+static void foreign_int3_leaves_the_step_that_was_asked_for(void **state)
+{
+	struct session *s = *state;
+	static const uint8_t int3 = 0xcc;
+
+	assert_string_equal(ask(s, "Z0,200010,1"), "OK");
+	fake_hv_write(s->hv, CODE, &int3, 1);
+	atomic_store(&s->trap, true);
+	tell(s, "vCont;s:2");
+	await_injection(s);
+	assert_int_equal(s->injected_with.inject, HV_INJECT_BP);
+	assert_true(s->injected_with.step);
+	assert_true(s->injected_with.software);
+}
+
+static void foreign_trap_says_why_it_came(void **state)
+{
+	struct session *s = *state;
+
+	/* A debug register in use makes #DB exit; this one is by the guest's own trap flag. */
+	assert_string_equal(ask(s, "Z1,200010,1"), "OK");
+	atomic_store(&s->own_step, true);
+	tell(s, "vCont;c");
+	await_injection(s);
+	assert_int_equal(s->injected_with.inject, HV_INJECT_DB);
+	assert_int_equal(s->injected_with.dr6, 1 << 14);
+	assert_int_equal(s->injected_with.num_hw, 1);
+}
+
 static void watchpoint_names_its_address(void **state)
 {
 	struct session *s = *state;
@@ -428,6 +469,8 @@ int main(void)
 		TEST(software_breakpoint_stops_and_hides),
 		TEST(code_that_the_guest_replaced_stays),
 		TEST(foreign_int3_is_the_guests),
+		TEST(foreign_int3_leaves_the_step_that_was_asked_for),
+		TEST(foreign_trap_says_why_it_came),
 		TEST(watchpoint_names_its_address),
 		TEST(debug_registers_are_four),
 		TEST(one_thread_steps_and_the_other_stays),

@@ -87,6 +87,7 @@ struct hv_debug {
 	} hw[HV_MAX_HW_BREAKPOINTS];
 	/* An exception that turned out to be the guest's own: deliver it at the next entry. */
 	enum { HV_INJECT_NONE, HV_INJECT_BP, HV_INJECT_DB } inject;
+	uint64_t dr6; /* what the guest is to find in DR6, with HV_INJECT_DB */
 };
 
 struct hv;

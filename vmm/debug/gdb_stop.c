@@ -226,6 +226,8 @@ void gdb_debug_exit(struct gdb *g, struct vcpu *v, const struct hv_exit *exit)
 		struct hv_debug debug = g->debug;
 
 		/* The guest's own int3 or trap: kernels patch their code with them. */
+		debug.step = g->stepping[v->index];
+		debug.dr6 = exit->detail;
 		debug.inject = exit->size == VECTOR_BP ? HV_INJECT_BP : HV_INJECT_DB;
 		g->m->hv->ops->vcpu_debug(v->hv, &debug);
 		return;

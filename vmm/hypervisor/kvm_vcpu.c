@@ -296,10 +296,23 @@ static uint64_t dr7_of(unsigned i, const struct hv_hw_breakpoint *b)
 		       << (16 + i * 4);
 }
 
+/* A #DB that we hand back says why it came in DR6, which KVM only fills where nobody debugs. */
+static int set_dr6(struct hv_vcpu *v, uint64_t dr6)
+{
+	struct kvm_debugregs regs;
+	int r = kvm_vcpu_ioctl(v, KVM_GET_DEBUGREGS, &regs);
+
+	if (r < 0)
+		return r;
+	/* The upper half must be 0 for KVM to take it. */
+	regs.dr6 = (uint32_t)dr6;
+	return kvm_vcpu_ioctl(v, KVM_SET_DEBUGREGS, &regs);
+}
+
 int kvm_vcpu_debug(struct hv_vcpu *v, const struct hv_debug *debug)
 {
 	struct kvm_guest_debug d = { 0 };
-	int supported;
+	int supported, r;
 
 	if (debug->enabled)
 		d.control = KVM_GUESTDBG_ENABLE;
@@ -324,6 +337,9 @@ int kvm_vcpu_debug(struct hv_vcpu *v, const struct hv_debug *debug)
 		d.control |= KVM_GUESTDBG_INJECT_BP;
 	else if (debug->inject == HV_INJECT_DB)
 		d.control |= KVM_GUESTDBG_INJECT_DB;
+	r = debug->inject == HV_INJECT_DB ? set_dr6(v, debug->dr6) : 0;
+	if (r < 0)
+		return r;
 	return kvm_vcpu_ioctl(v, KVM_SET_GUEST_DEBUG, &d);
 }
 

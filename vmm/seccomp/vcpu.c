@@ -17,6 +17,8 @@ const struct seccomp_rule seccomp_vcpu[] = {
 	IOCTL(KVM_GET_REGS, "the report of a guest that failed"),
 	IOCTL(KVM_GET_SREGS, "the report of a guest that failed"),
 	IOCTL(KVM_SET_GUEST_DEBUG, "an int3 that is the guest's own goes back to it"),
+	IOCTL(KVM_GET_DEBUGREGS, "a trap that is the guest's own goes back to it"),
+	IOCTL(KVM_SET_DEBUGREGS, "a trap that is the guest's own goes back to it"),
 	ALLOW(eventfd2, "a doorbell or vector that is used first"),
 	{ 0 },
 };

@@ -173,6 +173,9 @@ struct frame {
 	u64 rip, cs, rflags, rsp, ss;
 };
 
+/* Called first with each exception, when set: whether it has dealt with it. May change the frame. */
+extern bool (*exception_handler)(struct frame *f);
+
 void interrupts_init(void);
 /* How often each vector came. Those from 32 on are acknowledged at the local APIC. */
 extern volatile u32 irq_count[256];
