@@ -264,6 +264,35 @@ static void another_connection_goes_on_with_what_is_missing(void **state)
 	end_serving(&x);
 }
 
+/* ---- the destination's half ---- */
+
+/* The connection is the caller's again, to say so. */
+static void what_cannot_be_begun_says_why(void **state)
+{
+	const struct guest_mem_range range = { .size = RAM_PAGES * PAGE_SIZE };
+	const uint8_t uuid[MIGRATE_UUID_BYTES] = { 0 };
+	struct migrate_fill fill = { .fd = -1 };
+	const struct loop_params params = { .backend = LOOP_EPOLL };
+	struct migrate_wire a, b;
+	struct machine m = { 0 };
+	struct error err = { 0 };
+
+	open_wires(&a, &b);
+	assert_int_equal(loop_create(&m.loop, &params, &err), 0);
+	assert_int_equal(guest_mem_create(&m.mem, GUEST_MEM_ANON, &range, 1, &err), 0);
+	/* Nothing there would stop its thread; and what failed before is not what is said. */
+	b.wake_fd = -1;
+	errno = 0;
+	assert_int_equal(migrate_fill_start(&fill, &m, &b, -1, uuid, &err), -EBADF);
+	assert_non_null(strstr(err.msg, "Bad file descriptor"));
+	migrate_fill_abandon(&fill, &b);
+	assert_int_equal(migrate_wire_send(&b, MIGRATE_GIVEN_UP, 0, NULL, 0, &err), 0);
+	guest_mem_free(m.mem);
+	loop_free(m.loop);
+	migrate_wire_done(&a);
+	migrate_wire_done(&b);
+}
+
 /* ---- two machines ---- */
 
 #define GUEST_PAGES 512u
@@ -506,6 +535,7 @@ int main(void)
 		cmocka_unit_test(nothing_is_said_to_be_all_before_it_is_asked_for),
 		cmocka_unit_test(a_destination_that_makes_no_sense_is_refused),
 		cmocka_unit_test(another_connection_goes_on_with_what_is_missing),
+		cmocka_unit_test(what_cannot_be_begun_says_why),
 		cmocka_unit_test(a_guest_runs_before_all_of_its_memory_is_there),
 		cmocka_unit_test(a_guest_that_cannot_run_there_comes_back),
 	};

@@ -2,9 +2,9 @@
  * Live migration, as the monitors at both ends carry it out. docs/migration.md has the whole of
  * it: the stream, the hand-over in two phases, what is left when something fails.
  *
- * At most one of two machines may run, ever. Until the source has said COMMIT the guest is its,
- * and whatever fails lets it go on there; from then on it is the destination's, and
- * the source stands still for good unless it is told that the destination never ran it.
+ * At most one of two machines may run, ever. Until the source has said COMMIT the guest is its, and
+ * whatever fails lets it go on there; from then on it is the destination's, and the source stands
+ * still for good unless it is told that the destination never ran it.
  */
 #ifndef WISP_VMM_MIGRATE_H
 #define WISP_VMM_MIGRATE_H
@@ -112,11 +112,15 @@ int migrate_cancel(struct machine *m);
 bool migrate_status(struct machine *m, struct migrate_report *ret, uint8_t *ret_uuid);
 
 /*
- * Of a machine that is UNCONFIRMED or CUT_OFF. It is known to run at its destination and to need
- * nothing more of this one: end here. Or, of the former, it is known never
- * to have run there: lock the disks again and go on. On the loop.
+ * Of a machine that is UNCONFIRMED or CUT_OFF: it is known to run at its destination, and to need
+ * nothing more of this one. End here. On the loop.
  */
 int migrate_confirm(struct machine *m, struct error *err);
+
+/*
+ * Of a machine that is UNCONFIRMED: it is known never to have run there. Lock the disks again, and
+ * go on. On the loop.
+ */
 int migrate_take_back(struct machine *m, struct error *err);
 
 /*

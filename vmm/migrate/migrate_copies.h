@@ -1,8 +1,8 @@
 /*
  * Copies of disks that come with a guest (`wisp migrate --copy-disks`), as files of the host that
  * gets them. Until the guest is handed over they have no name: whatever ends before leaves nothing
- * behind. Then the parent names them, since the monitor sees no paths, and before the
- * guest runs; what was not to be is taken away again.
+ * behind. Then the parent names them, since the monitor sees no paths, and before the guest runs;
+ * what was not to be is taken away again.
  *
  * Made by `wisp receive`, whose process becomes the parent; the monitor has its own copy of it all
  * by the fork. Each function says whose it is.

@@ -423,7 +423,6 @@ int migrate_fill_start(struct migrate_fill *f, struct machine *m, struct migrate
 	memcpy(f->uuid, uuid, sizeof(f->uuid));
 	f->cut.run = cut;
 	f->over.run = over;
-	f->wake_fd = fcntl(wire->wake_fd, F_DUPFD_CLOEXEC, 0);
 	f->next = (struct migrate_wire){ .in = -1, .out = -1, .fd = -1 };
 	pthread_mutex_init(&f->out_lock, NULL);
 	pthread_mutex_init(&f->lock, NULL);
@@ -432,8 +431,11 @@ int migrate_fill_start(struct migrate_fill *f, struct machine *m, struct migrate
 	*wire = (struct migrate_wire){ .in = -1, .out = -1, .fd = -1 };
 	f->state = MIGRATE_FILL_LOADING;
 	f->asked = calloc(guest_mem_bitmap_words(guest_mem_size(m->mem)), sizeof(*f->asked));
-	if (!r && (!f->asked || f->wake_fd < 0))
-		r = error_set(err, -errno, "migration: %m");
+	if (!r && !f->asked)
+		r = error_set(err, -ENOMEM, "migration: %m");
+	f->wake_fd = fcntl(f->wire.wake_fd, F_DUPFD_CLOEXEC, 0);
+	if (!r && f->wake_fd < 0)
+		r = error_set(err, -errno, "migration: what stops its thread: %m");
 	f->wire.wake_fd = f->wake_fd;
 	if (!r)
 		r = migrate_sink_init(&f->sink, m->mem, err);

@@ -3,9 +3,9 @@
  * of an image are to be sent, in records, and back into a file.
  *
  * The sender's half belongs to the thread that sends, while the guest writes. What is written
- * meanwhile the block layer notes (block_watch()); notes are taken before the image is
- * read, so what changes under our hands comes again in the next round. Holes are found by
- * asking for them, neither read nor sent; what became empty travels as a range.
+ * meanwhile the block layer notes (block_watch()); notes are taken before the image is read, so
+ * what changes under our hands comes again in the next round. Holes are found by asking for them,
+ * neither read nor sent; what became empty travels as a range.
  */
 #ifndef WISP_VMM_MIGRATE_MIRROR_H
 #define WISP_VMM_MIGRATE_MIRROR_H

@@ -3,8 +3,8 @@
  * bounds, a number that counts up, and a checksum; docs/migration.md lists them.
  *
  * Whoever is at the other end is hostile: a record is checked before it is looked at, nothing is
- * allocated by what it says, and a peer that stalls is given up. An end belongs to
- * one thread at a time, or its two directions to one each.
+ * allocated by what it says, and a peer that stalls is given up. An end belongs to one thread at a
+ * time, or its two directions to one each.
  */
 #ifndef WISP_VMM_MIGRATE_WIRE_H
 #define WISP_VMM_MIGRATE_WIRE_H
@@ -53,7 +53,7 @@ enum migrate_record_type {
 	MIGRATE_DISK_ZSTD,   /* the same, the units compressed */
 	MIGRATE_DISK_ZEROES, /* from a unit on: which disk, how many units are empty */
 	MIGRATE_STREAM,	     /* first on each further connection: whose it is */
-	/* of post-copy (migrate_postcopy.h) */
+	/* of post-copy (migrate_serve.h the source's half, migrate_fill.h the other) */
 	MIGRATE_MISSING, /* at a page: a bit for each from there on that is still to come */
 	MIGRATE_WANT,	 /* the destination's: somebody waits for this page */
 	MIGRATE_SENT,	 /* the source's: every page that was missing was sent */

@@ -1,18 +1,16 @@
 /*
  * Live forks: monitors made out of a forked copy of one, whose guest stood still.
  *
- * The copy, the nursery, has the guest's memory copy-on-write and its state in
- * sections; it never runs a guest itself. For each request on its socket (SOCK_SEQPACKET) it
- * forks once more, and that child builds a VM of its own over the memory and
- * goes on with it, in the sandbox that it was born in. The nursery ends when the socket does; its
- * children do not.
+ * The copy, the nursery, has the guest's memory copy-on-write and its state in sections; it never
+ * runs a guest itself. For each request on its socket (SOCK_SEQPACKET) it forks once more, and that
+ * child builds a VM of its own over the memory and goes on with it, in the sandbox that it was born
+ * in. The nursery ends when the socket does; its children do not.
  *
  * A request is {"name":ID,"paused":BOOL} (to stand still until it is resumed), with descriptors in
- * this order: listening control
- * socket, a pipe that gets the exit status as one int and is closed at the end (and breaks when the
- * keeper at its other end is gone, which ends the clone), log; listening console and serial
- * sockets, where the machine has these; each disk's; each network's socket; each share's; a
- * listening socket for vsock, where it has that.
+ * this order: listening control socket, a pipe that gets the exit status as one int and is closed
+ * at the end (and breaks when the keeper at its other end is gone, which ends the clone), log;
+ * listening console and serial sockets, where the machine has these; each disk's; each network's
+ * socket; each share's; a listening socket for vsock, where it has that.
  * The reply is {"ok":true}, or {"error":TEXT}: the child tells itself what came of it.
  */
 #ifndef WISP_VMM_CLONE_H
