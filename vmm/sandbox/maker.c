@@ -83,6 +83,8 @@ int maker_create(struct maker **ret_maker, struct sandbox *sandbox, struct error
 	r = pthread_create(&m->thread, &attr, serve, m);
 	pthread_attr_destroy(&attr);
 	if (r) {
+		sem_destroy(&m->asked);
+		sem_destroy(&m->done);
 		free(m);
 		return error_kind_set(err, ERROR_START, -r, "the thread that makes others: %m");
 	}
