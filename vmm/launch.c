@@ -27,6 +27,7 @@
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_copies.h"
+#include "vmm/migrate/migrate_fill.h"
 #include "vmm/monitor.h"
 #include "vmm/nbd_dial.h"
 #include "vmm/recorder.h"
@@ -319,6 +320,8 @@ static int run_once(struct monitor_params *params)
 	/* A source is to see the monitor's end at once, and its memory to go with the monitor. */
 	if (params->image && params->image->arrival)
 		migrate_arrival_close(params->image->arrival);
+	if (params->image && params->image->arrival)
+		migrate_fill_in_parent(params->image->arrival->fill);
 	if (params->image && params->image->demand)
 		demand_in_parent(params->image->demand);
 	status = await_monitor(params, monitor, &set, &signal);
@@ -472,6 +475,8 @@ static int create_run_dir(const struct machine_config *c, const struct launch_en
 	}
 	if (r < 0)
 		log_warn("%s; so 'wisp ls' and the like will not know this microVM", why.msg);
+	if (r == 0 && arrives)
+		migrate_fill_listen(ends->image->arrival->fill, dir);
 	return 0;
 }
 

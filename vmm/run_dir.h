@@ -1,7 +1,7 @@
 /*
  * Run directories: where a running microVM is found. RUNDIR/ID/ (0700) holds
- * control.sock (vmm/control/control.h) and, for those without a terminal, console.sock
- * and the log.
+ * control.sock (vmm/control/control.h), for those without a terminal console.sock and the log, and
+ * late.sock while a guest that moved here may wait for its memory (vmm/migrate/migrate_door.h).
  *
  * RUNDIR is $XDG_RUNTIME_DIR/wisp, else /run/user/UID/wisp, else /tmp/wisp-UID;
  * it must belong to the user and to nobody else. The parent of a microVM makes
@@ -21,6 +21,7 @@
 #define RUN_DIR_CONTROL "control.sock"
 #define RUN_DIR_CONSOLE "console.sock"
 #define RUN_DIR_LOG	"log"
+#define RUN_DIR_LATE	"late.sock" /* of one that came with some of its memory still to come */
 #define RUN_DIR_CGROUP	"cgroup" /* a link to the microVM's own, for whoever removes a dead one */
 
 /* One microVM's, while it runs. Zero-initialised with listen_fd -1: none. */

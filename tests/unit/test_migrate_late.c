@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "tests/unit/fake_hv.h"
@@ -19,6 +20,7 @@
 #include "tests/unit/patience.h"
 #include "tests/unit/wire_pair.h"
 #include "vmm/config/config_state.h"
+#include "vmm/control/control_client.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
@@ -434,12 +436,13 @@ static void create_destination(struct moving *x, struct arriving *a)
 	machine_files_close(&files);
 }
 
-static void begin_moving(struct moving *x, struct arriving *a)
+/* The destination is asked at @door, which is its own then; 0: nowhere. */
+static void begin_moving_with(struct moving *x, struct arriving *a, int door)
 {
 	struct error err = { 0 };
 
 	*x = (struct moving){ 0 };
-	*a = (struct arriving){ 0 };
+	*a = (struct arriving){ .fill.door.listener = door };
 	migrate_fill_open(&a->fill);
 	if (a->fill.fd < 0) {
 		print_message("[          ] %s\n", a->fill.refused.msg);
@@ -451,6 +454,11 @@ static void begin_moving(struct moving *x, struct arriving *a)
 	create_destination(x, a);
 	if (migrate_receive(x->to, &a->arrival, NULL, &err) < 0)
 		fail_msg("%s", err.msg);
+}
+
+static void begin_moving(struct moving *x, struct arriving *a)
+{
+	begin_moving_with(x, a, 0);
 }
 
 static void end_moving(struct moving *x, struct arriving *a)
@@ -506,6 +514,80 @@ static void a_guest_runs_before_all_of_its_memory_is_there(void **state)
 	end_moving(&x, &a);
 }
 
+/* One request to the machine's door, which its loop has no part in: the answer. */
+static json_t *knock(const struct sockaddr_un *where, const char *request, const int *fds,
+		     unsigned num)
+{
+	int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	char answer[1024];
+	unsigned ignored;
+	json_t *reply;
+	ssize_t n;
+
+	assert_int_equal(connect(sock, (const void *)where, sizeof(*where)), 0);
+	assert_int_equal(control_send(sock, request, strlen(request), fds, num, 0),
+			 strlen(request));
+	n = control_receive(sock, answer, sizeof(answer), NULL, 0, &ignored, 0);
+	assert_true(n > 0);
+	reply = json_loadb(answer, n, 0, NULL);
+	assert_non_null(reply);
+	close(sock);
+	return reply;
+}
+
+static void expect_refusal(const struct sockaddr_un *where, const char *request, const int *fds,
+			   unsigned num, int error)
+{
+	json_t *reply = knock(where, request, fds, num);
+
+	assert_non_null(json_object_get(reply, "error"));
+	assert_int_equal(json_integer_value(json_object_get(reply, "errno")), error);
+	json_decref(reply);
+}
+
+static void who_may_wait_for_memory_is_asked_beside_its_loop(void **state)
+{
+	struct sockaddr_un where = { .sun_family = AF_UNIX };
+	struct arriving a;
+	struct moving x;
+	json_t *reply;
+	int fds[3], sock;
+
+	snprintf(where.sun_path + 1, sizeof(where.sun_path) - 1, "test-door-%d", getpid());
+	sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(sock, (void *)&where, sizeof(where)), 0);
+	assert_int_equal(listen(sock, 8), 0);
+	begin_moving_with(&x, &a, sock);
+	for (unsigned i = 0; i < ARRAY_SIZE(fds); i++)
+		fds[i] = dup(x.sock[0]);
+	/* Nobody serves the loop. */
+	reply = knock(&where, "{\"do\":\"migrate-status\"}", NULL, 0);
+	assert_string_equal(json_string_value(json_object_get(reply, "role")), "none");
+	assert_non_null(json_object_get(reply, "arrival"));
+	assert_true(json_integer_value(json_object_get(reply, "missing_pages")) > 0);
+	assert_true(json_is_false(json_object_get(reply, "cut_off")));
+	json_decref(reply);
+	expect_refusal(&where, "{\"do\":\"migrate-resume\"}", fds, 1, EBADF);
+	/* It is not cut off. */
+	expect_refusal(&where, "{\"do\":\"migrate-resume\"}", fds, 3, EINVAL);
+	expect_refusal(&where, "{\"do\":\"kill\"}", NULL, 0, ENOSYS);
+	expect_refusal(&where, "[]", fds, 3, ENOSYS);
+	expect_refusal(&where, "{", NULL, 0, ENOSYS);
+	for (unsigned i = 0; i < ARRAY_SIZE(fds); i++)
+		close(fds[i]);
+	run_destination(&x, &a);
+	check_memory(&x);
+	for (uint64_t end = patience(); x.to->fill && !patience_ends(end);)
+		loop_run_once(x.to->loop, 10 * NSEC_PER_MSEC);
+	assert_null(x.to->fill);
+	/* Nothing is late any more, and nobody there. */
+	sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	assert_int_equal(connect(sock, (void *)&where, sizeof(where)), -1);
+	close(sock);
+	pthread_join(x.thread, NULL);
+	end_moving(&x, &a);
+}
+
 /* A destination that cannot run after all says so, and the source has its guest back. */
 static void a_guest_that_cannot_run_there_comes_back(void **state)
 {
@@ -537,6 +619,7 @@ int main(void)
 		cmocka_unit_test(another_connection_goes_on_with_what_is_missing),
 		cmocka_unit_test(what_cannot_be_begun_says_why),
 		cmocka_unit_test(a_guest_runs_before_all_of_its_memory_is_there),
+		cmocka_unit_test(who_may_wait_for_memory_is_asked_beside_its_loop),
 		cmocka_unit_test(a_guest_that_cannot_run_there_comes_back),
 	};
 

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/cli/cli_control.h"
 #include "vmm/cli/cli_migrate.h"
 #include "vmm/control/control_client.h"
 #include "vmm/core/clock.h"
@@ -77,9 +78,33 @@ static enum migrate_found destination_found(const json_t *reply, const struct mi
 	return json_is_true(json_object_get(reply, "waits")) ? MIGRATE_WAITS : MIGRATE_BUSY;
 }
 
-static enum migrate_found ask(struct party *p, const struct recovery *rec)
+static int ask_status(int sock, json_t **ret_reply)
 {
 	const struct timeval patience = { .tv_sec = ANSWER_SECONDS };
+	struct error ignored = { 0 };
+
+	setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+	return control_ask(sock, json_pack("{s:s}", "do", "migrate-status"), NULL, 0, ret_reply,
+			   &ignored);
+}
+
+/* One that runs a guest, and whose loop may wait for a page of it, has somebody else to answer. */
+static int ask_late(const struct party *p, const struct recovery *rec, json_t **ret_reply)
+{
+	struct error ignored = { 0 };
+	int sock = p->side.journal.role == MIGRATE_DESTINATION ?
+			   control_connect_late(rec->run_dir, p->side.journal.id, &ignored) :
+			   -ENOENT;
+	int r = sock < 0 ? sock : ask_status(sock, ret_reply);
+
+	if (sock >= 0)
+		close(sock);
+	return r;
+}
+
+static enum migrate_found ask(struct party *p, const struct recovery *rec)
+{
 	const struct migrate_journal *j = &p->side.journal;
 	struct error ignored = { 0 };
 	enum migrate_found found;
@@ -95,10 +120,7 @@ static enum migrate_found ask(struct party *p, const struct recovery *rec)
 		p->sock = -1;
 		return MIGRATE_SILENT;
 	}
-	setsockopt(p->sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-	setsockopt(p->sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-	if (control_ask(p->sock, json_pack("{s:s}", "do", "migrate-status"), NULL, 0, &reply,
-			&ignored) < 0)
+	if (ask_late(p, rec, &reply) < 0 && ask_status(p->sock, &reply) < 0)
 		return MIGRATE_SILENT;
 	found = j->role == MIGRATE_SOURCE ? source_found(reply, j) : destination_found(reply, j);
 	json_decref(reply);
@@ -176,13 +198,13 @@ static bool run_there(struct party *dst, const struct recovery *rec)
 	return settle(dst, "commit") == 0 && await(dst, rec, has_decided);
 }
 
-/* One that waits for a guest may end faster than it answers. */
+/* One that waits for a guest may end faster than it answers; for a page of it, not answer at all. */
 static bool end_there(struct party *dst, const struct recovery *rec)
 {
 	struct error err = { 0 };
-	int r = control_ask(dst->sock, json_pack("{s:s}", "do", "kill"), NULL, 0, NULL, &err);
+	int r = control_end_machine(dst->sock, json_pack("{s:s}", "do", "kill"), true, NULL, &err);
 
-	if (r < 0 && r != -ECONNRESET) {
+	if (r < 0) {
 		error_print(&err);
 		return false;
 	}

@@ -354,9 +354,18 @@ static int receive(struct receiving *x, const char *source)
 	return error_status(&err);
 }
 
+/* Where it is asked, whatever its loop waits for; or, when nothing is late, for why not. */
+static int connect_late(const struct saved_options *o, struct error *err)
+{
+	int sock = control_connect_late(o->run_dir, o->resume, err);
+
+	return sock == -ENOENT ? control_connect_in(o->run_dir, o->resume, err) : sock;
+}
+
 /* Connect @source to a guest that is here, and waits for memory that its source still has. */
 static int resume(struct receiving *x, const char *source, struct error *err)
 {
+	/* Before anybody is waited for: is there such a microVM? */
 	int sock = control_connect_in(x->options.run_dir, x->options.resume, err);
 	int in = -1, out = -1, hold[2] = { -1, -1 }, r;
 
@@ -367,6 +376,10 @@ static int resume(struct receiving *x, const char *source, struct error *err)
 		r = migrate_address_await(source, x->options.tls, &x->gather.listener, &in, &out,
 					  err);
 	migrate_gather_done(&x->gather);
+	close(sock);
+	sock = r ? r : connect_late(&x->options, err);
+	if (!r && sock < 0)
+		r = sock;
 	/* Whether it is the source is for the monitor to find out, which knows its secret. */
 	if (!r)
 		r = control_ask(sock, json_pack("{s:s}", "do", "migrate-resume"),
@@ -378,7 +391,8 @@ static int resume(struct receiving *x, const char *source, struct error *err)
 		close(in);
 	if (out >= 0 && out != in)
 		close(out);
-	close(sock);
+	if (sock >= 0)
+		close(sock);
 	return r;
 }
 

@@ -300,8 +300,7 @@ static bool is_welcome(const struct control *control, int fd)
 	       (peer.uid == control->user || peer.uid == 0);
 }
 
-/* So that jansson looks for no random numbers of its own, in files that a sandbox forbids. */
-static void seed_hash_tables(void)
+void control_seed_hash_tables(void)
 {
 	size_t seed = 0;
 
@@ -316,7 +315,7 @@ static void add_connection(struct control *control, int fd)
 	struct connection *c;
 
 	if (list_empty(&control->connections))
-		seed_hash_tables();
+		control_seed_hash_tables();
 	if (!is_welcome(control, fd)) {
 		close(fd);
 		return;

@@ -40,6 +40,12 @@ int control_create(struct control **ret_control, struct machine *m, int listen_f
  */
 void control_free(struct control *control, const struct machine_end *end);
 
+/*
+ * Before JSON is looked at, so that jansson looks for no random numbers of its own, in files that a
+ * sandbox forbids. Any thread.
+ */
+void control_seed_hash_tables(void);
+
 /* ---- for those who carry out verbs ---- */
 
 /*

@@ -67,6 +67,11 @@ int control_connect_in(const char *run_dir, const char *id, struct error *err)
 	return run_dir_connect(run_dir, id, RUN_DIR_CONTROL, SOCK_SEQPACKET, err);
 }
 
+int control_connect_late(const char *run_dir, const char *id, struct error *err)
+{
+	return run_dir_connect(run_dir, id, RUN_DIR_LATE, SOCK_SEQPACKET, err);
+}
+
 int control_connect(const char *id, struct error *err)
 {
 	return control_connect_in(NULL, id, err);

@@ -19,6 +19,12 @@ int control_connect(const char *id, struct error *err);
 int control_connect_in(const char *run_dir, const char *id, struct error *err);
 
 /*
+ * Where a guest that runs here, and may wait for memory that its source still has, is asked: what
+ * migrate_door.h answers, and at once. -ENOENT when there is no such guest.
+ */
+int control_connect_late(const char *run_dir, const char *id, struct error *err);
+
+/*
  * Send @request (taken over) with copies of @fds and wait for the reply. 0 with the reply, which
  * the caller releases (@ret_reply may be NULL), or -errno with the monitor's own words in @err.
  */

@@ -10,6 +10,7 @@
 #include "vmm/core/log.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/migrate/migrate_serve.h"
+#include "vmm/run_dir.h"
 
 /* How long a source may pause between two records: up to the commit, and when it serves. */
 #define LOAD_MS 60000
@@ -26,8 +27,8 @@ static int send_record(struct migrate_fill *f, enum migrate_record_type type, ui
 	int r = 0;
 
 	pthread_mutex_lock(&f->out_lock);
-	/* Where it is cut off there is nobody to hear it. */
-	if (f->wire.out >= 0)
+	/* Where it is cut off there is nobody to hear it, nor before the greeting. */
+	if (f->introduced)
 		r = migrate_wire_send(&f->wire, type, page, NULL, 0, err);
 	pthread_mutex_unlock(&f->out_lock);
 	return r;
@@ -102,10 +103,23 @@ static enum migrate_fill_state state_of(struct migrate_fill *f)
 	return state;
 }
 
+/* Over another connection all may be there before the machine has begun to run. */
+static bool comes_to_run(struct migrate_fill *f)
+{
+	bool runs;
+
+	pthread_mutex_lock(&f->lock);
+	while (f->state == MIGRATE_FILL_COMMITTED && f->was_cut && !f->quit)
+		pthread_cond_wait(&f->changed, &f->lock);
+	runs = f->state == MIGRATE_FILL_RUNNING;
+	pthread_mutex_unlock(&f->lock);
+	return runs;
+}
+
 /* The source says that it has sent all. 1: it has, and was told so. */
 static int all_sent(struct migrate_fill *f, struct error *err)
 {
-	if (count_missing(f) || state_of(f) != MIGRATE_FILL_RUNNING)
+	if (count_missing(f) || !comes_to_run(f))
 		return error_set(err, -EBADMSG, "migration: the other side says that it has sent "
 						"all, and some is missing");
 	migrate_note(f->journal, MIGRATE_PHASE_RUNNING);
@@ -168,10 +182,11 @@ static bool cut_off(struct migrate_fill *f, int r, const struct error *err)
 	ours = f->state != MIGRATE_FILL_FAILED;
 	f->result = r;
 	f->err = *err;
-	f->is_cut = ours;
+	f->is_cut = f->was_cut = ours;
 	pthread_cond_broadcast(&f->changed);
 	pthread_mutex_unlock(&f->lock);
 	pthread_mutex_lock(&f->out_lock);
+	f->introduced &= !ours;
 	if (ours)
 		migrate_wire_done(&f->wire);
 	pthread_mutex_unlock(&f->out_lock);
@@ -182,14 +197,15 @@ static bool cut_off(struct migrate_fill *f, int r, const struct error *err)
 	return ours;
 }
 
-/* Wait for another connection; false: we are to end. */
+/* Wait for another connection, or that none is needed; false: we are to end. */
 static bool await_next(struct migrate_fill *f)
 {
 	struct migrate_wire next;
 	bool quit;
 
 	pthread_mutex_lock(&f->lock);
-	while (f->next.in < 0 && !f->quit)
+	while (f->next.in < 0 && !f->quit &&
+	       (f->state != MIGRATE_FILL_RUNNING || count_missing(f)))
 		pthread_cond_wait(&f->changed, &f->lock);
 	next = f->next;
 	f->next = (struct migrate_wire){ .in = -1, .out = -1, .fd = -1 };
@@ -221,6 +237,15 @@ static int say_what_is_missing(struct migrate_fill *f, struct error *err)
 	return r;
 }
 
+/* Cut off no more. */
+static void goes_on(struct migrate_fill *f)
+{
+	pthread_mutex_lock(&f->lock);
+	f->is_cut = false;
+	pthread_mutex_unlock(&f->lock);
+	loop_post(f->m->loop, &f->cut);
+}
+
 /* The other end of the new connection: is it our source? Then it is told what we need. */
 static int go_on(struct migrate_fill *f, struct error *err)
 {
@@ -238,13 +263,11 @@ static int go_on(struct migrate_fill *f, struct error *err)
 	r = migrate_wire_greet(&f->wire, err);
 	if (!r)
 		r = say_what_is_missing(f, err);
+	f->introduced = !r;
 	pthread_mutex_unlock(&f->out_lock);
 	if (r < 0)
 		return r;
-	pthread_mutex_lock(&f->lock);
-	f->is_cut = false;
-	pthread_mutex_unlock(&f->lock);
-	loop_post(f->m->loop, &f->cut);
+	goes_on(f);
 	return 0;
 }
 
@@ -280,6 +303,11 @@ static void *run(void *arg)
 			break;
 		if (!cut_off(f, r, &err) || !await_next(f))
 			return NULL;
+		/* All was there before the machine ran. */
+		if (is_whole(f)) {
+			goes_on(f);
+			break;
+		}
 		r = go_on(f, &err);
 		if (!r)
 			r = receive_all(f, &err);
@@ -325,10 +353,25 @@ static void over(struct loop_task *task)
 	struct migrate_fill *f = container_of(task, struct migrate_fill, over);
 
 	log_debug("all of the guest's memory is there");
+	/* It may have come faster than cut() was run. */
+	if (f->was_cut && !f->m->gdb)
+		vcpu_set_hold(&f->m->vcpus, false);
 	migrate_fill_stop(f);
 }
 
 /* ---- beginning ---- */
+
+void migrate_fill_listen(struct migrate_fill *f, const struct run_dir *dir)
+{
+	if (f)
+		f->door.listener = run_dir_listen(dir, RUN_DIR_LATE);
+}
+
+void migrate_fill_in_parent(struct migrate_fill *f)
+{
+	if (f)
+		migrate_door_close(&f->door);
+}
 
 void migrate_fill_open(struct migrate_fill *f)
 {
@@ -429,6 +472,7 @@ int migrate_fill_start(struct migrate_fill *f, struct machine *m, struct migrate
 	pthread_cond_init(&f->changed, NULL);
 	f->wire = *wire;
 	*wire = (struct migrate_wire){ .in = -1, .out = -1, .fd = -1 };
+	f->introduced = true;
 	f->state = MIGRATE_FILL_LOADING;
 	f->asked = calloc(guest_mem_bitmap_words(guest_mem_size(m->mem)), sizeof(*f->asked));
 	if (!r && !f->asked)
@@ -444,6 +488,8 @@ int migrate_fill_start(struct migrate_fill *f, struct machine *m, struct migrate
 	if (!r)
 		r = start_faults(f, m->mem, err);
 	f->sink.faults = f->faults;
+	if (!r)
+		r = migrate_door_open(&f->door, f, f->wake_fd, err);
 	return r ? r : start_thread(f, err);
 }
 
@@ -504,11 +550,16 @@ void migrate_fill_run(struct migrate_fill *f)
 {
 	struct error err = { 0 };
 
+	bool was_cut;
+
 	/* Before it is sent, for the answer comes to the other thread. */
 	pthread_mutex_lock(&f->lock);
 	f->state = MIGRATE_FILL_RUNNING;
+	was_cut = f->was_cut;
+	pthread_cond_broadcast(&f->changed);
 	pthread_mutex_unlock(&f->lock);
-	if (send_record(f, MIGRATE_RUNNING, 0, &err) < 0)
+	/* Over another connection that goes without saying. */
+	if (!was_cut && send_record(f, MIGRATE_RUNNING, 0, &err) < 0)
 		log_info("%s; the guest runs all the same", err.msg);
 }
 
@@ -573,15 +624,15 @@ void migrate_fill_end(struct migrate_fill *f, int status)
 
 static void quit(struct migrate_fill *f)
 {
-	if (!f->threaded)
-		return;
 	pthread_mutex_lock(&f->lock);
 	f->quit = true;
 	eventfd_write(f->wake_fd, 1);
 	pthread_cond_broadcast(&f->changed);
 	pthread_mutex_unlock(&f->lock);
-	pthread_join(f->thread, NULL);
+	if (f->threaded)
+		pthread_join(f->thread, NULL);
 	f->threaded = false;
+	migrate_door_close(&f->door);
 }
 
 static void finish(struct migrate_fill *f)
@@ -630,6 +681,7 @@ void migrate_fill_stop(struct migrate_fill *f)
 		}
 		finish(f);
 	}
+	migrate_door_close(&f->door);
 	if (f->fd >= 0)
 		close(f->fd);
 	free(f->missing);

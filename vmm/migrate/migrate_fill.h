@@ -19,8 +19,11 @@
 #include "vmm/core/loop.h"
 #include "vmm/core/page_faults.h"
 #include "vmm/migrate/migrate.h"
+#include "vmm/migrate/migrate_door.h"
 #include "vmm/migrate/migrate_memory.h"
 #include "vmm/sandbox/sandbox.h"
+
+struct run_dir;
 
 enum migrate_fill_state {
 	MIGRATE_FILL_NONE,     /* not begun: all of memory comes first */
@@ -36,6 +39,7 @@ struct migrate_fill {
 	int fd; /* of page_faults_open(), until it is theirs; -1 */
 	struct error refused; /* why there is none */
 	struct sandbox *sandbox; /* NULL: threads are not filtered */
+	struct migrate_door door; /* its listener, if somebody may ask */
 
 	/* The rest is its own. */
 	struct machine *m;
@@ -52,6 +56,7 @@ struct migrate_fill {
 
 	pthread_mutex_t out_lock; /* of what is sent: also by the fault thread */
 	struct migrate_wire wire; /* received from by the thread, sent to under @out_lock */
+	bool introduced; /* under @out_lock: the other end of @wire expects records */
 	uint64_t *asked; /* under @out_lock: pages that somebody waits for */
 
 	pthread_mutex_t lock;
@@ -60,7 +65,7 @@ struct migrate_fill {
 	enum migrate_fill_state state;
 	int result; /* FAILED by that, or the connection of a PREPARED one is gone by that */
 	struct error err;
-	bool is_cut, quit;
+	bool is_cut, was_cut, quit;
 	struct migrate_wire next; /* the connection to go on with; in < 0: none */
 };
 
@@ -69,6 +74,13 @@ struct migrate_fill {
  * failure: @f says so, and memory comes before the guest runs.
  */
 void migrate_fill_open(struct migrate_fill *f);
+
+/*
+ * Of the process that starts the monitor: @f is asked in @dir when its loop cannot be, from the
+ * fork on by the monitor alone. NULL is fine.
+ */
+void migrate_fill_listen(struct migrate_fill *f, const struct run_dir *dir);
+void migrate_fill_in_parent(struct migrate_fill *f);
 
 /* May pages of @m, which is built, come late? Else @err says why not. NULL is fine: no. */
 bool migrate_fill_can(const struct migrate_fill *f, const struct machine *m, struct error *err);
@@ -114,11 +126,11 @@ struct migrate_fill_report {
 	uint64_t missing, wanted; /* pages */
 };
 
-struct migrate_fill_report migrate_fill_report(struct migrate_fill *f);
+struct migrate_fill_report migrate_fill_report(struct migrate_fill *f); /* any thread */
 
 /*
  * Of one that is cut off: go on over @in and @out, which are taken in any case. Its source is to be
- * at the other end, which it has to show; if not it is cut off again.
+ * at the other end, which it has to show; if not it is cut off again. Any thread.
  */
 int migrate_fill_resume(struct migrate_fill *f, int in, int out, struct error *err);
 

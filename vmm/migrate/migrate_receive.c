@@ -442,12 +442,13 @@ int migrate_receive(struct machine *m, const struct migrate_arrival *arrival,
 		if (r < 0)
 			error_set(err, r, "migration: the journal cannot be written: %m");
 	}
-	/* It is ours now, whatever happens: this host's counter is not the one that it knew. */
-	if (!r && machine_time_jumped(m) < 0)
-		log_warn("migration: the guest cannot be told that its time may have jumped");
+	/* It is ours now, whatever happens; what comes next may wait for pages of its memory. */
 	rx.wire->wake_fd = -1;
 	if (arrival->fill)
 		end_late(&rx, r);
+	/* This host's counter is not the one that it knew. */
+	if (!r && machine_time_jumped(m) < 0)
+		log_warn("migration: the guest cannot be told that its time may have jumped");
 	/* Who ended before the first record has not done it; else there are none. */
 	migrate_streams_end(&rx.streams, &(struct error){ 0 });
 	if (rx.wake_fd >= 0)
