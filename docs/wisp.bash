@@ -762,11 +762,14 @@ _wisp()
 		--tls)
 			_wisp_files
 			return ;;
+		--memory-backend)
+			_wisp_words "same anon shared"
+			return ;;
 		--resume)
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --tls --trust-source --resume --help" ;;
+		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --tls --trust-source --memory-backend --resume --help" ;;
 		esac ;;
 	upgrade)
 		case $prev in

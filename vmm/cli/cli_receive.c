@@ -118,15 +118,18 @@ static int receive_hello(struct receiving *x, struct error *err)
 
 /*
  * Memory takes the way that the source asks for, if descriptors pass between us. What it is to
- * write to must be a file that both can map.
+ * write to must be a file that both can map: private memory is sent.
  */
 static int choose_way(struct receiving *x, struct error *err)
 {
 	const struct migrate_hello *hello = &x->arrival.hello;
+	bool file = x->options.backing != SAVED_BACKING_ANON;
 
-	if (hello->way == MIGRATE_SHARED && x->wire.fd >= 0)
+	if (x->options.backing != SAVED_BACKING_SAME)
+		x->config.memory_backing = file ? GUEST_MEM_SHARED : GUEST_MEM_ANON;
+	if (hello->way == MIGRATE_SHARED && x->wire.fd >= 0 && file)
 		x->arrival.way = MIGRATE_SHARED;
-	else if (hello->way == MIGRATE_WRITTEN && migrate_wire_is_local(&x->wire))
+	else if (hello->way == MIGRATE_WRITTEN && migrate_wire_is_local(&x->wire) && file)
 		x->arrival.way = MIGRATE_WRITTEN;
 	if (x->arrival.way != MIGRATE_COPIED)
 		x->config.memory_backing = GUEST_MEM_SHARED;

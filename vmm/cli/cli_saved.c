@@ -122,6 +122,10 @@ const struct config_item receive_options[] = {
 	{ "--trust-source", NULL,
 	  "Also whoever connects by tcp: may say which of this user's files and networks to open",
 	  CONFIG_FLAG, MEMBER(trust_source) },
+	{ "--memory-backend", "same|anon|shared",
+	  "What kind of memory it has here: as where it comes from, or private or shared all the "
+	  "same (same)",
+	  CONFIG_CHOICE, MEMBER(backing) },
 	{ "--resume", "ID",
 	  "No new one: let ID, which came by --postcopy and lost its connection, go on with the "
 	  "memory that its source still has ('wisp migrate --resume')",

@@ -16,6 +16,9 @@ enum saved_prefetch { SAVED_PREFETCH_ON, SAVED_PREFETCH_OFF, SAVED_PREFETCH_RECO
 /* How RAM gets what the snapshot's files have: as their mapping, or page by page when touched. */
 enum saved_memory { SAVED_MEMORY_MAP, SAVED_MEMORY_UFFD };
 
+/* What RAM is here of a guest that moves: as it was where it comes from, or private, or shared. */
+enum saved_backing { SAVED_BACKING_SAME, SAVED_BACKING_ANON, SAVED_BACKING_SHARED };
+
 struct saved_options {
 	/* Of this run, not of the machine: taken over into the configuration. */
 	char *name, *run_dir, *metrics, *log_file, *console, *serial, *vsock;
@@ -27,6 +30,7 @@ struct saved_options {
 	unsigned clones;    /* restore's; 0: the machine itself */
 	unsigned prefetch;  /* restore's: enum saved_prefetch */
 	unsigned memory;    /* restore's: enum saved_memory */
+	unsigned backing;   /* receive's: enum saved_backing */
 	bool trust_source;  /* receive's */
 	char *tls, *resume; /* receive's */
 	struct saved_replacement disk[CONFIG_MAX_DISKS];
