@@ -145,7 +145,7 @@ static const char *const threads[SANDBOX_NUM_THREADS] = {
 	[SANDBOX_THREAD_QUEUE] = "queue", [SANDBOX_THREAD_WORKER] = "worker",
 	[SANDBOX_THREAD_FS] = "fs",	  [SANDBOX_THREAD_NET] = "net",
 	[SANDBOX_THREAD_TLS] = "tls",	  [SANDBOX_THREAD_FAULT] = "fault",
-	[SANDBOX_THREAD_MAKER] = "maker",
+	[SANDBOX_THREAD_MAKER] = "maker", [SANDBOX_THREAD_MIGRATE] = "migrate",
 };
 
 static char orders[128];

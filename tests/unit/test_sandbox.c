@@ -198,6 +198,37 @@ static void the_thread_that_brings_pages_reads_files_and_has_no_kvm(void **state
 	assert_int_equal(try_call(SANDBOX_THREAD_FAULT, SYS_clone, SIGCHLD, 0, 0, 0), KILLED);
 }
 
+static void a_thread_of_a_migration_speaks_and_makes_no_machine(void **state)
+{
+	static const struct {
+		long nr, a, b;
+	} killed[] = {
+		{ SYS_ioctl, -1, KVM_RUN },
+		{ SYS_ioctl, -1, KVM_CREATE_VM },
+		{ SYS_ioctl, -1, KVM_SET_REGS },
+		{ SYS_clone, SIGCHLD, 0 },
+		{ SYS_accept4, -1, 0 },
+		{ SYS_sendto, -1, 0 },
+		{ SYS_io_uring_enter, -1, 0 },
+		{ SYS_prctl, PR_SET_PDEATHSIG, SIGKILL },
+		{ SYS_wait4, -1, 0 },
+		{ SYS_ftruncate, -1, 0 },
+	};
+
+	if (!has_seccomp())
+		skip();
+	assert_int_equal(try_call(SANDBOX_THREAD_MIGRATE, SYS_recvmsg, -1, 0, 0, 0), EBADF);
+	assert_int_equal(try_call(SANDBOX_THREAD_MIGRATE, SYS_ioctl, -1, KVM_GET_DIRTY_LOG, 0, 0),
+			 EBADF);
+	/* Threads that it makes may load theirs: what they may is part of what it may. */
+	assert_int_equal(try_call(SANDBOX_THREAD_MIGRATE, SYS_ioctl, -1, UFFDIO_COPY, 0, 0), EBADF);
+	assert_int_equal(try_call(SANDBOX_THREAD_MIGRATE, SYS_pwritev2, -1, 0, 0, 0), EBADF);
+	for (unsigned i = 0; i < ARRAY_SIZE(killed); i++)
+		assert_int_equal(try_call(SANDBOX_THREAD_MIGRATE, killed[i].nr, killed[i].a,
+					  killed[i].b, 0, 0),
+				 KILLED);
+}
+
 static void a_queue_thread_does_input_and_output_and_has_no_kvm(void **state)
 {
 	if (!has_seccomp())
@@ -478,6 +509,7 @@ int main(void)
 		cmocka_unit_test(a_vcpu_thread_may_run_the_guest_and_not_make_one),
 		cmocka_unit_test(a_worker_reads_and_writes_what_is_open),
 		cmocka_unit_test(the_thread_that_brings_pages_reads_files_and_has_no_kvm),
+		cmocka_unit_test(a_thread_of_a_migration_speaks_and_makes_no_machine),
 		cmocka_unit_test(a_queue_thread_does_input_and_output_and_has_no_kvm),
 		cmocka_unit_test(wisp_net_has_the_internet_and_nothing_else),
 		cmocka_unit_test(a_helper_reads_only_where_it_may),

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "virtio/virtio_devices.h"
@@ -285,8 +286,10 @@ static int make_worker(void *machine, pthread_t *ret_thread, const pthread_attr_
 static void worker_begins(void *machine)
 {
 	struct machine *m = machine;
-	int r = m->vcpus.sandbox ? sandbox_filter(m->vcpus.sandbox, SANDBOX_THREAD_WORKER) : 0;
+	int r;
 
+	prctl(PR_SET_NAME, "worker");
+	r = m->vcpus.sandbox ? sandbox_filter(m->vcpus.sandbox, SANDBOX_THREAD_WORKER) : 0;
 	if (r < 0)
 		log_warn("worker: cannot load its system call filter: %s", strerror(-r));
 }

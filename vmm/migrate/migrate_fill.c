@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "vmm/core/log.h"
@@ -294,8 +295,11 @@ static void *run(void *arg)
 {
 	struct migrate_fill *f = arg;
 	struct error err = { 0 };
-	int r = receive_all(f, &err);
+	int r;
 
+	/* Made by a thread of the migration, so its filter is ours. */
+	prctl(PR_SET_NAME, "migrate late");
+	r = receive_all(f, &err);
 	while (r < 0) {
 		if (is_to_quit(f))
 			return NULL;

@@ -19,6 +19,7 @@
 #include "vmm/migrate/migrate_memory.h"
 #include "vmm/migrate/migrate_mirror.h"
 #include "vmm/migrate/migrate_streams.h"
+#include "vmm/migrate/migrate_thread.h"
 
 /* How long the source may pause between two records: it waits for its disks, or is limited. */
 #define RECORD_MS 60000
@@ -335,9 +336,9 @@ static void *run(void *arg)
 {
 	struct receiver *rx = arg;
 	struct error err = { 0 };
-	int r = receive(rx, &err);
+	int r = migrate_thread_begins(rx->m->vcpus.sandbox, "migrate in", &err);
 
-	rx->result = r;
+	rx->result = r ? r : receive(rx, &err);
 	rx->err = err;
 	loop_post(rx->m->loop, &rx->over);
 	return NULL;
@@ -385,7 +386,8 @@ static int start(struct receiver *rx, struct error *err)
 		return error_set(err, -errno, "migration: %m");
 	rx->wire->wake_fd = rx->wake_fd;
 	r = migrate_streams_receive(&rx->streams, rx->arrival->more,
-				    rx->arrival->hello.streams - 1, rx->m->mem, rx->wake_fd, err);
+				    rx->arrival->hello.streams - 1, rx->m->mem, rx->m->vcpus.sandbox,
+				    rx->wake_fd, err);
 	if (r < 0)
 		return r;
 	r = pthread_create(&rx->thread, NULL, run, rx);

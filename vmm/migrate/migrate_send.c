@@ -11,6 +11,7 @@
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate_source.h"
+#include "vmm/migrate/migrate_thread.h"
 
 /* How long the other side may take to build a machine, to load its state, to run it. */
 #define BUILD_MS   60000
@@ -483,8 +484,9 @@ void *migrate_source_run(void *arg)
 {
 	struct migrate_source *s = arg;
 	struct error err = { 0 };
-	int r = go(s, &err);
+	int r = migrate_thread_begins(s->m->vcpus.sandbox, "migrate out", &err);
 
+	r = r ? r : go(s, &err);
 	if (r < 0 && migrate_source_report(s).phase < MIGRATE_COMMITTED) {
 		if (r == -EPIPE || r == -ECONNRESET)
 			r = migrate_wire_last_words(&s->wire, r, &err);
@@ -499,8 +501,9 @@ void *migrate_source_run_again(void *arg)
 {
 	struct migrate_source *s = arg;
 	struct error err = { 0 };
-	int r = migrate_late_again(s, &err);
+	int r = migrate_thread_begins(s->m->vcpus.sandbox, "migrate out", &err);
 
+	r = r ? r : migrate_late_again(s, &err);
 	if (r < 0)
 		migrate_source_set_phase(s, MIGRATE_CUT_OFF);
 	end(s, r, &err);

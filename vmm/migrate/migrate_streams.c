@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "vmm/core/log.h"
+#include "vmm/migrate/migrate_thread.h"
 
 #define NOBODY UINT_MAX
 
@@ -207,8 +208,9 @@ static void *receive_thread(void *arg)
 {
 	struct migrate_stream_sink *stream = arg;
 	struct migrate_streams_sink *s = stream->all;
+	int r = migrate_thread_begins(s->sandbox, "migrate in", &stream->err);
 
-	stream->result = receive(stream, &stream->err);
+	stream->result = r ? r : receive(stream, &stream->err);
 	if (stream->result == 0)
 		return NULL;
 	blame(&s->culprit, (unsigned)(stream - s->stream));
@@ -238,12 +240,14 @@ static int start_sink(struct migrate_streams_sink *s, unsigned i, struct migrate
 }
 
 int migrate_streams_receive(struct migrate_streams_sink *s, struct migrate_wire *wires,
-			    unsigned num, struct guest_mem *mem, int failed_fd,
-			    struct error *err)
+			    unsigned num, struct guest_mem *mem, struct sandbox *sandbox,
+			    int failed_fd, struct error *err)
 {
 	int r = 0;
 
-	*s = (struct migrate_streams_sink){ .failed_fd = failed_fd, .culprit = NOBODY };
+	*s = (struct migrate_streams_sink){
+		.sandbox = sandbox, .failed_fd = failed_fd, .culprit = NOBODY
+	};
 	s->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->stop_fd < 0)
 		return error_set(err, -errno, "migration: %m");

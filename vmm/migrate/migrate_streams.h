@@ -76,18 +76,19 @@ struct migrate_stream_sink {
 struct migrate_streams_sink {
 	struct migrate_stream_sink stream[MIGRATE_MAX_STREAMS - 1];
 	unsigned num;
+	struct sandbox *sandbox;
 	int stop_fd, failed_fd;
 	_Atomic bool stop;
 	_Atomic unsigned culprit;
 };
 
 /*
- * Begin to receive into @mem over @wires, which are borrowed. When one fails, @failed_fd, an
- * eventfd, is written to.
+ * Begin to receive into @mem over @wires, which are borrowed, by threads that are locked into
+ * @sandbox (may be NULL). When one fails, @failed_fd, an eventfd, is written to.
  */
 int migrate_streams_receive(struct migrate_streams_sink *s, struct migrate_wire *wires,
-			    unsigned num, struct guest_mem *mem, int failed_fd,
-			    struct error *err);
+			    unsigned num, struct guest_mem *mem, struct sandbox *sandbox,
+			    int failed_fd, struct error *err);
 
 /*
  * No more is to come: end the threads. Fails with why the first of them failed, or -EBADMSG when

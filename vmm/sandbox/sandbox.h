@@ -39,6 +39,7 @@ enum sandbox_thread {
 	SANDBOX_THREAD_VCPU,
 	SANDBOX_THREAD_QUEUE, /* serves queues of one device */
 	SANDBOX_THREAD_FAULT, /* brings guest pages when they are touched */
+	SANDBOX_THREAD_MIGRATE, /* sends or receives a guest that moves */
 	SANDBOX_THREAD_WORKER, /* of an epoll loop */
 	SANDBOX_THREAD_FS,     /* the server of a shared directory */
 	SANDBOX_THREAD_NET,    /* the helper wisp-net */

@@ -31,6 +31,7 @@ static const struct kind kinds[] = {
 	{ "VCPU", "vCPU threads", { seccomp_common, seccomp_vcpu } },
 	{ "QUEUE", "queue threads", { seccomp_common, seccomp_queue, seccomp_worker } },
 	{ "FAULT", "the thread that brings guest pages", { seccomp_common, seccomp_fault } },
+	{ "MIGRATE", "threads of a migration", { seccomp_common, seccomp_migrate } },
 	{ "WORKER", "workers of the epoll loop", { seccomp_common, seccomp_worker } },
 	{ "NET", "wisp-net", { seccomp_common, seccomp_net } },
 	{ "TLS", "wisp-tls", { seccomp_common, seccomp_tls } },

@@ -68,6 +68,7 @@ extern const struct seccomp_rule seccomp_main_kvm[]; /* part of main */
 extern const struct seccomp_rule seccomp_maker[];    /* with all of main */
 extern const struct seccomp_rule seccomp_queue[];  /* with a worker's */
 extern const struct seccomp_rule seccomp_fault[];
+extern const struct seccomp_rule seccomp_migrate[];
 extern const struct seccomp_rule seccomp_worker[];
 extern const struct seccomp_rule seccomp_net[]; /* the helper wisp-net */
 extern const struct seccomp_rule seccomp_tls[]; /* the helper wisp-tls */
