@@ -3,8 +3,8 @@
  * Code in ring 3, for debuggers: hosts that interpret ring 0 run this natively, so that
  * breakpoints, watchpoints and traps are those of a processor.
  *
- * Calls work() a hundred times, which adds to "counter". An int3 and a single step of its own, on the
- * way, are its own business, whoever debugs it: they come to its handler, once each.
+ * Calls work() a hundred times, which adds to "counter". An int3 and a single step of its own, on
+ * the way, are its own business, whoever debugs it: they come to its handler, once each.
  */
 #include "bare.h"
 
@@ -84,7 +84,8 @@ static void descriptors(void)
 	table[2] = 0x00cf93000000ffff;
 	table[3] = 0x00cff3000000ffff;
 	table[4] = 0x00affb000000ffff;
-	table[5] = (sizeof(tss) - 1) | (at & 0xffffff) << 16 | 0x89ul << 40 | (at >> 24 & 0xff) << 56;
+	table[5] = (sizeof(tss) - 1) | (at & 0xffffff) << 16 | 0x89ul << 40 |
+		   (at >> 24 & 0xff) << 56;
 	table[6] = at >> 32;
 	asm volatile("lgdt %0" : : "m"(pointer));
 	asm volatile("ltr %w0" : : "r"(TSS));

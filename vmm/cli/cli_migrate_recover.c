@@ -198,7 +198,7 @@ static bool run_there(struct party *dst, const struct recovery *rec)
 	return settle(dst, "commit") == 0 && await(dst, rec, has_decided);
 }
 
-/* One that waits for a guest may end faster than it answers; for a page of it, not answer at all. */
+/* One that waits for a guest may end faster than it answers, or, for a page, not answer at all. */
 static bool end_there(struct party *dst, const struct recovery *rec)
 {
 	struct error err = { 0 };

@@ -3,8 +3,8 @@
  * when they are touched (vmm/core/page_faults.h), or before.
  *
  * A thread receives from then on; the fault thread asks for pages and touches neither guest memory
- * nor a loop. Up to the commit whatever fails is a failed migration. From then on the guest is here:
- * when the connection is lost it stands still, who touches a page that is missing waits, and
+ * nor a loop. Up to the commit whatever fails is a failed migration. From then on the guest is
+ * here: when the connection is lost it stands still, who touches a page that is missing waits, and
  * migrate_fill_resume() goes on over another one. It never runs with pages that did not come: a
  * process that has to end then ends at once.
  *

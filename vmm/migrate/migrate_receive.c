@@ -386,8 +386,8 @@ static int start(struct receiver *rx, struct error *err)
 		return error_set(err, -errno, "migration: %m");
 	rx->wire->wake_fd = rx->wake_fd;
 	r = migrate_streams_receive(&rx->streams, rx->arrival->more,
-				    rx->arrival->hello.streams - 1, rx->m->mem, rx->m->vcpus.sandbox,
-				    rx->wake_fd, err);
+				    rx->arrival->hello.streams - 1, rx->m->mem,
+				    rx->m->vcpus.sandbox, rx->wake_fd, err);
 	if (r < 0)
 		return r;
 	r = pthread_create(&rx->thread, NULL, run, rx);
