@@ -173,7 +173,7 @@ struct frame {
 	u64 rip, cs, rflags, rsp, ss;
 };
 
-/* Called first with each exception, when set: whether it has dealt with it. May change the frame. */
+/* Called first with each exception, when set: has it dealt with it? It may change the frame. */
 extern bool (*exception_handler)(struct frame *f);
 
 void interrupts_init(void);
