@@ -183,6 +183,19 @@ static void those_of_the_start_leave_their_slots_empty(void **state)
 	end(&x);
 }
 
+/* What is asked for by name and slot is written down once; and a path may look like anything. */
+static void what_it_is_described_by_is_what_was_meant(void **state)
+{
+	struct fixture x;
+
+	create(&x, CONFIG_PCI);
+	assert_int_equal(plug(&x, "/c,id=c,slot=9"), 0);
+	described(&x, "a:0 b:0 c:9 empty 0");
+	assert_int_equal(plug(&x, "/d,,id=e,,slot=9"), 0);
+	described(&x, "a:0 b:0 c:9 disk0:4 empty 0");
+	end(&x);
+}
+
 static void what_cannot_be_changes_nothing(void **state)
 {
 	struct fixture x;
@@ -279,6 +292,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_disk_comes_and_goes),
 		cmocka_unit_test(those_of_the_start_leave_their_slots_empty),
+		cmocka_unit_test(what_it_is_described_by_is_what_was_meant),
 		cmocka_unit_test(what_cannot_be_changes_nothing),
 		cmocka_unit_test(a_driver_is_asked_and_waited_for),
 		cmocka_unit_test(a_driver_that_holds_on_keeps_its_device),

@@ -353,27 +353,40 @@ void config_net_default_mac(struct config_net *n, unsigned index)
 		log_debug("no random address: %m");
 }
 
+/* May this one stand beside those that were given so far? */
+static int check_none(struct config_parse *p, struct machine_config *c, bool none, bool later)
+{
+	/* One that was plugged in later says nothing of those at the start. */
+	if (later)
+		return 0;
+	if (c->net_given && (!c->num_nets || none))
+		return config_fail(p, "'none' cannot be combined with a network");
+	c->net_given = true;
+	return 0;
+}
+
 int config_parse_net(struct config_parse *p, const char *value, void *target)
 {
 	struct machine_config *c = target;
-	/* One that was plugged in later says nothing of those at the start. */
-	bool later = strstr(value, ",slot=") != NULL;
-	struct config_net *n;
+	bool none = !strcmp(value, "none");
+	struct config_net *n = &c->net[c->num_nets];
 	int r;
 
-	if (!later && c->net_given && (!c->num_nets || !strcmp(value, "none")))
-		return config_fail(p, "'none' cannot be combined with a network");
-	c->net_given |= !later;
-	if (!strcmp(value, "none"))
-		return 0;
+	if (none)
+		return check_none(p, c, true, false);
 	if (c->num_nets == CONFIG_MAX_NETS)
 		return config_fail(p, "more than %d networks", CONFIG_MAX_NETS);
-	n = &c->net[c->num_nets++];
 	*n = (struct config_net){
 		.kind = CONFIG_NET_USER,
 		.queues = 1,
 		.vlan = NET_SWITCH_DEFAULT_VLAN,
 	};
 	r = config_set_keys(p, value, config_net_keys, parse_net_kind, n);
-	return r < 0 ? r : check_keys(p, n);
+	if (!r)
+		r = check_keys(p, n);
+	if (!r)
+		r = check_none(p, c, false, n->slot);
+	/* What was set of it is freed with the rest, also when it is wrong. */
+	c->num_nets++;
+	return r;
 }

@@ -15,6 +15,7 @@ struct addition {
 	const char *option;
 	char *value; /* with its slot, and all that was made up */
 	char *id;
+	bool named, placed; /* by who asked: the id, the slot */
 	struct addition *next;
 };
 
@@ -224,6 +225,8 @@ static int complete(struct machine *m, struct addition *a)
 	struct config_net *n = d ? NULL : &a->config.net[0];
 	char **id = d ? &d->id : &n->id;
 
+	a->named = *id;
+	a->placed = d ? d->slot : n->slot;
 	if (!*id)
 		*id = free_name(m, d ? "disk" : "net");
 	a->id = *id ? strdup(*id) : NULL;
@@ -239,16 +242,17 @@ static int write_down(struct addition *a, const char *value)
 {
 	const struct machine_config *c = &a->config;
 	const uint8_t *mac = c->net[0].mac;
-	char address[40] = "";
-	bool given = strstr(value, ",id=") != NULL;
-	unsigned slot = c->num_disks ? c->disk[0].slot : c->net[0].slot;
+	char address[40] = "", slot[20] = "";
 	int r;
 
+	if (!a->placed)
+		snprintf(slot, sizeof(slot), ",slot=%u",
+			 c->num_disks ? c->disk[0].slot : c->net[0].slot);
 	if (c->num_nets && !c->net[0].mac_given)
 		snprintf(address, sizeof(address), ",mac=%02x:%02x:%02x:%02x:%02x:%02x", mac[0],
 			 mac[1], mac[2], mac[3], mac[4], mac[5]);
-	r = asprintf(&a->value, "%s%s%s%s,slot=%u", value, given ? "" : ",id=",
-		     given ? "" : a->id, address, slot);
+	r = asprintf(&a->value, "%s%s%s%s%s", value, a->named ? "" : ",id=",
+		     a->named ? "" : a->id, address, slot);
 	if (r < 0)
 		a->value = NULL;
 	return r < 0 ? -ENOMEM : 0;
