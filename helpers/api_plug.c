@@ -56,6 +56,25 @@ static bool plug(const struct api *api, char *option, const char *failed,
 	return done;
 }
 
+/*
+ * What was plugged and is not as it should be goes again at once, whatever the guest does with it:
+ * else it would be there without the API knowing of it.
+ */
+static void take_back(const struct api *api, const char *id, const char *failed,
+		      const struct error *why, struct api_answer *answer)
+{
+	char name[40], text[MAX_OUTPUT];
+	char *argv[] = { "wisp", "unplug", "--force", "--timeout=0", "--", name, (char *)id, NULL };
+
+	api_name(api, name, sizeof(name));
+	if (api_run_wisp(argv, text, sizeof(text)) == 0) {
+		api_fault(answer, "%s%s", failed, why->msg);
+	} else {
+		text[strcspn(text, "\n")] = '\0';
+		api_fault(answer, "%s%s; it cannot be taken back: %s", failed, why->msg, text);
+	}
+}
+
 bool api_plug_drive(struct api *api, const char *id, json_t *drive, struct api_answer *answer)
 {
 	static const char failed[] =
@@ -71,7 +90,7 @@ bool api_plug_drive(struct api *api, const char *id, json_t *drive, struct api_a
 	if (!plug(api, api_disk_option(id, drive), failed, answer))
 		return false;
 	if (api_limit_drive(api, id, drive, &err) < 0)
-		api_fault(answer, "%s%s", failed, err.msg);
+		take_back(api, id, failed, &err, answer);
 	return !answer->status;
 }
 
@@ -87,7 +106,7 @@ bool api_plug_net(struct api *api, const char *id, json_t *net, struct api_answe
 	if (!plug(api, api_net_option(api, id, net), failed, answer))
 		return false;
 	if (api_limit_net(api, id, net, &err) < 0)
-		api_fault(answer, "%s%s", failed, err.msg);
+		take_back(api, id, failed, &err, answer);
 	return !answer->status;
 }
 

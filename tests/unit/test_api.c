@@ -72,6 +72,19 @@ static void expect_fault(struct talk *t, const char *path, const char *body, con
 		fail_msg("said: %s", said);
 }
 
+/* In the place of running `wisp`: what it was asked to do, which succeeds. */
+static char commands[400];
+
+int __wrap_api_run_wisp(char *const *argv, char *text, size_t size);
+int __wrap_api_run_wisp(char *const *argv, char *text, size_t size)
+{
+	for (; *argv; argv++)
+		snprintf(commands + strlen(commands), sizeof(commands) - strlen(commands), "%s ",
+			 *argv);
+	snprintf(text, size, "%s", "");
+	return 0;
+}
+
 static json_int_t memory_of(struct talk *t)
 {
 	send_it(t, "GET", "/machine-config", NULL);
@@ -275,6 +288,31 @@ static void metadata_without_contents_is_an_empty_object(void **state)
 	assert_true(json_is_object(t->answer.body));
 }
 
+/* There is no control socket to set it over. */
+static void device_that_cannot_be_limited_goes_again(void **state)
+{
+	struct talk *t = *state;
+
+	t->api.state = API_RUNNING;
+	t->api.options.enable_pci = true;
+	commands[0] = '\0';
+	expect_fault(t, "/drives/d",
+		     "{\"drive_id\":\"d\",\"path_on_host\":\"/dev/null\",\"is_root_device\":false,"
+		     "\"rate_limiter\":{\"ops\":{\"size\":10,\"refill_time\":100}}}",
+		     "Unable to create the virtio block device");
+	assert_non_null(strstr(commands, "plug --disk=/dev/null,"));
+	assert_non_null(strstr(commands, "wisp unplug --force --timeout=0 -- test d "));
+	assert_null(json_object_get(t->api.drives, "d"));
+	commands[0] = '\0';
+	expect_fault(t, "/network-interfaces/n",
+		     "{\"iface_id\":\"n\",\"host_dev_name\":\"tap0\","
+		     "\"tx_rate_limiter\":{\"ops\":{\"size\":10,\"refill_time\":100}}}",
+		     "Could not create the network device");
+	assert_non_null(strstr(commands, "plug --net=tap,name=tap0"));
+	assert_non_null(strstr(commands, "wisp unplug --force --timeout=0 -- test n "));
+	assert_null(json_object_get(t->api.nets, "n"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -290,6 +328,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(log_quotes_what_clients_send, setup, teardown),
 		cmocka_unit_test(quoted_text_fits_its_buffer),
 		cmocka_unit_test_setup_teardown(metadata_without_contents_is_an_empty_object, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(device_that_cannot_be_limited_goes_again, setup,
 						teardown),
 	};
 
