@@ -85,6 +85,16 @@ struct net_forget {
 	uint32_t magic, number; /* little-endian; as long as a net_hello */
 };
 
+/* A split ring as somebody else is to serve it: devices/net_vhost.h. */
+struct net_ring {
+	uint16_t size;
+	uint16_t position; /* the chain that is next, in the available and in the used ring */
+	void *desc, *avail, *used; /* host addresses, of the sizes that @size makes */
+	int kick; /* eventfd: signalled by the driver; not to be read */
+	int call; /* and by who serves: chains were used, and the driver wants to know */
+	int error; /* the ring is malformed, and nothing of it is served any more */
+};
+
 struct net_ops {
 	/* Frames are sent in order; one that meets a full peer waits, and so do all after it. */
 	void (*send)(struct net *n, struct net_tx *tx);
@@ -111,6 +121,15 @@ struct net_ops {
 	 * when it is so. -errno: the peer does not answer, and its link is down. May be NULL.
 	 */
 	int (*forget)(struct net *n);
+	/*
+	 * Have the host's kernel move frames between the peer and the driver's two rings, receive
+	 * and transmit, until take_back() tells how far it came; nothing else of them is touched
+	 * meanwhile but for what take_back() changes. @features: what the driver negotiated, with
+	 * the split ring. -errno: it does not, and nothing has changed. Nothing waits in send() or
+	 * recv(). May be NULL, both.
+	 */
+	int (*hand_over)(struct net *n, uint64_t features, const struct net_ring ring[2]);
+	void (*take_back)(struct net *n, uint16_t ret_position[2]);
 	void (*free)(struct net *n);
 };
 

@@ -94,12 +94,53 @@ static int open_queue(void *arg)
 {
 	struct virtio_doorbell *bell = arg;
 
+	if (bell->elsewhere) {
+		eventfd_write(bell->fd, 1);
+		return 0;
+	}
 	if (!bell->event.watched)
 		loop_event_watch(bell->loop, &bell->event, bell->fd);
 	bell->open = true;
 	/* Chains may be waiting whose kick came before us, or went to our predecessor. */
 	kicked(bell);
 	return 0;
+}
+
+void virtio_queue_elsewhere(struct virtio_device *dev, unsigned queue, bool elsewhere)
+{
+	dev->doorbell[queue].elsewhere = elsewhere;
+}
+
+bool virtio_queue_is_watched(const struct virtio_device *dev, unsigned queue)
+{
+	return dev->doorbell[queue].event.watched;
+}
+
+void virtio_interrupt(struct virtio_device *dev, unsigned queue)
+{
+	if (dev->transport_ops)
+		dev->transport_ops->interrupt(dev->transport, queue);
+}
+
+int virtio_interrupt_fd(const struct virtio_device *dev, unsigned queue)
+{
+	if (!dev->transport_ops || !dev->transport_ops->interrupt_fd)
+		return -1;
+	return dev->transport_ops->interrupt_fd(dev->transport, queue);
+}
+
+void virtio_queue_back(struct virtio_device *dev, unsigned queue, uint16_t position)
+{
+	virtq_continue(&dev->queue[queue], position);
+	virtio_interrupt(dev, queue);
+	dev->doorbell[queue].elsewhere = false;
+	open_queue(&dev->doorbell[queue]);
+}
+
+void virtio_serve_here(struct virtio_device *dev)
+{
+	if (dev->ops->serve_here)
+		dev->ops->serve_here(dev);
 }
 
 static void stop_queues(struct virtio_device *dev)

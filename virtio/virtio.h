@@ -35,6 +35,12 @@ struct virtio_device;
 struct virtio_transport_ops {
 	/* Tell the driver that @queue was used. The device's loop. */
 	void (*interrupt)(void *transport, unsigned queue);
+	/*
+	 * An eventfd that is the interrupt of @queue, for somebody else to write to: it stays open
+	 * as long as the transport. -1: only interrupt() is. Of what the driver set up until it
+	 * said DRIVER_OK. The device's loop. May be NULL.
+	 */
+	int (*interrupt_fd)(void *transport, unsigned queue);
 	/* Tell the driver that the configuration (or NEEDS_RESET) changed. Any thread. */
 	void (*config_changed)(void *transport);
 	/*
@@ -97,6 +103,13 @@ struct virtio_ops {
 			     unsigned len);
 
 	/*
+	 * loop: somebody begins to track what is written in guest memory, and sees what this
+	 * process writes alone: take back what the host's kernel serves, and hand over nothing
+	 * any more. Running or not. May be NULL.
+	 */
+	void (*serve_here)(struct virtio_device *dev);
+
+	/*
 	 * Stopped device: its own fields, not those of the core. May be NULL when there are none.
 	 */
 	void (*save)(struct virtio_device *dev, struct state_writer *w);
@@ -132,6 +145,7 @@ struct virtio_doorbell {
 	struct loop *loop; /* the queue's: the device's, or one of its own */
 	int fd; /* eventfd, made at the first DRIVER_OK and then kept; -1 before */
 	bool open; /* on @loop: kicks are served */
+	bool elsewhere; /* on @loop: somebody else serves them */
 	struct loop_task stop;	  /* message to @loop: stop the queue */
 	struct loop_task stopped; /* and the answer, to the device's loop */
 	struct loop_task hurry;	  /* message to @loop, behind the first */
@@ -216,6 +230,30 @@ void virtio_fail(struct virtio_device *dev, const char *fmt, ...) __printf(2, 3)
  */
 void virtio_kick_again(struct virtio_device *dev, unsigned queue);
 
+/*
+ * A queue that the host's kernel serves in our place, with @dev->doorbell[queue].fd. For
+ * ops->start, with @elsewhere: its kicks do not come to ops->kick. For ops->stop, without.
+ */
+void virtio_queue_elsewhere(struct virtio_device *dev, unsigned queue, bool elsewhere);
+
+/*
+ * Kicks have been coming to @queue's loop since it was made: so they will, since taking a doorbell
+ * from a loop is not done in a moment.
+ */
+bool virtio_queue_is_watched(const struct virtio_device *dev, unsigned queue);
+
+/*
+ * Serve it here again, from @position in its split ring on: a kick follows at once, and an
+ * interrupt, since one may be owed. The device runs, and all its queues are on its own loop.
+ */
+void virtio_queue_back(struct virtio_device *dev, unsigned queue, uint16_t position);
+
+/* An interrupt of @queue, wanted or not: for somebody else who has used chains of it. */
+void virtio_interrupt(struct virtio_device *dev, unsigned queue);
+
+/* As virtio_transport_ops.interrupt_fd. */
+int virtio_interrupt_fd(const struct virtio_device *dev, unsigned queue);
+
 /* The end of ops->stop: nothing is in flight any more. */
 void virtio_stopped(struct virtio_device *dev);
 
@@ -277,6 +315,9 @@ void virtio_kick(struct virtio_device *dev, unsigned queue);
 void virtio_pause(struct virtio_device *dev, void (*done)(struct virtio_device *dev, void *arg),
 		  void *arg);
 void virtio_resume(struct virtio_device *dev);
+
+/* Somebody begins to track guest memory: virtio_ops.serve_here. The device's loop. */
+void virtio_serve_here(struct virtio_device *dev);
 
 /* A pause under way is one for good: what is in flight need not be done. The device's loop. */
 void virtio_hurry(struct virtio_device *dev);

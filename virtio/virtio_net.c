@@ -279,6 +279,7 @@ static int net_start(struct virtio_device *dev)
 
 	/* What the driver has chosen since then outlives a pause. */
 	net_set_offloads(vn, vn->offloads_chosen ? &vn->accepted : &accepted);
+	net_hand_over(vn);
 	/* 5.1.5: until the driver asks for more there is one pair. */
 	net_set_active(vn, vn->active);
 	return 0;
@@ -301,6 +302,7 @@ static void net_stop(struct virtio_device *dev)
 {
 	struct virtio_net *vn = net_of(dev);
 
+	net_stop_handed(vn);
 	for (unsigned i = 0; i < vn->num_pairs; i++) {
 		struct net_pair *p = &vn->pair[i];
 
@@ -473,6 +475,7 @@ static int net_load(struct virtio_device *dev, struct state_reader *r)
 
 static void pair_done(struct net_pair *p)
 {
+	net_done_handed(p);
 	net_close(p->net);
 	/* The last completions may have left a notification to do. */
 	while (p->notify.queued)
@@ -508,6 +511,7 @@ static const struct virtio_ops net_ops = {
 	.stop = net_stop,
 	.reset = net_reset,
 	.kick = net_kick,
+	.serve_here = net_serve_here,
 	.config_read = net_config_read,
 	.save = net_save,
 	.load = net_load,
@@ -558,6 +562,8 @@ void virtio_net_limit(struct virtio_device *dev, const struct rate_limits *rx,
 		rate_limiter_set(&net_of(dev)->rx_limiter, rx, now_ns);
 	if (tx)
 		rate_limiter_set(&net_of(dev)->tx_limiter, tx, now_ns);
+	if (net_is_limited(net_of(dev)))
+		virtio_serve_here(dev);
 }
 
 struct net *virtio_net_end(struct virtio_device *dev)
@@ -579,6 +585,8 @@ void virtio_net_plug(struct virtio_device *dev, bool plugged)
 	if (vn->unplugged == !plugged)
 		return;
 	vn->unplugged = !plugged;
+	if (!plugged)
+		virtio_serve_here(dev);
 	link_changed(vn->net, vn);
 }
 
@@ -599,6 +607,7 @@ static int pair_init(struct net_pair *p, struct virtio_net *vn, unsigned index)
 	p->rx_limited.expired = may_receive;
 	p->tx_limited.expired = may_send;
 	list_init(&p->kept);
+	net_init_handed(p);
 	return 0;
 }
 

@@ -21,11 +21,23 @@
 
 struct virtio_net;
 
+/* An eventfd of ours that the host's kernel writes to while it serves a pair; -1: none yet. */
+struct net_word {
+	struct loop_event event;
+	struct net_pair *pair;
+	int fd;
+};
+
 /* A receive and a transmit queue, and their own end on the host. */
 struct net_pair {
 	struct virtio_net *vn;
 	struct net *net;
 	struct virtq *rxq, *txq;
+
+	/* The net serves both queues by itself, and we neither. */
+	bool handed;
+	struct net_word rx_call, tx_call; /* chains were used; only where no vector takes that */
+	struct net_word error;
 
 	/* Receiving. Buffers are taken before it is known how long the next frame is. */
 	struct net_rx rx;
@@ -59,6 +71,7 @@ struct virtio_net {
 	struct net *net;      /* the first pair's: link, address and offloads are told by it */
 	_Atomic uint64_t mac; /* six bytes; also read by vCPUs */
 	_Atomic uint16_t status;
+	bool stays_here; /* no pair is handed over any more */
 	bool unplugged; /* by us: what comes and goes is lost, as with a cable that is out */
 	struct net_offloads accepted;		    /* on receive */
 	bool offloads_chosen;			    /* by command, among those negotiated */
@@ -103,6 +116,25 @@ void net_receive(struct net_pair *p);
 
 /* Give the buffers back as if they had not been taken; none is being received into. */
 void net_receive_release(struct net_pair *p);
+
+static inline bool net_is_limited(const struct virtio_net *vn)
+{
+	return rate_limited(&vn->rx_limiter) || rate_limited(&vn->tx_limiter);
+}
+
+/*
+ * A net that can serve the rings of a pair without us (net_ops.hand_over) does where nothing needs
+ * to see each frame, or what is written in the guest's memory: hand those over, when the device
+ * starts. Stopped, it has given them back.
+ */
+void net_hand_over(struct virtio_net *vn);
+void net_stop_handed(struct virtio_net *vn);
+
+/* Serve all pairs here, from now on and for as long as this process has the device. */
+void net_serve_here(struct virtio_device *dev);
+
+void net_init_handed(struct net_pair *p);
+void net_done_handed(struct net_pair *p);
 
 /* Answer what is on the control queue. */
 void net_control(struct virtio_net *vn);

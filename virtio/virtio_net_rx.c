@@ -297,7 +297,7 @@ void net_receive(struct net_pair *p)
 	struct virtio_device *dev = &p->vn->dev;
 	bool ready;
 
-	if (!dev->running || dev->stopping || p->receiving || !p->net->link_up ||
+	if (!dev->running || dev->stopping || p->handed || p->receiving || !p->net->link_up ||
 	    !p->rxq->started || p >= p->vn->pair + p->vn->active)
 		return;
 	ready = !net_must_wait(p, &p->vn->rx_limiter, &p->rx_limited) && prepare(p);

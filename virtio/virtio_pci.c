@@ -75,6 +75,14 @@ static void pci_interrupt(void *transport, unsigned queue)
 	update_pin(t);
 }
 
+/* Masked or not: a masked vector's descriptor counts what it is owed. */
+static int pci_interrupt_fd(void *transport, unsigned queue)
+{
+	struct virtio_pci *t = transport;
+
+	return pci_msix_fd(&t->pci, atomic_load(&t->queue_vector[queue]));
+}
+
 static void pci_config_changed(void *transport)
 {
 	struct virtio_pci *t = transport;
@@ -172,6 +180,7 @@ static void pci_queues_off(void *transport)
 
 static const struct virtio_transport_ops pci_transport_ops = {
 	.interrupt = pci_interrupt,
+	.interrupt_fd = pci_interrupt_fd,
 	.config_changed = pci_config_changed,
 	.queues_on = pci_queues_on,
 	.queues_off = pci_queues_off,

@@ -92,6 +92,13 @@ int virtq_start(struct virtq *q, struct guest_mem *mem, uint64_t features)
 	return 0;
 }
 
+void virtq_continue(struct virtq *q, uint16_t position)
+{
+	q->next_avail = q->next_used = q->avail_seen = position;
+	q->signalled_valid = false;
+	virtq_kicks_on(q);
+}
+
 void virtq_stop(struct virtq *q)
 {
 	if (q->started && q->used_pending)

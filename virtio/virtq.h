@@ -81,6 +81,12 @@ void virtq_reset(struct virtq *q);
 int virtq_start(struct virtq *q, struct guest_mem *mem, uint64_t features);
 void virtq_stop(struct virtq *q);
 
+/*
+ * Somebody else has served the split ring of @q since virtq_start(): go on at @position, with
+ * nothing in flight. Or set it for whoever starts it next, when it is to be stopped.
+ */
+void virtq_continue(struct virtq *q, uint16_t position);
+
 /* Refuse everything from @q until a reset; returns -EBADMSG. @why is a constant. */
 int virtq_break(struct virtq *q, const char *why);
 

@@ -142,6 +142,11 @@ int guest_mem_iov(const struct guest_mem *mem, uint64_t gpa, uint64_t len, bool 
  */
 int guest_mem_track_dirty(struct guest_mem *mem, bool on);
 
+static inline bool guest_mem_is_tracked(const struct guest_mem *mem)
+{
+	return __atomic_load_n(&mem->range[0].dirty, __ATOMIC_ACQUIRE);
+}
+
 /*
  * Or @num words of that bitmap of range @index, from word @first on, into @words and clear
  * them. Pages are read after this: what is written later will be marked again. Any thread.

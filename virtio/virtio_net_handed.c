@@ -1,0 +1,178 @@
+/*
+ * Pairs of queues that the net serves by itself, in the host's kernel: given to it when the device
+ * starts, and taken back when it stops, or when somebody has to see what passes.
+ */
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "virtio/virtio_net_internal.h"
+
+/* ---- what the kernel says ---- */
+
+static void rx_used(struct loop_event *ev)
+{
+	struct net_pair *p = container_of(ev, struct net_word, event)->pair;
+
+	virtio_interrupt(&p->vn->dev, p->rxq->index);
+}
+
+static void tx_used(struct loop_event *ev)
+{
+	struct net_pair *p = container_of(ev, struct net_word, event)->pair;
+
+	virtio_interrupt(&p->vn->dev, p->txq->index);
+}
+
+static void malformed(struct loop_event *ev)
+{
+	struct net_pair *p = container_of(ev, struct net_word, event)->pair;
+
+	if (p->handed)
+		virtio_fail(&p->vn->dev, "queues %u and %u: the host's kernel finds one malformed",
+			    p->rxq->index, p->txq->index);
+}
+
+/* Its descriptor, made and watched at first use; or -1. */
+static int word_fd(struct net_word *w)
+{
+	if (w->fd < 0)
+		w->fd = eventfd(0, EFD_CLOEXEC);
+	if (w->fd >= 0 && !w->event.watched)
+		loop_event_watch(w->pair->vn->dev.loop, &w->event, w->fd);
+	return w->fd;
+}
+
+static void word_done(struct net_word *w)
+{
+	if (w->event.watched)
+		loop_event_unwatch(&w->event);
+	while (w->fd >= 0 && !loop_event_idle(&w->event))
+		loop_run_once(w->pair->vn->dev.loop, UINT64_MAX);
+	if (w->fd >= 0)
+		close(w->fd);
+	w->fd = -1;
+}
+
+void net_init_handed(struct net_pair *p)
+{
+	p->rx_call = (struct net_word){ .event = { .fired = rx_used }, .pair = p, .fd = -1 };
+	p->tx_call = (struct net_word){ .event = { .fired = tx_used }, .pair = p, .fd = -1 };
+	p->error = (struct net_word){ .event = { .fired = malformed }, .pair = p, .fd = -1 };
+}
+
+void net_done_handed(struct net_pair *p)
+{
+	word_done(&p->rx_call);
+	word_done(&p->tx_call);
+	word_done(&p->error);
+}
+
+/* ---- there ---- */
+
+static bool may_hand_over(const struct net_pair *p)
+{
+	const struct virtio_net *vn = p->vn;
+	const struct virtio_device *dev = &vn->dev;
+
+	if (!p->net->ops->hand_over || !p->rxq->started || !p->txq->started)
+		return false;
+	/* Doorbells that the loop reads stay its own. */
+	if (virtio_queue_is_watched(dev, p->rxq->index) ||
+	    virtio_queue_is_watched(dev, p->txq->index))
+		return false;
+	if (vn->stays_here || vn->unplugged)
+		return false;
+	/* The kernel counts nothing, marks no page, and waits for none that is still to come. */
+	return !net_is_limited(vn) && !guest_mem_is_tracked(dev->mem) &&
+	       guest_mem_is_whole(dev->mem);
+}
+
+/* Interrupts go past us where the transport has a descriptor that is one. */
+static bool describe(struct net_ring *ring, const struct virtq *q, struct net_word *call,
+		     struct net_word *error)
+{
+	struct virtio_device *dev = &call->pair->vn->dev;
+
+	*ring = (struct net_ring){
+		.size = q->size,
+		.position = q->next_avail,
+		.desc = q->desc,
+		.avail = q->driver,
+		.used = q->device,
+		.kick = dev->doorbell[q->index].fd,
+		.call = virtio_interrupt_fd(dev, q->index),
+		.error = word_fd(error),
+	};
+	if (ring->call < 0)
+		ring->call = word_fd(call);
+	return ring->call >= 0 && ring->error >= 0;
+}
+
+void net_hand_over(struct virtio_net *vn)
+{
+	for (unsigned i = 0; i < vn->num_pairs; i++) {
+		struct net_pair *p = &vn->pair[i];
+		struct net_ring ring[2];
+		int r;
+
+		if (!may_hand_over(p))
+			continue;
+		if (!describe(&ring[0], p->rxq, &p->rx_call, &p->error) ||
+		    !describe(&ring[1], p->txq, &p->tx_call, &p->error))
+			continue;
+		r = p->net->ops->hand_over(p->net, vn->dev.features, ring);
+		if (r < 0) {
+			log_warn("%s: the host's kernel does not serve it, so we do: %s",
+				 vn->dev.id, strerror(-r));
+			continue;
+		}
+		p->handed = true;
+		virtio_queue_elsewhere(&vn->dev, p->rxq->index, true);
+		virtio_queue_elsewhere(&vn->dev, p->txq->index, true);
+	}
+}
+
+/* ---- and back ---- */
+
+static void take_back(struct net_pair *p, uint16_t position[2])
+{
+	p->net->ops->take_back(p->net, position);
+	p->handed = false;
+}
+
+void net_stop_handed(struct virtio_net *vn)
+{
+	uint16_t position[2];
+
+	for (unsigned i = 0; i < vn->num_pairs; i++) {
+		struct net_pair *p = &vn->pair[i];
+
+		if (!p->handed)
+			continue;
+		take_back(p, position);
+		virtq_continue(p->rxq, position[0]);
+		virtq_continue(p->txq, position[1]);
+		virtio_queue_elsewhere(&vn->dev, p->rxq->index, false);
+		virtio_queue_elsewhere(&vn->dev, p->txq->index, false);
+	}
+}
+
+void net_serve_here(struct virtio_device *dev)
+{
+	struct virtio_net *vn = net_of(dev);
+	uint16_t position[2];
+
+	vn->stays_here = true;
+	if (vn->pair[0].handed)
+		log_info("%s: served by the monitor from now on", dev->id);
+	for (unsigned i = 0; i < vn->num_pairs; i++) {
+		struct net_pair *p = &vn->pair[i];
+
+		if (!p->handed)
+			continue;
+		take_back(p, position);
+		virtio_queue_back(dev, p->rxq->index, position[0]);
+		virtio_queue_back(dev, p->txq->index, position[1]);
+	}
+}
