@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "devices/net_fd.h"
+#include "devices/net_vhost.h"
 #include "vmm/core/io.h"
 #include "vmm/core/log.h"
 
@@ -22,7 +23,14 @@
 struct net_tap_queue {
 	struct net_fd f; /* first: net_fd_free() frees it */
 	bool detached;
+	struct net_vhost *vhost; /* or NULL */
+	struct net_ops vhost_ops; /* the queue's, when there is one */
 };
+
+static struct net_tap_queue *queue_of(struct net *n)
+{
+	return container_of(net_fd_of(n), struct net_tap_queue, f);
+}
 
 /* ---- sending ---- */
 
@@ -108,7 +116,7 @@ static void tap_set_offloads(struct net *n, const struct net_offloads *accepted)
 
 static void tap_set_enabled(struct net *n, bool enabled)
 {
-	struct net_tap_queue *q = container_of(net_fd_of(n), struct net_tap_queue, f);
+	struct net_tap_queue *q = queue_of(n);
 	struct ifreq ifr = { .ifr_flags = enabled ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE };
 
 	/* The kernel spreads frames over the queues that are attached. */
@@ -118,6 +126,38 @@ static void tap_set_enabled(struct net *n, bool enabled)
 		log_debug("tap: %s a queue: %m", enabled ? "attach" : "detach");
 	else
 		q->detached = !enabled;
+}
+
+/* ---- rings that the kernel serves ---- */
+
+static int tap_hand_over(struct net *n, uint64_t features, const struct net_ring ring[2])
+{
+	return net_vhost_start(queue_of(n)->vhost, net_fd_of(n)->fd, features, ring);
+}
+
+static void tap_take_back(struct net *n, uint16_t ret_position[2])
+{
+	net_vhost_stop(queue_of(n)->vhost, ret_position);
+}
+
+static void tap_free(struct net *n)
+{
+	net_vhost_free(queue_of(n)->vhost);
+	net_fd_free(n);
+}
+
+int net_tap_use_vhost(struct net *n, int vhost, const struct guest_mem *mem, struct error *err)
+{
+	struct net_tap_queue *q = queue_of(n);
+	int r = net_vhost_create(&q->vhost, vhost, mem, err);
+
+	if (r < 0)
+		return r;
+	q->vhost_ops = *n->ops;
+	q->vhost_ops.hand_over = tap_hand_over;
+	q->vhost_ops.take_back = tap_take_back;
+	n->ops = &q->vhost_ops;
+	return 0;
 }
 
 /* ---- life ---- */
@@ -130,7 +170,7 @@ static const struct net_ops tap_ops = {
 	.cancel_recv = tap_cancel_recv,
 	.set_offloads = tap_set_offloads,
 	.announce = net_fd_announce,
-	.free = net_fd_free,
+	.free = tap_free,
 };
 
 /* Of one queue among several: only those may be detached. */
@@ -143,7 +183,7 @@ static const struct net_ops tap_queue_ops = {
 	.set_offloads = tap_set_offloads,
 	.set_enabled = tap_set_enabled,
 	.announce = net_fd_announce,
-	.free = net_fd_free,
+	.free = tap_free,
 };
 
 int net_open_tap(struct net **ret_net, int fd, const struct net_tap *tap, const uint8_t mac[6],

@@ -8,6 +8,8 @@
 
 #include "devices/net.h"
 
+struct guest_mem;
+
 /* linux/if_tun.h has them since Linux 6.2. */
 #define NET_TUN_F_USO4 0x20
 #define NET_TUN_F_USO6 0x40
@@ -36,6 +38,12 @@ void net_tap_close(struct net_tap *tap);
  */
 int net_open_tap(struct net **ret_net, int fd, const struct net_tap *tap, const uint8_t mac[6],
 		 struct error *err);
+
+/*
+ * Have @n, a tap's queue, hand rings over to the kernel by @vhost, one of net_vhost_open(), owned
+ * from now on also on failure. @mem as for net_vhost_create().
+ */
+int net_tap_use_vhost(struct net *n, int vhost, const struct guest_mem *mem, struct error *err);
 
 /* TUN_F_* for frames that a driver takes. */
 unsigned net_tap_offload_flags(const struct net_offloads *o);

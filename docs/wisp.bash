@@ -86,7 +86,7 @@ _wisp()
 			return ;;
 		--net)
 			case $cur in *,*)
-				_wisp_keys "hostfwd= restrict host-loopback subnet= dns= search= name= fd= queues= vlan= pps= bps= pps-burst= bps-burst= mac= mtu= service= id= slot="
+				_wisp_keys "hostfwd= restrict host-loopback subnet= dns= search= name= fd= queues= vhost vlan= pps= bps= pps-burst= bps-burst= mac= mtu= service= id= slot="
 				return ;;
 			esac
 			_wisp_words "user tap switch= none"

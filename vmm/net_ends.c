@@ -8,6 +8,7 @@
 
 #include "devices/net_divert.h"
 #include "devices/net_switch.h"
+#include "devices/net_vhost.h"
 #include "vmm/switch.h"
 
 void net_ends_init(struct net_ends *e)
@@ -33,6 +34,25 @@ static int join_switch(struct net_ends *e, const struct config_net *net,
 	return 0;
 }
 
+static int open_tap(struct net_ends *e, const struct config_net *net, struct error *err)
+{
+	int r = net->tap_fd_given ?
+			net_tap_adopt(&e->tap, net->tap_fd, err) :
+			net_tap_open(&e->tap, net->tap_name, net->queues, err);
+
+	while (!r && net->vhost && e->num_vhost < e->tap.num_queues) {
+		int fd = net_vhost_open(err);
+
+		if (fd < 0)
+			r = fd;
+		else
+			e->vhost[e->num_vhost++] = fd;
+	}
+	if (r < 0)
+		net_ends_close(e);
+	return r;
+}
+
 int net_ends_open(struct net_ends *e, const struct config_net *net,
 		  const struct machine_config *where, struct helper *h, struct error *err)
 {
@@ -40,9 +60,7 @@ int net_ends_open(struct net_ends *e, const struct config_net *net,
 	h->status_fd = -1; /* it has nothing to say unless it is started */
 	switch (net->kind) {
 	case CONFIG_NET_TAP:
-		if (net->tap_fd_given)
-			return net_tap_adopt(&e->tap, net->tap_fd, err);
-		return net_tap_open(&e->tap, net->tap_name, net->queues, err);
+		return open_tap(e, net, err);
 	case CONFIG_NET_SWITCH:
 		return join_switch(e, net, where, err);
 	case CONFIG_NET_USER:
@@ -63,8 +81,27 @@ int net_ends_open_nothing(struct net_ends *e, struct error *err)
 	return 0;
 }
 
+/* The next queue of the tap, which the kernel serves where it was asked to. */
+static int take_tap(struct net_ends *e, unsigned i, const struct config_net *net,
+		    const struct guest_mem *mem, struct net **ret_net, struct error *err)
+{
+	int fd = e->tap.fd[i], r;
+
+	e->tap.fd[i] = -1;
+	r = net_open_tap(ret_net, fd, &e->tap, net->mac, err);
+	if (r < 0 || i >= e->num_vhost)
+		return r;
+	fd = e->vhost[i];
+	e->vhost[i] = -1;
+	r = net_tap_use_vhost(*ret_net, fd, mem, err);
+	if (r < 0)
+		net_close(*ret_net);
+	return r;
+}
+
 int net_ends_take(struct net_ends *e, const struct config_net *net, struct loop *loop,
-		  struct net **ret_pairs, unsigned *ret_num, struct error *err)
+		  const struct guest_mem *mem, struct net **ret_pairs, unsigned *ret_num,
+		  struct error *err)
 {
 	unsigned num = 0;
 	int fd, r = 0;
@@ -77,9 +114,7 @@ int net_ends_take(struct net_ends *e, const struct config_net *net, struct loop 
 			num++;
 	}
 	while (!r && num < e->tap.num_queues) {
-		fd = e->tap.fd[num];
-		e->tap.fd[num] = -1;
-		r = net_open_tap(&ret_pairs[num], fd, &e->tap, net->mac, err);
+		r = take_tap(e, num, net, mem, &ret_pairs[num], err);
 		if (!r)
 			num++;
 	}
@@ -106,4 +141,8 @@ void net_ends_close(struct net_ends *e)
 		close(e->socket);
 	e->socket = -1;
 	net_tap_close(&e->tap);
+	while (e->num_vhost > 0) {
+		if (e->vhost[--e->num_vhost] >= 0)
+			close(e->vhost[e->num_vhost]);
+	}
 }

@@ -13,6 +13,8 @@
 struct net_ends {
 	int socket;	    /* of a user network's helper or of a switch; -1: none */
 	struct net_tap tap; /* num_queues is 0 when it is none */
+	int vhost[NET_MAX_PAIRS]; /* of the first @num_vhost queues; -1: taken */
+	unsigned num_vhost;
 };
 
 void net_ends_init(struct net_ends *e);
@@ -28,11 +30,12 @@ int net_ends_open(struct net_ends *e, const struct config_net *net,
 int net_ends_open_nothing(struct net_ends *e, struct error *err);
 
 /*
- * Make them nets on @loop, one for each pair of queues; on success @ret_pairs
- * (room for NET_MAX_PAIRS) holds @ret_num. @e keeps nothing, also on failure.
+ * For the machine whose memory @mem is: make them nets on @loop, one for each pair of queues; on
+ * success @ret_pairs (room for NET_MAX_PAIRS) holds @ret_num. @e keeps nothing, also on failure.
  */
 int net_ends_take(struct net_ends *e, const struct config_net *net, struct loop *loop,
-		  struct net **ret_pairs, unsigned *ret_num, struct error *err);
+		  const struct guest_mem *mem, struct net **ret_pairs, unsigned *ret_num,
+		  struct error *err);
 
 void net_ends_close(struct net_ends *e);
 

@@ -226,7 +226,7 @@ static void unknown_words_name_the_known_ones(void **state)
 	line_refuse(
 		"--net user,frob=1",
 		"--net: unknown key 'frob' (known: hostfwd, restrict, host-loopback, subnet, dns, "
-		"search, name, fd, queues, vlan, pps, bps, pps-burst, bps-burst, mac, mtu, "
+		"search, name, fd, queues, vhost, vlan, pps, bps, pps-burst, bps-burst, mac, mtu, "
 		"service, "
 		"id, slot)");
 	line_refuse("--serial tty",

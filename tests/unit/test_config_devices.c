@@ -198,6 +198,16 @@ static void no_network_means_none(void **state)
 	line_refuse("--net tap,name=t,restrict", "--net: 'restrict' is no key of 'tap'");
 	line_refuse("--net user,name=t", "--net: 'name' is no key of 'user'");
 	line_refuse("--net tap,fd=5,queues=2", "--net: queues: a tap by descriptor has one");
+	line_take(&m, "--net tap,name=t,vhost=on --net tap,name=u");
+	assert_true(m.config.net[0].vhost && !m.config.net[1].vhost);
+	config_done(&m.config);
+	line_refuse("--net user,vhost=on", "--net: 'vhost' is no key of 'user'");
+	line_refuse("--net tap,name=t,vhost=on,bps=1M",
+		    "--net: vhost: the host's kernel knows no limits (pps, bps)");
+	line_refuse("--net tap,name=t,vhost=on,pps=1",
+		    "--net: vhost: the host's kernel knows no limits (pps, bps)");
+	line_refuse("--net tap,name=t,vhost=on,service=169.254.169.254",
+		    "--net: vhost: the host's kernel leaves nothing to a service");
 	line_take(&m, "--net switch=lan,vlan=7 --net switch=./x,mtu=9000");
 	assert_int_equal(m.config.net[0].kind, CONFIG_NET_SWITCH);
 	assert_string_equal(m.config.net[0].switch_name, "lan");

@@ -95,6 +95,10 @@ static int open_net(const char *value, struct machine_config *where, json_t *req
 		r = error_usage(err, -ENOTSUP,
 				"--net: only a tap or a switch can be plugged in: user networks "
 				"are there from the start");
+	/* Once locked in the monitor gives nobody its memory. */
+	if (!r && c->net[0].vhost)
+		r = error_usage(err, -ENOTSUP,
+				"--net: vhost=on is for networks that are there from the start");
 	if (!r && !c->net[0].id)
 		c->net[0].id = strdup("plugged");
 	if (!r)

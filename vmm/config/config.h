@@ -82,6 +82,7 @@ struct config_net {
 	char *tap_name; /* or the tap on a descriptor that we inherited: */
 	bool tap_fd_given;
 	int tap_fd;
+	bool vhost; /* the host's kernel serves its rings */
 	char *switch_name;
 	unsigned vlan;
 	uint64_t pps, bps;	       /* each way; 0: no limit */

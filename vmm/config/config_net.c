@@ -265,6 +265,10 @@ const struct config_item config_net_keys[] = {
 	{ "queues", "N",
 	  "tap: Pairs of queues, 1 to 16; more than one need a tap made with multi_queue (1)",
 	  CONFIG_NUMBER, NET(queues), 1, NET_MAX_PAIRS },
+	{ "vhost", "on|off",
+	  "tap: Leave moving frames to the host's kernel, through /dev/vhost-net; without rate "
+	  "limits, frame counters and packed rings (off)",
+	  CONFIG_FLAG, NET(vhost) },
 	{ "vlan", "N", "switch: Which of its networks, 1 to 4094 (1)", CONFIG_NUMBER, NET(vlan), 1,
 	  NET_SWITCH_MAX_VLAN },
 	{ "pps", "N", "At most so many frames a second, each way (no limit)", CONFIG_CUSTOM,
@@ -326,6 +330,7 @@ static int check_keys(struct config_parse *p, const struct config_net *n)
 		{ "name", n->tap_name, TAP },
 		{ "fd", n->tap_fd_given, TAP },
 		{ "queues", n->queues != 1, TAP },
+		{ "vhost", n->vhost, TAP },
 		{ "vlan", n->vlan != NET_SWITCH_DEFAULT_VLAN, SWITCH },
 	};
 
@@ -339,6 +344,10 @@ static int check_keys(struct config_parse *p, const struct config_net *n)
 		return config_fail(p, "queues: a tap by descriptor has one");
 	if (n->service.s_addr && n->queues != 1)
 		return config_fail(p, "queues: with a service there is one");
+	if (n->vhost && (n->pps || n->bps))
+		return config_fail(p, "vhost: the host's kernel knows no limits (pps, bps)");
+	if (n->vhost && n->service.s_addr)
+		return config_fail(p, "vhost: the host's kernel leaves nothing to a service");
 	return 0;
 }
 

@@ -81,6 +81,9 @@ static int take_net(struct control_call *call, struct machine_config *c, const c
 		return error_usage(err, -ENOTSUP,
 				   "--net: only a tap or a switch can be plugged in: user networks "
 				   "are there from the start");
+	if (c->net[0].vhost)
+		return error_usage(err, -ENOTSUP,
+				   "--net: vhost=on is for networks that are there from the start");
 	if (c->net[0].kind == CONFIG_NET_TAP)
 		return take_tap(call, &files->net[0].tap, err);
 	files->net[0].socket = control_take_fd(call, 0);

@@ -266,7 +266,9 @@ int machine_add_net(struct machine *m, const struct config_net *c, struct net_en
 	unsigned num = 0;
 	int r;
 
-	r = net_ends_take(ends, c, m->loop, pairs, &num, err);
+	/* The kernel's vhost-net knows the split ring alone. */
+	params.no_packed |= c->vhost;
+	r = net_ends_take(ends, c, m->loop, m->mem, pairs, &num, err);
 	if (r < 0)
 		return r;
 	r = virtio_net_create(&dev, &params, pairs, num, err);

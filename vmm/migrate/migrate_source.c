@@ -232,6 +232,9 @@ static int prepare(struct migrate_source *s, struct machine *m, struct error *er
 	s->wire.wake_fd = s->wake_fd;
 	if (s->wake_fd < 0)
 		return error_set(err, -errno, "migration: %m");
+	/* Before the logs begin: they know what this process writes, and nobody else. */
+	for (unsigned i = 0; i < m->num_virtio; i++)
+		virtio_serve_here(m->virtio[i].dev);
 	r = maker_thread(m->maker, &s->thread, NULL, migrate_source_run, s);
 	s->threaded = r == 0;
 	return r ? error_set(err, -r, "migration: its thread: %m") : 0;

@@ -10,6 +10,7 @@
 #include <linux/if_tun.h>
 #include <linux/io_uring.h>
 #include <linux/userfaultfd.h>
+#include <linux/vhost.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -57,6 +58,15 @@ const struct seccomp_rule seccomp_main[] = {
 	IOCTL(BLKPBSZGET, "its physical blocks"),
 	IOCTL(TUNSETOFFLOAD, "what the guest's driver lets a tap leave to it"),
 	IOCTL(TUNSETQUEUE, "queues of a tap that the guest uses or not"),
+	IOCTL(VHOST_SET_FEATURES, "the host's kernel serves rings, as the driver wants them"),
+	IOCTL(VHOST_SET_VRING_NUM, "how large such a ring is"),
+	IOCTL(VHOST_SET_VRING_BASE, "which of its chains is next"),
+	IOCTL(VHOST_SET_VRING_ADDR, "where it is: in our memory, as set before"),
+	IOCTL(VHOST_SET_VRING_KICK, "its doorbell"),
+	IOCTL(VHOST_SET_VRING_CALL, "its interrupt"),
+	IOCTL(VHOST_SET_VRING_ERR, "who hears that it is malformed"),
+	IOCTL(VHOST_NET_SET_BACKEND, "the tap that its frames go to; or none, for a pause"),
+	IOCTL(VHOST_GET_VRING_BASE, "how far it came"),
 
 	ALLOW(mincore, "which guest memory there is to save"),
 	ALLOW(sysinfo, "is any of it out on swap"),
