@@ -105,6 +105,12 @@ test: ## every test that this machine can run
 	@$(MAKE) --no-print-directory all test-programs
 	@scripts/test $(BUILD)
 
+.PHONY: test-epoll
+test-epoll: ## the same but for Linux guests, where io_uring is forbidden
+	@scripts/deps build run test
+	@$(MAKE) --no-print-directory all test-programs
+	@TEST_ONLY=unit,bare $(BUILD)/tests/guest/no_uring scripts/test $(BUILD)
+
 .PHONY: test-programs
 test-programs: $(UNIT) $(HELPERS) $(GUEST_TOOLS) hostile $(BUILD)/tests/sim/sim $(BUILD)/wisp-faults
 
