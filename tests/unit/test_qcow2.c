@@ -282,6 +282,40 @@ static void backing_files_are_opened_only_when_allowed(void **state)
 	close(p.fd);
 }
 
+/* What is behind its end is zero for as long as it is open, as for QEMU; docs/security.md. */
+static void a_backing_file_that_grows_is_as_long_as_it_was(void **state)
+{
+	struct images *im = *state;
+	char path[160];
+	struct block_chain_params p = { .path = path, .follow = true };
+	struct block_config configs[BLOCK_MAX_CHAIN], top = { 0 };
+	struct block_chain c = { 0 };
+	struct error err = { 0 };
+	uint8_t buf[1024];
+	struct block *b;
+
+	snprintf(path, sizeof(path), "%s", image_path(im, "x"));
+	must(im, "head -c 65024 /dev/zero | tr '\\0' b >base; "
+		 "qemu-img create -q -f qcow2 -b base -F raw x 1M");
+	p.fd = open(path, O_RDONLY);
+	assert_int_equal(block_chain_open(&c, &p, &err), 0);
+	top.backing = block_chain_take(&c, configs, &top);
+	b = image_open(im, "x", top);
+	must(im, "head -c 1M /dev/zero | tr '\\0' s >>base");
+	assert_int_equal(image_io(im, b, BLOCK_READ, buf, 64512, sizeof(buf)), 0);
+	assert_int_equal(buf[511], 'b');
+	assert_int_equal(buf[512], 0);
+	assert_int_equal(buf[1023], 0);
+	/* A cluster that becomes the image's own does not take the rest with it. */
+	memset(buf, 'w', 512);
+	assert_int_equal(image_io(im, b, BLOCK_WRITE, buf, 0, 512), 0);
+	assert_int_equal(image_io(im, b, BLOCK_READ, buf, 64512, sizeof(buf)), 0);
+	assert_int_equal(buf[512], 0);
+	block_close(b);
+	block_chain_close(&c);
+	close(p.fd);
+}
+
 static void qemu_and_we_respect_each_others_locks(void **state)
 {
 	struct images *im = *state;
@@ -470,6 +504,7 @@ int main(void)
 		image_test(a_refcount_table_that_would_count_in_circles_is_refused),
 		image_test(a_check_mends_nothing_that_is_two_things_at_once),
 		image_test(backing_files_are_opened_only_when_allowed),
+		image_test(a_backing_file_that_grows_is_as_long_as_it_was),
 		image_test(qemu_and_we_respect_each_others_locks),
 		image_test(a_guest_cannot_turn_its_raw_disk_into_another_format),
 		image_test(discarding_gives_space_back),
