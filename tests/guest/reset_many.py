@@ -123,6 +123,8 @@ def check(guest, wisp, run_dir, count):
         spent.append((guest.spent() - before) / 1000)
         pages.append(reply["pages"])
         micros.append(reply["us"])
+        if i % 1000 == 999:
+            print(f"{i + 1} resets, the last one {micros[-1]} us", flush=True)
         # From the first few on nothing is to grow.
         if i == min(10, count - 1):
             early = guest.holds()
