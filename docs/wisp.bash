@@ -579,7 +579,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--stop --diff --output --json --run-dir --help" ;;
+		-*) _wisp_words "--stop --diff --compress --output --json --run-dir --help" ;;
 		*) if [ "$COMP_CWORD" -gt 2 ]; then _wisp_files; else _wisp_ids "merge"; fi ;;
 		esac ;;
 	restore)
@@ -623,7 +623,7 @@ _wisp()
 			_wisp_words "on off record"
 			return ;;
 		--memory-backend)
-			_wisp_words "map uffd"
+			_wisp_words "auto map uffd"
 			return ;;
 		--clock)
 			_wisp_words "continue realtime"

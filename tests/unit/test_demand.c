@@ -29,6 +29,7 @@ struct fixture {
 	struct machine_image image;
 	struct machine_layer layer[2];
 	uint64_t pages[2][WORDS];
+	struct packed_memory packed[3]; /* of the first file, then of the layers */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	int broken; /* under lock: why, or 0 */
@@ -74,6 +75,8 @@ static void create(struct fixture *x)
 	struct error err = { 0 };
 
 	*x = (struct fixture){ .demand = { .broken = broken, .arg = x } };
+	for (unsigned i = 0; i < ARRAY_SIZE(x->packed); i++)
+		x->packed[i].fd = -1;
 	if (demand_open(&x->demand, &err) < 0) {
 		print_message("[          ] %s\n", err.msg);
 		skip();
@@ -86,6 +89,23 @@ static void create(struct fixture *x)
 	x->image.layer = x->layer;
 	for (unsigned i = 0; i < ARRAY_SIZE(x->layer); i++)
 		x->layer[i] = (struct machine_layer){ .fd = new_file(), .pages = x->pages[i] };
+}
+
+/* From now on @fd's pages are to be had compressed only. */
+static const struct packed_memory *pack(struct packed_memory *p, int *fd)
+{
+	int frames = memfd_create("frames", MFD_CLOEXEC);
+	struct state_writer index;
+	struct error err = { 0 };
+
+	assert_true(frames >= 0);
+	state_writer_init(&index);
+	assert_int_equal(packed_memory_write(*fd, RAM_BYTES, frames, &index), 0);
+	assert_int_equal(packed_memory_open(p, frames, index.buf, index.len, &err), 0);
+	state_writer_done(&index);
+	close(*fd);
+	*fd = -1;
+	return p;
 }
 
 static void start(struct fixture *x)
@@ -110,13 +130,16 @@ static void destroy(struct fixture *x)
 	close(x->image.memory_fd);
 	for (unsigned i = 0; i < ARRAY_SIZE(x->layer); i++)
 		close(x->layer[i].fd);
+	for (unsigned i = 0; i < ARRAY_SIZE(x->packed); i++)
+		packed_memory_close(&x->packed[i]);
 	pthread_cond_destroy(&x->changed);
 	pthread_mutex_destroy(&x->lock);
 }
 
 /* ---- promises ---- */
 
-static void every_page_is_as_the_newest_file_has_it(void **state)
+/* A bit in @packed for each file that is compressed. */
+static void expect_newest(unsigned packed)
 {
 	struct fixture x;
 
@@ -132,6 +155,11 @@ static void every_page_is_as_the_newest_file_has_it(void **state)
 	for (uint64_t page = 200; page < 250; page++)
 		set_bit(x.pages[1], page);
 	put(x.layer[1].fd, 201, 3201);
+	if (packed & 1)
+		x.image.packed = pack(&x.packed[0], &x.image.memory_fd);
+	for (unsigned i = 0; i < ARRAY_SIZE(x.layer); i++)
+		if (packed & 2u << i)
+			x.layer[i].packed = pack(&x.packed[1 + i], &x.layer[i].fd);
 	start(&x);
 	/* While the background is at it. */
 	assert_int_equal(get(&x, 150), 2150);
@@ -146,6 +174,35 @@ static void every_page_is_as_the_newest_file_has_it(void **state)
 			want = page == 201 ? 3201 : 0;
 		assert_int_equal(get(&x, page), want);
 	}
+	destroy(&x);
+}
+
+static void every_page_is_as_the_newest_file_has_it(void **state)
+{
+	expect_newest(0);
+}
+
+static void so_it_is_when_some_are_compressed(void **state)
+{
+	for (unsigned packed = 1; packed < 8; packed++)
+		expect_newest(packed);
+}
+
+static void a_frame_that_is_damaged_is_told_of(void **state)
+{
+	struct fixture x;
+
+	create(&x);
+	put(x.image.memory_fd, 3, 1);
+	x.image.packed = pack(&x.packed[0], &x.image.memory_fd);
+	assert_int_equal(pwrite(x.packed[0].fd, "wrong", 5, 10), 5);
+	start(&x);
+	pthread_mutex_lock(&x.lock);
+	while (!x.broken)
+		pthread_cond_wait(&x.changed, &x.lock);
+	pthread_mutex_unlock(&x.lock);
+	assert_int_equal(x.broken, -EBADMSG);
+	assert_false(guest_mem_is_whole(x.mem));
 	destroy(&x);
 }
 
@@ -272,6 +329,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_page_is_as_the_newest_file_has_it),
+		cmocka_unit_test(so_it_is_when_some_are_compressed),
+		cmocka_unit_test(a_frame_that_is_damaged_is_told_of),
 		cmocka_unit_test(afterwards_the_files_are_of_no_use),
 		cmocka_unit_test(the_working_set_is_part_of_it),
 		cmocka_unit_test(empty_memory_is_there_at_once),

@@ -313,11 +313,12 @@ struct page {
 };
 
 /* A snapshot @name whose pages are @pages, up to one without a text. On @base: differential. */
-static void make(const struct there *t, const char *name, const char *base,
-		 const struct page *pages)
+static void make_so(const struct there *t, const char *name, const char *base,
+		    const struct page *pages, bool packed)
 {
 	json_t *manifest = json_pack("{s:[{s:s, s:s}]}", "disks", "id", "disk0", "copy", "disk-0");
 	uint64_t bits[(PAGES + 63) / 64] = { 0 };
+	uint64_t bytes;
 	struct snapshot_draft d;
 	struct error err = { 0 };
 	struct state_writer w;
@@ -347,9 +348,17 @@ static void make(const struct there *t, const char *name, const char *base,
 		put_file(d.pages_fd, w.buf, w.len);
 		state_writer_done(&w);
 	}
+	if (packed)
+		assert_int_equal(snapshot_draft_pack(&d, &bytes, &err), 0);
 	assert_int_equal(snapshot_draft_commit(&d, manifest, &err), 0);
 	snapshot_draft_end(&d);
 	json_decref(manifest);
+}
+
+static void make(const struct there *t, const char *name, const char *base,
+		 const struct page *pages)
+{
+	make_so(t, name, base, pages, false);
 }
 
 static const struct page first_pages[] = { { 0, "a" }, { 1, "b" }, { 2, "c" }, { 0 } };
@@ -536,7 +545,7 @@ static void copy_of_a_disk_that_is_no_file_is_refused(void **state)
 	assert_int_equal(snapshot_open_copy(&s, "../one/disk-0", &err), -EBADMSG);
 	snapshot_close(&s);
 	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
-	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "new"), &err), -EBADMSG);
+	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "new"), false, &err), -EBADMSG);
 	snapshot_chain_close(&c);
 }
 
@@ -562,7 +571,7 @@ static void merged_chain_is_one_complete_snapshot(void **state)
 	make_three(*state);
 	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
 	snprintf(id, sizeof(id), "%s", snapshot_chain_last(&c)->id);
-	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "three"), &err), 0);
+	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "three"), false, &err), 0);
 	snapshot_chain_close(&c);
 	expect_ram(*state, "three", all_pages);
 	expect_disk(*state, "three", "three");
@@ -580,13 +589,94 @@ static void merge_elsewhere_leaves_all_as_it_was(void **state)
 
 	make_three(*state);
 	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
-	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "new"), &err), 0);
+	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "new"), false, &err), 0);
 	snapshot_chain_close(&c);
 	expect_ram(*state, "new", all_pages);
 	expect_disk(*state, "new", "three");
 	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
 	assert_int_equal(c.num, 3);
 	snapshot_chain_close(&c);
+}
+
+static void compressed_ones_are_merged_with_others(void **state)
+{
+	struct snapshot_chain c;
+	struct error err;
+	struct stat st;
+
+	make_so(*state, "one", NULL, first_pages, true);
+	make(*state, "two", "one", second_pages);
+	make_so(*state, "three", "two", third_pages, true);
+	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
+	assert_true(snapshot_chain_is_packed(&c));
+	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "plain"), false, &err), 0);
+	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "three"), true, &err), 0);
+	snapshot_chain_close(&c);
+	expect_ram(*state, "plain", all_pages);
+	/* As that one which it is now, it goes through memory once more. */
+	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
+	assert_int_equal(c.num, 1);
+	assert_true(snapshot_is_packed(&c.link[0]));
+	assert_int_equal(fstatat(c.link[0].dir_fd, SNAPSHOT_MEMORY, &st, 0), -1);
+	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "again"), false, &err), 0);
+	snapshot_chain_close(&c);
+	expect_ram(*state, "again", all_pages);
+}
+
+static void compressed_one_can_be_had_as_a_file(void **state)
+{
+	char there[2] = "";
+	struct snapshot s;
+	struct error err;
+
+	make_so(*state, "one", NULL, first_pages, true);
+	assert_int_equal(snapshot_open(&s, path_in(*state, "one"), &err), 0);
+	assert_int_equal(s.memory_fd, -1);
+	assert_int_equal(snapshot_check_memory(&s, PAGES * PAGE_SIZE, &err), 0);
+	assert_int_equal(snapshot_check_memory(&s, PACKED_CHUNK, &err), -EBADMSG);
+	assert_int_equal(snapshot_unpack(&s, path_in(*state, "one"), &err), 0);
+	assert_false(snapshot_is_packed(&s));
+	assert_int_equal(snapshot_check_memory(&s, PAGES * PAGE_SIZE, &err), 0);
+	assert_int_equal(pread(s.memory_fd, there, 1, PAGE_SIZE), 1);
+	assert_string_equal(there, "b");
+	snapshot_close(&s);
+}
+
+static void compressed_one_without_its_files_is_refused(void **state)
+{
+	static const char *const parts[] = { SNAPSHOT_FRAMES, SNAPSHOT_INDEX };
+	struct snapshot s;
+	struct error err;
+	int dir;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
+		make_so(*state, "one", NULL, first_pages, true);
+		dir = open(path_in(*state, "one"), O_RDONLY | O_DIRECTORY);
+		assert_int_equal(unlinkat(dir, parts[i], 0), 0);
+		err = (struct error){ 0 };
+		assert_int_equal(snapshot_open(&s, path_in(*state, "one"), &err), -ENOENT);
+		assert_non_null(strstr(err.msg, parts[i]));
+		snapshot_close(&s);
+		close(dir);
+	}
+}
+
+/* Later versions may compress otherwise. */
+static void unknown_compression_is_refused(void **state)
+{
+	json_t *manifest = json_pack("{s:i, s:s, s:{s:s}}", "format", SNAPSHOT_FORMAT_PACKED, "id",
+				     "x", "memory", "compression", "lzma");
+	struct snapshot s;
+	struct error err;
+	char path[160];
+
+	make_so(*state, "one", NULL, first_pages, true);
+	snprintf(path, sizeof(path), "%s/" SNAPSHOT_MANIFEST, path_in(*state, "one"));
+	assert_int_equal(json_dump_file(manifest, path, 0), 0);
+	json_decref(manifest);
+	assert_int_equal(snapshot_open(&s, path_in(*state, "one"), &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, "compressed in a way ('lzma')"));
+	snapshot_close(&s);
 }
 
 static void merge_replaces_none_that_others_build_on(void **state)
@@ -596,9 +686,9 @@ static void merge_replaces_none_that_others_build_on(void **state)
 
 	make_three(*state);
 	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
-	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "one"), &err), -EEXIST);
+	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "one"), false, &err), -EEXIST);
 	assert_non_null(strstr(err.msg, "build on it"));
-	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "two"), &err), -EEXIST);
+	assert_int_equal(snapshot_chain_merge(&c, path_in(*state, "two"), false, &err), -EEXIST);
 	snapshot_chain_close(&c);
 	expect_ram(*state, "one", first_pages);
 	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
@@ -630,6 +720,10 @@ int main(void)
 		in_directory(copy_of_a_disk_that_is_no_file_is_refused),
 		in_directory(merged_chain_is_one_complete_snapshot),
 		in_directory(merge_elsewhere_leaves_all_as_it_was),
+		in_directory(compressed_ones_are_merged_with_others),
+		in_directory(compressed_one_can_be_had_as_a_file),
+		in_directory(compressed_one_without_its_files_is_refused),
+		in_directory(unknown_compression_is_refused),
 		in_directory(merge_replaces_none_that_others_build_on),
 	};
 

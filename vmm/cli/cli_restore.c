@@ -48,7 +48,9 @@ static int use_memory_file(struct snapshot *s, const char *path, struct error *e
 		close(fd);
 		return error_usage(err, -EINVAL, "--memory-file: a differential snapshot has none");
 	}
-	close(s->memory_fd);
+	if (s->memory_fd >= 0)
+		close(s->memory_fd);
+	packed_memory_close(&s->packed);
 	s->memory_fd = fd;
 	return 0;
 }
@@ -230,6 +232,45 @@ static void read_record(struct restoring *t, const char *path)
 	free(buf);
 }
 
+/* ---- memory that is compressed ---- */
+
+/* Can it be unpacked page by page, when it is touched? */
+static bool unpacks_late(const struct restoring *t)
+{
+	const struct saved_options *o = t->options;
+	struct error err = { 0 };
+	int fd;
+
+	if (o->memory == SAVED_MEMORY_UFFD)
+		return true;
+	if (o->memory == SAVED_MEMORY_MAP || o->prefetch == SAVED_PREFETCH_RECORD ||
+	    t->config.memory_backing != GUEST_MEM_ANON)
+		return false;
+	/* The monitor opens its own: this one is a question. */
+	fd = page_faults_open(&err);
+	if (fd < 0)
+		log_info("compressed memory is unpacked at once: %s", err.msg);
+	else
+		close(fd);
+	return fd >= 0;
+}
+
+static int unpack(struct restoring *t, const char *path, struct error *err)
+{
+	int r = 0;
+
+	if (t->options->memory_handler || !snapshot_chain_is_packed(&t->chain))
+		return 0;
+	if (unpacks_late(t)) {
+		t->options->memory = SAVED_MEMORY_UFFD;
+		return 0;
+	}
+	for (unsigned i = 0; i < t->chain.num && !r; i++)
+		if (snapshot_is_packed(&t->chain.link[i]))
+			r = snapshot_unpack(&t->chain.link[i], path, err);
+	return r;
+}
+
 /* ---- one machine ---- */
 
 /* Everything up to the first process. */
@@ -261,6 +302,8 @@ static int prepare(struct restoring *t, const char *path, struct error *err)
 		r = error_usage(err, -ENOTSUP,
 				"--memory-backend uffd: not for a guest with --hugepages or memory "
 				"that is shared");
+	if (!r)
+		r = unpack(t, path, err);
 	/* A kernel is needed only when the guest is started again. */
 	if (!r && c->reboot_resets)
 		r = default_guest_find(c, err);
@@ -280,6 +323,11 @@ static int prepare(struct restoring *t, const char *path, struct error *err)
 	return r;
 }
 
+static const struct packed_memory *packed_of(const struct snapshot *s)
+{
+	return snapshot_is_packed(s) ? &s->packed : NULL;
+}
+
 /* Memory is that of the first one, and over it what changed until each of the others. */
 static void use_chain(struct machine_image *image, struct restoring *t)
 {
@@ -287,6 +335,7 @@ static void use_chain(struct machine_image *image, struct restoring *t)
 
 	image->state = &snapshot_chain_last(&t->chain)->state;
 	image->memory_fd = c->link[0].memory_fd;
+	image->packed = packed_of(&c->link[0]);
 	image->layer = t->layers;
 	image->working_set = t->working_set.touched ? &t->working_set : NULL;
 	image->records = t->record_fd >= 0;
@@ -296,6 +345,7 @@ static void use_chain(struct machine_image *image, struct restoring *t)
 	for (unsigned i = 1; i < c->num; i++)
 		t->layers[image->num_layers++] = (struct machine_layer){
 			.fd = c->link[i].memory_fd,
+			.packed = packed_of(&c->link[i]),
 			.pages = c->link[i].pages,
 		};
 }

@@ -86,9 +86,10 @@ const struct config_item restore_options[] = {
 	  "Read at once what earlier runs needed of memory (on, where that was recorded); record: "
 	  "write down what this run needs until its end, into DIR",
 	  CONFIG_CHOICE, MEMBER(prefetch) },
-	{ "--memory-backend", "map|uffd",
-	  "How RAM gets what was saved: as a mapping of its file, or page by page when it is "
-	  "touched and in the background, by userfaultfd, where the host allows that (map)",
+	{ "--memory-backend", "auto|map|uffd",
+	  "How RAM gets what was saved: as a mapping of its file (one that is compressed is "
+	  "unpacked first), or page by page when it is touched and in the background, by "
+	  "userfaultfd, where the host allows that; auto: uffd when it is compressed (auto)",
 	  CONFIG_CHOICE, MEMBER(memory) },
 	{ "--clock", "continue|realtime",
 	  "The guest's clocks go on from where they stood, or catch up with the host's (continue)",

@@ -13,8 +13,11 @@ struct saved_replacement {
 
 enum saved_prefetch { SAVED_PREFETCH_ON, SAVED_PREFETCH_OFF, SAVED_PREFETCH_RECORD };
 
-/* How RAM gets what the snapshot's files have: as their mapping, or page by page when touched. */
-enum saved_memory { SAVED_MEMORY_MAP, SAVED_MEMORY_UFFD };
+/*
+ * How RAM gets what the snapshot's files have: as their mapping, or page by page when touched; by
+ * itself as they are, compressed or not.
+ */
+enum saved_memory { SAVED_MEMORY_AUTO, SAVED_MEMORY_MAP, SAVED_MEMORY_UFFD };
 
 /* What RAM is here of a guest that moves: as it was where it comes from, or private, or shared. */
 enum saved_backing { SAVED_BACKING_SAME, SAVED_BACKING_ANON, SAVED_BACKING_SHARED };

@@ -17,7 +17,7 @@
 #include "vmm/saved/snapshot_chain.h"
 
 struct snapshot_options {
-	bool stop, diff, json;
+	bool stop, diff, compress, json;
 	char *run_dir, *output;
 };
 
@@ -31,6 +31,10 @@ const struct config_item snapshot_options[] = {
 	  "and "
 	  "from it on changes are watched",
 	  CONFIG_FLAG, MEMBER(diff) },
+	{ "--compress", NULL,
+	  "Compress its memory (zstd); a restore unpacks what is touched. merge: that of the "
+	  "complete one",
+	  CONFIG_FLAG, MEMBER(compress) },
 	{ "--output", "DIR", "merge: put the complete snapshot there (in place of the last DIR)",
 	  CONFIG_STRING, MEMBER(output) },
 	{ "--json", NULL, "Print what was written as one JSON object", CONFIG_FLAG, MEMBER(json) },
@@ -173,6 +177,17 @@ static int ask(struct taking *t, int sock, json_t **ret_reply)
 	return r;
 }
 
+/* The guest has gone on, unless it is to end. */
+static int compress(struct taking *t, json_t *reply)
+{
+	uint64_t bytes = 0;
+	int r = snapshot_draft_pack(&t->draft, &bytes, &t->err);
+
+	if (!r)
+		json_object_set_new(reply, "compressed_bytes", json_integer((json_int_t)bytes));
+	return r;
+}
+
 /* With --stop the guest stands still until all is safe, and goes on when it will not be. */
 static int finish(struct taking *t, int sock, int r)
 {
@@ -212,17 +227,22 @@ static void print(const struct snapshot_options *o, const char *path, json_t *re
 	json_int_t pause = json_integer_value(json_object_get(reply, "pause_us"));
 	json_int_t stored = json_integer_value(json_object_get(reply, "stored_bytes"));
 
+	json_int_t packed = json_integer_value(json_object_get(reply, "compressed_bytes"));
+	char in[32] = "";
+
+	if (o->compress)
+		snprintf(in, sizeof(in), " (%.1f compressed)", (double)packed / MiB);
 	if (o->json) {
 		json_object_set_new(reply, "path", json_string(path));
 		json_dumpf(reply, stdout, 0);
 		printf("\n");
 	} else if (o->stop) {
-		printf("snapshot '%s': %.1f MiB of memory, microVM ended\n", path,
-		       (double)stored / MiB);
+		printf("snapshot '%s': %.1f MiB of memory%s, microVM ended\n", path,
+		       (double)stored / MiB, in);
 	} else {
-		printf("snapshot '%s': %.1f MiB of %smemory, guest paused for %.1f ms\n", path,
+		printf("snapshot '%s': %.1f MiB of %smemory%s, guest paused for %.1f ms\n", path,
 		       (double)stored / MiB,
-		       json_is_true(json_object_get(reply, "diff")) ? "changed " : "",
+		       json_is_true(json_object_get(reply, "diff")) ? "changed " : "", in,
 		       (double)pause / 1000);
 	}
 }
@@ -247,6 +267,8 @@ static int take(const struct snapshot_options *o, const char *id, const char *pa
 		r = error_set(&t.err, -errno, "pipe: %m");
 	if (!r) {
 		r = ask(&t, sock, &reply);
+		if (!r && o->compress)
+			r = compress(&t, reply);
 		if (!r)
 			r = complete_manifest(&t, reply);
 		if (!r)
@@ -303,10 +325,11 @@ static int merge(const struct snapshot_options *o, const char *const *paths, int
 	r = snapshot_chain_open(c, paths[0], err);
 	for (int i = 1; i < num && !r; i++)
 		r = snapshot_chain_append(c, paths[i], err);
-	if (!r && c->num == 1 && !o->output)
-		r = error_usage(err, -EINVAL, "snapshot '%s': is complete already", paths[0]);
+	if (!r && c->num == 1 && !o->output && o->compress == snapshot_is_packed(&c->link[0]))
+		r = error_usage(err, -EINVAL, "snapshot '%s': is complete already%s", paths[0],
+				o->compress ? ", and compressed" : "");
 	if (!r)
-		r = snapshot_chain_merge(c, to, err);
+		r = snapshot_chain_merge(c, to, o->compress, err);
 	if (!r && o->json)
 		printf("{\"path\": \"%s\", \"merged\": %u}\n", to, c->num);
 	else if (!r)
@@ -328,7 +351,8 @@ static int run(const struct snapshot_options *o, const char *const *args, int nu
 		if (num == 1 || o->stop || o->diff)
 			return error_usage(
 				err, -EINVAL,
-				"snapshot merge: needs DIR..., and takes --output alone");
+				"snapshot merge: needs DIR..., and takes --output and --compress "
+				"alone");
 		return merge(o, args + 1, num - 1, err);
 	}
 	if (num != 2 || o->output)

@@ -15,9 +15,13 @@
 /* What becomes of the guest's clocks: they go on from where they stood, or catch up. */
 enum machine_clock { MACHINE_CLOCK_CONTINUE, MACHINE_CLOCK_REALTIME };
 
-/* A file as large as RAM, of which only some pages count: see guest_mem_load_pages(). */
+/*
+ * A file as large as RAM, of which only some pages count: see guest_mem_load_pages(). With @packed
+ * (vmm/saved/packed_memory.h) that is what has them, and there is no @fd.
+ */
 struct machine_layer {
 	int fd;
+	const struct packed_memory *packed;
 	const uint64_t *pages;
 };
 
@@ -25,6 +29,7 @@ struct machine_layer {
 struct machine_image {
 	struct state_set *state; /* with "machine" and "machine/config" taken */
 	int memory_fd;		 /* guest RAM from its start to its end, or -1 */
+	const struct packed_memory *packed; /* the same, compressed, or NULL: needs @demand */
 	const struct machine_layer *layer; /* what goes over that, in this order */
 	unsigned num_layers;
 	const struct working_set *working_set; /* what to bring in at once; NULL: nothing */

@@ -23,13 +23,23 @@ static bool has_bit(const uint64_t *words, uint64_t page)
 
 /* ---- from the files; on the fault thread ---- */
 
-/* The newest file that has @page. */
+/* The newest file that has @page: a layer, or -1 for the first one. */
 static int file_of(const struct demand *d, uint64_t page)
 {
 	for (unsigned i = d->image->num_layers; i-- > 0;)
 		if (has_bit(d->image->layer[i].pages, page))
-			return d->image->layer[i].fd;
-	return d->image->memory_fd;
+			return (int)i;
+	return -1;
+}
+
+static int read_file(struct demand *d, int file, size_t len, uint64_t offset)
+{
+	const struct machine_image *image = d->image;
+	const struct packed_memory *packed = file < 0 ? image->packed : image->layer[file].packed;
+	int fd = file < 0 ? image->memory_fd : image->layer[file].fd;
+
+	return packed ? packed_memory_read(packed, &d->reader, d->buf, len, offset)
+		      : io_read_at(fd, d->buf, len, offset);
 }
 
 /* Pages @at to @end, at most STEP_PAGES of them, in one read for each file that has some. */
@@ -39,9 +49,9 @@ static int bring(struct demand *d, struct page_faults *f, uint64_t at, uint64_t 
 
 	while (at < end && !r) {
 		uint64_t first = at;
-		int fd = file_of(d, first);
+		int file = file_of(d, first);
 
-		while (at < end && has_bit(d->todo, at) && file_of(d, at) == fd) {
+		while (at < end && has_bit(d->todo, at) && file_of(d, at) == file) {
 			d->todo[at / 64] &= ~(1ull << (at % 64));
 			at++;
 		}
@@ -49,7 +59,7 @@ static int bring(struct demand *d, struct page_faults *f, uint64_t at, uint64_t 
 			at++;
 			continue;
 		}
-		r = io_read_at(fd, d->buf, (at - first) << PAGE_SHIFT, first << PAGE_SHIFT);
+		r = read_file(d, file, (at - first) << PAGE_SHIFT, first << PAGE_SHIFT);
 		if (!r)
 			r = page_faults_place(f, first << PAGE_SHIFT, d->buf,
 					      (at - first) << PAGE_SHIFT);
@@ -115,24 +125,47 @@ static int filter(void *arg)
 	return d->sandbox ? sandbox_filter(d->sandbox, SANDBOX_THREAD_FAULT) : 0;
 }
 
-/* Where the first file has data, and all that the others have. */
-static int find_pages(struct demand *d)
+static void set_pages(struct demand *d, uint64_t from, uint64_t to)
 {
-	uint64_t words = guest_mem_bitmap_words(d->num << PAGE_SHIFT);
-	int fd = d->image->memory_fd;
+	for (uint64_t page = from; page < MIN(to, d->num); page++)
+		d->todo[page / 64] |= 1ull << (page % 64);
+}
+
+static void find_chunks(struct demand *d, const struct packed_memory *packed)
+{
+	const uint64_t pages = PACKED_CHUNK / PAGE_SIZE;
+
+	for (uint64_t i = 0; i < packed->num; i++)
+		if (packed_memory_has(packed, i))
+			set_pages(d, i * pages, (i + 1) * pages);
+}
+
+static int find_data(struct demand *d, int fd)
+{
 	off_t data = 0, hole;
 
 	while ((data = lseek(fd, data, SEEK_DATA)) >= 0) {
 		hole = lseek(fd, data, SEEK_HOLE);
 		if (hole < 0)
 			return -errno;
-		for (uint64_t page = data >> PAGE_SHIFT;
-		     page < d->num && page << PAGE_SHIFT < (uint64_t)hole; page++)
-			d->todo[page / 64] |= 1ull << (page % 64);
+		set_pages(d, data >> PAGE_SHIFT, (hole + PAGE_SIZE - 1) >> PAGE_SHIFT);
 		data = hole;
 	}
-	if (errno != ENXIO)
-		return -errno;
+	return errno == ENXIO ? 0 : -errno;
+}
+
+/* Where the first file has data, and all that the others have. */
+static int find_pages(struct demand *d)
+{
+	uint64_t words = guest_mem_bitmap_words(d->num << PAGE_SHIFT);
+	int r = 0;
+
+	if (d->image->packed)
+		find_chunks(d, d->image->packed);
+	else
+		r = find_data(d, d->image->memory_fd);
+	if (r < 0)
+		return r;
 	for (unsigned i = 0; i < d->image->num_layers; i++)
 		for (uint64_t k = 0; k < words; k++)
 			d->todo[k] |= d->image->layer[i].pages[k];
@@ -140,10 +173,16 @@ static int find_pages(struct demand *d)
 }
 
 /* Like guest_mem_load(): a file of another size is another guest's. */
-static int check_file(int fd, uint64_t bytes, struct error *err)
+static int check_file(int fd, const struct packed_memory *packed, uint64_t bytes,
+		      struct error *err)
 {
 	struct stat st;
 
+	if (packed && packed->bytes != bytes)
+		return error_set(err, -EBADMSG, "saved memory: %llu bytes for RAM of %llu",
+				 (unsigned long long)packed->bytes, (unsigned long long)bytes);
+	if (packed)
+		return 0;
 	if (fstat(fd, &st) < 0)
 		return error_set(err, -errno, "saved memory: %m");
 	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != bytes)
@@ -155,11 +194,21 @@ static int check_file(int fd, uint64_t bytes, struct error *err)
 
 static int check_files(const struct machine_image *image, uint64_t bytes, struct error *err)
 {
-	int r = check_file(image->memory_fd, bytes, err);
+	int r = check_file(image->memory_fd, image->packed, bytes, err);
 
 	for (unsigned i = 0; i < image->num_layers && !r; i++)
-		r = check_file(image->layer[i].fd, bytes, err);
+		r = check_file(image->layer[i].fd, image->layer[i].packed, bytes, err);
 	return r;
+}
+
+/* Then what unpacks is made before the thread is, which cannot ask for memory. */
+static bool is_packed(const struct machine_image *image)
+{
+	bool yes = image->packed != NULL;
+
+	for (unsigned i = 0; i < image->num_layers; i++)
+		yes |= image->layer[i].packed != NULL;
+	return yes;
 }
 
 int demand_open(struct demand *d, struct error *err)
@@ -205,7 +254,8 @@ int demand_start(struct demand *d, struct guest_mem *mem, const struct machine_i
 	d->todo = calloc(words, sizeof(*d->todo));
 	d->buf = malloc(STEP_PAGES * PAGE_SIZE);
 	d->front = set ? calloc(words, sizeof(*d->front)) : NULL;
-	if (!there || !d->todo || !d->buf || (set && !d->front)) {
+	if (!there || !d->todo || !d->buf || (set && !d->front) ||
+	    (is_packed(image) && packed_reader_init(&d->reader) < 0)) {
 		r = error_set(err, -ENOMEM, "saved memory: %m");
 		goto out;
 	}
@@ -264,6 +314,7 @@ void demand_stop(struct demand *d)
 	free(d->todo);
 	free(d->front);
 	free(d->buf);
+	packed_reader_done(&d->reader);
 	d->todo = d->front = NULL;
 	d->buf = NULL;
 }

@@ -15,6 +15,7 @@
 #include "vmm/core/loop.h"
 #include "vmm/core/page_faults.h"
 #include "vmm/sandbox/sandbox.h"
+#include "vmm/saved/packed_memory.h"
 
 struct machine_image;
 
@@ -42,6 +43,7 @@ struct demand {
 	uint64_t *front; /* those of them to bring first, until that is done; or NULL */
 	uint64_t at;	 /* where the background is */
 	uint8_t *buf;	 /* for one step of it */
+	struct packed_reader reader; /* of files that are compressed */
 };
 
 /*

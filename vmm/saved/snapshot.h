@@ -6,7 +6,8 @@
  *
  * A differential one also has `pages` (snapshot_pages.h): only these are in its `memory`, the
  * others are as in the snapshot that it builds on. Those that belong together are a chain,
- * vmm/saved/snapshot_chain.h.
+ * vmm/saved/snapshot_chain.h. One that is compressed has `memory-zstd` and `memory-index` in place
+ * of `memory` (vmm/saved/packed_memory.h), and is complete or differential.
  *
  * A directory is made under a temporary name and renamed when all of it is
  * durable: what has the name of a snapshot is whole. Runs with the user's rights, in
@@ -19,15 +20,21 @@
 
 #include "vmm/config/config.h"
 #include "vmm/core/state.h"
+#include "vmm/saved/packed_memory.h"
 
 #define SNAPSHOT_FORMAT 1
 
 /* A differential one cannot be read without the others, so older versions must not try. */
 #define SNAPSHOT_FORMAT_DIFF 2
 
+/* Of one that is compressed, complete or differential, for the same reason. */
+#define SNAPSHOT_FORMAT_PACKED 3
+
 #define SNAPSHOT_MANIFEST "manifest.json"
 #define SNAPSHOT_STATE	  "state"
 #define SNAPSHOT_MEMORY	  "memory"
+#define SNAPSHOT_FRAMES	  "memory-zstd"
+#define SNAPSHOT_INDEX	  "memory-index"
 #define SNAPSHOT_PAGES	  "pages"
 #define SNAPSHOT_PREFETCH "prefetch" /* vmm/saved/working_set.h */
 
@@ -42,6 +49,7 @@ struct snapshot_draft {
 	int dir_fd;
 	int state_fd, memory_fd;
 	int pages_fd; /* of a differential one; else -1 */
+	bool packed;
 };
 
 /*
@@ -58,6 +66,12 @@ int snapshot_draft_begin(struct snapshot_draft *d, const char *path, bool diff, 
  */
 int snapshot_draft_disk(struct snapshot_draft *d, int disk_fd, const char *path, const char *name,
 			bool *ret_copied, struct error *err);
+
+/*
+ * Compress its memory, which is complete: from now on it has that in place of the memory file.
+ * @ret_bytes says how many it takes. -errno with @err.
+ */
+int snapshot_draft_pack(struct snapshot_draft *d, uint64_t *ret_bytes, struct error *err);
 
 /*
  * Make all of it durable, then give it its name; an earlier snapshot of that name goes, anything
@@ -77,8 +91,10 @@ int snapshot_remove(const char *path);
 
 /* One that is there. */
 struct snapshot {
-	int dir_fd, memory_fd;
-	uint8_t *buf; /* the state file */
+	int dir_fd;
+	int memory_fd;		     /* -1: it is packed */
+	struct packed_memory packed; /* with an @fd of -1: it is not */
+	uint8_t *buf;		     /* the state file */
 	size_t len;
 	struct state_set state;
 	json_t *manifest;
@@ -97,6 +113,20 @@ void snapshot_close(struct snapshot *s);
  */
 int snapshot_read_file(const struct snapshot *s, const char *path, const char *name,
 		       uint8_t **ret_buf, size_t *ret_len, struct error *err);
+
+static inline bool snapshot_is_packed(const struct snapshot *s)
+{
+	return s->packed.fd >= 0;
+}
+
+/* How large RAM is by the files that have it. -errno with @err. */
+int snapshot_memory_bytes(const struct snapshot *s, uint64_t *ret_bytes, struct error *err);
+
+/*
+ * Of a packed one: have its memory in a plain file without a name beside it, or where there is
+ * room, as if it had always been so. -errno with @err; then nothing has changed.
+ */
+int snapshot_unpack(struct snapshot *s, const char *path, struct error *err);
 
 /* Is the memory file as large as RAM of @bytes? */
 int snapshot_check_memory(const struct snapshot *s, uint64_t bytes, struct error *err);

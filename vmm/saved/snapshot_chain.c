@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- following it ---- */
@@ -73,12 +72,13 @@ static int open_base(struct snapshot *base, const struct snapshot *s, const char
 static int check_size(const struct snapshot *a, const struct snapshot *b, const char *path,
 		      struct error *err)
 {
-	struct stat one, other;
+	uint64_t one, other;
+	int r = snapshot_memory_bytes(a, &one, err);
 
-	if (fstat(a->memory_fd, &one) < 0 || fstat(b->memory_fd, &other) < 0)
-		return error_usage(err, -errno, "snapshot '%s': " SNAPSHOT_MEMORY ": %m", path);
-	if (one.st_size == other.st_size)
-		return 0;
+	if (!r)
+		r = snapshot_memory_bytes(b, &other, err);
+	if (r < 0 || one == other)
+		return r;
 	return error_usage(err, -EBADMSG,
 			   "snapshot '%s': RAM of another size than in the one that it builds on",
 			   path);
@@ -139,6 +139,14 @@ int snapshot_chain_append(struct snapshot_chain *c, const char *path, struct err
 				   "snapshot '%s': does not build on the one named before it%s",
 				   path, s->base ? "" : ": it is complete");
 	return check_size(last, s, path, err);
+}
+
+bool snapshot_chain_is_packed(const struct snapshot_chain *c)
+{
+	for (unsigned i = 0; i < c->num; i++)
+		if (snapshot_is_packed(&c->link[i]))
+			return true;
+	return false;
 }
 
 void snapshot_chain_close(struct snapshot_chain *c)

@@ -35,8 +35,13 @@ static inline struct snapshot *snapshot_chain_last(struct snapshot_chain *c)
 
 /*
  * Make a complete snapshot at @path of the newest one, which may be there itself: then it is
- * exchanged for it in one step, and keeps its ID. The others stay as they are.
+ * exchanged for it in one step, and keeps its ID. The others stay as they are. With @packed its
+ * memory is compressed, else it is not, whatever theirs is.
  */
-int snapshot_chain_merge(struct snapshot_chain *c, const char *path, struct error *err);
+int snapshot_chain_merge(struct snapshot_chain *c, const char *path, bool packed,
+			 struct error *err);
+
+/* Is the memory of one of them compressed? */
+bool snapshot_chain_is_packed(const struct snapshot_chain *c);
 
 #endif

@@ -73,11 +73,26 @@ int snapshot_read_file(const struct snapshot *s, const char *path, const char *n
 	return 0;
 }
 
+/* There may be others one day. */
+static int check_compression(const struct snapshot *s, const char *path, struct error *err)
+{
+	const json_t *memory = json_object_get(s->manifest, "memory");
+	const char *how = json_string_value(json_object_get(memory, "compression"));
+
+	if (how && !strcmp(how, "zstd"))
+		return 0;
+	return error_usage(err, -EBADMSG,
+			   "snapshot '%s': its memory is compressed in a way ('%s') that this "
+			   "version does not read",
+			   path, how ? how : "");
+}
+
 static int read_manifest(struct snapshot *s, const char *path, struct error *err)
 {
 	uint8_t *text = NULL;
 	const json_t *base;
 	json_int_t format;
+	bool packed;
 	json_error_t why;
 	size_t len = 0;
 	int r = snapshot_read_file(s, path, SNAPSHOT_MANIFEST, &text, &len, err);
@@ -94,19 +109,21 @@ static int read_manifest(struct snapshot *s, const char *path, struct error *err
 				   "snapshot '%s': " SNAPSHOT_MANIFEST ": line %d: %s", path,
 				   why.line, why.text);
 	format = json_integer_value(json_object_get(s->manifest, "format"));
-	if (format != SNAPSHOT_FORMAT && format != SNAPSHOT_FORMAT_DIFF)
+	packed = format == SNAPSHOT_FORMAT_PACKED;
+	if (format != SNAPSHOT_FORMAT && format != SNAPSHOT_FORMAT_DIFF && !packed)
 		return error_usage(err, -EBADMSG,
 				   "snapshot '%s': of a format that this version does not read",
 				   path);
 	base = json_object_get(s->manifest, "base");
 	s->id = json_string_value(json_object_get(s->manifest, "id"));
 	s->base = json_string_value(json_object_get(base, "id"));
-	if ((format == SNAPSHOT_FORMAT_DIFF) != (s->base && *s->base) || (base && !s->base))
+	if ((!packed && (format == SNAPSHOT_FORMAT_DIFF) != (s->base != NULL)) ||
+	    (s->base && !*s->base) || (base && !s->base))
 		return error_usage(err, -EBADMSG,
 				   "snapshot '%s': " SNAPSHOT_MANIFEST
 				   ": what it builds on makes no sense",
 				   path);
-	return 0;
+	return packed ? check_compression(s, path, err) : 0;
 }
 
 static int read_state(struct snapshot *s, const char *path, struct error *err)
@@ -119,30 +136,59 @@ static int read_state(struct snapshot *s, const char *path, struct error *err)
 /* Which pages of its memory count; there must be one bit for each that the file has room for. */
 static int read_pages(struct snapshot *s, const char *path, struct error *err)
 {
+	uint64_t bytes = 0;
 	uint8_t *buf = NULL;
-	struct stat st;
 	size_t len = 0;
 	int r;
 
 	if (!s->base)
 		return 0;
 	r = snapshot_read_file(s, path, SNAPSHOT_PAGES, &buf, &len, err);
-	if (!r && fstat(s->memory_fd, &st) < 0)
-		r = error_usage(err, -errno, "snapshot '%s': " SNAPSHOT_MEMORY ": %m", path);
 	if (!r)
-		r = snapshot_pages_read(buf, len, (uint64_t)st.st_size >> PAGE_SHIFT, &s->pages,
-					err);
+		r = snapshot_memory_bytes(s, &bytes, err);
+	if (!r)
+		r = snapshot_pages_read(buf, len, bytes >> PAGE_SHIFT, &s->pages, err);
 	free(buf);
 	if (r == -EBADMSG)
 		error_prefix(err, "snapshot '%s'", path);
 	return r;
 }
 
+static int open_packed(struct snapshot *s, const char *path, struct error *err)
+{
+	uint8_t *buf = NULL;
+	size_t len = 0;
+	int fd = open_part(s, path, SNAPSHOT_FRAMES, err), r;
+
+	if (fd < 0)
+		return fd;
+	r = snapshot_read_file(s, path, SNAPSHOT_INDEX, &buf, &len, err);
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	r = packed_memory_open(&s->packed, fd, buf, len, err);
+	if (r < 0)
+		error_prefix(err, "snapshot '%s'", path);
+	free(buf);
+	return r;
+}
+
+static int open_memory(struct snapshot *s, const char *path, struct error *err)
+{
+	json_int_t format = json_integer_value(json_object_get(s->manifest, "format"));
+
+	if (format == SNAPSHOT_FORMAT_PACKED)
+		return open_packed(s, path, err);
+	s->memory_fd = open_part(s, path, SNAPSHOT_MEMORY, err);
+	return MIN(s->memory_fd, 0);
+}
+
 int snapshot_open(struct snapshot *s, const char *path, struct error *err)
 {
 	int r;
 
-	*s = (struct snapshot){ .dir_fd = -1, .memory_fd = -1 };
+	*s = (struct snapshot){ .dir_fd = -1, .memory_fd = -1, .packed.fd = -1 };
 	s->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (s->dir_fd < 0)
 		return error_usage(err, -errno, "snapshot '%s': cannot open: %m", path);
@@ -151,10 +197,8 @@ int snapshot_open(struct snapshot *s, const char *path, struct error *err)
 		r = read_manifest(s, path, err);
 	if (!r)
 		r = read_state(s, path, err);
-	if (!r) {
-		s->memory_fd = open_part(s, path, SNAPSHOT_MEMORY, err);
-		r = MIN(s->memory_fd, 0);
-	}
+	if (!r)
+		r = open_memory(s, path, err);
 	if (!r)
 		r = read_pages(s, path, err);
 	if (r < 0 && err->kind == ERROR_OTHER)
@@ -172,18 +216,56 @@ void snapshot_close(struct snapshot *s)
 		close(s->dir_fd);
 	if (s->memory_fd >= 0)
 		close(s->memory_fd);
-	*s = (struct snapshot){ .dir_fd = -1, .memory_fd = -1 };
+	packed_memory_close(&s->packed);
+	*s = (struct snapshot){ .dir_fd = -1, .memory_fd = -1, .packed.fd = -1 };
+}
+
+int snapshot_memory_bytes(const struct snapshot *s, uint64_t *ret_bytes, struct error *err)
+{
+	struct stat st;
+
+	if (snapshot_is_packed(s)) {
+		*ret_bytes = s->packed.bytes;
+		return 0;
+	}
+	if (fstat(s->memory_fd, &st) < 0)
+		return error_usage(err, -errno, "saved memory: %m");
+	if (!S_ISREG(st.st_mode))
+		return error_usage(err, -EBADMSG, "saved memory: no regular file");
+	*ret_bytes = (uint64_t)st.st_size;
+	return 0;
 }
 
 int snapshot_check_memory(const struct snapshot *s, uint64_t bytes, struct error *err)
 {
-	struct stat st;
+	uint64_t has;
+	int r = snapshot_memory_bytes(s, &has, err);
 
-	if (fstat(s->memory_fd, &st) < 0)
-		return error_usage(err, -errno, "saved memory: %m");
-	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != bytes)
-		return error_usage(err, -EBADMSG,
-				   "saved memory: a file of %lld bytes for RAM of %llu bytes",
-				   (long long)st.st_size, (unsigned long long)bytes);
+	if (!r && has != bytes)
+		r = error_usage(err, -EBADMSG,
+				"saved memory: a file of %llu bytes for RAM of %llu bytes",
+				(unsigned long long)has, (unsigned long long)bytes);
+	return r;
+}
+
+int snapshot_unpack(struct snapshot *s, const char *path, struct error *err)
+{
+	/* Beside what is in it. */
+	char *name = NULL;
+	int fd = asprintf(&name, "%s/" SNAPSHOT_MEMORY, path) < 0 ? -ENOMEM
+								   : snapshot_nameless_file(name);
+	int r = MIN(fd, 0);
+
+	if (!r)
+		r = packed_memory_expand(&s->packed, fd);
+	free(name);
+	if (r < 0) {
+		if (fd >= 0)
+			close(fd);
+		return error_usage(err, r, "snapshot '%s': its memory cannot be unpacked: %m",
+				   path);
+	}
+	packed_memory_close(&s->packed);
+	s->memory_fd = fd;
 	return 0;
 }

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
 #include "vmm/saved/snapshot.h"
 
 /* Everything in a directory that is ours; there are no directories in it. */
@@ -58,6 +59,46 @@ static int check_target(const char *path, bool diff, struct error *err)
 		r = error_usage(err, -EEXIST, "snapshot '%s': is there and no snapshot", path);
 	free(manifest);
 	return r;
+}
+
+/* The frames into @to, the index beside them. */
+static int pack(struct snapshot_draft *d, int to, uint64_t *ret_bytes)
+{
+	struct state_writer index;
+	struct stat st;
+	int fd = -1, r = fstat(d->memory_fd, &st) < 0 ? -errno : 0;
+
+	state_writer_init(&index);
+	if (!r)
+		r = packed_memory_write(d->memory_fd, st.st_size, to, &index);
+	if (!r) {
+		fd = openat(d->dir_fd, SNAPSHOT_INDEX, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC,
+			    0600);
+		r = fd < 0 ? -errno : io_write(fd, index.buf, index.len);
+	}
+	if (!r && fstat(to, &st) < 0)
+		r = -errno;
+	if (!r)
+		*ret_bytes = st.st_size + index.len;
+	state_writer_done(&index);
+	if (fd >= 0)
+		close(fd);
+	return r;
+}
+
+int snapshot_draft_pack(struct snapshot_draft *d, uint64_t *ret_bytes, struct error *err)
+{
+	int to = openat(d->dir_fd, SNAPSHOT_FRAMES, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	int r = to < 0 ? -errno : pack(d, to, ret_bytes);
+
+	if (!r && unlinkat(d->dir_fd, SNAPSHOT_MEMORY, 0) < 0)
+		r = -errno;
+	if (to >= 0)
+		close(to);
+	if (r < 0)
+		return error_set(err, r, "snapshot '%s': cannot be compressed: %m", d->path);
+	d->packed = true;
+	return 0;
 }
 
 int snapshot_draft_begin(struct snapshot_draft *d, const char *path, bool diff, struct error *err)
@@ -139,14 +180,22 @@ static void sync_parent(const char *path)
 static int settle_format(struct snapshot_draft *d, json_t *manifest)
 {
 	bool diff = json_object_get(manifest, "base") != NULL;
+	int format = d->packed ? SNAPSHOT_FORMAT_PACKED
+		     : diff    ? SNAPSHOT_FORMAT_DIFF
+			       : SNAPSHOT_FORMAT;
 
 	if (diff && d->pages_fd < 0)
 		return -EINVAL;
 	if (!diff && d->pages_fd >= 0 && unlinkat(d->dir_fd, SNAPSHOT_PAGES, 0) < 0)
 		return -errno;
 	if (json_object_set_new(manifest, "id", json_string(d->id)) < 0 ||
-	    json_object_set_new(manifest, "format",
-				json_integer(diff ? SNAPSHOT_FORMAT_DIFF : SNAPSHOT_FORMAT)) < 0)
+	    json_object_set_new(manifest, "format", json_integer(format)) < 0)
+		return -ENOMEM;
+	if (!d->packed)
+		json_object_del(manifest, "memory");
+	else if (json_object_set_new(manifest, "memory",
+				     json_pack("{s:s, s:I}", "compression", "zstd", "chunk_bytes",
+					       (json_int_t)PACKED_CHUNK)) < 0)
 		return -ENOMEM;
 	return 0;
 }

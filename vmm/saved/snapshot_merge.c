@@ -40,13 +40,23 @@ static int put_pages(int to, const uint8_t *buf, uint64_t at, unsigned num)
 	return 0;
 }
 
-static int lay_over(int to, const struct snapshot *s, uint64_t num, uint8_t *buf)
+static int read_pages(const struct snapshot *s, struct packed_reader *reader, uint8_t *buf,
+		      uint64_t at, unsigned num)
+{
+	if (snapshot_is_packed(s))
+		return packed_memory_read(&s->packed, reader, buf, num * PAGE_SIZE,
+					  at * PAGE_SIZE);
+	return io_read_at(s->memory_fd, buf, num * PAGE_SIZE, at * PAGE_SIZE);
+}
+
+static int lay_over(int to, const struct snapshot *s, uint64_t num, struct packed_reader *reader,
+		    uint8_t *buf)
 {
 	uint64_t at = 0, end;
 
 	while ((at = guest_mem_next_run(s->pages, num, at, &end)) < num) {
 		unsigned some = MIN(end - at, (uint64_t)BATCH);
-		int r = io_read_at(s->memory_fd, buf, some * PAGE_SIZE, at * PAGE_SIZE);
+		int r = read_pages(s, reader, buf, at, some);
 
 		if (!r)
 			r = put_pages(to, buf, at, some);
@@ -59,15 +69,24 @@ static int lay_over(int to, const struct snapshot *s, uint64_t num, uint8_t *buf
 
 static int join_memory(const struct snapshot_chain *c, int to)
 {
+	const struct snapshot *first = &c->link[0];
 	uint8_t *buf = malloc(BATCH * PAGE_SIZE);
+	struct packed_reader reader;
 	struct stat st;
 	bool copied;
-	int r = buf ? snapshot_copy_file(c->link[0].memory_fd, to, &copied) : -ENOMEM;
+	int r = packed_reader_init(&reader);
 
+	if (!buf)
+		r = -ENOMEM;
+	if (!r)
+		r = snapshot_is_packed(first)
+			    ? packed_memory_expand(&first->packed, to)
+			    : snapshot_copy_file(first->memory_fd, to, &copied);
 	if (!r && fstat(to, &st) < 0)
 		r = -errno;
 	for (unsigned i = 1; i < c->num && !r; i++)
-		r = lay_over(to, &c->link[i], (uint64_t)st.st_size >> PAGE_SHIFT, buf);
+		r = lay_over(to, &c->link[i], (uint64_t)st.st_size >> PAGE_SHIFT, &reader, buf);
+	packed_reader_done(&reader);
 	free(buf);
 	return r;
 }
@@ -142,11 +161,13 @@ static int check_replaced(const struct snapshot_chain *c, const char *path, stru
 	return 0;
 }
 
-int snapshot_chain_merge(struct snapshot_chain *c, const char *path, struct error *err)
+int snapshot_chain_merge(struct snapshot_chain *c, const char *path, bool packed,
+			 struct error *err)
 {
 	const struct snapshot *s = snapshot_chain_last(c);
 	json_t *manifest = make_manifest(s);
 	struct snapshot_draft d;
+	uint64_t bytes;
 	int r = snapshot_draft_begin(&d, path, false, err);
 
 	if (!r)
@@ -155,6 +176,8 @@ int snapshot_chain_merge(struct snapshot_chain *c, const char *path, struct erro
 		r = error_set(err, -ENOMEM, "manifest: %m");
 	if (!r)
 		r = fill(&d, c, err);
+	if (!r && packed)
+		r = snapshot_draft_pack(&d, &bytes, err);
 	if (!r) {
 		/* It is the same in another form: what builds on that goes on to build on this. */
 		snprintf(d.id, sizeof(d.id), "%s", s->id ? s->id : d.id);

@@ -247,6 +247,8 @@ int test_warm_open(struct test_job *j, struct test_warm_start *w, struct error *
 	config_init(&was);
 	if (!r && w->snapshot.base)
 		r = error_usage(err, -EBADMSG, "snapshot '%s': is differential", j->warm);
+	if (!r && snapshot_is_packed(&w->snapshot))
+		r = error_usage(err, -EBADMSG, "snapshot '%s': is compressed", j->warm);
 	if (!r)
 		r = machine_check_state(&w->snapshot.state, err);
 	if (!r)
