@@ -43,6 +43,30 @@ skip() {
 	exit 77
 }
 
+# wisp, with a limit.
+run() {
+	timeout -k 5 "$TEST_LIMIT" "$WISP" "$@"
+}
+
+# No microVM but those of the script that asks for it is seen from here on: its runtime directory is
+# $OUT/$1. Absolute, or it would not count.
+own_runtime() {
+	XDG_RUNTIME_DIR=$(realpath -m "$OUT/$1")
+	export XDG_RUNTIME_DIR
+	mkdir -p "$XDG_RUNTIME_DIR"
+	chmod 700 "$XDG_RUNTIME_DIR"
+}
+
+# Wait until the command $2... succeeds, which is to happen; $1 says what it is.
+await() {
+	local what=$1 end=$((SECONDS + TEST_LIMIT))
+	shift
+	until "$@"; do
+		[ $SECONDS -lt $end ] || fail "not within $TEST_LIMIT s: $what"
+		sleep 0.05
+	done
+}
+
 # Before something is started that writes to the file $1, and somebody looks for what it says there:
 # until it has opened it, there would be what another one said, or no file at all.
 fresh() {

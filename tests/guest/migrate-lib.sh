@@ -54,16 +54,6 @@ fail() {
 	exit 1
 }
 
-# Wait until the command $2... succeeds, which is to happen; $1 says what it is.
-await() {
-	local what=$1 end=$((SECONDS + TEST_LIMIT))
-	shift
-	until "$@"; do
-		[ $SECONDS -lt $end ] || fail "not within $TEST_LIMIT s: $what"
-		sleep 0.05
-	done
-}
-
 # Types of records, as relay wants them.
 pages=2 round=4 state=5 commit=6 ready=7 prepared=9 running=10 disk=12 missing=16 sent=18
 
@@ -156,6 +146,12 @@ check_rounds() {
 }
 
 is_empty() { [ -z "$(ls "$1")" ]; }
+
+# Run $@, which is to succeed; what it prints is left in $here/report.
+reports() {
+	"$@" >"$here/report" || fail "status $?: $*"
+	cat "$here/report"
+}
 
 # All that were there have ended; a detached one may be about to.
 nothing_left() {
