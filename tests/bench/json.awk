@@ -1,4 +1,5 @@
 # The scorecard as JSON.
+function number(x) { return sprintf(x == int(x) ? "%.0f" : "%.3f", x) }
 function text(s) { gsub(/[\\"]/, "\\\\&", s); return "\"" s "\"" }
 END {
 	printf "{\"machine\":{"
@@ -13,8 +14,8 @@ END {
 		for (j = 1; j <= num_peers; j++) {
 			k = r SUBSEP peer[j]
 			if (!(k in value)) continue
-			printf "%s%s:{\"value\":%.0f,\"low\":%.0f,\"high\":%.0f,\"runs\":%d,\"agreed\":%s}", sep,
-				text(peer[j]), value[k], low[k], high[k], runs[k], agreed[k] ? "true" : "false"
+			printf "%s%s:{\"value\":%s,\"low\":%s,\"high\":%s,\"runs\":%d,\"agreed\":%s}", sep,
+				text(peer[j]), number(value[k]), number(low[k]), number(high[k]), runs[k], agreed[k] ? "true" : "false"
 			sep = ","
 		}
 		printf "}}"

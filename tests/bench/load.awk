@@ -21,7 +21,9 @@ function settle(key,    n, i, run_length, k) {
 	}
 	low[key] = v[1]; high[key] = v[n]; runs[key] = n
 }
+# What an operation takes may be a part of one.
 function grouped(x,    s, out) {
+	if (x < 100 && x != int(x)) return sprintf("%.3f", x)
 	s = sprintf("%.0f", x)
 	while (length(s) > 3) { out = "," substr(s, length(s) - 2) out; s = substr(s, 1, length(s) - 3) }
 	return s out
