@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <unistd.h>
 
 #include "vmm/core/error.h"
 
@@ -76,6 +77,26 @@ static void error_hint_replaces_an_earlier_one(void **state)
 	assert_string_equal(err.hint, "b 2");
 }
 
+static void what_is_printed_neither_moves_the_cursor_nor_forges_lines(void **state)
+{
+	struct error err = { 0 };
+	char said[256] = "";
+	int pair[2], saved = dup(STDERR_FILENO);
+
+	assert_int_equal(pipe(pair), 0);
+	error_set(&err, -EISDIR, "cp: cannot create '%s'", "\033]0;mine\a\nwisp: done\x7f\tä");
+	error_hint(&err, "%s", "\033[2J");
+	dup2(pair[1], STDERR_FILENO);
+	error_print(&err);
+	dup2(saved, STDERR_FILENO);
+	assert_true(read(pair[0], said, sizeof(said) - 1) > 0);
+	assert_string_equal(said, "wisp: cp: cannot create '?]0;mine??wisp: done?\tä'\n"
+				  "wisp: hint: ?[2J\n");
+	close(pair[0]);
+	close(pair[1]);
+	close(saved);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -85,6 +106,7 @@ int main(void)
 		cmocka_unit_test(error_prefix_goes_in_front_and_never_overflows),
 		cmocka_unit_test(a_message_that_is_cut_says_so),
 		cmocka_unit_test(error_hint_replaces_an_earlier_one),
+		cmocka_unit_test(what_is_printed_neither_moves_the_cursor_nor_forges_lines),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

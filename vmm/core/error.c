@@ -106,9 +106,27 @@ int error_status(const struct error *err)
 	return 1;
 }
 
+/*
+ * Names of files that a guest made, and what another host says, are in messages: they must not move
+ * the cursor or forge a line.
+ */
+static void print_line(const char *head, const char *text)
+{
+	char line[sizeof(((struct error *)NULL)->msg)];
+	size_t len = strnlen(text, sizeof(line) - 1);
+
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = text[i];
+
+		line[i] = (c < 0x20 && c != '\t') || c == 0x7f ? '?' : text[i];
+	}
+	line[len] = '\0';
+	fprintf(stderr, "wisp: %s%s\n", head, line);
+}
+
 void error_print(const struct error *err)
 {
-	fprintf(stderr, "wisp: %s\n", err->msg);
+	print_line("", err->msg);
 	if (err->hint[0])
-		fprintf(stderr, "wisp: hint: %s\n", err->hint);
+		print_line("hint: ", err->hint);
 }
