@@ -16,6 +16,7 @@
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_fill.h"
 #include "vmm/sandbox/core_sched.h"
+#include "vmm/sandbox/orphan.h"
 #include "vmm/saved/demand.h"
 #include "vmm/saved/working_set.h"
 
@@ -353,5 +354,7 @@ int monitor_main(const struct monitor_params *p)
 		p->end->status = error_status(&err);
 		return p->end->status;
 	}
+	sandbox.guarded = true;
+	orphan_prepare();
 	return monitor_serve(p, &sandbox);
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "vmm/core/util.h"
+#include "vmm/sandbox/orphan.h"
 #include "vmm/sandbox/sandbox.h"
 
 /*
@@ -39,6 +40,8 @@ static void *serve(void *arg)
 
 	/* For those who look with top. */
 	prctl(PR_SET_NAME, "maker");
+	if (m->sandbox->guarded)
+		orphan_watch();
 	m->result = sandbox_filter(m->sandbox, SANDBOX_THREAD_MAKER);
 	sem_post(&m->done);
 	for (;;) {
@@ -69,8 +72,11 @@ int maker_create(struct maker **ret_maker, struct sandbox *sandbox, struct error
 	int r;
 
 	*ret_maker = NULL;
-	if (!sandbox || !sandbox->filters)
+	if (!sandbox || !sandbox->filters) {
+		if (sandbox && sandbox->guarded)
+			orphan_watch();
 		return 0;
+	}
 	m = calloc(1, sizeof(*m));
 	if (!m)
 		return error_set(err, -ENOMEM, "the thread that makes others: %m");

@@ -51,6 +51,7 @@ struct sandbox {
 	struct sandbox_params params;
 	bool namespaces; /* a mount namespace of our own: there can be an empty root */
 	bool filters;	 /* threads are to load theirs: locked, and the kernel has seccomp */
+	bool guarded;	 /* the maker sees to it that no orphan stays, see orphan.h */
 	bool filtered;	 /* who begins now is under the maker's; so is a live fork's child */
 };
 

@@ -12,6 +12,7 @@
 #include "vmm/machine/machine_state.h"
 #include "vmm/monitor.h"
 #include "vmm/sandbox/core_sched.h"
+#include "vmm/sandbox/sandbox.h"
 
 #define MAX_REQUEST 4096
 
@@ -163,6 +164,9 @@ static int live(struct nursery *n, struct birth *b, int alive, struct machine_en
 	params.started_fd = -1;
 	params.keeper_fd = alive;
 	params.control_fd = b->control_fd;
+	/* Its parent is the one that it was forked from, which may end before it. */
+	if (n->m->vcpus.sandbox)
+		n->m->vcpus.sandbox->guarded = false;
 	return monitor_serve(&params, n->m->vcpus.sandbox);
 }
 

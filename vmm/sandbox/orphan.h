@@ -1,0 +1,25 @@
+/*
+ * The end of a monitor that is alone and does not come to an end by itself.
+ *
+ * When its parent dies, SIGTERM asks a monitor to end in good order. A loop that stands still does
+ * not hear that, and one that waits for a disk that never answers does not come to its end. So
+ * another thread (the maker, see maker.h, which sleeps and may make timers) is told of the death
+ * too, by SIGUSR2: its handler has timers send SIGTERM now and SIGKILL later, and that one needs
+ * nobody's help.
+ */
+#ifndef WISP_VMM_ORPHAN_H
+#define WISP_VMM_ORPHAN_H
+
+/* How long an orphan may take to end in good order, in seconds. */
+#define ORPHAN_GRACE_S 10
+
+/* In the main thread, before it makes others, which are to block SIGUSR2 as it does from now on. */
+void orphan_prepare(void);
+
+/*
+ * The calling thread is told of the death of its process's parent. In a thread with a filter of
+ * system calls this takes prctl(PR_SET_PDEATHSIG), and then timer_create() and timer_settime().
+ */
+void orphan_watch(void);
+
+#endif
