@@ -356,6 +356,10 @@ soak-migrate: all $(GUEST_TOOLS) ## migrations: a fault at a random moment each,
 	$(Q)BUILD=$(BUILD) scripts/soak-migrate -n 50 -m --copy-disks
 	$(Q)BUILD=$(BUILD) scripts/soak-moves -n 100
 
+.PHONY: soak-outcomes
+soak-outcomes: all ## wisp test: every outcome provoked 20 times
+	$(Q)BUILD=$(BUILD) scripts/soak-outcomes
+
 .PHONY: soak-hostile
 soak-hostile: all ## an honest guest among 24 hostile ones, ten minutes
 	$(Q)BUILD=$(BUILD) scripts/soak-hostile
