@@ -298,7 +298,7 @@ static int balloon_load(struct virtio_device *dev, struct state_reader *r)
 
 	b->actual = state_get_u32(r);
 	b->poison = state_get_u32(r);
-	if (target > guest_mem_size(dev->mem) >> PAGE_SHIFT)
+	if (target > guest_mem_first_size(dev->mem) >> PAGE_SHIFT)
 		return state_reader_fail(r, "a balloon of %u pages", target);
 	b->target = target;
 	if (virtio_has(dev, VIRTIO_BALLOON_F_FREE_PAGE_HINT))
@@ -382,7 +382,7 @@ int virtio_balloon_create(struct virtio_device **ret_dev, const struct virtio_pa
 
 int virtio_balloon_set_target(struct virtio_device *dev, uint64_t bytes)
 {
-	if (bytes > guest_mem_size(dev->mem))
+	if (bytes > guest_mem_first_size(dev->mem))
 		return -ERANGE;
 	balloon_of(dev)->target = bytes >> PAGE_SHIFT;
 	virtio_config_changed(dev);

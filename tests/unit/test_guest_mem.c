@@ -55,6 +55,28 @@ static void layout_is_backed_by_one_aligned_mapping(void **state)
 	guest_mem_free(mem);
 }
 
+/* It is memory as all other, but nobody takes it for what the guest begins with. */
+static void memory_that_comes_later_is_behind_the_rest(void **state)
+{
+	const struct guest_mem_range with_later[] = {
+		layout[0],
+		layout[2],
+		{ .gpa = 6 * GiB, .size = 4 * MiB, .is_later = true },
+	};
+	struct guest_mem *mem = NULL;
+
+	assert_int_equal(guest_mem_create(&mem, GUEST_MEM_ANON, with_later, 3, NULL), 0);
+	assert_true(mem->range[2].is_later);
+	assert_int_equal(guest_mem_high_end(mem), 4 * GiB + 2 * MiB);
+	assert_int_equal(guest_mem_size(mem), 8 * MiB);
+	assert_int_equal(guest_mem_first_size(mem), 4 * MiB);
+	assert_int_equal(guest_mem_write(mem, 6 * GiB + 1, "x", 1), 0);
+	assert_int_equal(mem->map[4 * MiB + 1], 'x');
+	assert_int_equal(guest_mem_discard(mem, 6 * GiB, 2 * MiB), 0);
+	assert_int_equal(mem->map[4 * MiB + 1], 0);
+	guest_mem_free(mem);
+}
+
 static void copies_cross_ranges_but_not_holes(void **state)
 {
 	struct guest_mem *mem = create(GUEST_MEM_ANON);
@@ -457,6 +479,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ptr_is_null_unless_all_is_ram),
 		cmocka_unit_test(layout_is_backed_by_one_aligned_mapping),
+		cmocka_unit_test(memory_that_comes_later_is_behind_the_rest),
 		cmocka_unit_test(copies_cross_ranges_but_not_holes),
 		cmocka_unit_test(iov_tells_holes_from_lack_of_room),
 		cmocka_unit_test(create_refuses_bad_layouts),

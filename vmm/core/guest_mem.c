@@ -194,6 +194,7 @@ static int create(struct guest_mem **ret_mem, enum guest_mem_backing backing, in
 			.fd = mem->fd,
 			.fd_offset = offset,
 			.slot = i,
+			.is_later = ranges[i].is_later,
 		};
 		offset += ranges[i].size;
 	}
@@ -546,6 +547,16 @@ uint64_t guest_mem_size(const struct guest_mem *mem)
 	return mem->map_size;
 }
 
+uint64_t guest_mem_first_size(const struct guest_mem *mem)
+{
+	uint64_t size = 0;
+
+	for (unsigned i = 0; i < mem->num_ranges; i++)
+		if (!mem->range[i].is_later)
+			size += mem->range[i].size;
+	return size;
+}
+
 uint64_t guest_mem_low_end(const struct guest_mem *mem)
 {
 	uint64_t end = 0;
@@ -561,7 +572,8 @@ uint64_t guest_mem_high_end(const struct guest_mem *mem)
 	uint64_t end = 0;
 
 	for (unsigned i = 0; i < mem->num_ranges; i++)
-		if (mem->range[i].gpa + mem->range[i].size > 4 * GiB && !mem->range[i].read_only)
+		if (mem->range[i].gpa + mem->range[i].size > 4 * GiB && !mem->range[i].read_only &&
+		    !mem->range[i].is_later)
 			end = MAX(end, mem->range[i].gpa + mem->range[i].size);
 	return end;
 }

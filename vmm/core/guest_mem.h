@@ -31,6 +31,7 @@ struct guest_mem_range {
 	uint64_t fd_offset; /* of the range's first byte */
 	unsigned slot;	    /* the hypervisor's slot number */
 	bool read_only;
+	bool is_later;	    /* no RAM until the guest plugs it (virtio/virtio_mem.h) */
 	uint64_t *dirty;    /* our own bitmap, one bit a page, or NULL when not tracked */
 };
 
@@ -63,7 +64,7 @@ struct guest_mem {
 };
 
 /*
- * Map RAM and lay it out as @ranges say (gpa and size filled in, page
+ * Map RAM and lay it out as @ranges say (gpa, size and is_later filled in, page
  * multiples, ascending). ANON: one reservation, huge pages advised;
  * nothing is touched. @backing is ANON, SHARED or HUGETLB.
  */
@@ -257,10 +258,15 @@ static inline bool guest_mem_is_whole(const struct guest_mem *mem)
 	return !__atomic_load_n(&mem->partial, __ATOMIC_ACQUIRE);
 }
 
-/* Total bytes of RAM. */
+/* Total bytes of RAM, with what is plugged later. */
 uint64_t guest_mem_size(const struct guest_mem *mem);
+/* Without that. */
+uint64_t guest_mem_first_size(const struct guest_mem *mem);
 
-/* One past the highest RAM address below 4 GiB, and above 4 GiB (0 when there is none). */
+/*
+ * One past the highest address below 4 GiB, and above 4 GiB (0 when there is none), of what is RAM
+ * from the start.
+ */
 uint64_t guest_mem_low_end(const struct guest_mem *mem);
 uint64_t guest_mem_high_end(const struct guest_mem *mem);
 
