@@ -28,7 +28,7 @@ _wisp_keys()
 _wisp()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-	local verbs="run ls stat top events pause resume stop kill change plug unplug console api exec cp batch balloon test bisect core gdb disk snapshot restore clone reset rewind migrate receive upgrade doctor switch help version"
+	local verbs="run ls stat top events pause resume stop kill change plug unplug console api exec cp batch balloon memory test bisect core gdb disk snapshot restore clone reset rewind migrate receive upgrade doctor switch help version"
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
@@ -119,6 +119,12 @@ _wisp()
 				return ;;
 			esac
 			return ;;
+		--memory-hotplug)
+			case $cur in *,*)
+				_wisp_keys "block= requested="
+				return ;;
+			esac
+			return ;;
 		--rewind)
 			case $cur in *,*)
 				_wisp_keys "keep= hold="
@@ -197,7 +203,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --cpu-template --hugepages --memory-backend --disk --pmem --net --unplugged --vsock --share --rootfs --balloon --rewind --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --config-file --save-config --dry-run --json --metrics --log-level --log-file --help" ;;
+		-*) _wisp_words "--kernel --initrd --cmdline --cmdline-only --boot --cpus --memory --cpu --cpu-template --hugepages --memory-backend --disk --pmem --net --unplugged --vsock --share --rootfs --balloon --memory-hotplug --rewind --transport --console --serial --rng --rtc --packed --loop --reboot --test-device --timeout --name --gdb --core --wait-gdb --detach --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --config-file --save-config --dry-run --json --metrics --log-level --log-file --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	ls)
@@ -445,6 +451,18 @@ _wisp()
 		esac
 		case $cur in
 		-*) _wisp_words "--run-dir --hint --json --help" ;;
+		*) _wisp_ids "" ;;
+		esac ;;
+	memory)
+		case $prev in
+		--run-dir)
+			_wisp_files
+			return ;;
+		--wait)
+			return ;;
+		esac
+		case $cur in
+		-*) _wisp_words "--run-dir --wait --json --help" ;;
 		*) _wisp_ids "" ;;
 		esac ;;
 	test)

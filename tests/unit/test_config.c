@@ -295,6 +295,9 @@ static void cmdline_follows_the_machine(void **state)
 	expect_cmdline("", "panic=-1 reboot=panic_warm quiet console=hvc0 8250.nr_uarts=0" REST);
 	expect_cmdline("--serial stdio",
 		       "panic=-1 reboot=panic_warm quiet console=ttyS0 8250.nr_uarts=1" REST);
+	expect_cmdline("--memory-hotplug 1G",
+		       "panic=-1 reboot=panic_warm quiet console=hvc0 8250.nr_uarts=0" REST
+		       " memhp_default_state=online_movable");
 	expect_cmdline("--transport mmio --console none --log-level debug",
 		       "panic=-1 reboot=panic_warm 8250.nr_uarts=0 pci=off cryptomgr.notests");
 	expect_cmdline("disk.img", "panic=-1 reboot=panic_warm quiet console=hvc0 "

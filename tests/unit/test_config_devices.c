@@ -324,6 +324,42 @@ static void what_was_unplugged_is_not_there(void **state)
 	line_refuse("--disk /a,slot=0", "--disk: slot: 0 is out of range (1 to 31)");
 }
 
+static void memory_that_comes_later_has_its_rules(void **state)
+{
+	struct line m;
+
+	line_take(&m, "--memory 1G --memory-hotplug 2G,block=128M,requested=256M");
+	assert_int_equal(m.config.memory_bytes, 1 * GiB);
+	assert_int_equal(m.config.hotplug.bytes, 2 * GiB);
+	assert_int_equal(m.config.hotplug.block_bytes, 128 * MiB);
+	assert_int_equal(m.config.hotplug.requested_bytes, 256 * MiB);
+	assert_int_equal(config_memory_total(&m.config), 3 * GiB);
+	config_done(&m.config);
+	line_take(&m, "--memory-hotplug 64M");
+	assert_int_equal(m.config.hotplug.block_bytes, 2 * MiB);
+	assert_int_equal(m.config.hotplug.requested_bytes, 0);
+	config_done(&m.config);
+	line_refuse("--memory-hotplug 0", "--memory-hotplug: 0 is too little");
+	line_refuse("--memory-hotplug much",
+		    "--memory-hotplug: 'much' is not a size such as 512M or 2G");
+	line_refuse("--memory-hotplug 3M", "--memory-hotplug: 3M is not a multiple of a block, 2M");
+	line_refuse("--memory-hotplug 1G,block=1M",
+		    "--memory-hotplug: block: 1M is no power of two from 2M on");
+	line_refuse("--memory-hotplug 1G,block=6M",
+		    "--memory-hotplug: block: 6M is no power of two from 2M on");
+	line_refuse("--memory-hotplug 1G,block=8M,requested=4M",
+		    "--memory-hotplug: requested: not a multiple of a block, 8M, up to 1G");
+	line_refuse("--memory-hotplug 1G,requested=2G",
+		    "--memory-hotplug: requested: not a multiple of a block, 2M, up to 1G");
+	line_refuse("--memory-hotplug 64T",
+		    "--memory-hotplug: 64T is too much: with --memory it is more than 64T");
+	line_refuse("--memory 8196K --memory-hotplug 64M",
+		    "--memory-hotplug: --memory is then a multiple of 1M");
+	line_refuse("--memory-hotplug 64M --hugepages",
+		    "--memory-hotplug: not with --hugepages, whose pages the host would set aside "
+		    "at the start");
+}
+
 static void balloon_may_have_a_size(void **state)
 {
 	struct line m;
@@ -397,6 +433,7 @@ int main(void)
 		cmocka_unit_test(no_network_means_none),
 		cmocka_unit_test(serial_on_the_terminal_takes_the_consoles_place),
 		cmocka_unit_test(what_was_unplugged_is_not_there),
+		cmocka_unit_test(memory_that_comes_later_has_its_rules),
 		cmocka_unit_test(balloon_may_have_a_size),
 		cmocka_unit_test(vsock_takes_a_path_and_a_context_id),
 	};

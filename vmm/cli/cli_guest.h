@@ -6,10 +6,12 @@
 
 extern const struct config_item balloon_options[];
 extern const struct config_item exec_options[];
+extern const struct config_item memory_options[];
 extern const struct config_item cp_options[];
 
 int balloon_main(int argc, char **argv);
 int exec_main(int argc, char **argv);
+int memory_main(int argc, char **argv);
 int cp_main(int argc, char **argv);
 
 #endif

@@ -158,7 +158,7 @@ static int check_memory(const struct receiving *x, struct error *err)
 	const struct migrate_hello *hello = &x->arrival.hello;
 	uint64_t available = available_bytes();
 
-	if (hello->memory_bytes != x->config.memory_bytes)
+	if (hello->memory_bytes != config_memory_total(&x->config))
 		return error_set(err, -EBADMSG, "migration: two sizes of memory");
 	/* What is there already takes no more. */
 	if (x->arrival.way == MIGRATE_SHARED)

@@ -226,7 +226,7 @@ static void read_record(struct restoring *t, const char *path)
 
 	if (!r)
 		r = working_set_read(&t->working_set, buf, len,
-				     t->config.memory_bytes >> PAGE_SHIFT, &err);
+				     config_memory_total(&t->config) >> PAGE_SHIFT, &err);
 	if (r < 0 && r != -ENOENT)
 		log_warn("snapshot '%s': " SNAPSHOT_PREFETCH ": %s", path, err.msg);
 	free(buf);
@@ -297,7 +297,7 @@ static int prepare(struct restoring *t, const char *path, struct error *err)
 	if (!r)
 		r = config_validate(c, err);
 	if (!r && !o->memory_handler)
-		r = snapshot_check_memory(s, c->memory_bytes, err);
+		r = snapshot_check_memory(s, config_memory_total(c), err);
 	if (!r && o->memory == SAVED_MEMORY_UFFD && c->memory_backing != GUEST_MEM_ANON)
 		r = error_usage(err, -ENOTSUP,
 				"--memory-backend uffd: not for a guest with --hugepages or memory "

@@ -129,6 +129,10 @@ const struct cli_verb cli_verbs[] = {
 	  "For microVMs with --balloon. With SIZE the guest is asked to give up so much, or to "
 	  "take back what is more; it does so as it can. Statistics are as the guest tells them.",
 	  balloon_options, .first = CLI_ID, .main = balloon_main },
+	{ "memory", "[OPTION]... ID [SIZE]", "Show or set how much memory a guest has plugged",
+	  "For microVMs with --memory-hotplug. With SIZE the guest is asked to have so much of that "
+	  "memory, beside what it has from the start; it plugs and unplugs as it can.",
+	  memory_options, .first = CLI_ID, .main = memory_main },
 	{ "test", "[OPTION]... [--] COMMAND [ARGUMENT]...",
 	  "Boot a kernel over this system's files, run a command, say how it ended",
 	  "Runs COMMAND in a microVM whose root is a directory tree of the host (/), with changes "

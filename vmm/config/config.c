@@ -11,6 +11,7 @@
 #include "devices/nbd.h"
 #include "devices/vsock_broker.h"
 
+#include "vmm/config/config_parse.h"
 #include "vmm/debug/gdb.h"
 
 #define HUGE_PAGE (2 * MiB)
@@ -379,6 +380,8 @@ int config_validate(struct machine_config *c, struct error *err)
 				   "go with it",
 				   x86_cpu_model_name(c->cpu));
 	r = check_memory(c, err);
+	if (!r && c->hotplug.bytes)
+		r = config_check_hotplug(c, err);
 	if (!r)
 		r = check_id("--name", c->name, err);
 	for (unsigned i = 0; i < c->num_disks && !r; i++)

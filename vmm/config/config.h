@@ -128,6 +128,13 @@ struct config_balloon {
 	bool deflate_on_oom, reporting, hinting;
 };
 
+/* Memory that the guest can be asked to plug and to unplug (virtio/virtio_mem.h). */
+struct config_hotplug {
+	uint64_t bytes;		  /* at most; 0: there is no such memory */
+	uint64_t block_bytes;	  /* comes and goes at once */
+	uint64_t requested_bytes; /* to begin with */
+};
+
 /* Moments of the guest that are kept, to go back to (vmm/cli/cli_rewind.h). */
 #define CONFIG_MAX_MOMENTS   100
 #define CONFIG_MIN_REWIND_MS 100
@@ -162,7 +169,8 @@ struct machine_config {
 	char *firmware;
 
 	unsigned cpus;
-	uint64_t memory_bytes;
+	uint64_t memory_bytes; /* from the start */
+	struct config_hotplug hotplug;
 	enum guest_mem_backing memory_backing; /* ANON, SHARED or HUGETLB */
 	enum x86_cpu_model cpu;
 	char *cpu_template; /* a file, vmm/hypervisor/x86_template.h; NULL: none */
@@ -234,6 +242,12 @@ void config_drop_net(struct machine_config *c, unsigned i);
  * is opened or created. `--help` is the caller's business.
  */
 int config_parse_run(struct machine_config *c, int argc, char *const *argv, struct error *err);
+
+/* All that the guest can have: as much as a file of its memory is long. */
+static inline uint64_t config_memory_total(const struct machine_config *c)
+{
+	return c->memory_bytes + c->hotplug.bytes;
+}
 
 /* Check the whole against itself (not against the host): ranges, duplicates, combinations. */
 int config_validate(struct machine_config *c, struct error *err);

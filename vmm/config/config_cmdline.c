@@ -53,6 +53,13 @@ static void put_defaults(FILE *f, const struct machine_config *c)
 	 */
 	fputs(" cryptomgr.notests", f);
 	/*
+	 * Memory that is plugged is of no use until somebody says "online", which
+	 * distributions leave to programs; and what the kernel keeps for itself
+	 * in it could never be unplugged.
+	 */
+	if (c->hotplug.bytes)
+		fputs(" memhp_default_state=online_movable", f);
+	/*
 	 * Of the initial RAM disks only a distribution's reads this, and it finds
 	 * no root without it. The user's own root= comes later and wins.
 	 */

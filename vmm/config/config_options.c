@@ -135,6 +135,10 @@ const struct config_item config_run_options[] = {
 	  "which go back to the host",
 	  CONFIG_CUSTOM, .optional = true, .parse = config_parse_balloon,
 	  .keys = config_balloon_keys },
+	{ "--memory-hotplug", "SIZE[,KEY=VALUE]...",
+	  "Memory beside --memory, up to SIZE, that the guest can be asked to take and to give "
+	  "back while it runs: 'wisp memory'",
+	  CONFIG_CUSTOM, .parse = config_parse_hotplug, .keys = config_hotplug_keys },
 	{ "--rewind", "[every=]TIME[,KEY=VALUE]...",
 	  "Keep a moment of the guest every so often (500ms, 1s, 2m), for 'wisp rewind', also when "
 	  "it has panicked",

@@ -61,6 +61,7 @@ extern const struct config_item config_disk_keys[];
 extern const struct config_item config_net_keys[];
 extern const struct config_item config_vsock_keys[];
 extern const struct config_item config_balloon_keys[];
+extern const struct config_item config_hotplug_keys[];
 extern const struct config_item config_rewind_keys[];
 extern const struct config_item config_pmem_keys[];
 extern const struct config_item config_share_keys[];
@@ -131,6 +132,10 @@ void config_disk_to_front(struct machine_config *c);
 /* config_balloon.c */
 int config_parse_balloon(struct config_parse *p, const char *value, void *target);
 int config_parse_rewind(struct config_parse *p, const char *value, void *target);
+
+/* config_hotplug.c */
+int config_parse_hotplug(struct config_parse *p, const char *value, void *target);
+int config_check_hotplug(const struct machine_config *c, struct error *err);
 
 /* config_resources.c */
 int config_parse_cpu_max(struct config_parse *p, const char *value, void *target);

@@ -6,6 +6,7 @@
 #include "devices/net_divert.h"
 #include "virtio/virtio_balloon.h"
 #include "virtio/virtio_devices.h"
+#include "virtio/virtio_mem.h"
 #include "vmm/machine/machine_internal.h"
 
 static json_t *statistics(const struct virtio_balloon_info *info)
@@ -90,6 +91,40 @@ void control_balloon(struct control_call *call)
 				(json_int_t)(info.counters.reported << PAGE_SHIFT), "told",
 				(json_int_t)info.told, "statistics", statistics(&info), "hints",
 				hints(dev, &info)));
+}
+
+void control_memory(struct control_call *call)
+{
+	struct virtio_device *dev = control_machine(call)->hotplug;
+	struct virtio_mem_info info;
+	uint64_t requested;
+	bool active;
+
+	if (!dev) {
+		control_fail(call, -ENODEV, "this microVM was started without --memory-hotplug");
+		return;
+	}
+	if (control_arg_number(call, "requested", UINT64_MAX, INT64_MAX, &requested) < 0 ||
+	    control_arg_bool(call, "active", false, &active) < 0)
+		return;
+	virtio_mem_info(dev, &info);
+	if (active && !info.active) {
+		control_fail(call, -ENOTCONN, "the guest has no driver for its memory now");
+		return;
+	}
+	if (requested != UINT64_MAX && virtio_mem_request(dev, requested) < 0) {
+		control_fail(call, -ERANGE,
+			     "memory: %llu bytes are not a multiple of %llu, up to %llu",
+			     (unsigned long long)requested, (unsigned long long)info.block_bytes,
+			     (unsigned long long)info.region_bytes);
+		return;
+	}
+	virtio_mem_info(dev, &info);
+	control_reply(call, json_pack("{s:I, s:I, s:I, s:I, s:b}", "total",
+				      (json_int_t)info.region_bytes, "block",
+				      (json_int_t)info.block_bytes, "requested",
+				      (json_int_t)info.requested_bytes, "plugged",
+				      (json_int_t)info.plugged_bytes, "driver", info.active));
 }
 
 void control_connect_guest(struct control_call *call)

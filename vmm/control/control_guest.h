@@ -12,6 +12,13 @@
 void control_balloon(struct control_call *call);
 
 /*
+ * {"do":"memory","requested":BYTES,"active":true}: how much of --memory-hotplug the guest is to
+ * have, which may be missing; active: only if it has a driver now. Answers with total, block,
+ * requested and plugged in bytes, and whether there is a driver.
+ */
+void control_memory(struct control_call *call);
+
+/*
  * {"do":"connect","port":N} and a stream socket: it is connected to the guest's port, and
  * its peer hears "OK PORT\n", or the end.
  */

@@ -264,7 +264,7 @@ static json_t *describe(const struct taking *t)
 		json_array_append_new(devices, json_string(m->virtio[i].dev->id));
 	return json_pack("{s:s, s:{s:s, s:i, s:I, s:s, s:s}, s:o, s:o*}", "wisp", WISP_VERSION,
 			 "machine", "name", c->name, "cpus", c->cpus, "memory_bytes",
-			 (json_int_t)c->memory_bytes, "cpu", x86_cpu_model_name(c->cpu),
+			 (json_int_t)config_memory_total(c), "cpu", x86_cpu_model_name(c->cpu),
 			 "transport", c->transport == CONFIG_PCI ? "pci" : "mmio", "devices",
 			 devices, "base", on);
 }

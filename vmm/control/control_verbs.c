@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "virtio/virtio_devices.h"
+#include "virtio/virtio_mem.h"
 #include "vmm/control/control.h"
 #include "vmm/control/control_debug.h"
 #include "vmm/control/control_guest.h"
@@ -29,6 +30,16 @@ static const char *state_name(struct machine *m)
 	return machine_is_paused(m) ? "paused" : "running";
 }
 
+/* What the guest has been promised: it may be asked to have more than at the start. */
+static uint64_t promised_memory(struct machine *m)
+{
+	struct virtio_mem_info info = { 0 };
+
+	if (m->hotplug)
+		virtio_mem_info(m->hotplug, &info);
+	return m->config->memory_bytes + info.requested_bytes;
+}
+
 /* {"do":"info"}: what `wisp ls` shows of it. */
 static void verb_info(struct control_call *call)
 {
@@ -38,7 +49,7 @@ static void verb_info(struct control_call *call)
 	control_reply(call, json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:s*, s:i, s:i}", "id",
 				      c->name, "state", state_name(m), "pid", control_pid(call),
 				      "parent", control_parent(call), "cpus", c->cpus, "memory",
-				      (json_int_t)c->memory_bytes, "uptime_ms",
+				      (json_int_t)promised_memory(m), "uptime_ms",
 				      (json_int_t)(control_uptime_ns(call) / NSEC_PER_MSEC),
 				      "kernel", c->kernel, "disks", c->num_disks, "nets",
 				      c->num_nets));
@@ -239,6 +250,7 @@ const struct control_verb control_verbs[] = {
 	{ "plug", control_verb_plug, .alone = true },
 	{ "unplug", control_verb_unplug, .alone = true },
 	{ "balloon", control_balloon },
+	{ "memory", control_memory },
 	{ "connect", control_connect_guest },
 	{ "core", control_verb_core, .alone = true },
 	{ "gdb", control_verb_gdb },

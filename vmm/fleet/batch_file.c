@@ -149,7 +149,7 @@ static int find_size(const struct line *l, struct batch_job *j, struct error *er
 		}
 	}
 	j->cpus = c.cpus;
-	j->memory_bytes = c.memory_bytes;
+	j->memory_bytes = c.memory_bytes + c.hotplug.requested_bytes;
 	config_done(&c);
 	if (r < 0 || !strcmp(j->word[0], "run"))
 		return r;

@@ -20,6 +20,7 @@ int resources_fit(const struct machine_config *c, const struct fleet_sum *sum,
 	uint64_t unpromised = room->memory_bytes - MIN(sum->memory_bytes, room->memory_bytes);
 	uint64_t free_bytes = MIN(room->available_bytes - reserved, unpromised);
 	unsigned free_cpus = room->cpus - MIN(sum->cpus, room->cpus);
+	uint64_t wanted = c->memory_bytes + c->hotplug.requested_bytes;
 	char want[USAGE_SIZE_TEXT], total[USAGE_SIZE_TEXT], promised[USAGE_SIZE_TEXT],
 		used[USAGE_SIZE_TEXT], left[USAGE_SIZE_TEXT];
 
@@ -33,11 +34,11 @@ int resources_fit(const struct machine_config *c, const struct fleet_sum *sum,
 				   "--admit: no room for %u CPUs: total %u, promised to %u running "
 				   "microVMs %u, free %u",
 				   c->cpus, room->cpus, sum->machines, sum->cpus, free_cpus);
-	if (c->memory_bytes > free_bytes)
+	if (wanted > free_bytes)
 		return error_usage(err, -ENOSPC,
 				   "--admit: no room for %s of memory: total %s, promised to %u "
 				   "running microVMs %s, used %s, free %s",
-				   usage_size_text(want, c->memory_bytes),
+				   usage_size_text(want, wanted),
 				   usage_size_text(total, room->memory_bytes), sum->machines,
 				   usage_size_text(promised, sum->memory_bytes),
 				   usage_size_text(used,

@@ -95,11 +95,14 @@ void machine_files_close(struct machine_files *files)
 
 /* ---- creation, in the order in which things need one another ---- */
 
-/* RAM from 0 up to the 32-bit hole, the rest from 4 GiB on. */
+/* Linux adds memory in units of 128 MiB to 2 GiB, by how much there is. */
+#define HOTPLUG_ALIGN (2 * GiB)
+
+/* RAM from 0 up to the 32-bit hole, the rest from 4 GiB on, and behind it what is plugged later. */
 static int reserve_memory(struct machine *m, const struct machine_image *image, struct error *err)
 {
 	uint64_t size = m->config->memory_bytes;
-	struct guest_mem_range ranges[2] = { 0 };
+	struct guest_mem_range ranges[3] = { 0 };
 	unsigned num = 1;
 
 	ranges[0].size = MIN(size, FW_HOLE_START);
@@ -107,6 +110,12 @@ static int reserve_memory(struct machine *m, const struct machine_image *image, 
 		ranges[1].gpa = FW_HOLE_END;
 		ranges[1].size = size - FW_HOLE_START;
 		num = 2;
+	}
+	if (m->config->hotplug.bytes) {
+		ranges[num].gpa = MAX(ranges[num - 1].gpa + ranges[num - 1].size, FW_HOLE_END);
+		ranges[num].gpa = align_up(ranges[num].gpa, HOTPLUG_ALIGN);
+		ranges[num].size = m->config->hotplug.bytes;
+		ranges[num++].is_later = true;
 	}
 	if (image && image->arrival && image->arrival->way == MIGRATE_SHARED)
 		return guest_mem_adopt(&m->mem, image->arrival->wire->fd, ranges, num, err);
@@ -149,6 +158,8 @@ static int create_memory(struct machine *m, const struct machine_image *image, s
 		struct guest_mem_range *range = &m->mem->range[i];
 
 		range->slot = i;
+		if (range->is_later)
+			m->hotplug_gpa = range->gpa;
 		r = m->hv->ops->mem_set(m->hv, i, range->gpa, range->size, range->host, 0);
 		if (r < 0)
 			return error_kind_set(err, ERROR_START, r,

@@ -7,6 +7,7 @@
 
 #include "virtio/virtio_balloon.h"
 #include "virtio/virtio_devices.h"
+#include "virtio/virtio_mem.h"
 #include "vmm/machine/machine_internal.h"
 
 /* INTA to INTD; above the pins that ISA devices could want. */
@@ -108,7 +109,9 @@ static int add_serial_char(struct machine *m, struct machine_files *files, bool 
 
 static uint64_t mmio64_base(const struct machine *m)
 {
-	return align_up(MAX(guest_mem_high_end(m->mem), FW_HOLE_END), MMIO64_ALIGN);
+	uint64_t end = MAX(guest_mem_high_end(m->mem), FW_HOLE_END);
+
+	return align_up(MAX(end, m->hotplug_gpa + m->config->hotplug.bytes), MMIO64_ALIGN);
 }
 
 static int add_pci(struct machine *m, struct error *err)
@@ -410,6 +413,21 @@ static int add_balloon(struct machine *m, struct error *err)
 	return r < 0 ? r : add_virtio(m, m->balloon, 0, err);
 }
 
+static int add_hotplug(struct machine *m, struct error *err)
+{
+	const struct config_hotplug *c = &m->config->hotplug;
+	struct virtio_params params = common_params(m, "mem0");
+	struct virtio_mem_params mem = {
+		.gpa = m->hotplug_gpa,
+		.region_bytes = c->bytes,
+		.block_bytes = c->block_bytes,
+		.requested_bytes = c->requested_bytes,
+	};
+	int r = virtio_mem_create(&m->hotplug, &params, &mem, err);
+
+	return r < 0 ? r : add_virtio(m, m->hotplug, 0, err);
+}
+
 static int add_rng(struct machine *m, struct error *err)
 {
 	struct virtio_params params = common_params(m, "rng0");
@@ -494,6 +512,11 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 	}
 	if (c->balloon_present) {
 		r = add_balloon(m, err);
+		if (r < 0)
+			return r;
+	}
+	if (c->hotplug.bytes) {
+		r = add_hotplug(m, err);
 		if (r < 0)
 			return r;
 	}

@@ -51,7 +51,8 @@ struct machine {
 	struct power *power;
 	struct machine_virtio virtio[MACHINE_MAX_VIRTIO];
 	unsigned num_virtio;
-	struct virtio_device *vsock, *balloon; /* one of these, or NULL */
+	struct virtio_device *vsock, *balloon, *hotplug; /* one of these, or NULL */
+	uint64_t hotplug_gpa; /* where its memory is */
 
 	unsigned num_pmem_slots; /* of the hypervisor's, behind those of RAM */
 	uint64_t pmem_end; /* persistent memory up to here; 0: there is none */

@@ -34,6 +34,10 @@ static void print_memory(struct machine *m, FILE *out)
 			map[i].type == 3   ? "acpi" :
 					     "reserved",
 			size_text(size, sizeof(size), map[i].size));
+	if (m->hotplug)
+		fprintf(out, "  0x%012" PRIx64 "-0x%012" PRIx64 "  %-9s %s\n", m->hotplug_gpa,
+			m->hotplug_gpa + m->config->hotplug.bytes - 1, "hot-plug",
+			size_text(size, sizeof(size), m->config->hotplug.bytes));
 }
 
 static void print_region(const struct bus_region *r, void *arg)

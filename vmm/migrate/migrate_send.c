@@ -58,7 +58,7 @@ static int save_hello(struct migrate_source *s, struct state_writer *w, struct e
 	state_begin(w, "migrate", 0, version);
 	state_put_bytes(w, s->params.uuid, MIGRATE_UUID_BYTES);
 	state_put_string(w, c->name);
-	state_put_u64(w, c->memory_bytes);
+	state_put_u64(w, config_memory_total(c));
 	state_put_u64(w, migrate_memory_populated(s->m->mem) * PAGE_SIZE);
 	state_put_u32(w, c->num_disks);
 	for (unsigned i = 0; i < c->num_disks; i++)

@@ -255,7 +255,7 @@ int test_warm_open(struct test_job *j, struct test_warm_start *w, struct error *
 		r = config_load(&was, &w->snapshot.state, err);
 	config_done(&was);
 	if (!r)
-		r = snapshot_check_memory(&w->snapshot, j->machine.memory_bytes, err);
+		r = snapshot_check_memory(&w->snapshot, config_memory_total(&j->machine), err);
 	if (r < 0)
 		return r;
 	/* The last one used is the last one removed. */
