@@ -42,6 +42,7 @@ struct api {
 
 	/* Resources as sent, with defaults filled in; NULL: not given. */
 	json_t *machine, *boot, *balloon, *vsock, *entropy, *serial, *mmds_config;
+	json_t *memory; /* that can be plugged */
 	json_t *cpu_config; /* as sent, or the name of the file that it is in */
 	int cpu_config_fd;  /* a file in memory, of what was sent; 0: nothing was */
 	json_t *drives, *nets, *pmems; /* objects by id, in order */
@@ -235,6 +236,12 @@ API_HANDLER(wisp_clone);
 
 /* Run `wisp` and read what it says into @text. Its exit status, or -errno. */
 int api_run_wisp(char *const *argv, char *text, size_t size);
+
+/* ---- api_memory.c ---- */
+
+API_HANDLER(get_memory);
+API_HANDLER(put_memory);
+API_HANDLER(patch_memory);
 
 /* ---- api_balloon.c ---- */
 

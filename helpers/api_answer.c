@@ -37,13 +37,6 @@ void api_fault(struct api_answer *answer, const char *fmt, ...)
 
 /* ---- what wisp does not do (docs/firecracker.md lists it) ---- */
 
-#define NOT_SUPPORTED "The requested operation is not supported: "
-
-static void refuse_memory(struct api *api, const char *id, json_t *body, struct api_answer *answer)
-{
-	api_fault(answer, NOT_SUPPORTED "wisp has no memory to plug in while the guest runs.");
-}
-
 const struct api_endpoint api_endpoints[] = {
 	{ "GET", "", NULL, api_get_instance, API_ALWAYS, .metric = "instance_info" },
 	{ "GET", "version", NULL, api_get_version, API_ALWAYS, .metric = "vmm_version" },
@@ -89,11 +82,11 @@ const struct api_endpoint api_endpoints[] = {
 	{ "PUT", "pmem/*", api_pmem, api_put_pmem, API_ALWAYS, "id", .metric = "pmem" },
 	{ "PATCH", "pmem/*", api_pmem_update, api_patch_pmem, API_RUNTIME, "id", .metric = "pmem" },
 	{ "DELETE", "pmem/*", NULL, api_delete_pmem, API_RUNTIME },
-	{ "PUT", "hotplug/memory", api_memory_hotplug, refuse_memory, API_PREBOOT,
+	{ "PUT", "hotplug/memory", api_memory_hotplug, api_put_memory, API_PREBOOT,
 	  .metric = "hotplug_memory" },
-	{ "PATCH", "hotplug/memory", api_memory_update, refuse_memory, API_RUNTIME,
+	{ "PATCH", "hotplug/memory", api_memory_update, api_patch_memory, API_RUNTIME,
 	  .metric = "hotplug_memory" },
-	{ "GET", "hotplug/memory", NULL, refuse_memory, API_RUNTIME,
+	{ "GET", "hotplug/memory", NULL, api_get_memory, API_RUNTIME,
 	  .metric = "hotplug_memory" },
 	{ "PUT", "snapshot/create", api_snapshot_create, api_create_snapshot, API_RUNTIME },
 	{ "PUT", "snapshot/load", api_snapshot_load, api_load_snapshot, API_PREBOOT },

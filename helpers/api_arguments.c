@@ -313,6 +313,10 @@ char **api_arguments(const struct api *api, struct error *err)
 		    is_set(api->balloon, "free_page_reporting") ? "on" : "off",
 		    is_set(api->balloon, "free_page_hinting") ? ",hinting=on" : "");
 	}
+	if (api->memory)
+		add(&a, "--memory-hotplug=%lldM,block=%lldM",
+		    (long long)json_integer_value(json_object_get(api->memory, "total_size_mib")),
+		    (long long)json_integer_value(json_object_get(api->memory, "block_size_mib")));
 	if (api->vsock) {
 		char *path = quoted(text_of(api->vsock, "uds_path"));
 

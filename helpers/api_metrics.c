@@ -181,6 +181,40 @@ static void add_device(json_t *totals, const char *one, const char *all, const c
 		add(totals, one, key, n);
 }
 
+/* Firecracker counts requests that it refuses among all, too. */
+static void take_memory(json_t *totals, const json_t *device)
+{
+	static const struct {
+		const char *kind, *ours;
+		bool bytes;
+	} requests[] = {
+		{ "plug", "plugs", true },
+		{ "unplug", "unplugs", true },
+		{ "unplug_all", "unplug_alls", false },
+		{ "state", "states", false },
+	};
+	const json_t *counters = json_object_get(device, "counters");
+	char key[40], ours[40];
+
+	add(totals, "memory_hotplug", "queue_event_count", of_queue(device, 0, "kicks"));
+	for (size_t i = 0; i < ARRAY_SIZE(requests); i++) {
+		json_int_t n = json_integer_value(json_object_get(counters, requests[i].ours));
+		json_int_t refused;
+
+		snprintf(ours, sizeof(ours), "%s_refused", requests[i].ours);
+		refused = json_integer_value(json_object_get(counters, ours));
+		snprintf(key, sizeof(key), "%s_count", requests[i].kind);
+		add(totals, "memory_hotplug", key, n + refused);
+		snprintf(key, sizeof(key), "%s_fails", requests[i].kind);
+		add(totals, "memory_hotplug", key, refused);
+		snprintf(ours, sizeof(ours), "%s_bytes", requests[i].ours);
+		snprintf(key, sizeof(key), "%s_bytes", requests[i].kind);
+		if (requests[i].bytes)
+			add(totals, "memory_hotplug", key,
+			    json_integer_value(json_object_get(counters, ours)));
+	}
+}
+
 static void take_device(json_t *totals, const json_t *device)
 {
 	const char *type = json_string_value(json_object_get(device, "type"));
@@ -225,6 +259,8 @@ static void take_device(json_t *totals, const json_t *device)
 			   json_integer_value(json_object_get(counters, "failed")));
 		add_device(totals, name, "pmem", "rate_limiter_throttled_events",
 			   json_integer_value(json_object_get(counters, "throttled")));
+	} else if (!strcmp(type, "virtio-mem")) {
+		take_memory(totals, device);
 	} else if (!strcmp(type, "virtio-balloon")) {
 		add(totals, "balloon", "inflate_count", of_queue(device, 0, "chains"));
 		add(totals, "balloon", "deflate_count", of_queue(device, 1, "chains"));

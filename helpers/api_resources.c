@@ -112,7 +112,7 @@ API_HANDLER(get_config)
 	json_object_set_new(o, "vsock", or_null(api->vsock));
 	json_object_set_new(o, "entropy", or_null(api->entropy));
 	json_object_set_new(o, "pmem", values_of(api->pmems));
-	json_object_set_new(o, "memory-hotplug", json_null());
+	json_object_set_new(o, "memory-hotplug", or_null(api->memory));
 	api_ok(answer, o);
 }
 
@@ -539,6 +539,7 @@ void api_resources_done(struct api *api)
 	json_decref(api->machine);
 	json_decref(api->boot);
 	json_decref(api->balloon);
+	json_decref(api->memory);
 	json_decref(api->vsock);
 	json_decref(api->entropy);
 	json_decref(api->serial);

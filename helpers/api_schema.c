@@ -159,13 +159,13 @@ const struct api_field api_pmem_update[] = {
 };
 
 const struct api_field api_memory_hotplug[] = {
-	REQUIRED("total_size_mib", API_U64),
-	OPTIONAL("slot_size_mib", API_U64),
-	OPTIONAL("block_size_mib", API_U64),
+	REQUIRED("total_size_mib", API_U32),
+	OPTIONAL("slot_size_mib", API_U32),
+	OPTIONAL("block_size_mib", API_U32),
 	END,
 };
 
-const struct api_field api_memory_update[] = { REQUIRED("requested_size_mib", API_U64), END };
+const struct api_field api_memory_update[] = { REQUIRED("requested_size_mib", API_U32), END };
 
 const struct api_field api_mmds_config[] = {
 	CHOICE("version", "V1|V2"),

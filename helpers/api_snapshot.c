@@ -301,6 +301,7 @@ static void take_resources(struct api *api, const json_t *r, const json_t *body)
 	take(&api->vsock, r, "vsock");
 	take(&api->entropy, r, "entropy");
 	take(&api->balloon, r, "balloon");
+	take(&api->memory, r, "memory");
 	take(&api->serial, r, "serial");
 	take(&api->mmds_config, r, "mmds_config");
 	if (api->vsock && json_is_object(vsock))

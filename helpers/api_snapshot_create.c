@@ -154,11 +154,12 @@ static json_t *or_null(json_t *o)
 
 static char *resources_text(const struct api *api)
 {
-	json_t *o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "machine",
+	json_t *o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "machine",
 			      or_null(api->machine), "drives", or_null(api->drives), "nets",
 			      or_null(api->nets), "pmems", or_null(api->pmems), "vsock",
 			      or_null(api->vsock), "entropy",
-			      or_null(api->entropy), "balloon", or_null(api->balloon), "serial",
+			      or_null(api->entropy), "balloon", or_null(api->balloon), "memory",
+			      or_null(api->memory), "serial",
 			      or_null(api->serial), "mmds_config", or_null(api->mmds_config));
 	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
 
@@ -329,7 +330,9 @@ static int create(struct api *api, const json_t *body, struct error *err)
 		return error_set(err, -ENOMEM, "snapshot: %m");
 	t->api = api;
 	t->diff = type && !strcmp(type, "Diff");
-	t->ram_bytes = json_integer_value(json_object_get(api->machine, "mem_size_mib")) * MiB;
+	t->ram_bytes = (json_integer_value(json_object_get(api->machine, "mem_size_mib")) +
+			json_integer_value(json_object_get(api->memory, "total_size_mib"))) *
+		       MiB;
 	t->state.fd = t->memory.fd = t->merge_fd = t->sections_fd = t->pages_fd = -1;
 	t->go[0] = t->go[1] = -1;
 	snprintf(t->id, sizeof(t->id), "api-%d-%u", getpid(), ++api->snapshots);
