@@ -318,6 +318,10 @@ static void what_was_unplugged_is_not_there(void **state)
 	line_take(&m, "--net none --net tap,name=t,id=n,slot=6");
 	assert_int_equal(m.config.num_nets, 1);
 	config_done(&m.config);
+	line_refuse("--net none --net tap,name=t,,slot=6",
+		    "--net: 'none' cannot be combined with a network");
+	line_refuse("--net none --net tap,slot=6",
+		    "--net: tap needs either name=INTERFACE or fd=N");
 	line_refuse("--unplugged x:1", "--unplugged: there is no disk or network 'x'");
 	line_refuse("--unplugged net0:32",
 		    "--unplugged: 'net0:32' is not an ID, ':' and a slot from 1 to 31");
