@@ -172,7 +172,7 @@ static struct change *begin(struct machine *m, machine_plugged_fn *done, void *a
 	struct change *c = calloc(1, sizeof(*c));
 	int r = c ? check(m, &err) : error_set(&err, -ENOMEM, "no memory");
 
-	if (r) {
+	if (!c || r) {
 		done(arg, r, &err);
 		free(c);
 		return NULL;
