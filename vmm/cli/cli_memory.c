@@ -44,6 +44,17 @@ static int ask(int sock, bool set, uint64_t bytes, json_t **ret_reply, struct er
 	return control_ask(sock, request, NULL, 0, ret_reply, err);
 }
 
+static int too_late(const json_t *reply, unsigned seconds, struct error *err)
+{
+	bool driver = json_is_true(json_object_get(reply, "driver"));
+
+	return error_set(err, -ETIMEDOUT,
+			 "memory: the guest has %lld MiB of %lld after %u seconds%s",
+			 (long long)number(reply, "plugged") >> 20,
+			 (long long)number(reply, "requested") >> 20, seconds,
+			 driver ? "" : ": it has no driver for it");
+}
+
 /* Ask again until the guest has done it, or @seconds are over. */
 static int await(int sock, unsigned seconds, json_t **reply, struct error *err)
 {
@@ -52,13 +63,7 @@ static int await(int sock, unsigned seconds, json_t **reply, struct error *err)
 	for (uint64_t ms = 0; !r && number(*reply, "plugged") != number(*reply, "requested");
 	     ms += ROUND_MS) {
 		if (ms >= seconds * 1000ull)
-			return error_set(err, -ETIMEDOUT,
-					 "memory: the guest has %lld MiB of %lld after %u seconds%s",
-					 (long long)number(*reply, "plugged") >> 20,
-					 (long long)number(*reply, "requested") >> 20, seconds,
-					 json_is_true(json_object_get(*reply, "driver")) ?
-						 "" :
-						 ": it has no driver for it");
+			return too_late(*reply, seconds, err);
 		usleep(ROUND_MS * 1000);
 		json_decref(*reply);
 		*reply = NULL;

@@ -130,8 +130,8 @@ const struct cli_verb cli_verbs[] = {
 	  "take back what is more; it does so as it can. Statistics are as the guest tells them.",
 	  balloon_options, .first = CLI_ID, .main = balloon_main },
 	{ "memory", "[OPTION]... ID [SIZE]", "Show or set how much memory a guest has plugged",
-	  "For microVMs with --memory-hotplug. With SIZE the guest is asked to have so much of that "
-	  "memory, beside what it has from the start; it plugs and unplugs as it can.",
+	  "For microVMs with --memory-hotplug. With SIZE the guest is asked to have so much of "
+	  "that memory, beside what it has from the start; it plugs and unplugs as it can.",
 	  memory_options, .first = CLI_ID, .main = memory_main },
 	{ "test", "[OPTION]... [--] COMMAND [ARGUMENT]...",
 	  "Boot a kernel over this system's files, run a command, say how it ended",
