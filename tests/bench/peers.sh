@@ -8,7 +8,9 @@
 #            job    the same, runs the script /job of its initramfs
 #            bare   ends itself with its first instructions, in the form the monitor starts best
 #   kernel   path of the kernel (bzImage or vmlinux)
-#   devices  words: disk, console, rng, user (a network by NAT in user space)
+#   devices  words: disk, console, rng, user (a network by NAT in user space), net (one that the
+#            caller adds)
+#   job_words  more of the kernel's command line for a job
 #   extra    arguments for wisp alone
 #
 # Every peer gets the settings that serve it best, found by trying, and the same kernel
@@ -27,7 +29,7 @@ guest_words() {
 	case $guest in
 	init) echo "wisp.init-only" ;;
 	shell) echo "" ;;
-	job) echo "wisp.test=/job" ;;
+	job) echo "wisp.test=/job${job_words:+ $job_words}" ;;
 	esac
 }
 
@@ -47,7 +49,7 @@ wisp_command() {
 		cmd+=(--kernel "$kernel" --initrd "$initrd" --cmdline "$(guest_words)")
 	fi
 	if has disk; then cmd+=(--disk "$disk"); fi
-	if ! has user; then cmd+=(--net none); fi
+	if ! has user && ! has net; then cmd+=(--net none); fi
 	if ! has console; then cmd+=(--console none); fi
 	if ! has rng; then cmd+=(--rng off); fi
 	cmd+=($extra)
