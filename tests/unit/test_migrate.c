@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -492,6 +493,52 @@ static void pages_are_written_where_they_are_to_be(void **state)
 	end(&m);
 }
 
+static uint64_t page_faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_THREAD, &usage);
+	return usage.ru_minflt;
+}
+
+/* A page fault for each page would cost more than to send it. */
+static void pages_are_written_many_at_once(void **state)
+{
+	struct error err = { 0 };
+	struct moving m;
+	uint64_t faults;
+
+	begin(&m, 0);
+	guest_mem_free(m.to);
+	assert_int_equal(guest_mem_create(&m.to, GUEST_MEM_SHARED, m.from->range,
+					  m.from->num_ranges, &err), 0);
+	assert_int_equal(migrate_memory_write_to(&m.memory, m.to->fd, &err), 0);
+	memset(m.from->map, 0xaa, LOW_BYTES);
+	faults = page_faults();
+	assert_int_equal(copy_round(&m), LOW_BYTES / PAGE_SIZE);
+	assert_true(page_faults() - faults < LOW_BYTES / PAGE_SIZE / 4);
+	assert_same(&m);
+	end(&m);
+}
+
+/* What the other side hands over it may have closed to writers: an error, and no end of ours. */
+static void memory_that_cannot_be_written_is_said_to_be_so(void **state)
+{
+	int fd = memfd_create("closed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	struct error err = { 0 };
+	struct moving m;
+
+	begin(&m, 0);
+	assert_int_equal(ftruncate(fd, (off_t)m.from->map_size), 0);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_WRITE), 0);
+	assert_int_equal(migrate_memory_write_to(&m.memory, fd, &err), 0);
+	memset(m.from->map, 0xaa, PAGE_SIZE);
+	assert_int_equal(migrate_memory_send(&m.memory, &m.e.a, NULL, NULL, &err), -EPERM);
+	assert_non_null(strstr(err.msg, "the other side's memory"));
+	end(&m);
+	close(fd);
+}
+
 static int take(struct moving *m, uint64_t page, uint64_t present, uint64_t zero, size_t len)
 {
 	static uint8_t payload[MIGRATE_MAX_WINDOW];
@@ -649,6 +696,8 @@ int main(void)
 		cmocka_unit_test(pages_that_became_empty_are_emptied),
 		cmocka_unit_test(compressed_pages_are_the_same_and_fewer_bytes),
 		cmocka_unit_test(pages_are_written_where_they_are_to_be),
+		cmocka_unit_test(pages_are_written_many_at_once),
+		cmocka_unit_test(memory_that_cannot_be_written_is_said_to_be_so),
 		cmocka_unit_test(pages_that_make_no_sense_are_refused),
 		cmocka_unit_test(older_sources_are_understood_and_newer_ones_refused),
 	};

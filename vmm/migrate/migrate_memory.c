@@ -6,10 +6,12 @@
 #include "vmm/migrate/migrate_memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <zstd.h>
 
+#include "vmm/core/io.h"
 #include "vmm/core/page_faults.h"
 
 #define BITMAP_BYTES (MIGRATE_WINDOW_WORDS * 8)
@@ -52,7 +54,12 @@ static int init(struct migrate_memory *s, struct guest_mem *mem, int level, unsi
 {
 	int r = 0;
 
-	*s = (struct migrate_memory){ .mem = mem, .level = level, .num_lanes = lanes };
+	*s = (struct migrate_memory){
+		.mem = mem,
+		.level = level,
+		.num_lanes = lanes,
+		.target_fd = -1,
+	};
 	for (unsigned i = 0; i < lanes && !r; i++)
 		r = lane_init(&s->lane[i], level);
 	return r;
@@ -89,24 +96,16 @@ int migrate_memory_start(struct migrate_memory *s, struct guest_mem *mem, struct
 
 int migrate_memory_write_to(struct migrate_memory *s, int fd, struct error *err)
 {
-	uint64_t size = s->mem->map_size;
-	int r = guest_mem_check_fd(fd, size, err);
-	void *p;
+	int r = guest_mem_check_fd(fd, s->mem->map_size, err);
 
-	if (r < 0)
-		return r;
-	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-	if (p == MAP_FAILED)
-		return error_set(err, -errno, "migration: the other side's memory: %m");
-	s->target = p;
-	return 0;
+	if (!r)
+		s->target_fd = fd;
+	return r;
 }
 
 void migrate_memory_stop(struct migrate_memory *s)
 {
-	if (s->target)
-		munmap(s->target, s->mem->map_size);
-	s->target = NULL;
+	s->target_fd = -1;
 	if (s->logging)
 		dirty_log_stop(s->mem, s->hv);
 	s->logging = false;
@@ -212,35 +211,46 @@ static size_t pack_window(const struct migrate_lane *lane, int level, size_t len
 	return PAGES_AT + n;
 }
 
-/* A page that is to be empty; what was never touched stays so. */
-static void make_zero(uint8_t *page)
+/*
+ * As fill_window(), straight to where the pages are to be. By writes, a run of pages each: through
+ * a mapping each page would be a page fault, and no more memory a SIGBUS. One that changes between
+ * the look at it and the write is written again in the next round.
+ */
+static int write_window(struct migrate_memory *s, const uint64_t *todo, uint64_t offset,
+			unsigned num, struct error *err)
 {
-	if (!guest_mem_page_is_zero(page))
-		memset(page, 0, PAGE_SIZE);
-}
-
-/* As fill_window(), straight to where the pages are to be. */
-static void write_window(struct migrate_memory *s, const uint64_t *todo, uint64_t offset,
-			 unsigned num)
-{
+	uint64_t present[MIGRATE_WINDOW_WORDS] = { 0 }, zero[MIGRATE_WINDOW_WORDS] = { 0 };
 	const uint8_t *from = s->mem->map + offset;
-	uint8_t *to = s->target + offset;
 	bool populated[MIGRATE_WINDOW_PAGES];
+	uint64_t at = 0, end;
+	int r = 0;
 
 	guest_mem_populated(s->mem, offset, num, populated);
-	for (unsigned i = 0; i < num; i++, from += PAGE_SIZE, to += PAGE_SIZE) {
+	for (unsigned i = 0; i < num; i++) {
 		if (!has_bit(todo, i))
 			continue;
-		/* One that changes between the two looks is written again in the next round. */
-		if (populated[i] && !guest_mem_page_is_zero(from)) {
-			memcpy(to, from, PAGE_SIZE);
-			s->pages_sent++;
-			s->page_bytes += PAGE_SIZE;
-		} else if (!s->first) {
-			make_zero(to);
-			s->zero_pages++;
-		}
+		if (populated[i] && !guest_mem_page_is_zero(from + i * PAGE_SIZE))
+			set_bit(present, i);
+		else if (!s->first)
+			set_bit(zero, i);
 	}
+	for (; !r && (at = guest_mem_next_run(present, num, at, &end)) < num; at = end) {
+		uint64_t pos = at * PAGE_SIZE, bytes = (end - at) * PAGE_SIZE;
+
+		r = io_write_at(s->target_fd, from + pos, bytes, offset + pos);
+		s->pages_sent += end - at;
+		s->page_bytes += bytes;
+	}
+	at = 0;
+	for (; !r && (at = guest_mem_next_run(zero, num, at, &end)) < num; at = end) {
+		uint64_t pos = offset + at * PAGE_SIZE, bytes = (end - at) * PAGE_SIZE;
+
+		if (fallocate(s->target_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			      (off_t)pos, (off_t)bytes) < 0)
+			r = -errno;
+		s->zero_pages += end - at;
+	}
+	return r < 0 ? error_set(err, r, "migration: the other side's memory: %m") : 0;
 }
 
 static int send_record(struct migrate_memory *s, const struct migrate_lane *lane,
@@ -271,8 +281,8 @@ static int send_window(struct migrate_memory *s, const struct migrate_lane *lane
 
 	if (r < 0)
 		return error_set(err, r, "migration: the log of changed memory: %m");
-	if (s->target)
-		write_window(s, todo, offset, num);
+	if (s->target_fd >= 0)
+		r = write_window(s, todo, offset, num, err);
 	else
 		r = send_record(s, lane, w, todo, offset, num, err);
 	memset(todo, 0, (num + 63) / 64 * 8);
@@ -431,6 +441,13 @@ void migrate_sink_done(struct migrate_sink *s)
 static int nonsense(struct error *err)
 {
 	return error_set(err, -EBADMSG, "migration: pages that make no sense");
+}
+
+/* A page that is to be empty; what was never touched stays so. */
+static void make_zero(uint8_t *page)
+{
+	if (!guest_mem_page_is_zero(page))
+		memset(page, 0, PAGE_SIZE);
 }
 
 /* The bitmaps of @rec: no page twice, none outside. Returns how many pages follow, or -EBADMSG. */

@@ -30,7 +30,7 @@ struct migrate_memory {
 	int level;	/* zstd's; 0: pages are sent as they are */
 	struct migrate_lane lane[MIGRATE_MAX_STREAMS];
 	unsigned num_lanes;
-	uint8_t *target; /* the other side's memory, when pages are written there; else NULL */
+	int target_fd;	/* the other side's memory, when pages are written there; else -1 */
 
 	_Atomic uint64_t next_window; /* of all ranges in turn: nobody has taken it yet */
 	_Atomic uint64_t pages_sent, zero_pages;
@@ -43,7 +43,7 @@ int migrate_memory_start(struct migrate_memory *s, struct guest_mem *mem, struct
 
 /*
  * From now on write pages to the other side's memory, which is the file @fd, in place of sending
- * them. @fd is borrowed. -EBADMSG when it cannot be that.
+ * them. @fd is borrowed, up to migrate_memory_stop(). -EBADMSG when it cannot be that.
  */
 int migrate_memory_write_to(struct migrate_memory *s, int fd, struct error *err);
 
