@@ -160,6 +160,26 @@ static void only_what_is_there_is_read_and_sent(void **state)
 	assert_int_equal(migrate_mirror_collect(&f->mirror), 0);
 }
 
+static void each_stretch_is_looked_for_once(void **state)
+{
+	struct fixture *f = *state;
+
+	/* Of more than a record, between holes. */
+	for (unsigned i = 1; i < UNITS - 2; i++)
+		for (unsigned k = 0; k < MIGRATE_UNIT / 512; k += 8)
+			assert_int_equal(pwrite(f->from, "data", 4, i * MIGRATE_UNIT + k * 512), 4);
+	start(f, 0);
+	send_round(f);
+	assert_same(f);
+	assert_int_equal(f->mirror.looks, 3);
+	/* What was a hole may be none in the next round. */
+	change(f, BLOCK_WRITE, 0, 1, 'a');
+	migrate_mirror_collect(&f->mirror);
+	send_round(f);
+	assert_same(f);
+	assert_int_equal(f->mirror.looks, 4);
+}
+
 /* The other side must not take one who reads gigabytes of zeroes for dead. */
 static void zeroes_that_are_read_are_told_of(void **state)
 {
@@ -377,18 +397,36 @@ static void remove_place(struct place *p)
 	free(p);
 }
 
-/* As the monitor's request and the parent's answer, in one process. */
+struct asked {
+	struct migrate_copies *copies;
+	struct loop_task task;
+};
+
+static void answer_as_parent(struct loop_task *task)
+{
+	migrate_copies_serve(container_of(task, struct asked, task)->copies);
+}
+
+/*
+ * As the monitor's request and the parent's answer, in one process: whoever waits for the one
+ * serves the loop that brings the other.
+ */
 static int publish(struct migrate_copies *c, struct error *err)
 {
+	const struct loop_params params = { .backend = LOOP_EPOLL };
+	struct asked asked = { .copies = c, .task.run = answer_as_parent };
 	struct error ignored = { 0 };
+	struct loop *loop;
+	int r;
 
 	assert_int_equal(migrate_copies_listen(c, &ignored), 0);
 	/* There is nobody who waits for SIGIO. */
 	assert_int_equal(fcntl(c->parents, F_SETFL, 0), 0);
-	/* The answer is there when the monitor comes to look for it. */
-	assert_int_equal(send(c->monitors, "", 1, 0), 1);
-	migrate_copies_serve(c);
-	return migrate_copies_publish(c, err);
+	assert_int_equal(loop_create(&loop, &params, &ignored), 0);
+	loop_post(loop, &asked.task);
+	r = migrate_copies_publish(c, loop, err);
+	loop_free(loop);
+	return r;
 }
 
 static void a_copy_has_a_name_when_it_is_complete(void **state)
@@ -424,6 +462,24 @@ static void what_was_not_to_be_is_taken_away(void **state)
 	remove_place(p);
 }
 
+static void a_parent_that_is_gone_is_not_waited_for(void **state)
+{
+	const struct loop_params params = { .backend = LOOP_EPOLL };
+	struct place *p = make_place();
+	struct error err = { 0 };
+	struct loop *loop;
+
+	assert_int_equal(migrate_copies_create(&p->copies, &p->config, &p->hello, &err), 0);
+	assert_int_equal(migrate_copies_listen(&p->copies, &err), 0);
+	close(p->copies.parents);
+	p->copies.parents = -1;
+	assert_int_equal(loop_create(&loop, &params, &err), 0);
+	assert_int_equal(migrate_copies_publish(&p->copies, loop, &err), -EPIPE);
+	loop_free(loop);
+	migrate_copies_end(&p->copies, false);
+	remove_place(p);
+}
+
 static void nothing_is_written_over(void **state)
 {
 	struct place *p = make_place();
@@ -451,6 +507,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define WITH_DISK(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
 		WITH_DISK(only_what_is_there_is_read_and_sent),
+		WITH_DISK(each_stretch_is_looked_for_once),
 		WITH_DISK(zeroes_that_are_read_are_told_of),
 		WITH_DISK(what_is_empty_does_not_count_as_sent),
 		WITH_DISK(what_is_written_meanwhile_comes_again),
@@ -462,6 +519,7 @@ int main(void)
 #undef WITH_DISK
 		cmocka_unit_test(a_copy_has_a_name_when_it_is_complete),
 		cmocka_unit_test(what_was_not_to_be_is_taken_away),
+		cmocka_unit_test(a_parent_that_is_gone_is_not_waited_for),
 		cmocka_unit_test(nothing_is_written_over),
 	};
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "devices/nbd.h"
+#include "vmm/core/clock.h"
 
 /*
  * Names are given while a directory is written to its medium, by a host that may be busy. Less than
@@ -175,20 +176,48 @@ void migrate_copies_receive(const struct migrate_copies *c, struct migrate_mirro
 		};
 }
 
-int migrate_copies_publish(struct migrate_copies *c, struct error *err)
-{
-	struct pollfd p = { .fd = c->monitors, .events = POLLIN };
-	struct published answer;
-	int n = -1;
+/* The parent's answer is awaited. */
+struct awaited {
+	struct loop *loop;
+	struct loop_op ready;
+	struct loop_timer late;
+	bool over, is_late;
+};
 
-	if (send(c->monitors, "", 1, MSG_NOSIGNAL) == 1) {
-		do
-			n = poll(&p, 1, PUBLISH_MS);
-		while (n < 0 && errno == EINTR);
-	}
-	if (n == 0)
+static void answered(struct loop_op *op, int res)
+{
+	container_of(op, struct awaited, ready)->over = true;
+}
+
+static void too_late(struct loop_timer *t)
+{
+	struct awaited *a = container_of(t, struct awaited, late);
+
+	a->is_late = true;
+	loop_cancel(a->loop, &a->ready);
+}
+
+/* False: there is no answer. */
+static bool await_answer(const struct migrate_copies *c, struct loop *loop)
+{
+	struct awaited a = { .loop = loop, .ready.done = answered, .late.expired = too_late };
+
+	loop_poll(loop, &a.ready, c->monitors, POLLIN);
+	loop_timer_set(loop, &a.late,
+		       clock_monotonic_ns(loop_clock(loop)) + PUBLISH_MS * NSEC_PER_MSEC);
+	while (!a.over)
+		loop_run_once(loop, UINT64_MAX);
+	loop_timer_cancel(loop, &a.late);
+	return !a.is_late;
+}
+
+int migrate_copies_publish(struct migrate_copies *c, struct loop *loop, struct error *err)
+{
+	struct published answer;
+
+	if (send(c->monitors, "", 1, MSG_NOSIGNAL) == 1 && !await_answer(c, loop))
 		return error_set(err, -ETIMEDOUT, "copies of disks: the parent does not answer");
-	if (n < 0 || recv(c->monitors, &answer, sizeof(answer), 0) != sizeof(answer))
+	if (recv(c->monitors, &answer, sizeof(answer), MSG_DONTWAIT) != sizeof(answer))
 		return error_set(err, -EPIPE, "copies of disks: the parent is gone");
 	if (answer.error)
 		return error_set(err, -answer.error, "disk '%s': its copy cannot be put there: %m",

@@ -11,6 +11,7 @@
 #define WISP_VMM_MIGRATE_COPIES_H
 
 #include "vmm/control/late_file.h"
+#include "vmm/core/loop.h"
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_mirror.h"
 
@@ -54,8 +55,8 @@ void migrate_copies_in_monitor(struct migrate_copies *c);
 /* Where @sink puts what comes. */
 void migrate_copies_receive(const struct migrate_copies *c, struct migrate_mirror_sink *sink);
 
-/* The guest is ours: have them named, all or none, durably. */
-int migrate_copies_publish(struct migrate_copies *c, struct error *err);
+/* The guest is ours: have them named, all or none, durably. Serves @loop until that is so. */
+int migrate_copies_publish(struct migrate_copies *c, struct loop *loop, struct error *err);
 
 /* Nothing comes any more. */
 void migrate_copies_close(struct migrate_copies *c);

@@ -78,6 +78,7 @@ void migrate_mirror_stop(struct migrate_mirror *s)
 		.bytes_read = s->bytes_read,
 		.bytes_sent = s->bytes_sent,
 		.bytes_full = s->bytes_full,
+		.looks = s->looks,
 		.empty_ns = s->empty_ns,
 	};
 }
@@ -101,24 +102,44 @@ uint64_t migrate_mirror_collect(struct migrate_mirror *s)
 
 /* ---- out ---- */
 
-/* How many of @num units from @first on are a hole. Where nobody can tell, none is. */
-static uint64_t hole_at(const struct migrate_mirror_disk *d, uint64_t first, uint64_t num)
+/*
+ * Is there a hole at @pos, and up to where? Each stretch is asked for once a round: where the guest
+ * writes meanwhile, that is noted and comes in the next. Where nobody can tell there is none.
+ */
+static void look(struct migrate_mirror *s, struct migrate_mirror_disk *d, uint64_t pos)
 {
-	uint64_t pos = first * MIGRATE_UNIT;
-	off_t data = lseek(d->fd, (off_t)pos, SEEK_DATA);
+	off_t end;
 
-	if (data < 0)
-		return errno == ENXIO ? num : 0;
-	return MIN(((uint64_t)data - pos) / MIGRATE_UNIT, num);
+	if (pos >= d->seen_from && pos < d->seen_to)
+		return;
+	s->looks++;
+	end = lseek(d->fd, (off_t)pos, SEEK_DATA);
+	d->seen_hole = end < 0 ? errno == ENXIO : end > (off_t)pos;
+	if (end == (off_t)pos)
+		end = lseek(d->fd, (off_t)pos, SEEK_HOLE);
+	d->seen_from = pos;
+	d->seen_to = end > (off_t)pos ? MIN((uint64_t)end, d->bytes) : d->bytes;
 }
 
-/* The same of units with something in them; the last may be so in part. */
-static uint64_t data_at(const struct migrate_mirror_disk *d, uint64_t first, uint64_t num)
+/* How many of @num units from @first on are a hole. */
+static uint64_t hole_at(struct migrate_mirror *s, struct migrate_mirror_disk *d, uint64_t first,
+			uint64_t num)
 {
 	uint64_t pos = first * MIGRATE_UNIT;
-	off_t hole = lseek(d->fd, (off_t)pos, SEEK_HOLE);
 
-	return hole <= (off_t)pos ? num : MIN(migrate_units((uint64_t)hole - pos), num);
+	look(s, d, pos);
+	if (!d->seen_hole)
+		return 0;
+	return d->seen_to == d->bytes ? num : MIN((d->seen_to - pos) / MIGRATE_UNIT, num);
+}
+
+/* The same of units with something in them, after hole_at(); the last may be so in part. */
+static uint64_t data_at(const struct migrate_mirror_disk *d, uint64_t first, uint64_t num)
+{
+	/* A hole that is smaller than a unit. */
+	if (d->seen_hole)
+		return num;
+	return MIN(migrate_units(d->seen_to - first * MIGRATE_UNIT), num);
 }
 
 /* All of @len bytes from @pos on, also by direct I/O, which wants whole blocks. */
@@ -215,7 +236,7 @@ static int send_some(struct migrate_mirror *s, struct migrate_wire *w, unsigned 
 		     uint64_t first, uint64_t num, uint64_t *ret_num, struct error *err)
 {
 	struct migrate_mirror_disk *d = &s->disk[index];
-	uint64_t before = w->bytes_out, hole = hole_at(d, first, num);
+	uint64_t before = w->bytes_out, hole = hole_at(s, d, first, num);
 	uint64_t before_ns = clock_monotonic_ns(NULL), full = s->bytes_full;
 	int r;
 
@@ -232,9 +253,10 @@ static int send_some(struct migrate_mirror *s, struct migrate_wire *w, unsigned 
 static int send_disk(struct migrate_mirror *s, struct migrate_wire *w, unsigned index,
 		     int (*between)(void *arg, struct error *err), void *arg, struct error *err)
 {
-	const struct migrate_mirror_disk *d = &s->disk[index];
+	struct migrate_mirror_disk *d = &s->disk[index];
 	uint64_t units = migrate_units(d->bytes), at = 0, end = 0;
 
+	d->seen_from = d->seen_to = 0;
 	while (at < units) {
 		uint64_t num;
 		int r;

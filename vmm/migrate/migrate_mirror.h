@@ -23,7 +23,10 @@ struct migrate_mirror_disk {
 	int fd;		     /* what it is read from; may be O_DIRECT; borrowed */
 	uint64_t bytes;
 	const char *path;    /* for messages; borrowed */
-	uint64_t *todo;	     /* the mirror's: a bit for each unit that is to be sent */
+	/* The mirror's: */
+	uint64_t *todo; /* a bit for each unit that is to be sent */
+	uint64_t seen_from, seen_to; /* bytes that are one hole, or one stretch of data, ... */
+	bool seen_hole;		     /* ... as the file said in this round */
 };
 
 struct migrate_mirror {
@@ -36,6 +39,7 @@ struct migrate_mirror {
 
 	uint64_t bytes_read, bytes_sent; /* @bytes_sent: of records */
 	uint64_t bytes_full; /* of what was read, that was not empty */
+	uint64_t looks; /* how often a file was asked for what is a hole */
 	uint64_t empty_ns;   /* the time that records of nothing but what is empty took */
 };
 

@@ -437,7 +437,7 @@ int migrate_receive(struct machine *m, const struct migrate_arrival *arrival,
 		r = migrate_lock_disks(m, err);
 	/* From here on others can see them. */
 	if (!r && arrival->copies)
-		r = migrate_copies_publish(arrival->copies, err);
+		r = migrate_copies_publish(arrival->copies, m->loop, err);
 	if (!r) {
 		r = migrate_note(arrival->journal,
 				 rx.late ? MIGRATE_PHASE_FILLING : MIGRATE_PHASE_RUNNING);
