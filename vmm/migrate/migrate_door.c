@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -109,6 +110,9 @@ static void *serve(void *arg)
 	struct migrate_door *d = arg;
 	struct pollfd p[] = { { d->stop_fd, POLLIN, 0 }, { d->listener, POLLIN, 0 } };
 
+	prctl(PR_SET_NAME, "migrate door");
+	if (d->fill->sandbox && sandbox_filter(d->fill->sandbox, SANDBOX_THREAD_MAIN) < 0)
+		return NULL;
 	control_seed_hash_tables();
 	for (;;) {
 		int sock;
