@@ -5,6 +5,7 @@
  * destination that runs its guest already. Whatever comes is
  * refused with a reason, or ends up where it belongs, in memory or on a disk that gets no longer.
  */
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -24,7 +25,15 @@
 /* A record in the input: type, page (a signed byte times 64), length of the payload. */
 #define RECORD_BYTES 4
 
+int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	/* As in the monitor: one who does not listen is an error, and no end of ours. */
+	signal(SIGPIPE, SIG_IGN);
+	return 0;
+}
 
 static void open_wires(struct migrate_wire *a, struct migrate_wire *b)
 {
