@@ -180,7 +180,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const struct guest_mem_range range = { .size = RAM_BYTES };
 	struct migrate_wire a, b;
-	struct sinks sinks;
+	struct sinks sinks = { 0 };
 	struct guest_mem *mem;
 	struct error err = { 0 };
 
