@@ -78,13 +78,20 @@ static enum migrate_found destination_found(const json_t *reply, const struct mi
 	return json_is_true(json_object_get(reply, "waits")) ? MIGRATE_WAITS : MIGRATE_BUSY;
 }
 
-static int ask_status(int sock, json_t **ret_reply)
+/* Nothing that @sock is asked is waited for longer than that. */
+static void be_patient(int sock)
 {
 	const struct timeval patience = { .tv_sec = ANSWER_SECONDS };
-	struct error ignored = { 0 };
 
 	setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 	setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+}
+
+static int ask_status(int sock, json_t **ret_reply)
+{
+	struct error ignored = { 0 };
+
+	be_patient(sock);
 	return control_ask(sock, json_pack("{s:s}", "do", "migrate-status"), NULL, 0, ret_reply,
 			   &ignored);
 }
@@ -120,6 +127,7 @@ static enum migrate_found ask(struct party *p, const struct recovery *rec)
 		p->sock = -1;
 		return MIGRATE_SILENT;
 	}
+	be_patient(p->sock);
 	if (ask_late(p, rec, &reply) < 0 && ask_status(p->sock, &reply) < 0)
 		return MIGRATE_SILENT;
 	found = j->role == MIGRATE_SOURCE ? source_found(reply, j) : destination_found(reply, j);
