@@ -41,6 +41,7 @@ struct recorder {
 	char reason[MAX_REASON];
 	const struct moment *chosen; /* what a microVM is being made of */
 	bool went_back;
+	bool failing; /* the last moment could not be taken, and that was said */
 	bool over;
 };
 
@@ -118,6 +119,11 @@ static void take_if_due(struct recorder *r)
 	if (!is_running(r))
 		return;
 	ret = take(r, &err);
+	if (ret < 0 && ret != -ENOTSUP && !r->failing) {
+		error_prefix(&err, "--rewind: no moment can be taken, those before stay");
+		error_print(&err);
+	}
+	r->failing = ret < 0;
 	if (ret != -ENOTSUP)
 		return;
 	error_prefix(&err, "--rewind");
