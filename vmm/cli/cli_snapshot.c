@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/utsname.h>
@@ -188,6 +189,18 @@ static int compress(struct taking *t, json_t *reply)
 	return r;
 }
 
+/* A guest that stands still until we say what becomes of it must hear that: the end can wait. */
+static void hold_signals(sigset_t *ret_before)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, ret_before);
+}
+
 /* With --stop the guest stands still until all is safe, and goes on when it will not be. */
 static int finish(struct taking *t, int sock, int r)
 {
@@ -226,7 +239,6 @@ static void print(const struct snapshot_options *o, const char *path, json_t *re
 {
 	json_int_t pause = json_integer_value(json_object_get(reply, "pause_us"));
 	json_int_t stored = json_integer_value(json_object_get(reply, "stored_bytes"));
-
 	json_int_t packed = json_integer_value(json_object_get(reply, "compressed_bytes"));
 	char in[32] = "";
 
@@ -253,11 +265,13 @@ static int take(const struct snapshot_options *o, const char *id, const char *pa
 {
 	struct taking t = { .options = o, .go = { -1, -1 } };
 	json_t *reply = NULL;
+	sigset_t before;
 	int sock, r;
 
 	sock = control_connect_in(o->run_dir, id, err);
 	if (sock < 0)
 		return sock;
+	sigprocmask(SIG_BLOCK, NULL, &before);
 	r = snapshot_draft_begin(&t.draft, path, o->diff, &t.err);
 	if (!r)
 		r = cli_disks_get(&t.disks, sock, &t.err);
@@ -267,6 +281,8 @@ static int take(const struct snapshot_options *o, const char *id, const char *pa
 		r = error_set(&t.err, -errno, "pipe: %m");
 	if (!r) {
 		r = ask(&t, sock, &reply);
+		if (!r && o->stop)
+			hold_signals(&before);
 		if (!r && o->compress)
 			r = compress(&t, reply);
 		if (!r)
@@ -282,6 +298,7 @@ static int take(const struct snapshot_options *o, const char *id, const char *pa
 	else
 		*err = t.err;
 	snapshot_draft_end(&t.draft);
+	sigprocmask(SIG_SETMASK, &before, NULL);
 	cli_disks_done(&t.disks);
 	for (unsigned i = 0; i < 2; i++)
 		if (t.go[i] >= 0)

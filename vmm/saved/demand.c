@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/core/guest_mem.h"
 #include "vmm/core/io.h"
 #include "vmm/core/log.h"
 #include "vmm/machine/machine_state.h"
@@ -42,6 +43,23 @@ static int read_file(struct demand *d, int file, size_t len, uint64_t offset)
 		      : io_read_at(fd, d->buf, len, offset);
 }
 
+/* Runs of pages that are zero cost no memory: of a chunk that is unpacked many are. */
+static int place(struct demand *d, struct page_faults *f, uint64_t offset, size_t len)
+{
+	int r = 0;
+
+	for (size_t at = 0, end; at < len && !r; at = end) {
+		bool zero = guest_mem_page_is_zero(d->buf + at);
+
+		end = at + PAGE_SIZE;
+		while (end < len && guest_mem_page_is_zero(d->buf + end) == zero)
+			end += PAGE_SIZE;
+		r = zero ? page_faults_zero(f, offset + at, end - at)
+			 : page_faults_place(f, offset + at, d->buf + at, end - at);
+	}
+	return r;
+}
+
 /* Pages @at to @end, at most STEP_PAGES of them, in one read for each file that has some. */
 static int bring(struct demand *d, struct page_faults *f, uint64_t at, uint64_t end)
 {
@@ -61,8 +79,7 @@ static int bring(struct demand *d, struct page_faults *f, uint64_t at, uint64_t 
 		}
 		r = read_file(d, file, (at - first) << PAGE_SHIFT, first << PAGE_SHIFT);
 		if (!r)
-			r = page_faults_place(f, first << PAGE_SHIFT, d->buf,
-					      (at - first) << PAGE_SHIFT);
+			r = place(d, f, first << PAGE_SHIFT, (at - first) << PAGE_SHIFT);
 	}
 	return r;
 }

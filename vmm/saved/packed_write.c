@@ -1,6 +1,7 @@
 /* RAM of a snapshot packed, and unpacked as a whole: in the process of the verb. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 #define XXH_INLINE_ALL
@@ -70,6 +71,16 @@ static int find_data(int fd, uint64_t offset, uint64_t end, uint64_t *ret_data)
 	return 0;
 }
 
+/* Who holds back the signals that would end the process has something to put right first. */
+static bool is_told_to_end(void)
+{
+	sigset_t pending;
+
+	return sigpending(&pending) == 0 &&
+	       (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) ||
+		sigismember(&pending, SIGHUP));
+}
+
 static int pack_all(struct packing *p, uint64_t bytes)
 {
 	uint64_t data = 0, offset = 0;
@@ -84,6 +95,8 @@ static int pack_all(struct packing *p, uint64_t bytes)
 			r = pack_chunk(p, offset, len);
 		else if (!r)
 			put_entry(p, 0);
+		if (!r && is_told_to_end())
+			r = -EINTR;
 		offset += len;
 	}
 	return r;

@@ -129,7 +129,27 @@ static json_t *make_manifest(const struct snapshot *s)
 	json_t *manifest = json_deep_copy(s->manifest);
 
 	json_object_del(manifest, "base");
+	/* Of the newest one alone, if at all. */
+	json_object_del(json_object_get(manifest, "taken"), "compressed_bytes");
 	return manifest;
+}
+
+/* Its pages are the merged one's. One that cannot be had is for the next restore to record. */
+static int take_working_set(const struct snapshot_draft *d, const struct snapshot *s)
+{
+	struct error ignored = { 0 };
+	uint8_t *buf = NULL;
+	size_t len;
+	int fd, r;
+
+	if (snapshot_read_file(s, d->path, SNAPSHOT_PREFETCH, &buf, &len, &ignored) < 0)
+		return 0;
+	fd = openat(d->dir_fd, SNAPSHOT_PREFETCH, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	r = fd < 0 ? -errno : io_write(fd, buf, len);
+	if (fd >= 0)
+		close(fd);
+	free(buf);
+	return r;
 }
 
 static int fill(struct snapshot_draft *d, struct snapshot_chain *c, struct error *err)
@@ -139,6 +159,8 @@ static int fill(struct snapshot_draft *d, struct snapshot_chain *c, struct error
 
 	if (!r)
 		r = io_write_at(d->state_fd, s->buf, s->len, 0);
+	if (!r)
+		r = take_working_set(d, s);
 	if (r < 0)
 		return error_set(err, r, "snapshot '%s': cannot be written: %m", d->path);
 	return take_disks(d, s, err);
@@ -167,7 +189,7 @@ int snapshot_chain_merge(struct snapshot_chain *c, const char *path, bool packed
 	const struct snapshot *s = snapshot_chain_last(c);
 	json_t *manifest = make_manifest(s);
 	struct snapshot_draft d;
-	uint64_t bytes;
+	uint64_t bytes = 0;
 	int r = snapshot_draft_begin(&d, path, false, err);
 
 	if (!r)
@@ -176,8 +198,11 @@ int snapshot_chain_merge(struct snapshot_chain *c, const char *path, bool packed
 		r = error_set(err, -ENOMEM, "manifest: %m");
 	if (!r)
 		r = fill(&d, c, err);
-	if (!r && packed)
+	if (!r && packed) {
 		r = snapshot_draft_pack(&d, &bytes, err);
+		json_object_set_new(json_object_get(manifest, "taken"), "compressed_bytes",
+				    json_integer((json_int_t)bytes));
+	}
 	if (!r) {
 		/* It is the same in another form: what builds on that goes on to build on this. */
 		snprintf(d.id, sizeof(d.id), "%s", s->id ? s->id : d.id);
