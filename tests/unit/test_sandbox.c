@@ -223,6 +223,9 @@ static void a_thread_of_a_migration_speaks_and_makes_no_machine(void **state)
 	/* Threads that it makes may load theirs: what they may is part of what it may. */
 	assert_int_equal(try_call(SANDBOX_THREAD_MIGRATE, SYS_ioctl, -1, UFFDIO_COPY, 0, 0), EBADF);
 	assert_int_equal(try_call(SANDBOX_THREAD_MIGRATE, SYS_pwritev2, -1, 0, 0, 0), EBADF);
+	/* Disks of a guest that comes back: locks are taken, and who has them is asked. */
+	assert_int_equal(try_call(SANDBOX_THREAD_MIGRATE, SYS_fcntl, -1, F_OFD_SETLK, 0, 0), EBADF);
+	assert_int_equal(try_call(SANDBOX_THREAD_MIGRATE, SYS_fcntl, -1, F_OFD_GETLK, 0, 0), EBADF);
 	for (unsigned i = 0; i < ARRAY_SIZE(killed); i++)
 		assert_int_equal(try_call(SANDBOX_THREAD_MIGRATE, killed[i].nr, killed[i].a,
 					  killed[i].b, 0, 0),

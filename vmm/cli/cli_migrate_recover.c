@@ -96,11 +96,14 @@ static int ask_status(int sock, json_t **ret_reply)
 			   &ignored);
 }
 
-/* One that runs a guest, and whose loop may wait for a page of it, has somebody else to answer. */
+/*
+ * One that runs a guest, and whose loop may wait for a page of it, has somebody else to answer,
+ * who hears nobody before this phase.
+ */
 static int ask_late(const struct party *p, const struct recovery *rec, json_t **ret_reply)
 {
 	struct error ignored = { 0 };
-	int sock = p->side.journal.role == MIGRATE_DESTINATION ?
+	int sock = !strcmp(p->side.journal.phase, MIGRATE_PHASE_FILLING) ?
 			   control_connect_late(rec->run_dir, p->side.journal.id, &ignored) :
 			   -ENOENT;
 	int r = sock < 0 ? sock : ask_status(sock, ret_reply);

@@ -3,11 +3,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "vmm/control/control.h"
 #include "vmm/core/fds.h"
 #include "vmm/run_dir.h"
+
+/* Who answers beside the loop does nothing else. */
+#define LATE_ANSWER_SECONDS 30
 
 /* ---- framing, of both ends ---- */
 
@@ -69,7 +73,12 @@ int control_connect_in(const char *run_dir, const char *id, struct error *err)
 
 int control_connect_late(const char *run_dir, const char *id, struct error *err)
 {
-	return run_dir_connect(run_dir, id, RUN_DIR_LATE, SOCK_SEQPACKET, err);
+	const struct timeval patience = { .tv_sec = LATE_ANSWER_SECONDS };
+	int sock = run_dir_connect(run_dir, id, RUN_DIR_LATE, SOCK_SEQPACKET, err);
+
+	if (sock >= 0)
+		setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	return sock;
 }
 
 int control_connect(const char *id, struct error *err)

@@ -20,7 +20,8 @@ int control_connect_in(const char *run_dir, const char *id, struct error *err);
 
 /*
  * Where a guest that runs here, and may wait for memory that its source still has, is asked: what
- * migrate_door.h answers, and at once. -ENOENT when there is no such guest.
+ * migrate_door.h answers, and at once; nobody is waited for longer than half a minute. -ENOENT when
+ * there is no such guest.
  */
 int control_connect_late(const char *run_dir, const char *id, struct error *err);
 

@@ -14,6 +14,8 @@ struct kvm_vm {
 	int fd;
 	int kvm_fd; /* /dev/kvm, borrowed */
 	bool clears_by_hand; /* dirty_get() clears nothing */
+	bool knows_debug; /* with the first step, which a vCPU's own thread never is: */
+	unsigned debug_flags; /* what KVM_SET_GUEST_DEBUG takes */
 	size_t run_size; /* bytes of a vCPU's shared page(s) */
 	/* kvm_state.c: the host's TSC at the moment that all vCPUs are saved or loaded as of. */
 	uint64_t tsc_moment;

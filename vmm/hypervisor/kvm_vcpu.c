@@ -309,10 +309,21 @@ static int set_dr6(struct hv_vcpu *v, uint64_t dr6)
 	return kvm_vcpu_ioctl(v, KVM_SET_DEBUGREGS, &regs);
 }
 
+/* Asked once, by the thread that begins to step: a vCPU's own may not ask. */
+static unsigned debug_flags(struct kvm_vm *vm)
+{
+	if (!vm->knows_debug) {
+		vm->debug_flags = MAX(
+			ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG2), 0);
+		vm->knows_debug = true;
+	}
+	return vm->debug_flags;
+}
+
 int kvm_vcpu_debug(struct hv_vcpu *v, const struct hv_debug *debug)
 {
 	struct kvm_guest_debug d = { 0 };
-	int supported, r;
+	int r;
 
 	if (debug->enabled)
 		d.control = KVM_GUESTDBG_ENABLE;
@@ -320,9 +331,7 @@ int kvm_vcpu_debug(struct hv_vcpu *v, const struct hv_debug *debug)
 		d.control |= KVM_GUESTDBG_USE_SW_BP;
 	if (debug->step) {
 		d.control |= KVM_GUESTDBG_SINGLESTEP;
-		supported = ioctl(v->vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG2);
-		if (supported > 0)
-			d.control |= supported & KVM_GUESTDBG_BLOCKIRQ;
+		d.control |= debug_flags(v->vm) & KVM_GUESTDBG_BLOCKIRQ;
 	}
 	if (debug->num_hw) {
 		d.control |= KVM_GUESTDBG_USE_HW_BP;

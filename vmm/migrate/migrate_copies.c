@@ -193,6 +193,9 @@ static void too_late(struct loop_timer *t)
 {
 	struct awaited *a = container_of(t, struct awaited, late);
 
+	/* One turn of the loop may have the answer and its time. */
+	if (a->over)
+		return;
 	a->is_late = true;
 	loop_cancel(a->loop, &a->ready);
 }

@@ -4,8 +4,9 @@
  * answers at the socket RUN_DIR_LATE of the run directory as the control socket would
  * (vmm/control/control.h), one request a connection: "migrate-resume" and "migrate-status".
  *
- * It belongs to the machine's post-copy (vmm/migrate/migrate_fill.h), and is there from the commit
- * on as long as that. Opened on the machine's thread, whose system calls it has.
+ * It belongs to the machine's post-copy (vmm/migrate/migrate_fill.h), and answers from the
+ * commit on as long as that is there; before, whoever connects waits. Opened on the machine's
+ * thread, whose system calls it has.
  */
 #ifndef WISP_VMM_MIGRATE_DOOR_H
 #define WISP_VMM_MIGRATE_DOOR_H

@@ -243,6 +243,8 @@ static void goes_on(struct migrate_fill *f)
 {
 	pthread_mutex_lock(&f->lock);
 	f->is_cut = false;
+	/* One that came while this one was greeted would be a dead one at the next cut. */
+	migrate_wire_done(&f->next);
 	pthread_mutex_unlock(&f->lock);
 	loop_post(f->m->loop, &f->cut);
 }
@@ -555,7 +557,6 @@ void migrate_fill_commit(struct migrate_fill *f)
 void migrate_fill_run(struct migrate_fill *f)
 {
 	struct error err = { 0 };
-
 	bool was_cut;
 
 	/* Before it is sent, for the answer comes to the other thread. */

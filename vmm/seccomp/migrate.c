@@ -43,6 +43,7 @@ const struct seccomp_rule seccomp_migrate[] = {
 	ALLOW(fdatasync, "a disk's file and the journal are on the medium"),
 	ALLOW(fsync, "a disk's file is on the medium"),
 	ALLOW_ARG(fcntl, 1, F_OFD_SETLK, "locks on disks go with the guest, or come back"),
+	ALLOW_ARG(fcntl, 1, F_OFD_GETLK, "does somebody else have them by now"),
 	ALLOW(fstat, "what was handed over"),
 	ALLOW(fstatfs, "memory that was handed over is of ordinary pages"),
 	ALLOW_ARG(newfstatat, 3, AT_EMPTY_PATH, "fstat() of glibc 2.33 to 2.38"),
