@@ -130,7 +130,7 @@ static int choose_address(const struct fw_kernel *k, struct guest_mem *mem, uint
 	}
 	if (!range_inside(addr, k->init_size, 0, end)) {
 		error_usage(err, -ENOMEM, "kernel '%s': does not fit into %llu MiB of memory", name,
-			    (unsigned long long)(guest_mem_size(mem) / MiB));
+			    (unsigned long long)(guest_mem_first_size(mem) / MiB));
 		if (addr < FW_HOLE_START)
 			error_hint(err, "it needs %llu MiB to start; see --memory",
 				   (unsigned long long)((addr + k->init_size + MiB - 1) / MiB));

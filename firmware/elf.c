@@ -256,7 +256,7 @@ static int load_segment(const struct fw_kernel *k, const struct fw_segment *s,
 			   "MiB of memory",
 			   fw_kernel_name(k), (unsigned long long)((s->mem_size + KiB - 1) / KiB),
 			   (unsigned long long)s->gpa,
-			   (unsigned long long)(guest_mem_size(mem) / MiB));
+			   (unsigned long long)(guest_mem_first_size(mem) / MiB));
 }
 
 /*

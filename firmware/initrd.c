@@ -46,7 +46,7 @@ static int does_not_fit(const char *name, uint64_t size, const struct guest_mem 
 	error_usage(err, -ENOMEM,
 		    "initrd '%s': %llu MiB do not fit beside the kernel in %llu MiB of memory",
 		    name, (unsigned long long)((size + MiB - 1) / MiB),
-		    (unsigned long long)(guest_mem_size(mem) / MiB));
+		    (unsigned long long)(guest_mem_first_size(mem) / MiB));
 	error_hint(err, "give the guest more with --memory");
 	return -ENOMEM;
 }

@@ -18,8 +18,8 @@
 #define MAX_SEGMENTS  8
 #define CHAINS_A_TURN 16 /* giving back a large range takes a while, and others wait */
 
-#define REQUEST_BYTES  24 /* struct virtio_mem_req */
-#define RESPONSE_BYTES 10 /* struct virtio_mem_resp without the padding at its end */
+#define REQUEST_BYTES  sizeof(struct virtio_mem_req)
+#define RESPONSE_BYTES sizeof(struct virtio_mem_resp)
 
 struct mem {
 	struct virtio_device dev;

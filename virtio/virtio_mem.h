@@ -9,6 +9,9 @@
 
 #define VIRTIO_MEM_MIN_BLOCK (2 * MiB) /* what Linux can give back of its huge pages */
 
+/* Where one may begin: Linux adds memory in units of 128 MiB to 2 GiB, by how much there is. */
+#define VIRTIO_MEM_ALIGN (2 * GiB)
+
 /*
  * A region of guest memory, which is there already (a range of params->mem that is_later), in
  * blocks of a power of two, all unplugged. Sizes are multiples of a block.

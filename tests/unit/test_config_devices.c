@@ -358,7 +358,7 @@ static void memory_that_comes_later_has_its_rules(void **state)
 	line_refuse("--memory-hotplug 64T",
 		    "--memory-hotplug: 64T is too much: with --memory it is more than 64T");
 	line_refuse("--memory 8196K --memory-hotplug 64M",
-		    "--memory-hotplug: --memory is then a multiple of 1M");
+		    "--memory-hotplug: --memory is then a multiple of 2M");
 	line_refuse("--memory-hotplug 64M --hugepages",
 		    "--memory-hotplug: not with --hugepages, whose pages the host would set aside "
 		    "at the start");

@@ -117,6 +117,25 @@ static unsigned resident(struct fixture *f, unsigned block)
 	return n;
 }
 
+/* Pages of @num blocks from @first on that are told to have changed; forgets all that is told. */
+static unsigned changed(struct fixture *f, unsigned first, unsigned num)
+{
+	const struct guest_mem_range *r = f->vm.mem->range;
+	uint64_t at, words[NUM * (BLOCK >> PAGE_SHIFT) / 64 + 1];
+	unsigned i = 0, n = 0;
+
+	while (!range_inside(GPA, NUM * BLOCK, r[i].gpa, r[i].size))
+		i++;
+	assert_int_equal((GPA - r[i].gpa) / PAGE_SIZE % 64, 0);
+	guest_mem_take_dirty(f->vm.mem, i, (GPA - r[i].gpa) / PAGE_SIZE / 64, ARRAY_SIZE(words),
+			     words);
+	for (unsigned k = 0; k < num * (BLOCK >> PAGE_SHIFT); k++) {
+		at = first * (BLOCK >> PAGE_SHIFT) + k;
+		n += words[at / 64] >> at % 64 & 1;
+	}
+	return n;
+}
+
 /* ---- promises ---- */
 
 static void guest_plugs_what_it_was_asked_to(void **state)
@@ -152,6 +171,8 @@ static void what_is_unplugged_leaves_the_host_and_reads_as_zero(void **state)
 	assert_int_equal(resident(&f, 2) + resident(&f, 3), 0);
 	assert_int_equal(resident(&f, 1), BLOCK >> PAGE_SHIFT);
 	assert_int_equal(resident(&f, 4), BLOCK >> PAGE_SHIFT);
+	/* Whoever saves or moves it hears that. */
+	assert_int_equal(changed(&f, 2, 2), 2 * BLOCK >> PAGE_SHIFT);
 	assert_int_equal(*(uint8_t *)fake_ptr(&f.vm, GPA + 2 * BLOCK, 1), 0);
 	assert_int_equal(plugged(&f), 1);
 	end(&f);

@@ -76,10 +76,13 @@ int config_check_hotplug(const struct machine_config *c, struct error *err)
 				   "--memory-hotplug: requested: not a multiple of a block, %s, up "
 				   "to %s",
 				   block, size);
-	/* Changes are told of in words of 64 pages, which no two kinds of memory may share. */
-	if (c->memory_bytes % MiB)
+	/*
+	 * Blocks begin in the host where huge pages do, so that all of one goes back. And changes
+	 * are told of in words of 64 pages, which no two kinds of memory may share.
+	 */
+	if (c->memory_bytes % HUGE_PAGE)
 		return error_usage(err, -EINVAL,
-				   "--memory-hotplug: --memory is then a multiple of 1M");
+				   "--memory-hotplug: --memory is then a multiple of 2M");
 	if (c->memory_backing == GUEST_MEM_HUGETLB)
 		return error_usage(err, -ENOTSUP,
 				   "--memory-hotplug: not with --hugepages, whose pages the host "

@@ -37,7 +37,8 @@ static uint64_t promised_memory(struct machine *m)
 
 	if (m->hotplug)
 		virtio_mem_info(m->hotplug, &info);
-	return m->config->memory_bytes + info.requested_bytes;
+	/* What it has plugged stays its own until it gives it back. */
+	return m->config->memory_bytes + MAX(info.requested_bytes, info.plugged_bytes);
 }
 
 /* {"do":"info"}: what `wisp ls` shows of it. */

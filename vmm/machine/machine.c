@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "virtio/virtio_devices.h"
+#include "virtio/virtio_mem.h"
 #include "vmm/debug/gdb.h"
 #include "vmm/hypervisor/x86_template.h"
 #include "vmm/machine/machine_internal.h"
@@ -95,12 +96,10 @@ void machine_files_close(struct machine_files *files)
 
 /* ---- creation, in the order in which things need one another ---- */
 
-/* Linux adds memory in units of 128 MiB to 2 GiB, by how much there is. */
-#define HOTPLUG_ALIGN (2 * GiB)
-
 /* RAM from 0 up to the 32-bit hole, the rest from 4 GiB on, and behind it what is plugged later. */
 static int reserve_memory(struct machine *m, const struct machine_image *image, struct error *err)
 {
+	const struct config_hotplug *h = &m->config->hotplug;
 	uint64_t size = m->config->memory_bytes;
 	struct guest_mem_range ranges[3] = { 0 };
 	unsigned num = 1;
@@ -111,10 +110,10 @@ static int reserve_memory(struct machine *m, const struct machine_image *image, 
 		ranges[1].size = size - FW_HOLE_START;
 		num = 2;
 	}
-	if (m->config->hotplug.bytes) {
+	if (h->bytes) {
 		ranges[num].gpa = MAX(ranges[num - 1].gpa + ranges[num - 1].size, FW_HOLE_END);
-		ranges[num].gpa = align_up(ranges[num].gpa, HOTPLUG_ALIGN);
-		ranges[num].size = m->config->hotplug.bytes;
+		ranges[num].gpa = align_up(ranges[num].gpa, MAX(VIRTIO_MEM_ALIGN, h->block_bytes));
+		ranges[num].size = h->bytes;
 		ranges[num++].is_later = true;
 	}
 	if (image && image->arrival && image->arrival->way == MIGRATE_SHARED)

@@ -15,10 +15,10 @@
 
 /*
  * Disks, networks, shared directories, persistent memory, and one each: console, sockets, balloon,
- * random numbers.
+ * random numbers, memory that is plugged.
  */
 #define MACHINE_MAX_VIRTIO \
-	(CONFIG_MAX_DISKS + CONFIG_MAX_NETS + CONFIG_MAX_SHARES + CONFIG_MAX_PMEMS + 4)
+	(CONFIG_MAX_DISKS + CONFIG_MAX_NETS + CONFIG_MAX_SHARES + CONFIG_MAX_PMEMS + 5)
 
 /* One virtio device with the transport it is behind. */
 struct machine_virtio {
