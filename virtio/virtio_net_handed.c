@@ -10,18 +10,24 @@
 
 /* ---- what the kernel says ---- */
 
+/*
+ * What comes late is for nobody: a device that was reset has no interrupt pending, and one that is
+ * here again has had one.
+ */
 static void rx_used(struct loop_event *ev)
 {
 	struct net_pair *p = container_of(ev, struct net_word, event)->pair;
 
-	virtio_interrupt(&p->vn->dev, p->rxq->index);
+	if (p->handed)
+		virtio_interrupt(&p->vn->dev, p->rxq->index);
 }
 
 static void tx_used(struct loop_event *ev)
 {
 	struct net_pair *p = container_of(ev, struct net_word, event)->pair;
 
-	virtio_interrupt(&p->vn->dev, p->txq->index);
+	if (p->handed)
+		virtio_interrupt(&p->vn->dev, p->txq->index);
 }
 
 static void malformed(struct loop_event *ev)
@@ -111,7 +117,10 @@ static bool describe(struct net_ring *ring, const struct virtq *q, struct net_wo
 
 void net_hand_over(struct virtio_net *vn)
 {
-	for (unsigned i = 0; i < vn->num_pairs; i++) {
+	/* Without this there is one, and the queue behind it is for control. */
+	unsigned num = virtio_has(&vn->dev, VIRTIO_NET_F_MQ) ? vn->num_pairs : 1;
+
+	for (unsigned i = 0; i < num; i++) {
 		struct net_pair *p = &vn->pair[i];
 		struct net_ring ring[2];
 		int r;

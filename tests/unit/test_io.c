@@ -89,6 +89,8 @@ static void other_files_are_left_alone(void **state)
 	const struct place *p = *state;
 
 	assert_int_equal(io_connect(p->path, SOCK_STREAM), -ENOENT);
+	assert_int_equal(io_connect("", SOCK_STREAM), -ENOENT);
+	assert_int_equal(io_listen("", SOCK_STREAM, 0, 1), -ENOENT);
 	assert_int_equal(close(open(p->path, O_CREAT | O_WRONLY, 0600)), 0);
 	assert_int_equal(io_listen(p->path, SOCK_STREAM, 0600, 1), -EADDRINUSE);
 	assert_false(io_remove_dead_socket(p->path, SOCK_STREAM));

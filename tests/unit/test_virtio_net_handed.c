@@ -212,6 +212,21 @@ static void a_rate_limit_takes_back(void **state)
 	fake_nic_end(f);
 }
 
+/* Before there is anything to take back. */
+static void who_tracks_memory_is_heard_before_the_driver(void **state)
+{
+	struct kernel k;
+	struct fake_nic *f = begin(*state, &k);
+
+	virtio_serve_here(f->dev);
+	fake_driver_ok(&f->d);
+	assert_int_equal(k.handed, 0);
+	send_frame(f);
+	assert_true(peer_got_one(f));
+	take_used(f, 1);
+	fake_nic_end(f);
+}
+
 static void who_tracks_memory_takes_back(void **state)
 {
 	struct kernel k;
@@ -299,6 +314,7 @@ int main(void)
 		OF_ALL(a_pause_takes_back_and_goes_on_from_there),
 		OF_ALL(a_rate_limit_takes_back),
 		OF(who_tracks_memory_takes_back, pci),
+		OF_ALL(who_tracks_memory_is_heard_before_the_driver),
 		OF(a_cable_that_is_pulled_takes_back, mmio),
 		OF(nothing_is_handed_over_while_memory_is_tracked, pci),
 		OF(what_the_kernel_refuses_is_served_here, pci),

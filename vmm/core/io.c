@@ -78,6 +78,9 @@ static int unix_address(struct sockaddr_un *addr, const char *path)
 	*addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
 	if (strlen(path) >= sizeof(addr->sun_path))
 		return -ENAMETOOLONG;
+	/* Else it would be a name that is in no file system, which whoever likes can use. */
+	if (!*path)
+		return -ENOENT;
 	memcpy(addr->sun_path, path, strlen(path) + 1);
 	return 0;
 }
