@@ -9,6 +9,7 @@
  *   cut     it ends, before the record
  *   after   it ends, after it
  *   hold    nothing is forwarded any more
+ *   wait    nothing is forwarded until MARK is removed
  *   flip    one bit of it is wrong
  *   none    forwards for ever
  *
@@ -148,6 +149,8 @@ static int forward(struct pair *pair, int side)
 			buf[len / 2] ^= 1 << (len % 8);
 		while (!strcmp(plan.fault, "hold"))
 			pause();
+		while (!strcmp(plan.fault, "wait") && access(plan.mark, F_OK) == 0)
+			usleep(10000);
 	}
 	if (write_all(to, buf, len) < 0)
 		return -1;
