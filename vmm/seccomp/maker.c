@@ -15,10 +15,7 @@
 #include <sys/prctl.h>
 #include <time.h>
 
-/* As glibc calls clone(): pthread_create() and fork(). */
-#define FLAGS_OF_A_THREAD                                                                   \
-	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_SIGHAND | CLONE_THREAD | \
-	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
+/* As glibc calls clone() in fork(). */
 #define FLAGS_OF_A_FORK (CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD)
 
 /* Signal the guest's vCPU threads with it; handlers of others are not ours to change. */

@@ -17,11 +17,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
-/* As glibc calls clone() in pthread_create(). */
-#define FLAGS_OF_A_THREAD                                                                   \
-	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_SIGHAND | CLONE_THREAD | \
-	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
-
 const struct seccomp_rule seccomp_migrate[] = {
 	/* the connection */
 	ALLOW(poll, "is it ready?"),

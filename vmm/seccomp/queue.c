@@ -14,11 +14,6 @@
 #include <stddef.h>
 #include <sys/ioctl.h>
 
-/* As glibc calls clone() in pthread_create(). */
-#define FLAGS_OF_A_THREAD                                                                          \
-	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_SIGHAND | CLONE_THREAD |        \
-	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
-
 const struct seccomp_rule seccomp_queue[] = {
 	/* the loop over io_uring */
 	ALLOW(io_uring_enter, "submit, and wait"),

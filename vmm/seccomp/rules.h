@@ -61,6 +61,11 @@ struct seccomp_rule {
 		.value = (uint32_t)(request), .what = #request, .why = (reason)                    \
 	}
 
+/* As glibc calls clone() in pthread_create(): <sched.h>. Beside it clone3() is to be refused. */
+#define FLAGS_OF_A_THREAD                                                                          \
+	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_SIGHAND | CLONE_THREAD |        \
+	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
+
 extern const struct seccomp_rule seccomp_common[]; /* part of every kind */
 extern const struct seccomp_rule seccomp_vcpu[];
 extern const struct seccomp_rule seccomp_main[];
