@@ -181,6 +181,9 @@ int guest_mem_discard_host(struct guest_mem *mem, void *host, uint64_t len);
 void guest_mem_populated(struct guest_mem *mem, uint64_t offset, unsigned num, bool *wanted);
 bool guest_mem_page_is_zero(const uint8_t *page);
 
+/* How many of the @num (1 or more) pages at @pages are zero, or not, as the first is: @ret_zero. */
+unsigned guest_mem_alike(const uint8_t *pages, unsigned num, bool *ret_zero);
+
 /* What guest_mem_save() wrote. */
 struct guest_mem_saved {
 	uint64_t size;	/* of the file, most of it holes */

@@ -111,6 +111,17 @@ bool guest_mem_page_is_zero(const uint8_t *page)
 	return !any;
 }
 
+unsigned guest_mem_alike(const uint8_t *pages, unsigned num, bool *ret_zero)
+{
+	bool zero = guest_mem_page_is_zero(pages);
+	unsigned n = 1;
+
+	while (n < num && guest_mem_page_is_zero(pages + n * PAGE_SIZE) == zero)
+		n++;
+	*ret_zero = zero;
+	return n;
+}
+
 /* ---- out ---- */
 
 static int write_window(struct writer *w, uint64_t offset, unsigned num)

@@ -46,16 +46,14 @@ static int read_file(struct demand *d, int file, size_t len, uint64_t offset)
 /* Runs of pages that are zero cost no memory: of a chunk that is unpacked many are. */
 static int place(struct demand *d, struct page_faults *f, uint64_t offset, size_t len)
 {
+	size_t some;
+	bool zero;
 	int r = 0;
 
-	for (size_t at = 0, end; at < len && !r; at = end) {
-		bool zero = guest_mem_page_is_zero(d->buf + at);
-
-		end = at + PAGE_SIZE;
-		while (end < len && guest_mem_page_is_zero(d->buf + end) == zero)
-			end += PAGE_SIZE;
-		r = zero ? page_faults_zero(f, offset + at, end - at)
-			 : page_faults_place(f, offset + at, d->buf + at, end - at);
+	for (size_t at = 0; at < len && !r; at += some) {
+		some = PAGE_SIZE * guest_mem_alike(d->buf + at, (len - at) / PAGE_SIZE, &zero);
+		r = zero ? page_faults_zero(f, offset + at, some)
+			 : page_faults_place(f, offset + at, d->buf + at, some);
 	}
 	return r;
 }

@@ -28,10 +28,10 @@ struct packing {
 
 static bool is_zero(const uint8_t *chunk, size_t len)
 {
-	for (size_t i = 0; i < len; i += PAGE_SIZE)
-		if (!guest_mem_page_is_zero(chunk + i))
-			return false;
-	return true;
+	unsigned num = len / PAGE_SIZE;
+	bool zero;
+
+	return guest_mem_alike(chunk, num, &zero) == num && zero;
 }
 
 static void put_entry(struct packing *p, size_t len)
@@ -135,16 +135,14 @@ int packed_memory_write(int from, uint64_t bytes, int to, struct state_writer *i
 /* Without pages that are zero. */
 static int write_pages(int to, const uint8_t *buf, size_t len, uint64_t offset)
 {
+	size_t some;
+	bool zero;
 	int r = 0;
 
-	for (size_t at = 0, end; at < len && !r; at = end) {
-		bool zero = guest_mem_page_is_zero(buf + at);
-
-		end = at + PAGE_SIZE;
-		while (end < len && guest_mem_page_is_zero(buf + end) == zero)
-			end += PAGE_SIZE;
+	for (size_t at = 0; at < len && !r; at += some) {
+		some = PAGE_SIZE * guest_mem_alike(buf + at, (len - at) / PAGE_SIZE, &zero);
 		if (!zero)
-			r = io_write_at(to, buf + at, end - at, offset + at);
+			r = io_write_at(to, buf + at, some, offset + at);
 	}
 	return r;
 }

@@ -123,8 +123,8 @@ static inline bool snapshot_is_packed(const struct snapshot *s)
 int snapshot_memory_bytes(const struct snapshot *s, uint64_t *ret_bytes, struct error *err);
 
 /*
- * Of a packed one: have its memory in a plain file without a name beside it, or where there is
- * room, as if it had always been so. -errno with @err; then nothing has changed.
+ * Of a packed one: have its memory in a plain file without a name beside it, or in /var/tmp where
+ * there can be none, as if it had always been so. -errno with @err; then nothing has changed.
  */
 int snapshot_unpack(struct snapshot *s, const char *path, struct error *err);
 

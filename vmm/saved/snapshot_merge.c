@@ -18,26 +18,19 @@
 /* @num pages of @buf to page @at: those that are zero as holes, where the file can have some. */
 static int put_pages(int to, const uint8_t *buf, uint64_t at, unsigned num)
 {
-	unsigned i = 0;
+	const uint8_t *end = buf + num * PAGE_SIZE;
+	uint64_t offset = at * PAGE_SIZE;
+	size_t len;
+	bool zero;
+	int r = 0;
 
-	while (i < num) {
-		unsigned first = i;
-		bool zero = guest_mem_page_is_zero(buf + i * PAGE_SIZE);
-		uint64_t offset = (at + first) * PAGE_SIZE;
-		size_t len;
-		int r;
-
-		while (i < num && guest_mem_page_is_zero(buf + i * PAGE_SIZE) == zero)
-			i++;
-		len = (i - first) * PAGE_SIZE;
-		if (zero && fallocate(to, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
-				      (off_t)len) == 0)
-			continue;
-		r = io_write_at(to, buf + first * PAGE_SIZE, len, offset);
-		if (r < 0)
-			return r;
+	for (; buf < end && !r; buf += len, offset += len) {
+		len = PAGE_SIZE * guest_mem_alike(buf, (end - buf) / PAGE_SIZE, &zero);
+		if (!zero || fallocate(to, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				       (off_t)offset, (off_t)len) < 0)
+			r = io_write_at(to, buf, len, offset);
 	}
-	return 0;
+	return r;
 }
 
 static int read_pages(const struct snapshot *s, struct packed_reader *reader, uint8_t *buf,
