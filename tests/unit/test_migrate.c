@@ -575,107 +575,6 @@ static void pages_that_make_no_sense_are_refused(void **state)
 	end(&m);
 }
 
-/* ---- what the source says of itself ---- */
-
-/* Without what is negative. */
-static int read_hello_with(uint32_t version, int way, int comes, int streams, int late,
-			   struct migrate_hello *ret, struct error *err)
-{
-	static const uint8_t uuid[MIGRATE_UUID_BYTES] = { 1, 2, 3 };
-	struct state_set set = { 0 };
-	struct state_writer w;
-	int r;
-
-	state_writer_init(&w);
-	state_begin(&w, "migrate", 0, version);
-	state_put_bytes(&w, uuid, sizeof(uuid));
-	state_put_string(&w, "vm1");
-	state_put_u64(&w, 256 * MiB);
-	state_put_u64(&w, 3 * MiB);
-	state_put_u32(&w, 1);
-	state_put_u64(&w, 77 * MiB);
-	if (way >= 0)
-		state_put_u8(&w, way);
-	if (comes >= 0)
-		state_put_u8(&w, comes);
-	if (streams >= 0)
-		state_put_u8(&w, streams);
-	if (late >= 0)
-		state_put_u8(&w, late);
-	state_end(&w);
-	state_seal(&w);
-	assert_int_equal(w.failed, 0);
-	r = state_set_open(&set, w.buf, w.len, err);
-	if (!r)
-		r = migrate_read_hello(&set, ret, err);
-	state_set_close(&set);
-	state_writer_done(&w);
-	return r;
-}
-
-static int read_hello_of(uint32_t version, int way, int comes, struct migrate_hello *ret,
-			 struct error *err)
-{
-	return read_hello_with(version, way, comes, -1, -1, ret, err);
-}
-
-static int read_streams(unsigned streams, struct migrate_hello *ret, struct error *err)
-{
-	return read_hello_with(4, MIGRATE_COPIED, 0, (int)streams, -1, ret, err);
-}
-
-static int read_late(int late, struct migrate_hello *ret, struct error *err)
-{
-	return read_hello_with(5, MIGRATE_COPIED, 0, 2, late, ret, err);
-}
-
-static int read_hello(uint32_t version, int way, struct migrate_hello *ret, struct error *err)
-{
-	return read_hello_of(version, way, -1, ret, err);
-}
-
-static void older_sources_are_understood_and_newer_ones_refused(void **state)
-{
-	struct migrate_hello hello;
-	struct error err = { 0 };
-
-	assert_int_equal(read_hello(1, -1, &hello, &err), 0);
-	assert_string_equal(hello.name, "vm1");
-	assert_int_equal(hello.disk_bytes[0], 77 * MiB);
-	assert_int_equal(hello.way, MIGRATE_COPIED);
-	assert_int_equal(read_hello(2, MIGRATE_WRITTEN, &hello, &err), 0);
-	assert_int_equal(hello.way, MIGRATE_WRITTEN);
-	assert_int_equal(read_hello(1, MIGRATE_WRITTEN, &hello, &err), -EBADMSG);
-	assert_int_equal(read_hello(2, -1, &hello, &err), -EBADMSG);
-	assert_int_equal(read_hello(2, MIGRATE_WRITTEN + 1, &hello, &err), -EBADMSG);
-	/* The third says of each disk whether it comes along. */
-	assert_int_equal(read_hello(3, MIGRATE_COPIED, &hello, &err), -EBADMSG);
-	assert_int_equal(read_hello_of(2, MIGRATE_COPIED, 1, &hello, &err), -EBADMSG);
-	assert_int_equal(read_hello_of(3, MIGRATE_COPIED, 0, &hello, &err), 0);
-	assert_false(hello.disk_comes[0]);
-	assert_int_equal(read_hello_of(3, MIGRATE_COPIED, 1, &hello, &err), 0);
-	assert_true(hello.disk_comes[0]);
-	/* The fourth says over how many streams it comes. */
-	assert_int_equal(hello.streams, 1);
-	assert_int_equal(read_hello_of(4, MIGRATE_COPIED, 1, &hello, &err), -EBADMSG);
-	for (unsigned streams = 0; streams <= MIGRATE_MAX_STREAMS + 1; streams++) {
-		bool good = streams >= 1 && streams <= MIGRATE_MAX_STREAMS;
-
-		assert_int_equal(read_streams(streams, &hello, &err), good ? 0 : -EBADMSG);
-		assert_true(!good || hello.streams == streams);
-	}
-	/* The fifth says whether pages may come late. */
-	assert_false(hello.postcopy);
-	assert_int_equal(read_late(1, &hello, &err), 0);
-	assert_true(hello.postcopy);
-	assert_int_equal(read_late(0, &hello, &err), 0);
-	assert_false(hello.postcopy);
-	assert_int_equal(read_late(2, &hello, &err), -EBADMSG);
-	assert_int_equal(read_late(-1, &hello, &err), -EBADMSG);
-	assert_int_equal(read_hello(6, MIGRATE_COPIED, &hello, &err), -EBADMSG);
-	assert_non_null(strstr(err.msg, "version 6"));
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -699,7 +598,6 @@ int main(void)
 		cmocka_unit_test(pages_are_written_many_at_once),
 		cmocka_unit_test(memory_that_cannot_be_written_is_said_to_be_so),
 		cmocka_unit_test(pages_that_make_no_sense_are_refused),
-		cmocka_unit_test(older_sources_are_understood_and_newer_ones_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

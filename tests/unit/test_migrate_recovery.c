@@ -291,7 +291,6 @@ static void names_of_migrations_survive_text(void **state)
 	assert_int_equal(migrate_uuid_parse("ab", back), -EINVAL);
 }
 
-
 struct journals {
 	char dir[40];
 	struct migrate_journal src, dst;
