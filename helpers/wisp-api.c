@@ -6,6 +6,7 @@
 #include <getopt.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/signalfd.h>
@@ -25,74 +26,25 @@
 
 #define DEFAULT_SOCK "/run/firecracker.socket"
 
-enum {
-	API_SOCK = 256,
-	ID,
-	CONFIG_FILE,
-	METADATA,
-	NO_API,
-	LOG_PATH,
-	LEVEL,
-	MODULE,
-	SHOW_LEVEL,
-	SHOW_ORIGIN,
-	METRICS_PATH,
-	BOOT_TIMER,
-	NO_SECCOMP,
-	SECCOMP_FILTER,
-	START_TIME,
-	PAYLOAD,
-	MMDS_LIMIT,
-	ENABLE_PCI,
-	VERSION,
-	SNAPSHOT_VERSION,
-	DESCRIBE_SNAPSHOT,
-	PRINT_ARGUMENTS,
-	HELP,
-};
+/* What an option does with its value, or with being there. */
+enum option_kind { TEXT, FLAG, SIZE, IDENTITY, IGNORED, REFUSED, ANSWERED };
 
-static const struct option options[] = {
-	{ "api-sock", required_argument, NULL, API_SOCK },
-	{ "id", required_argument, NULL, ID },
-	{ "config-file", required_argument, NULL, CONFIG_FILE },
-	{ "metadata", required_argument, NULL, METADATA },
-	{ "no-api", no_argument, NULL, NO_API },
-	{ "log-path", required_argument, NULL, LOG_PATH },
-	{ "level", required_argument, NULL, LEVEL },
-	{ "module", required_argument, NULL, MODULE },
-	{ "show-level", no_argument, NULL, SHOW_LEVEL },
-	{ "show-log-origin", no_argument, NULL, SHOW_ORIGIN },
-	{ "metrics-path", required_argument, NULL, METRICS_PATH },
-	{ "boot-timer", no_argument, NULL, BOOT_TIMER },
-	{ "no-seccomp", no_argument, NULL, NO_SECCOMP },
-	{ "seccomp-filter", required_argument, NULL, SECCOMP_FILTER },
-	{ "start-time-us", required_argument, NULL, START_TIME },
-	{ "start-time-cpu-us", required_argument, NULL, START_TIME },
-	{ "parent-cpu-time-us", required_argument, NULL, START_TIME },
-	{ "http-api-max-payload-size", required_argument, NULL, PAYLOAD },
-	{ "mmds-size-limit", required_argument, NULL, MMDS_LIMIT },
-	{ "enable-pci", no_argument, NULL, ENABLE_PCI },
-	{ "version", no_argument, NULL, VERSION },
-	{ "snapshot-version", no_argument, NULL, SNAPSHOT_VERSION },
-	{ "describe-snapshot", required_argument, NULL, DESCRIBE_SNAPSHOT },
-	{ "print-arguments", no_argument, NULL, PRINT_ARGUMENTS },
-	{ "help", no_argument, NULL, HELP },
-	{ 0 },
+struct api_option {
+	const char *name;
+	enum option_kind kind;
+	bool has_value;
+	size_t at;			  /* TEXT, FLAG, SIZE, IDENTITY: in struct api_options */
+	int (*answer)(const char *value); /* ANSWERED: and nothing is run; the exit status */
 };
-
-static void print_help(void)
-{
-	printf("usage: wisp api [OPTION]...\n\noptions:\n");
-	for (const struct option *o = options; o->name; o++)
-		printf("  --%s%s\n", o->name, o->has_arg ? " VALUE" : "");
-}
 
 static bool parse_size(const char *text, size_t *ret)
 {
 	char *end;
-	unsigned long long n = strtoull(text, &end, 10);
+	unsigned long long n;
 
-	if (*end || end == text || *text == '-' || n == 0)
+	errno = 0;
+	n = strtoull(text, &end, 10);
+	if (errno || *end || end == text || *text == '-' || n == 0)
 		return false;
 	*ret = n;
 	return true;
@@ -113,6 +65,12 @@ static int bad_arguments(const char *what)
 	return STATUS_ARGUMENTS;
 }
 
+static int bad_value(const char *name, const char *value, const char *what)
+{
+	fprintf(stderr, "wisp: api: --%s '%s': %s\n", name, value, what);
+	return STATUS_ARGUMENTS;
+}
+
 static int describe(const char *path)
 {
 	struct error err = { 0 };
@@ -124,85 +82,127 @@ static int describe(const char *path)
 	return 0;
 }
 
-/* Returns -1 to go on, or the exit status. */
+static int print_version(const char *value)
+{
+	printf("Firecracker v" API_VERSION "\n\n");
+	return 0;
+}
+
+static int print_snapshot_version(const char *value)
+{
+	printf("v" API_SNAPSHOT_VERSION "\n");
+	return 0;
+}
+
+static int print_help(const char *value);
+
+#define WITH_TEXT(name, member)                                              \
+	{                                                                    \
+		name, TEXT, true, offsetof(struct api_options, member), NULL \
+	}
+#define WITH_SIZE(name, member)                                              \
+	{                                                                    \
+		name, SIZE, true, offsetof(struct api_options, member), NULL \
+	}
+#define WITH_FLAG(name, member)                                               \
+	{                                                                     \
+		name, FLAG, false, offsetof(struct api_options, member), NULL \
+	}
+#define IS_ANSWERED(name, value, by)         \
+	{                                    \
+		name, ANSWERED, value, 0, by \
+	}
+
+static const struct api_option options[] = {
+	WITH_TEXT("api-sock", api_sock),
+	{ "id", IDENTITY, true, offsetof(struct api_options, id), NULL },
+	WITH_TEXT("config-file", config_file),
+	WITH_TEXT("metadata", metadata),
+	WITH_FLAG("no-api", no_api),
+	WITH_TEXT("log-path", log_path),
+	WITH_TEXT("level", level),
+	WITH_FLAG("show-level", show_level),
+	WITH_FLAG("show-log-origin", show_origin),
+	WITH_TEXT("metrics-path", metrics_path),
+	WITH_FLAG("no-seccomp", no_sandbox),
+	WITH_SIZE("http-api-max-payload-size", payload_limit),
+	WITH_SIZE("mmds-size-limit", mmds_limit),
+	WITH_FLAG("enable-pci", enable_pci),
+	WITH_FLAG("print-arguments", print_arguments),
+	/* What these ask for is not measured; they change nothing else. */
+	{ "module", IGNORED, true, 0, NULL },
+	{ "boot-timer", IGNORED, false, 0, NULL },
+	{ "start-time-us", IGNORED, true, 0, NULL },
+	{ "start-time-cpu-us", IGNORED, true, 0, NULL },
+	{ "parent-cpu-time-us", IGNORED, true, 0, NULL },
+	{ "seccomp-filter", REFUSED, true, 0, NULL },
+	IS_ANSWERED("version", false, print_version),
+	IS_ANSWERED("snapshot-version", false, print_snapshot_version),
+	IS_ANSWERED("describe-snapshot", true, describe),
+	IS_ANSWERED("help", false, print_help),
+};
+
+static int print_help(const char *value)
+{
+	printf("usage: wisp api [OPTION]...\n\noptions:\n");
+	for (unsigned i = 0; i < ARRAY_SIZE(options); i++)
+		printf("  --%s%s\n", options[i].name, options[i].has_value ? " VALUE" : "");
+	return 0;
+}
+
+/* -1 to go on, or the exit status. */
+static int take_option(struct api_options *o, const struct api_option *option, const char *value)
+{
+	void *member = (char *)o + option->at;
+
+	switch (option->kind) {
+	case IDENTITY:
+		if (!is_instance_id(value))
+			return bad_value(option->name, value,
+					 "1 to 64 letters, digits and dashes are an id");
+		*(const char **)member = value;
+		break;
+	case TEXT:
+		*(const char **)member = value;
+		break;
+	case FLAG:
+		*(bool *)member = true;
+		break;
+	case SIZE:
+		if (!parse_size(value, member))
+			return bad_value(option->name, value, "not a number of bytes");
+		break;
+	case IGNORED:
+		break;
+	case REFUSED:
+		return bad_value(option->name, value, "wisp has filters of its own");
+	case ANSWERED:
+		return option->answer(value);
+	}
+	return -1;
+}
+
+/* As take_option(), of all of them. */
 static int parse(struct api_options *o, int argc, char **argv)
 {
-	bool good = true;
-	int c;
+	struct option known[ARRAY_SIZE(options) + 1] = { 0 };
+	int i, status;
 
-	while (good && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		switch (c) {
-		case API_SOCK:
-			o->api_sock = optarg;
-			break;
-		case ID:
-			o->id = optarg;
-			good = is_instance_id(optarg);
-			break;
-		case CONFIG_FILE:
-			o->config_file = optarg;
-			break;
-		case METADATA:
-			o->metadata = optarg;
-			break;
-		case NO_API:
-			o->no_api = true;
-			break;
-		case LOG_PATH:
-			o->log_path = optarg;
-			break;
-		case LEVEL:
-			o->level = optarg;
-			break;
-		case SHOW_LEVEL:
-			o->show_level = true;
-			break;
-		case SHOW_ORIGIN:
-			o->show_origin = true;
-			break;
-		case METRICS_PATH:
-			o->metrics_path = optarg;
-			break;
-		case NO_SECCOMP:
-			o->no_sandbox = true;
-			break;
-		case PAYLOAD:
-			good = parse_size(optarg, &o->payload_limit);
-			break;
-		case MMDS_LIMIT:
-			good = parse_size(optarg, &o->mmds_limit);
-			break;
-		case ENABLE_PCI:
-			o->enable_pci = true;
-			break;
-		case PRINT_ARGUMENTS:
-			o->print_arguments = o->no_api = true;
-			break;
-		case VERSION:
-			printf("Firecracker v" API_VERSION "\n\n");
-			return 0;
-		case HELP:
-			print_help();
-			return 0;
-		case SECCOMP_FILTER:
-			return bad_arguments("--seccomp-filter: wisp has filters of its own");
-		case SNAPSHOT_VERSION:
-			printf("v" API_SNAPSHOT_VERSION "\n");
-			return 0;
-		case DESCRIBE_SNAPSHOT:
-			return describe(optarg);
-		case MODULE:
-		case BOOT_TIMER:
-		case START_TIME:
-			break; /* what they ask for is not measured; they change nothing else */
-		default:
-			return STATUS_ARGUMENTS;
-		}
+	for (i = 0; i < (int)ARRAY_SIZE(options); i++)
+		known[i] = (struct option){
+			.name = options[i].name,
+			.has_arg = options[i].has_value ? required_argument : no_argument,
+		};
+	while ((status = getopt_long(argc, argv, "", known, &i)) != -1) {
+		if (status)
+			return STATUS_ARGUMENTS; /* getopt_long() has said why */
+		status = take_option(o, &options[i], optarg);
+		if (status >= 0)
+			return status;
 	}
-	if (!good)
-		return bad_arguments("an option's value is not allowed");
 	if (optind < argc)
 		return bad_arguments("takes options only");
+	o->no_api |= o->print_arguments;
 	if (o->no_api && !o->config_file)
 		return bad_arguments("--no-api needs --config-file");
 	if (!o->mmds_limit)
