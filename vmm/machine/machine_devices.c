@@ -17,8 +17,9 @@ static const uint32_t intx_gsi[4] = { 16, 17, 18, 19 };
  * Pins for virtio-mmio, one each since a shared edge is lost. 4, 8 and 9 are the
  * serial port's, the clock's and the event device's; 0 to 3 have ISA meanings.
  */
-static const uint32_t mmio_gsi[] = { 5,	 6,  7,	 10, 11, 12, 13, 14, 15,
-				     16, 17, 18, 19, 20, 21, 22, 23 };
+static const uint32_t mmio_gsi[] = {
+	5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23
+};
 
 /* A window above all RAM for 64-bit BARs; persistent memory is above that, whoever needs it. */
 #define MMIO64_ALIGN (1 * GiB)
@@ -437,10 +438,12 @@ static int add_rng(struct machine *m, struct error *err)
 	return r < 0 ? r : add_virtio(m, dev, 0, err);
 }
 
-int machine_add_devices(struct machine *m, struct machine_files *files, bool layout_only,
+/* The parts of the platform that are on no bus of devices' own. */
+static int add_platform(struct machine *m, struct machine_files *files, bool layout_only,
 			struct error *err)
 {
 	const struct machine_config *c = m->config;
+	uint64_t high = guest_mem_high_end(m->mem);
 	struct power_config power = {
 		.test_device = c->test_device,
 		.event = power_event,
@@ -458,69 +461,57 @@ int machine_add_devices(struct machine *m, struct machine_files *files, bool lay
 
 	m->eject_task.run = machine_eject_seen;
 	r = power_create(&m->power, m->pio, m->irqs, &power, err);
-	if (r < 0)
-		return r;
-	r = rtc_create(&m->rtc, m->pio, m->irqs, m->loop, m->clock, guest_mem_low_end(m->mem),
-		       guest_mem_high_end(m->mem) > FW_HOLE_END ?
-			       guest_mem_high_end(m->mem) - FW_HOLE_END :
-			       0,
-		       err);
-	if (r < 0)
-		return r;
-	if (c->serial_present) {
+	if (!r)
+		r = rtc_create(&m->rtc, m->pio, m->irqs, m->loop, m->clock,
+			       guest_mem_low_end(m->mem),
+			       high > FW_HOLE_END ? high - FW_HOLE_END : 0, err);
+	if (!r && c->serial_present)
 		r = add_serial_char(m, files, layout_only, err);
-		if (!r)
-			r = serial_create(&m->serial, m->pio, SERIAL_COM1_PORT, m->irqs,
-					  SERIAL_COM1_IRQ, m->serial_char, m->loop, err);
-		if (r < 0)
-			return r;
-	}
-	if (c->transport == CONFIG_PCI) {
-		r = add_pci(m, err);
-		if (r < 0)
-			return r;
-	}
-	for (unsigned i = 0; i < c->num_disks; i++) {
+	if (!r && c->serial_present)
+		r = serial_create(&m->serial, m->pio, SERIAL_COM1_PORT, m->irqs, SERIAL_COM1_IRQ,
+				  m->serial_char, m->loop, err);
+	return r;
+}
+
+/* What there may be several of. */
+static int add_numbered(struct machine *m, struct machine_files *files, struct error *err)
+{
+	const struct machine_config *c = m->config;
+	int r = 0;
+
+	for (unsigned i = 0; i < c->num_disks && !r; i++)
 		r = machine_add_disk(m, i, files, err);
-		if (r < 0)
-			return r;
-	}
-	for (unsigned i = 0; i < c->num_nets; i++) {
+	for (unsigned i = 0; i < c->num_nets && !r; i++)
 		r = machine_add_net(m, &c->net[i], &files->net[i], err);
-		if (r < 0)
-			return r;
-	}
-	for (unsigned i = 0; i < c->num_pmems; i++) {
+	for (unsigned i = 0; i < c->num_pmems && !r; i++)
 		r = add_pmem(m, &c->pmem[i], &files->pmem[i], err);
-		if (r < 0)
-			return r;
-	}
-	for (unsigned i = 0; i < c->num_shares; i++) {
+	for (unsigned i = 0; i < c->num_shares && !r; i++)
 		r = add_share(m, &c->share[i], &files->share[i], err);
-		if (r < 0)
-			return r;
-	}
-	if (c->console_present || files->num_ports) {
+	return r;
+}
+
+/* The order is that of addresses and interrupts, and so of what is saved. */
+int machine_add_devices(struct machine *m, struct machine_files *files, bool layout_only,
+			struct error *err)
+{
+	const struct machine_config *c = m->config;
+	int r = add_platform(m, files, layout_only, err);
+
+	if (!r && c->transport == CONFIG_PCI)
+		r = add_pci(m, err);
+	if (!r)
+		r = add_numbered(m, files, err);
+	if (!r && (c->console_present || files->num_ports))
 		r = add_console(m, files, layout_only, err);
-		if (r < 0)
-			return r;
-	}
-	if (c->vsock_present) {
+	if (!r && c->vsock_present)
 		r = add_vsock(m, files, err);
-		if (r < 0)
-			return r;
-	}
-	if (c->balloon_present) {
+	if (!r && c->balloon_present)
 		r = add_balloon(m, err);
-		if (r < 0)
-			return r;
-	}
-	if (c->hotplug.bytes) {
+	if (!r && c->hotplug.bytes)
 		r = add_hotplug(m, err);
-		if (r < 0)
-			return r;
-	}
-	return c->rng ? add_rng(m, err) : 0;
+	if (!r && c->rng)
+		r = add_rng(m, err);
+	return r;
 }
 
 void machine_free_devices(struct machine *m)
