@@ -660,7 +660,7 @@ _wisp()
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --changed-disks --clone --prefetch --memory-backend --clock --net --tap --memory-file --memory-handler --hugepages --paused --ready-fd --help" ;;
+		-*) _wisp_words "--disk --console --serial --vsock --name --detach --run-dir --loop --sandbox --core-sched --timeout --json --metrics --log-level --log-file --changed-disks --changed-tsc --clone --prefetch --memory-backend --clock --net --tap --memory-file --memory-handler --hugepages --paused --ready-fd --help" ;;
 		*) _wisp_files ;;
 		esac ;;
 	clone)

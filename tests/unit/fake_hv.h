@@ -48,6 +48,8 @@ struct fake_hv_params {
 	bool never_wait;
 	/* A log of dirty pages begins with all of them in it, up to the end of its last word. */
 	bool log_begins_full;
+	uint64_t tsc_khz; /* the guest's TSC's rate; 0: nobody says */
+	bool tsc_scales;  /* and it can be made another */
 };
 
 /* Freed by hv->ops->free(), which the machine does that owns it. */

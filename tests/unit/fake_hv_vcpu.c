@@ -256,6 +256,19 @@ uint64_t fake_result(const struct hv_exit *exit, unsigned size)
 
 /* ---- its operations ---- */
 
+static uint64_t fake_tsc_khz(struct hv_vcpu *v)
+{
+	return v->f->params.tsc_khz;
+}
+
+static int fake_tsc_set_khz(struct hv_vcpu *v, uint64_t khz)
+{
+	if (!v->f->params.tsc_scales)
+		return -ENOTSUP;
+	v->f->params.tsc_khz = khz;
+	return 0;
+}
+
 void fake_hv_vcpu_ops(struct hv_ops *ops)
 {
 	ops->vcpu_create = fake_vcpu_create;
@@ -268,6 +281,8 @@ void fake_hv_vcpu_ops(struct hv_ops *ops)
 	ops->vcpu_load = fake_vcpu_load;
 	ops->vm_save = fake_vm_save;
 	ops->vm_load = fake_vm_load;
+	ops->tsc_khz = fake_tsc_khz;
+	ops->tsc_set_khz = fake_tsc_set_khz;
 	ops->vcpu_setup = fake_vcpu_setup;
 	ops->vcpu_set = fake_vcpu_set;
 	ops->vcpu_debug = fake_vcpu_debug;

@@ -51,7 +51,7 @@ static void open_files(struct made *m, struct machine_files *files)
 	int pair[2];
 
 	machine_files_init(files);
-	files->disk[0] = made_file(m->disk_bytes ? m->disk_bytes : DISK_BYTES);
+	files->disk[0] = made_file(m->host.disk_bytes ? m->host.disk_bytes : DISK_BYTES);
 	for (unsigned i = 0; i < m->config.num_pmems; i++)
 		files->pmem[i] = made_file(PMEM_BYTES);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
@@ -62,7 +62,10 @@ static void open_files(struct made *m, struct machine_files *files)
 static int create(struct made *m, const struct machine_image *image, struct error *err)
 {
 	struct machine_params params = { .config = &m->config, .clock = &m->clock, .image = image };
-	struct fake_hv_params hv = { 0 };
+	struct fake_hv_params hv = {
+		.tsc_khz = m->host.tsc_khz,
+		.tsc_scales = m->host.tsc_scales,
+	};
 	struct machine_files files;
 	static struct fake_elf elf;
 	int r;
@@ -116,15 +119,19 @@ void made_save(struct machine *m, struct state_writer *w)
 		fail_msg("%s", err.msg);
 }
 
-int made_load_with_disk(struct made *m, const uint8_t *buf, size_t len, uint64_t disk_bytes,
-			struct error *err)
+int made_load_on(struct made *m, const uint8_t *buf, size_t len, const struct made_host *host,
+		 struct error *err)
 {
-	struct machine_image image = { .memory_fd = -1, .same_identity = true };
+	struct machine_image image = {
+		.memory_fd = -1,
+		.same_identity = true,
+		.changed_tsc = host->changed_tsc,
+	};
 	struct state_set set;
 	int r;
 
 	memset(m, 0, sizeof(*m));
-	m->disk_bytes = disk_bytes;
+	m->host = *host;
 	m->net_peer = -1;
 	config_init(&m->config);
 	r = state_set_open(&set, buf, len, err);
@@ -150,18 +157,28 @@ int made_load_with_disk(struct made *m, const uint8_t *buf, size_t len, uint64_t
 
 int made_load(struct made *m, const uint8_t *buf, size_t len, struct error *err)
 {
-	return made_load_with_disk(m, buf, len, DISK_BYTES, err);
+	const struct made_host host = { 0 };
+
+	return made_load_on(m, buf, len, &host, err);
 }
 
-void made_first(struct made *m, const char *transport)
+void made_first_on(struct made *m, const char *transport, const struct made_host *host)
 {
 	struct error err = { 0 };
 
 	memset(m, 0, sizeof(*m));
+	m->host = *host;
 	configure(&m->config, transport);
 	if (create(m, NULL, &err) < 0)
 		fail_msg("%s", err.msg);
 	made_pause(m->machine);
+}
+
+void made_first(struct made *m, const char *transport)
+{
+	const struct made_host host = { 0 };
+
+	made_first_on(m, transport, &host);
 }
 
 void made_restore_with(struct made *second, const struct state_writer *w, struct made *first,

@@ -11,12 +11,19 @@
 
 #define DISK_BYTES (1 * MiB)
 
+/* What a machine is made on, and what its user allows. */
+struct made_host {
+	uint64_t disk_bytes; /* 0: DISK_BYTES */
+	uint64_t tsc_khz;    /* 0: nobody says */
+	bool tsc_scales, changed_tsc;
+};
+
 struct made {
 	struct machine *machine; /* NULL: it could not be made */
 	struct machine_config config;
 	struct clock clock; /* virtual */
 	struct hv *hv;
-	uint64_t disk_bytes; /* 0: DISK_BYTES */
+	struct made_host host;
 	int net_peer;
 };
 
@@ -25,14 +32,15 @@ int made_file(uint64_t size);
 
 /* A new one, over PCI or MMIO, paused before its first instruction. */
 void made_first(struct made *m, const char *transport);
+void made_first_on(struct made *m, const char *transport, const struct made_host *host);
 
 void made_pause(struct machine *m);
 void made_save(struct machine *m, struct state_writer *w);
 
 /* Make a machine of the @len bytes of @buf; its memory is empty. -errno with @err. */
 int made_load(struct made *m, const uint8_t *buf, size_t len, struct error *err);
-int made_load_with_disk(struct made *m, const uint8_t *buf, size_t len, uint64_t disk_bytes,
-			struct error *err);
+int made_load_on(struct made *m, const uint8_t *buf, size_t len, const struct made_host *host,
+		 struct error *err);
 
 /*
  * A machine made of @w, with @size bytes at @gpa as @first has them: what the rest of its memory

@@ -130,6 +130,60 @@ static void guest_of_a_version_without_vmclock_gets_none(void **unused)
 	made_free(&second);
 }
 
+/* ---- the TSC's rate ---- */
+
+/* @host is made of a machine that ran at 2 GHz: what comes of it, and its rate then. */
+static int load_on(const struct made_host *host, uint64_t *ret_khz, struct error *err)
+{
+	const struct made_host there = { .tsc_khz = 2000000 };
+	struct made first, second;
+	struct state_writer w;
+	int r;
+
+	*err = (struct error){ 0 };
+	made_first_on(&first, "pci", &there);
+	made_save(first.machine, &w);
+	r = made_load_on(&second, w.buf, w.len, host, err);
+	*ret_khz = r ? 0 : second.machine->tsc_khz;
+	state_writer_done(&w);
+	made_free(&first);
+	made_free(&second);
+	return r;
+}
+
+static void the_tsc_runs_on_as_it_did_or_the_machine_is_refused(void **unused)
+{
+	const struct made_host same = { .tsc_khz = 2000400 };
+	const struct made_host scales = { .tsc_khz = 2600000, .tsc_scales = true };
+	const struct made_host other = { .tsc_khz = 2600000 };
+	struct error err;
+	uint64_t khz;
+
+	assert_int_equal(load_on(&same, &khz, &err), 0);
+	assert_int_equal(khz, 2000400);
+	assert_int_equal(load_on(&scales, &khz, &err), 0);
+	assert_int_equal(khz, 2000000);
+	assert_int_equal(load_on(&other, &khz, &err), -ENOTSUP);
+	assert_int_equal(err.kind, ERROR_REFUSED);
+	assert_non_null(strstr(err.msg, "2000000 kHz, this host's at 2600000 kHz"));
+	assert_non_null(strstr(err.hint, "--changed-tsc"));
+}
+
+static void a_changed_tsc_is_scaled_where_it_can_be_and_taken_where_not(void **unused)
+{
+	const struct made_host scales = { .tsc_khz = 2600000,
+					  .tsc_scales = true,
+					  .changed_tsc = true };
+	const struct made_host other = { .tsc_khz = 2600000, .changed_tsc = true };
+	struct error err;
+	uint64_t khz;
+
+	assert_int_equal(load_on(&scales, &khz, &err), 0);
+	assert_int_equal(khz, 2000000);
+	assert_int_equal(load_on(&other, &khz, &err), 0);
+	assert_int_equal(khz, 2600000);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -138,6 +192,8 @@ int main(void)
 		cmocka_unit_test(vmclock_of_a_restored_guest_is_raised),
 		cmocka_unit_test(guest_that_moved_is_no_other),
 		cmocka_unit_test(guest_of_a_version_without_vmclock_gets_none),
+		cmocka_unit_test(the_tsc_runs_on_as_it_did_or_the_machine_is_refused),
+		cmocka_unit_test(a_changed_tsc_is_scaled_where_it_can_be_and_taken_where_not),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -143,6 +143,7 @@ static void limits_changed_while_it_ran_come_along(void **unused)
 
 static void golden_state_is_read(const char *name)
 {
+	const struct made_host host = { .disk_bytes = 64 * KiB };
 	struct error err = { 0 };
 	uint8_t buf[64 * KiB];
 	char path[80];
@@ -157,7 +158,7 @@ static void golden_state_is_read(const char *name)
 	len = read(fd, buf, sizeof(buf));
 	close(fd);
 	assert_in_range(len, 1, sizeof(buf) - 1);
-	if (made_load_with_disk(&m, buf, len, 64 * KiB, &err) < 0)
+	if (made_load_on(&m, buf, len, &host, &err) < 0)
 		fail_msg("%s: %s", path, err.msg);
 	assert_true(machine_is_paused(m.machine));
 	assert_string_equal(m.config.disk[0].id, "disk0");

@@ -353,7 +353,7 @@ static void use_chain(struct machine_image *image, struct restoring *t)
 static int restore(struct saved_options *o, const char *path, unsigned number)
 {
 	struct restoring *t = calloc(1, sizeof(*t));
-	struct machine_image image = { .clock = o->clock };
+	struct machine_image image = { .clock = o->clock, .changed_tsc = o->changed_tsc };
 	struct launch_ends ends = {
 		.initrd = -1,
 		.serial_out = -1,

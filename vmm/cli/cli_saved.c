@@ -77,6 +77,10 @@ const struct config_item restore_options[] = {
 	{ "--changed-disks", NULL,
 	  "Go on although a disk was written since: the guest's memory may contradict it",
 	  CONFIG_FLAG, MEMBER(changed_disks) },
+	{ "--changed-tsc", NULL,
+	  "Go on although this host's TSC has another rate and cannot be scaled: kvm-clock stays "
+	  "right, what the guest times by the TSC itself does not",
+	  CONFIG_FLAG, MEMBER(changed_tsc) },
 	{ "--clone", "N",
 	  "Run N copies in the background, called ID-1, ID-2, ... (the saved name), as far as no "
 	  "microVM is called so yet, with private copies of the disks; paths of consoles and "

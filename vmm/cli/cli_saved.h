@@ -30,6 +30,7 @@ struct saved_options {
 
 	unsigned clock;	    /* enum machine_clock; restore's */
 	bool changed_disks; /* restore's */
+	bool changed_tsc;   /* restore's */
 	unsigned clones;    /* restore's; 0: the machine itself */
 	unsigned prefetch;  /* restore's: enum saved_prefetch */
 	unsigned memory;    /* restore's: enum saved_memory */

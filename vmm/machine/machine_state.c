@@ -229,8 +229,22 @@ static int load_limits(struct machine *m, struct state_set *state, struct error 
 	return LOAD(SECTION_LIMITS, machine_limits_load, m);
 }
 
-/* Let the guest's TSC run as fast as it did. */
-static int match_tsc(struct machine *m, uint64_t khz, struct error *err)
+static int refuse_tsc(const struct machine_image *image, uint64_t khz, uint64_t here, int r,
+		      struct error *err)
+{
+	error_kind_set(err, ERROR_REFUSED, r,
+		       "the guest's clock runs at %" PRIu64 " kHz, this host's at %" PRIu64
+		       " kHz, and its processor cannot scale it",
+		       khz, here);
+	if (!image->arrival)
+		error_hint(err, "a guest that takes its time from kvm-clock can go on with "
+				"--changed-tsc");
+	return r;
+}
+
+/* Let the guest's TSC run as fast as it did, or as its user allows. */
+static int match_tsc(struct machine *m, const struct machine_image *image, uint64_t khz,
+		     struct error *err)
 {
 	const struct hv_ops *ops = m->hv->ops;
 	uint64_t here = ops->tsc_khz ? ops->tsc_khz(m->vcpus.vcpu[0].hv) : 0;
@@ -242,18 +256,14 @@ static int match_tsc(struct machine *m, uint64_t khz, struct error *err)
 		int r = ops->tsc_set_khz ? ops->tsc_set_khz(m->vcpus.vcpu[i].hv, khz) : -ENOTSUP;
 
 		if (r < 0)
-			return error_kind_set(err, ERROR_REFUSED, r,
-					      "the guest's clock runs at %" PRIu64
-					      " kHz, this host's at %" PRIu64
-					      " kHz, and its processor cannot scale it",
-					      khz, here);
+			return image->changed_tsc ? 0 : refuse_tsc(image, khz, here, r, err);
 	}
 	return 0;
 }
 
 /* The CPUID that the guest was told, where this host can keep that promise. */
-static int load_cpu(struct machine *m, struct state_set *state, const struct x86_cpuid *host,
-		    struct error *err)
+static int load_cpu(struct machine *m, const struct machine_image *image,
+		    const struct x86_cpuid *host, struct error *err)
 {
 	struct x86_cpuid *offered = calloc(1, sizeof(*offered));
 	struct x86_cpuid *saved = calloc(1, sizeof(*saved));
@@ -262,7 +272,7 @@ static int load_cpu(struct machine *m, struct state_set *state, const struct x86
 	int ret = offered && saved ? 0 : error_set(err, -ENOMEM, "CPUID: %m");
 
 	if (!ret)
-		ret = state_set_take(state, SECTION_CPU, 0, VERSION, &r, err);
+		ret = state_set_take(image->state, SECTION_CPU, 0, VERSION, &r, err);
 	if (!ret) {
 		khz = state_get_u64(&r);
 		x86_cpuid_read(saved, &r);
@@ -273,7 +283,7 @@ static int load_cpu(struct machine *m, struct state_set *state, const struct x86
 	if (!ret && host)
 		ret = x86_cpuid_covers(offered, saved, err);
 	if (!ret)
-		ret = match_tsc(m, khz, err);
+		ret = match_tsc(m, image, khz, err);
 	m->tsc_khz = m->hv->ops->tsc_khz ? m->hv->ops->tsc_khz(m->vcpus.vcpu[0].hv) : 0;
 	if (!ret && host)
 		ret = machine_set_cpuid(m, saved, err);
@@ -351,7 +361,7 @@ static int change_identity(struct machine *m, bool same, struct error *err)
 int machine_load_kind(struct machine *m, const struct machine_image *image,
 		      const struct x86_cpuid *host, struct error *err)
 {
-	int r = load_cpu(m, image->state, host, err);
+	int r = load_cpu(m, image, host, err);
 
 	return r ? r : state_set_finish(image->state, err);
 }
@@ -359,7 +369,7 @@ int machine_load_kind(struct machine *m, const struct machine_image *image,
 int machine_load(struct machine *m, const struct machine_image *image, const struct x86_cpuid *host,
 		 struct error *err)
 {
-	int r = load_cpu(m, image->state, host, err);
+	int r = load_cpu(m, image, host, err);
 
 	/* Of one that stands still it may be asked what changed since: ours from here on, too. */
 	if (!r && m->config->start_paused && guest_mem_track_dirty(m->mem, true) < 0)

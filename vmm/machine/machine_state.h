@@ -38,6 +38,7 @@ struct machine_image {
 	struct demand *demand; /* RAM comes when it is touched (vmm/saved/demand.h); NULL: now */
 	struct guest_mem *mem;	 /* RAM that is there already, owned by the machine then; or NULL */
 	enum machine_clock clock;
+	bool changed_tsc; /* it may run on where the TSC has another rate and cannot be scaled */
 	bool same_identity; /* it moves (migration): no new generation ID */
 	/* It is still to come (migrate.h): @state only has what machine_save_kind() writes. */
 	const struct migrate_arrival *arrival;
