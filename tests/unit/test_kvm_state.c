@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "vmm/hypervisor/kvm.h"
+#include "vmm/hypervisor/kvm_internal.h"
 #include "vmm/hypervisor/x86_state.h"
 
 #define MEMORY_BYTES (2 * MiB)
@@ -239,12 +239,91 @@ static void msr_that_kvm_does_not_save_is_not_set(void **state)
 	free(saved);
 }
 
+/* Saved in another way: the TSC, and what is in the special registers. */
+static bool is_saved_apart(uint32_t index)
+{
+	static const uint32_t apart[] = { 0x10, 0x1b, 0xc0000080, 0xc0000100, 0xc0000101 };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(apart); i++)
+		if (index == apart[i])
+			return true;
+	return false;
+}
+
+static bool read_msr(struct vm *vm, uint32_t index, uint64_t *ret)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} one = { .head.nmsrs = 1, .entry.index = index };
+
+	if (kvm_vcpu_ioctl(vm->vcpu[0], KVM_GET_MSRS, &one) != 1)
+		return false;
+	*ret = one.entry.data;
+	return true;
+}
+
+/* Can anyone change some bit of it? It is as it was afterwards. */
+static bool can_change(struct vm *vm, uint32_t index)
+{
+	const struct hv_ops *ops = vm->hv->ops;
+	uint64_t before, after;
+	bool can = false;
+
+	if (is_saved_apart(index) || !read_msr(vm, index, &before))
+		return false;
+	for (unsigned bit = 0; bit < 64 && !can; bit++) {
+		uint64_t mask = 1ull << bit;
+
+		if (ops->vcpu_change_msr(vm->vcpu[0], index, mask, ~before) < 0)
+			continue;
+		can = read_msr(vm, index, &after) && after == (before ^ mask);
+		ops->vcpu_change_msr(vm->vcpu[0], index, mask, before);
+	}
+	return can;
+}
+
+static void what_a_template_can_change_is_saved(void **state)
+{
+	static const struct {
+		uint32_t first, num;
+	} range[] = { { 0, 0x800 }, { 0xc0000000, 0x400 }, { 0xc0010000, 0x2000 } };
+	struct x86_saved_vcpu *saved = calloc(2, sizeof(*saved));
+	struct x86_saved_vm shared;
+	unsigned num = 0;
+	struct vm vm;
+	uint8_t *memory;
+
+	need_kvm();
+	assert_non_null(saved);
+	memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		      0);
+	create(&vm, memory);
+	save(&vm, &shared, saved);
+	for (unsigned i = 0; i < ARRAY_SIZE(range); i++) {
+		for (uint32_t k = 0; k < range[i].num; k++) {
+			uint32_t index = range[i].first + k;
+
+			if (!can_change(&vm, index))
+				continue;
+			num++;
+			if (!find_msr(&saved[0], index))
+				fail_msg("MSR %#x can be changed and is not saved", index);
+		}
+	}
+	assert_true(num > 10);
+	destroy(&vm);
+	munmap(memory, MEMORY_BYTES);
+	free(saved);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(guest_goes_on_in_another_vm),
 		cmocka_unit_test(processors_keep_the_distance_of_their_clocks),
 		cmocka_unit_test(msr_that_kvm_does_not_save_is_not_set),
+		cmocka_unit_test(what_a_template_can_change_is_saved),
 	};
 
 	return cmocka_run_group_tests(tests, open_kvm, NULL);

@@ -28,6 +28,9 @@
 #define NUM_MACHINE_CHECK  128
 #define MSR_HYPERV_FIRST   0x40000000
 #define MSR_HYPERV_LAST	   0x400001ff
+#define MSR_TSC_AUX	   0xc0000103
+#define MSR_AMD_OSVW	   0xc0010140 /* two */
+#define MSR_AMD_DE_CFG	   0xc0011029
 
 struct msr_list {
 	struct kvm_msrs head;
@@ -95,6 +98,10 @@ static struct msr_list *make_list(struct kvm_vm *vm)
 	want_run(list, MSR_MTRR_FIXED_4K, 8);
 	want_run(list, MSR_MTRR_DEF_TYPE, 1);
 	want_run(list, MSR_MACHINE_CHECK, NUM_MACHINE_CHECK);
+	/* What a CPU template may have changed besides. */
+	want_run(list, MSR_TSC_AUX, 1);
+	want_run(list, MSR_AMD_OSVW, 2);
+	want_run(list, MSR_AMD_DE_CFG, 1);
 	return list;
 fail:
 	free(indices);
