@@ -368,6 +368,11 @@ void serial_limit(struct serial *s, const struct rate_limits *limits)
 	rate_limiter_set(&s->limiter, limits, clock_monotonic_ns(loop_clock(s->loop)));
 }
 
+void serial_limits(struct serial *s, struct rate_limits *ret_limits)
+{
+	rate_limiter_get(&s->limiter, ret_limits);
+}
+
 uint64_t serial_dropped(struct serial *s)
 {
 	uint64_t dropped;

@@ -28,6 +28,8 @@ void serial_free(struct serial *s);
  * its kernel, which sends with interrupts off. A byte is an operation. Any thread.
  */
 void serial_limit(struct serial *s, const struct rate_limits *limits);
+/* Those of now. Any thread. */
+void serial_limits(struct serial *s, struct rate_limits *ret_limits);
 /* Bytes that were dropped so far, for that. Any thread. */
 uint64_t serial_dropped(struct serial *s);
 

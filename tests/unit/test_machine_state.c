@@ -113,6 +113,7 @@ static void limits_changed_while_it_ran_come_along(void **unused)
 {
 	struct rate_limits disk = { .ops = { 10, 20, 30 }, .bytes = { 1 << 20, 0, 0 } }, got, other;
 	struct rate_limits tx = { .bytes = { 5000, 100, 0 } }, flushes = { .ops = { 7, 1, 0 } };
+	struct rate_limits sent = { .bytes = { 300, 90, 0 } };
 	struct made first, second;
 	struct error err = { 0 };
 	struct state_writer w;
@@ -121,6 +122,7 @@ static void limits_changed_while_it_ran_come_along(void **unused)
 	virtio_blk_limit(device(&first, "root"), &disk);
 	virtio_net_limit(device(&first, "net0"), NULL, &tx);
 	virtio_pmem_limit(device(&first, "cache"), &flushes);
+	serial_limit(first.machine->serial, &sent);
 	made_save(first.machine, &w);
 	if (made_load(&second, w.buf, w.len, &err) < 0)
 		fail_msg("%s", err.msg);
@@ -132,6 +134,8 @@ static void limits_changed_while_it_ran_come_along(void **unused)
 	assert_int_equal(other.bytes.per_second, 0);
 	virtio_pmem_limits(device(&second, "cache"), &got);
 	assert_memory_equal(&got, &flushes, sizeof(got));
+	serial_limits(second.machine->serial, &got);
+	assert_memory_equal(&got, &sent, sizeof(got));
 	virtio_rng_limits(device(&second, "rng0"), &got);
 	assert_int_equal(got.ops.per_second, 0);
 	state_writer_done(&w);

@@ -152,6 +152,10 @@ struct rate_limits machine_net_limits(const struct config_net *c);
 bool machine_limits_changed(const struct machine *m);
 void machine_limits_save(const struct machine *m, struct state_writer *w);
 void machine_limits_load(struct machine *m, struct state_reader *r);
+/* The serial port's, which no configuration gives it. */
+bool machine_serial_is_limited(const struct machine *m);
+void machine_serial_limits_save(const struct machine *m, struct state_writer *w);
+void machine_serial_limits_load(struct machine *m, struct state_reader *r);
 
 /* machine_dump.c: registers, instruction bytes and a page walk of RIP, as text. */
 void machine_dump_vcpu(struct machine *m, struct vcpu *v, char *text, size_t size);

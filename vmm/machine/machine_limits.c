@@ -164,3 +164,36 @@ void machine_limits_load(struct machine *m, struct state_reader *r)
 			set_limits(dev, l);
 	}
 }
+
+bool machine_serial_is_limited(const struct machine *m)
+{
+	struct rate_limits l;
+
+	if (!m->serial)
+		return false;
+	serial_limits(m->serial, &l);
+	return l.ops.per_second || l.bytes.per_second;
+}
+
+void machine_serial_limits_save(const struct machine *m, struct state_writer *w)
+{
+	struct rate_limits l;
+
+	serial_limits(m->serial, &l);
+	put_rate(w, &l.ops);
+	put_rate(w, &l.bytes);
+}
+
+void machine_serial_limits_load(struct machine *m, struct state_reader *r)
+{
+	struct rate_limits l = { 0 };
+
+	get_rate(r, &l.ops);
+	get_rate(r, &l.bytes);
+	if (r->failed)
+		return;
+	if (m->serial)
+		serial_limit(m->serial, &l);
+	else
+		state_reader_fail(r, "limits of a serial port that is not there");
+}

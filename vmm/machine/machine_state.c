@@ -17,6 +17,7 @@
 #define SECTION_SERIAL	"machine/serial"
 #define SECTION_PCI	"machine/pci"
 #define SECTION_LIMITS	"machine/limits" /* only when they are not the configuration's */
+#define SECTION_SERIAL_LIMITS "machine/serial-limits" /* only when there are any */
 #define SECTION_VM	"machine/vm"
 #define SECTION_VCPU	"machine/vcpu"
 
@@ -67,6 +68,11 @@ static void save_virtio(struct machine *m, struct state_writer *w)
 	if (machine_limits_changed(m)) {
 		state_begin(w, SECTION_LIMITS, 0, VERSION);
 		machine_limits_save(m, w);
+		state_end(w);
+	}
+	if (machine_serial_is_limited(m)) {
+		state_begin(w, SECTION_SERIAL_LIMITS, 0, VERSION);
+		machine_serial_limits_save(m, w);
 		state_end(w);
 	}
 }
@@ -223,10 +229,13 @@ static int load_virtio(struct machine *m, struct state_set *state, bool again, s
 static int load_limits(struct machine *m, struct state_set *state, struct error *err)
 {
 	struct state_reader r;
+	int ret = 0;
 
-	if (!state_set_has(state, SECTION_LIMITS, 0))
-		return 0;
-	return LOAD(SECTION_LIMITS, machine_limits_load, m);
+	if (state_set_has(state, SECTION_LIMITS, 0))
+		ret = LOAD(SECTION_LIMITS, machine_limits_load, m);
+	if (!ret && state_set_has(state, SECTION_SERIAL_LIMITS, 0))
+		ret = LOAD(SECTION_SERIAL_LIMITS, machine_serial_limits_load, m);
+	return ret;
 }
 
 static int refuse_tsc(const struct machine_image *image, uint64_t khz, uint64_t here, int r,
@@ -401,13 +410,15 @@ int machine_load(struct machine *m, const struct machine_image *image, const str
 static int skip_kind(struct state_set *state, struct error *err)
 {
 	static const char *const kind[] = { SECTION_MACHINE, SECTION_CONFIG, SECTION_CPU };
+	static const char *const limits[] = { SECTION_LIMITS, SECTION_SERIAL_LIMITS };
 	struct state_reader r;
 	int ret = 0;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(kind) && !ret; i++)
 		ret = state_set_take(state, kind[i], 0, UINT32_MAX, &r, err);
-	if (!ret && state_set_has(state, SECTION_LIMITS, 0))
-		ret = state_set_take(state, SECTION_LIMITS, 0, UINT32_MAX, &r, err);
+	for (unsigned i = 0; i < ARRAY_SIZE(limits) && !ret; i++)
+		if (state_set_has(state, limits[i], 0))
+			ret = state_set_take(state, limits[i], 0, UINT32_MAX, &r, err);
 	return ret;
 }
 
