@@ -193,6 +193,11 @@ int api_find_wisp(char *path, size_t size, struct error *err);
 int api_start(struct api *api, struct error *err);
 /* The same of any command line that starts one by api_name(); says nothing of the state. */
 int api_launch(struct api *api, char **argv, struct error *err);
+/*
+ * @text, what a child said before it failed, becomes why it failed: one line, without our name in
+ * front, and not one that it warned with before.
+ */
+void api_say_why(char *text);
 /* Of all devices that have any, from now on: not all are options of `wisp run`, or saved. */
 int api_set_limits(struct api *api, struct error *err);
 int api_limit_drive(struct api *api, const char *id, const json_t *drive, struct error *err);
@@ -282,7 +287,10 @@ void api_arguments_free(char **argv);
 
 uint64_t api_now_us(void); /* on a clock that only goes on */
 
-void api_log(struct api *api, const char *level, const char *fmt, ...) __printf(3, 4);
+/* A line; @level is one of PUT /logger's, "Warn" too. */
+#define api_log(api, level, ...) api_log_at(api, __FILE__, __LINE__, level, __VA_ARGS__)
+void api_log_at(struct api *api, const char *file, int line, const char *level, const char *fmt,
+		...) __printf(5, 6);
 /* @text in quotes, as Rust's {:?} has it, cut where @buf ends. */
 const char *api_quote(char *buf, size_t size, const char *text, size_t len);
 
@@ -294,6 +302,16 @@ void api_count(struct api *api, const char *group, const char *key, json_int_t n
 void api_measure(struct api *api, const char *key, json_int_t us);
 /* One line of metrics, if somebody wants them. */
 int api_flush_metrics(struct api *api);
+
+/* ---- api_signals.c ---- */
+
+/*
+ * Signals come by the descriptor returned from now on; -errno. No other thread may be there yet:
+ * it would have them not blocked.
+ */
+int api_signals_open(void);
+/* Log and count the one that has come. 0 to go on, else the exit status to end with. */
+int api_signal(struct api *api, int fd);
 
 /* ---- api_http.c ---- */
 

@@ -45,9 +45,23 @@ const char *api_quote(char *buf, size_t size, const char *text, size_t len)
 	return buf;
 }
 
-void api_log(struct api *api, const char *level, const char *fmt, ...)
+/* What of a line's tag was asked for: ":INFO:helpers/api_answer.c:347". */
+static void say_origin(const struct api *api, const char *level, const char *file, int number,
+		       char *tag, size_t size)
 {
-	char text[4096], line[4400];
+	static const char *const said[] = { "OFF", "ERROR", "WARN", "INFO", "DEBUG", "TRACE" };
+	char origin[80] = "";
+
+	if (api->options.show_origin)
+		snprintf(origin, sizeof(origin), ":%s:%d", file, number);
+	snprintf(tag, size, "%s%s%s", api->options.show_level ? ":" : "",
+		 api->options.show_level ? said[level_of(level)] : "", origin);
+}
+
+void api_log_at(struct api *api, const char *file, int number, const char *level, const char *fmt,
+		...)
+{
+	char text[4096], line[4400], tag[100];
 	struct timespec now;
 	struct tm tm;
 	va_list ap;
@@ -64,10 +78,10 @@ void api_log(struct api *api, const char *level, const char *fmt, ...)
 			*p = ' ';
 	clock_gettime(CLOCK_REALTIME, &now);
 	gmtime_r(&now.tv_sec, &tm);
-	n = snprintf(line, sizeof(line), "%04d-%02d-%02dT%02d:%02d:%02d.%09ld [%s:main%s%s] %s\n",
+	say_origin(api, level, file, number, tag, sizeof(tag));
+	n = snprintf(line, sizeof(line), "%04d-%02d-%02dT%02d:%02d:%02d.%09ld [%s:main%s] %s\n",
 		     tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
-		     now.tv_nsec, api->options.id, api->options.show_level ? ":" : "",
-		     api->options.show_level ? level : "", text);
+		     now.tv_nsec, api->options.id, tag, text);
 	/* Nobody can be told that the log is full. */
 	if (write(api->log_fd, line, MIN((size_t)n, sizeof(line) - 1)) < 0)
 		return;

@@ -66,21 +66,31 @@ static void exec_wisp(const struct api *api, const char *path, char **argv, int 
 	_exit(127);
 }
 
-/* What the child said before it failed, without our name in front. */
+void api_say_why(char *text)
+{
+	static const char prefix[] = "wisp: ", warning[] = "wisp: warn: ";
+	const char *why = text, *next;
+
+	while (!strncmp(why, warning, strlen(warning)) && (next = strchr(why, '\n')) && next[1])
+		why = next + 1;
+	if (!strncmp(why, prefix, strlen(prefix)))
+		why += strlen(prefix);
+	memmove(text, why, strlen(why) + 1);
+	text[strcspn(text, "\n")] = '\0';
+}
+
+/* What the child said before it failed. */
 static void read_words(int fd, char *text, size_t size)
 {
-	static const char prefix[] = "wisp: ";
 	ssize_t n = read(fd, text, size - 1);
 
 	text[n > 0 ? n : 0] = '\0';
-	text[strcspn(text, "\n")] = '\0';
-	if (!strncmp(text, prefix, strlen(prefix)))
-		memmove(text, text + strlen(prefix), strlen(text) - strlen(prefix) + 1);
+	api_say_why(text);
 }
 
 static int await_ready(struct api *api, int ready, struct error *err)
 {
-	char text[300], byte;
+	char text[2000], byte;
 	ssize_t n;
 
 	do

@@ -467,6 +467,7 @@ API_HANDLER(put_logger)
 {
 	const char *path = text_of(body, "log_path"), *level = text_of(body, "level");
 	const json_t *show = json_object_get(body, "show_level");
+	const json_t *origin = json_object_get(body, "show_log_origin");
 	static char kept[16];
 	char why[120];
 	int fd;
@@ -496,6 +497,8 @@ API_HANDLER(put_logger)
 	}
 	if (json_is_boolean(show))
 		api->options.show_level = json_is_true(show);
+	if (json_is_boolean(origin))
+		api->options.show_origin = json_is_true(origin);
 	api_no_content(answer);
 }
 

@@ -9,7 +9,6 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -219,7 +218,7 @@ static int open_socket(const char *path, struct error *err)
 	if (fd < 0)
 		return error_usage(err, fd,
 				   "Failed to open the API socket at: %s. Check that it is not "
-				   "already used: %m",
+				   "already used.",
 				   path);
 	return fd;
 }
@@ -256,18 +255,6 @@ static int apply_options(struct api *api, struct error *err)
 	return 0;
 }
 
-static int open_signals(void)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	return signalfd(-1, &set, SFD_CLOEXEC);
-}
-
 /* When metrics are due. -1 comes to no metrics but on demand. */
 static int open_timer(void)
 {
@@ -282,7 +269,6 @@ static int open_timer(void)
 /* Until the microVM ends, or a signal comes. Returns the exit status. */
 static int serve(struct api *api, struct api_http *http, int signals, int timer)
 {
-	struct signalfd_siginfo info;
 	uint64_t ticks;
 	int status;
 
@@ -319,9 +305,10 @@ static int serve(struct api *api, struct api_http *http, int signals, int timer)
 				status);
 			return status;
 		}
-		if (p[1].revents && read(signals, &info, sizeof(info)) == sizeof(info)) {
+		status = p[1].revents ? api_signal(api, signals) : 0;
+		if (status) {
 			api_stop(api);
-			return 128 + (int)info.ssi_signo;
+			return status;
 		}
 	}
 }
@@ -375,7 +362,7 @@ static int run(struct api *api, struct error *err)
 			return listen_fd;
 		r = api_http_create(&http, api, listen_fd, err);
 	}
-	signals = open_signals();
+	signals = api_signals_open();
 	if (!r && o->config_file)
 		r = api_start(api, err);
 	if (!r) {

@@ -313,6 +313,40 @@ static void device_that_cannot_be_limited_goes_again(void **state)
 	assert_null(json_object_get(t->api.nets, "n"));
 }
 
+static void warning_is_not_why_a_start_failed(void **state)
+{
+	static const struct {
+		const char *said, *why;
+	} cases[] = {
+		{ "wisp: disk 'a': in use\nmore\n", "disk 'a': in use" },
+		{ "wisp: warn: tap 'a' is down\nwisp: disk 'a': in use\n", "disk 'a': in use" },
+		{ "wisp: warn: one\nwisp: warn: two\nwisp: it\n", "it" },
+		{ "wisp: warn: all there is\n", "warn: all there is" },
+		{ "wisp: warn: cut off", "warn: cut off" },
+		{ "from elsewhere", "from elsewhere" },
+		{ "", "" },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		char text[80];
+
+		snprintf(text, sizeof(text), "%s", cases[i].said);
+		api_say_why(text);
+		assert_string_equal(text, cases[i].why);
+	}
+}
+
+static void log_line_has_level_and_origin_when_asked_for(void **state)
+{
+	struct talk *t = *state;
+	char line[400] = "";
+
+	t->api.options.show_level = t->api.options.show_origin = true;
+	api_log_at(&t->api, "helpers/some.c", 12, "Warn", "text");
+	assert_true(read(t->log[0], line, sizeof(line) - 1) > 0);
+	assert_non_null(strstr(line, " [test:main:WARN:helpers/some.c:12] text\n"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -327,6 +361,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(what_is_deprecated_is_said, setup, teardown),
 		cmocka_unit_test_setup_teardown(log_quotes_what_clients_send, setup, teardown),
 		cmocka_unit_test(quoted_text_fits_its_buffer),
+		cmocka_unit_test(warning_is_not_why_a_start_failed),
+		cmocka_unit_test_setup_teardown(log_line_has_level_and_origin_when_asked_for, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(metadata_without_contents_is_an_empty_object, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(device_that_cannot_be_limited_goes_again, setup,
