@@ -179,6 +179,47 @@ static void too_long_a_record_is_refused_unread(void **state)
 	assert_int_equal(receive_bytes(header, sizeof(header), false, &err), -EBADMSG);
 }
 
+static void a_header_alone_gets_little_memory(void **state)
+{
+	uint8_t bytes[100] = { 0 };
+	struct migrate_record rec;
+	struct error err = { 0 };
+	struct ends e;
+
+	put_le32(bytes, MIGRATE_STATE);
+	put_le32(bytes + 4, MIGRATE_MAX_PAYLOAD);
+	open_ends(&e);
+	assert_int_equal(write(e.a.out, bytes, sizeof(bytes)), sizeof(bytes));
+	assert_int_equal(migrate_wire_receive(&e.b, &rec, 20, &err), -ETIMEDOUT);
+	assert_true(e.b.buf_size <= MiB);
+	close_ends(&e);
+}
+
+/* Neither a power of two nor the first one that needs so much. */
+static void records_of_any_length_arrive_whole(void **state)
+{
+	static const size_t lengths[] = { 3, 1000, 700 * KiB + 1, 3 * MiB - 5, 300 * KiB };
+	uint8_t *payload = malloc(3 * MiB);
+	struct migrate_record rec;
+	struct error err = { 0 };
+	struct ends e;
+
+	for (size_t i = 0; i < 3 * MiB; i++)
+		payload[i] = i * 2654435761u >> 24;
+	open_ends(&e);
+	for (unsigned i = 0; i < ARRAY_SIZE(lengths); i++) {
+		assert_int_equal(migrate_wire_send(&e.a, MIGRATE_STATE, i, payload + i, lengths[i],
+						   &err),
+				 0);
+		assert_int_equal(migrate_wire_receive(&e.b, &rec, 20, &err), 0);
+		assert_int_equal(rec.len, lengths[i]);
+		assert_memory_equal(rec.payload, payload + i, lengths[i]);
+		assert_true(e.b.buf_size <= 3 * MiB);
+	}
+	close_ends(&e);
+	free(payload);
+}
+
 static void the_peers_last_words_reach_a_terminal_harmlessly(void **state)
 {
 	struct migrate_record rec;
@@ -584,6 +625,8 @@ int main(void)
 		cmocka_unit_test(a_peer_that_stalls_is_given_up),
 		cmocka_unit_test(records_out_of_turn_are_refused),
 		cmocka_unit_test(too_long_a_record_is_refused_unread),
+		cmocka_unit_test(a_header_alone_gets_little_memory),
+		cmocka_unit_test(records_of_any_length_arrive_whole),
 		cmocka_unit_test(the_peers_last_words_reach_a_terminal_harmlessly),
 		cmocka_unit_test(why_a_peer_hung_up_is_heard_while_sending),
 		cmocka_unit_test(a_cancelled_wait_ends_at_once),

@@ -25,6 +25,9 @@
 #define HEADER_BYTES 32
 #define AT_HASH	     24
 
+/* What a header gets in memory before any byte of its payload has come. */
+#define FIRST_ROOM (256 * KiB)
+
 /* What a peer who is busy may take to move the next byte. */
 #define PATIENCE_MS 10000
 
@@ -338,6 +341,23 @@ static int make_room(struct migrate_wire *w, size_t len, struct error *err)
 	return 0;
 }
 
+/* A header is only words: what it asks for is there when as much has come, twice at most. */
+static int receive_payload(struct migrate_wire *w, size_t len, struct error *err)
+{
+	size_t got = 0, room = MIN(len, FIRST_ROOM), some;
+	int r = make_room(w, MAX(room, (size_t)1), err);
+
+	while (got < len && !r) {
+		room = MAX(w->buf_size, 2 * got);
+		some = MIN(len, room) - got;
+		r = make_room(w, got + some, err);
+		if (!r)
+			r = receive_all(w, w->buf + got, some, (int)w->patience_ms, err);
+		got += some;
+	}
+	return r;
+}
+
 void migrate_wire_text(const struct migrate_record *rec, char text[MIGRATE_MAX_TEXT + 1])
 {
 	size_t i;
@@ -389,9 +409,7 @@ int migrate_wire_receive(struct migrate_wire *w, struct migrate_record *ret, int
 	if (get_le32(header + 16) != w->next_in || get_le32(header + 20) != 0)
 		return corrupt(err, "a record out of turn");
 	w->next_in++;
-	r = make_room(w, MAX(rec.len, 1u), err);
-	if (!r)
-		r = receive_all(w, w->buf, rec.len, (int)w->patience_ms, err);
+	r = receive_payload(w, rec.len, err);
 	if (r < 0)
 		return r;
 	rec.payload = w->buf;
