@@ -17,7 +17,7 @@
 #include "vmm/migrate/migrate_serve.h"
 #include "vmm/migrate/migrate_wire.h"
 
-#define RAM_BYTES  (3 * MiB + 5 * PAGE_SIZE)
+#define RAM_BYTES (3 * MiB + 5 * PAGE_SIZE)
 /* The second disk is not one that comes. */
 #define DISK_BYTES (5 * MIGRATE_UNIT + 512)
 #define NUM_DISKS  3
@@ -27,13 +27,6 @@
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-	/* As in the monitor: one who does not listen is an error, and no end of ours. */
-	signal(SIGPIPE, SIG_IGN);
-	return 0;
-}
 
 static void open_wires(struct migrate_wire *a, struct migrate_wire *b)
 {
@@ -52,16 +45,22 @@ static void open_wires(struct migrate_wire *a, struct migrate_wire *b)
 #define RAM_PAGES (RAM_BYTES / PAGE_SIZE)
 
 struct sinks {
+	struct guest_mem *mem;
 	struct migrate_sink memory;
 	uint64_t missing[RAM_PAGES / 64 + 1];
 	struct migrate_mirror_sink disks;
 };
 
-static void open_sinks(struct sinks *s, struct guest_mem *mem)
+/* Made once, and empty at the start of each run: most of what a run would cost otherwise. */
+static struct sinks sinks;
+
+static void open_sinks(struct sinks *s)
 {
+	const struct guest_mem_range range = { .size = RAM_BYTES };
 	struct error err = { 0 };
 
-	if (migrate_sink_init(&s->memory, mem, &err) < 0 ||
+	if (guest_mem_create(&s->mem, GUEST_MEM_ANON, &range, 1, &err) < 0 ||
+	    migrate_sink_init(&s->memory, s->mem, &err) < 0 ||
 	    migrate_mirror_sink_init(&s->disks, &err) < 0)
 		abort();
 	s->disks.num = NUM_DISKS;
@@ -78,35 +77,48 @@ static void open_sinks(struct sinks *s, struct guest_mem *mem)
 	}
 }
 
-static void close_sinks(struct sinks *s)
+/* What a run has left there is gone; nothing made a disk longer. */
+static void empty_sinks(struct sinks *s)
 {
 	for (unsigned i = 0; i < NUM_DISKS; i++) {
-		int fd = s->disks.file[i].fd;
+		struct migrate_mirror_file *f = &s->disks.file[i];
 
-		if (fd < 0)
+		if (f->fd < 0)
 			continue;
-		if (lseek(fd, 0, SEEK_END) != DISK_BYTES)
+		if (lseek(f->fd, 0, SEEK_END) != DISK_BYTES)
 			abort();
-		close(fd);
+		if (f->unsynced && (ftruncate(f->fd, 0) < 0 || ftruncate(f->fd, DISK_BYTES) < 0))
+			abort();
+		f->unsynced = 0;
 	}
-	migrate_sink_done(&s->memory);
-	migrate_mirror_sink_done(&s->disks);
+	if (madvise(s->mem->map, RAM_BYTES, MADV_DONTNEED) < 0)
+		abort();
+	s->memory.pages_received = 0;
+	memset(s->missing, 0, sizeof(s->missing));
 }
 
-static void take_in(struct migrate_wire *w, struct sinks *sinks)
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	/* As in the monitor: one who does not listen is an error, and no end of ours. */
+	signal(SIGPIPE, SIG_IGN);
+	open_sinks(&sinks);
+	return 0;
+}
+
+static void take_in(struct migrate_wire *w)
 {
 	struct migrate_record rec;
 	struct error err = { 0 };
 
 	while (migrate_wire_receive(w, &rec, 0, &err) == 0) {
 		if (rec.type == MIGRATE_PAGES || rec.type == MIGRATE_PAGES_ZSTD)
-			migrate_sink_take(&sinks->memory, &rec, &err);
+			migrate_sink_take(&sinks.memory, &rec, &err);
 		else if (rec.type >= MIGRATE_DISK && rec.type <= MIGRATE_DISK_ZEROES)
-			migrate_mirror_sink_take(&sinks->disks, &rec, &err);
+			migrate_mirror_sink_take(&sinks.disks, &rec, &err);
 		else if (rec.type == MIGRATE_MISSING)
-			migrate_missing_take(&rec, sinks->missing, RAM_PAGES, &err);
+			migrate_missing_take(&rec, sinks.missing, RAM_PAGES, &err);
 	}
-	if (sinks->missing[RAM_PAGES / 64] >> (RAM_PAGES % 64))
+	if (sinks.missing[RAM_PAGES / 64] >> (RAM_PAGES % 64))
 		abort();
 }
 
@@ -116,13 +128,13 @@ static int never_hold(void *arg, struct error *err)
 }
 
 /* The source's half, with what a destination has sent to @b. */
-static void serve(struct migrate_wire *b, struct guest_mem *mem, bool resumes)
+static void serve(struct migrate_wire *b, bool resumes)
 {
 	struct migrate_memory memory;
 	struct migrate_serve s = { .memory = &memory, .wire = b, .hold_back = never_hold };
 	struct error err = { 0 };
 
-	if (migrate_memory_start_still(&memory, mem, 0, &err) < 0 ||
+	if (migrate_memory_start_still(&memory, sinks.mem, 0, &err) < 0 ||
 	    migrate_serve_init(&s, &err) < 0)
 		abort();
 	if (!resumes || migrate_serve_resume(&s, 0, &err) == 0)
@@ -133,9 +145,9 @@ static void serve(struct migrate_wire *b, struct guest_mem *mem, bool resumes)
 	migrate_memory_stop(&memory);
 }
 
-/* Each is taken in at once, unless @sinks is NULL. */
-static void send_records(struct migrate_wire *a, struct migrate_wire *b, struct sinks *sinks,
-			 const uint8_t *data, size_t size)
+/* Each is taken in at once, unless @b is NULL. */
+static void send_records(struct migrate_wire *a, struct migrate_wire *b, const uint8_t *data,
+			 size_t size)
 {
 	struct error err = { 0 };
 
@@ -147,8 +159,8 @@ static void send_records(struct migrate_wire *a, struct migrate_wire *b, struct 
 		/* Types with an upper bound below this are tried too. */
 		if (migrate_wire_send(a, type, page, data + RECORD_BYTES, len, &err) < 0)
 			break;
-		if (sinks)
-			take_in(b, sinks);
+		if (b)
+			take_in(b);
 		data += RECORD_BYTES + len;
 		size -= RECORD_BYTES + len;
 	}
@@ -178,11 +190,7 @@ static void try_hello(const uint8_t *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	const struct guest_mem_range range = { .size = RAM_BYTES };
 	struct migrate_wire a, b;
-	struct sinks sinks = { 0 };
-	struct guest_mem *mem;
-	struct error err = { 0 };
 
 	if (size < 1)
 		return 0;
@@ -190,24 +198,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		try_hello(data + 1, size - 1);
 		return 0;
 	}
-	if (guest_mem_create(&mem, GUEST_MEM_ANON, &range, 1, &err) < 0)
-		abort();
-	open_sinks(&sinks, mem);
 	open_wires(&a, &b);
 	if (data[0] % 4 == 1) {
-		send_records(&a, &b, &sinks, data + 1, size - 1);
+		send_records(&a, &b, data + 1, size - 1);
 	} else if (data[0] % 4 == 3) {
 		/* What it would get it need not read. */
 		shutdown(a.in, SHUT_RD);
-		send_records(&a, &b, NULL, data + 1, size - 1);
-		serve(&b, mem, data[0] & 4);
+		send_records(&a, NULL, data + 1, size - 1);
+		serve(&b, data[0] & 4);
 	} else if (write(a.out, data + 1, size - 1) == (ssize_t)(size - 1)) {
 		shutdown(a.out, SHUT_WR);
-		take_in(&b, &sinks);
+		take_in(&b);
 	}
 	migrate_wire_done(&a);
 	migrate_wire_done(&b);
-	close_sinks(&sinks);
-	guest_mem_free(mem);
+	empty_sinks(&sinks);
 	return 0;
 }
