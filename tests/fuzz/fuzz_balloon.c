@@ -4,12 +4,7 @@
  * memory, rings in it, and what both do. Whatever they do, memory outside the
  * guest's is untouched, a pause ends with nothing in flight, and what a
  * sanitizer looks for does not happen.
- *
- * Input: one byte of features, operations of two bytes until a zero, memory.
  */
-#include <stdlib.h>
-#include <unistd.h>
-
 #include "tests/fuzz/fuzz_device.h"
 #include "virtio/virtio_balloon.h"
 
@@ -19,59 +14,43 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-struct run {
-	struct guest_mem *mem;
-	struct loop *loop;
-	struct virtio_device *dev;
-	uint64_t features;
-};
-
-static void pause_device(struct run *r)
+static void host_asks(struct virtio_device *dev, uint8_t arg)
 {
-	fuzz_device_pause(r->dev, r->loop);
-	for (unsigned i = 0; i < NUM_QUEUES; i++)
-		if (!r->dev->needs_reset && r->dev->queue[i].inflight)
-			abort();
+	if (arg & 1)
+		virtio_balloon_ask_stats(dev);
+	else
+		virtio_balloon_set_target(dev, (uint64_t)arg << PAGE_SHIFT);
+	if (arg & 2)
+		virtio_balloon_start_hints(dev, arg & 4);
 }
 
-static void step(struct run *r, uint8_t op, uint8_t arg)
+static void step(struct fuzz_device *d, uint8_t op, uint8_t arg)
 {
-	unsigned queue = arg % NUM_QUEUES;
+	unsigned which = op % (FUZZ_OWN + 2);
 	uint32_t value = arg * 0x01010101u;
 
-	switch (op % 9) {
-	case 1:
-		virtio_kick(r->dev, queue);
+	switch (which) {
+	case 0:
+		/* Under the device's eyes. */
+		d->mem->map[0x2800 + arg * 8] ^= op;
 		break;
-	case 2:
-		loop_run_once(r->loop, 0);
+	case FUZZ_OWN:
+		virtio_config_write(d->dev, arg % 4 * 4, &value, 4);
 		break;
-	case 3:
-		fuzz_device_offer(r->dev, r->mem, queue, arg >> 4);
-		break;
-	case 4:
-		pause_device(r);
-		virtio_resume(r->dev);
-		break;
-	case 5:
-		virtio_set_status(r->dev, 0, false);
-		fuzz_device_start(r->dev, NUM_QUEUES, r->features);
-		break;
-	case 6:
-		virtio_config_write(r->dev, arg % 4 * 4, &value, 4);
-		break;
-	case 7:
-		if (arg & 1)
-			virtio_balloon_ask_stats(r->dev);
-		else
-			virtio_balloon_set_target(r->dev, (uint64_t)arg << PAGE_SHIFT);
-		if (arg & 2)
-			virtio_balloon_start_hints(r->dev, arg & 4);
+	case FUZZ_OWN + 1:
+		host_asks(d->dev, arg);
 		break;
 	default:
-		/* Under the device's eyes. */
-		r->mem->map[0x2800 + arg * 8] ^= op;
+		fuzz_device_step(d, which, arg);
 	}
+}
+
+static uint64_t features_of(uint8_t bits)
+{
+	return fuzz_ring_features(bits) | (uint64_t)(bits >> 3 & 1) << VIRTIO_BALLOON_F_STATS_VQ |
+	       (uint64_t)(bits >> 4 & 1) << VIRTIO_BALLOON_F_PAGE_POISON |
+	       (uint64_t)(bits >> 5 & 1) << VIRTIO_BALLOON_F_REPORTING |
+	       (uint64_t)(bits >> 6 & 1) << VIRTIO_BALLOON_F_FREE_PAGE_HINT;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -84,34 +63,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 						       .reporting = true,
 						       .hinting = true };
 	struct virtio_params params = { .id = "balloon0" };
-	struct loop_params loop = { .name = "fuzz" };
-	struct run r = { 0 };
-	size_t i;
+	struct fuzz_device d = { .num_queues = NUM_QUEUES };
 
 	if (!size)
 		return 0;
-	log_setup(STDERR_FILENO, LOG_ERROR);
-	if (guest_mem_create(&r.mem, data[0] & 0x80 ? GUEST_MEM_SHARED : GUEST_MEM_ANON, ranges, 2,
-			     NULL) < 0 ||
-	    loop_create(&r.loop, &loop, NULL) < 0)
+	fuzz_device_memory(&d, data[0] & 0x80, ranges, 2);
+	params.mem = d.mem;
+	params.loop = d.loop;
+	if (virtio_balloon_create(&d.dev, &params, &balloon, NULL) < 0)
 		abort();
-	params.mem = r.mem;
-	params.loop = r.loop;
-	if (virtio_balloon_create(&r.dev, &params, &balloon, NULL) < 0)
-		abort();
-	r.features = fuzz_ring_features(data[0]);
-	r.features |= (uint64_t)(data[0] >> 3 & 1) << VIRTIO_BALLOON_F_STATS_VQ;
-	r.features |= (uint64_t)(data[0] >> 4 & 1) << VIRTIO_BALLOON_F_PAGE_POISON;
-	r.features |= (uint64_t)(data[0] >> 5 & 1) << VIRTIO_BALLOON_F_REPORTING;
-	r.features |= (uint64_t)(data[0] >> 6 & 1) << VIRTIO_BALLOON_F_FREE_PAGE_HINT;
-
-	fuzz_fill_memory(r.mem, RAM, data, size);
-	fuzz_device_start(r.dev, NUM_QUEUES, r.features);
-	for (i = 1; i + 1 < size && data[i]; i += 2)
-		step(&r, data[i], data[i + 1]);
-	pause_device(&r);
-	virtio_free(r.dev);
-	loop_free(r.loop);
-	guest_mem_free(r.mem);
+	d.features = features_of(data[0]);
+	fuzz_fill_memory(d.mem, RAM, data, size);
+	fuzz_device_start(&d);
+	for (size_t i = 1; i + 1 < size && data[i]; i += 2)
+		step(&d, data[i], data[i + 1]);
+	fuzz_device_pause(&d);
+	virtio_free(d.dev);
+	guest_mem_free(d.mem);
 	return 0;
 }

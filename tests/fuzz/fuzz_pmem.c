@@ -4,16 +4,11 @@
  * do. Whatever they do, the file is changed by nobody (flushing is all that the driver may ask
  * for), a pause ends with nothing in flight, a state that was saved is one that can be loaded,
  * and what a sanitizer looks for does not happen.
- *
- * Input: one byte of features, operations of two bytes until a zero, memory.
  */
-#include <stdlib.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "tests/fuzz/fuzz_device.h"
 #include "virtio/virtio_devices.h"
-#include "vmm/core/state.h"
 
 #define RAM	   0x8000ull
 #define GPA	   0x500000000ull
@@ -21,76 +16,32 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-struct run {
-	struct guest_mem *mem;
-	struct loop *loop;
-	struct virtio_device *dev;
-	uint64_t features;
-	int file;
-};
-
-static void pause_device(struct run *r)
+static void access_config(struct virtio_device *dev, uint8_t arg)
 {
-	fuzz_device_pause(r->dev, r->loop);
-	if (!r->dev->needs_reset && r->dev->queue[0].inflight)
-		abort();
-}
-
-/* What was saved while nothing moves is loaded again. */
-static void save_and_load(struct run *r)
-{
-	struct state_writer w;
-	struct state_reader in;
-	size_t pos = 0;
-
-	pause_device(r);
-	state_writer_init(&w);
-	state_begin(&w, "pmem", 0, 1);
-	r->dev->ops->save(r->dev, &w);
-	state_end(&w);
-	if (state_next(w.buf, w.len, &pos, &in, NULL) != 1 || r->dev->ops->load(r->dev, &in) < 0)
-		abort();
-	state_writer_done(&w);
-	virtio_resume(r->dev);
-}
-
-static void step(struct run *r, uint8_t op, uint8_t arg)
-{
-	struct rate_limits limits = { 0 };
 	uint8_t config[16];
 
-	switch (op % 9) {
-	case 1:
-		virtio_kick(r->dev, 0);
+	virtio_config_read(dev, arg % 32, config, 1u << (arg >> 6));
+	virtio_config_write(dev, arg % 32, config, 1u << (arg >> 6));
+}
+
+static void step(struct fuzz_device *d, uint8_t op, uint8_t arg)
+{
+	const struct rate_limits limits = { .ops = { .per_second = arg * 1000u } };
+	unsigned which = op % (FUZZ_OWN + 2);
+
+	switch (which) {
+	case 0:
+		/* Under the device's eyes. */
+		d->mem->map[0x1000 + arg * 4] ^= op;
 		break;
-	case 2:
-		loop_run_once(r->loop, 0);
+	case FUZZ_OWN:
+		access_config(d->dev, arg);
 		break;
-	case 3:
-		fuzz_device_offer(r->dev, r->mem, 0, arg >> 4);
-		break;
-	case 4:
-		pause_device(r);
-		virtio_resume(r->dev);
-		break;
-	case 5:
-		virtio_set_status(r->dev, 0, false);
-		fuzz_device_start(r->dev, 1, r->features);
-		break;
-	case 6:
-		virtio_config_read(r->dev, arg % 32, config, 1u << (arg >> 6));
-		virtio_config_write(r->dev, arg % 32, config, 1u << (arg >> 6));
-		break;
-	case 7:
-		limits.ops = (struct rate){ .per_second = arg * 1000u };
-		virtio_pmem_limit(r->dev, &limits);
-		break;
-	case 8:
-		save_and_load(r);
+	case FUZZ_OWN + 1:
+		virtio_pmem_limit(d->dev, &limits);
 		break;
 	default:
-		/* Under the device's eyes. */
-		r->mem->map[0x1000 + arg * 4] ^= op;
+		fuzz_device_step(d, which, arg);
 	}
 }
 
@@ -110,31 +61,28 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const struct guest_mem_range range = { .gpa = 0, .size = RAM };
 	struct virtio_params params = { .id = "pmem0" };
-	struct loop_params loop = { .name = "fuzz" };
-	struct run r = { 0 };
+	struct fuzz_device d = { .num_queues = 1 };
+	int file;
 
 	if (!size)
 		return 0;
-	log_setup(STDERR_FILENO, LOG_ERROR);
-	r.file = memfd_create("pmem", MFD_CLOEXEC);
-	if (r.file < 0 || ftruncate(r.file, FILE_BYTES) < 0 ||
-	    guest_mem_create(&r.mem, GUEST_MEM_ANON, &range, 1, NULL) < 0 ||
-	    loop_create(&r.loop, &loop, NULL) < 0)
+	file = memfd_create("pmem", MFD_CLOEXEC);
+	if (file < 0 || ftruncate(file, FILE_BYTES) < 0)
 		abort();
-	params.mem = r.mem;
-	params.loop = r.loop;
-	if (virtio_pmem_create(&r.dev, &params, dup(r.file), GPA, data[0] & 8, NULL) < 0)
+	fuzz_device_memory(&d, false, &range, 1);
+	params.mem = d.mem;
+	params.loop = d.loop;
+	if (virtio_pmem_create(&d.dev, &params, dup(file), GPA, data[0] & 8, NULL) < 0)
 		abort();
-	r.features = fuzz_ring_features(data[0]);
-	fuzz_fill_memory(r.mem, RAM, data, size);
-	fuzz_device_start(r.dev, 1, r.features);
+	d.features = fuzz_ring_features(data[0]);
+	fuzz_fill_memory(d.mem, RAM, data, size);
+	fuzz_device_start(&d);
 	for (size_t i = 1; i + 1 < size && data[i]; i += 2)
-		step(&r, data[i], data[i + 1]);
-	pause_device(&r);
-	virtio_free(r.dev);
-	check_file(r.file);
-	close(r.file);
-	loop_free(r.loop);
-	guest_mem_free(r.mem);
+		step(&d, data[i], data[i + 1]);
+	fuzz_device_pause(&d);
+	virtio_free(d.dev);
+	check_file(file);
+	close(file);
+	guest_mem_free(d.mem);
 	return 0;
 }

@@ -4,37 +4,31 @@
  * pauses, changes of memory while requests run. Whatever it does, the image
  * keeps its size, a read-only one its bytes, a pause ends with nothing in
  * flight, and what a sanitizer looks for does not happen.
- *
- * Input: one byte of features, operations of two bytes until a zero, memory.
  */
 #include <linux/virtio_blk.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "tests/fuzz/fuzz_device.h"
 #include "virtio/virtio_devices.h"
 
-#define RAM	   0x10000ull
-#define BOUNDARY   0x8000ull
-#define IMAGE	   8192u
+#define RAM	 0x10000ull
+#define BOUNDARY 0x8000ull
+#define IMAGE	 8192u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Made once: what a machine has beside the disk. */
 struct host {
-	struct guest_mem *mem;
-	struct loop *loop;
+	struct fuzz_device d; /* but for the device */
 	int image;
 	uint8_t pattern[IMAGE];
 };
 
 struct run {
+	struct fuzz_device d;
 	struct host *host;
-	struct virtio_device *dev;
 	struct block *block;
-	uint64_t features;
 };
 
 static struct host *the_host(void)
@@ -44,14 +38,13 @@ static struct host *the_host(void)
 		{ .gpa = 0, .size = BOUNDARY },
 		{ .gpa = BOUNDARY, .size = RAM - BOUNDARY },
 	};
-	struct loop_params params = { .name = "fuzz" };
 
-	if (h.mem)
+	if (h.d.mem)
 		return &h;
-	log_setup(STDERR_FILENO, LOG_ERROR);
+	fuzz_device_memory(&h.d, false, ranges, 2);
+	h.d.num_queues = 1;
 	h.image = memfd_create("image", MFD_CLOEXEC);
-	if (h.image < 0 || guest_mem_create(&h.mem, GUEST_MEM_ANON, ranges, 2, NULL) < 0 ||
-	    loop_create(&h.loop, &params, NULL) < 0)
+	if (h.image < 0)
 		abort();
 	for (unsigned i = 0; i < IMAGE; i++)
 		h.pattern[i] = i / BLOCK_SECTOR * 17 + 1;
@@ -68,53 +61,43 @@ static void make_disk(struct run *r, bool read_only)
 	};
 	struct virtio_params params = {
 		.id = "disk0",
-		.mem = r->host->mem,
-		.loop = r->host->loop,
+		.mem = r->d.mem,
+		.loop = r->d.loop,
 	};
 
 	if (pwrite(r->host->image, r->host->pattern, IMAGE, 0) != IMAGE ||
 	    block_open(&r->block, &config, NULL) < 0)
 		abort();
-	block_attach(r->block, r->host->loop);
-	if (virtio_blk_create(&r->dev, &params, r->block, "serial", NULL) < 0)
+	block_attach(r->block, r->d.loop);
+	if (virtio_blk_create(&r->d.dev, &params, r->block, "serial", NULL) < 0)
 		abort();
 }
 
 static void pause_disk(struct run *r)
 {
-	fuzz_device_pause(r->dev, r->host->loop);
+	fuzz_device_pause(&r->d);
 	if (r->block->inflight)
 		abort();
 }
 
 static void step(struct run *r, uint8_t op, uint8_t arg)
 {
-	struct host *h = r->host;
+	unsigned which = op % (FUZZ_OWN + 1);
 
-	switch (op % 8) {
-	case 1:
-		virtio_kick(r->dev, 0);
+	switch (which) {
+	case 0:
+		/* Under the device's eyes. */
+		r->d.mem->map[(arg & 1 ? 0x1000 : 0) + arg * 4] ^= op;
 		break;
-	case 2:
-		loop_run_once(h->loop, 0);
-		break;
-	case 3:
-		fuzz_device_offer(r->dev, h->mem, 0, arg & 15);
-		break;
-	case 4:
+	case FUZZ_PAUSE:
 		pause_disk(r);
-		virtio_resume(r->dev);
+		virtio_resume(r->d.dev);
 		break;
-	case 5:
-		virtio_set_status(r->dev, 0, false);
-		fuzz_device_start(r->dev, 1, r->features);
-		break;
-	case 6:
-		virtio_config_write(r->dev, offsetof(struct virtio_blk_config, wce), &arg, 1);
+	case FUZZ_OWN:
+		virtio_config_write(r->d.dev, offsetof(struct virtio_blk_config, wce), &arg, 1);
 		break;
 	default:
-		/* Under the device's eyes. */
-		h->mem->map[(arg & 1 ? 0x1000 : 0) + arg * 4] ^= op;
+		fuzz_device_step(&r->d, which, arg);
 	}
 }
 
@@ -134,26 +117,26 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct run r = { .host = the_host() };
 	bool read_only;
-	size_t i;
 
 	if (!size)
 		return 0;
-	r.features = fuzz_ring_features(data[0]);
+	r.d = r.host->d;
+	r.d.features = fuzz_ring_features(data[0]);
 	read_only = data[0] & 8;
 	if (data[0] & 16)
-		r.features |= 1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_CONFIG_WCE;
+		r.d.features |= 1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_CONFIG_WCE;
 	if (data[0] & 16 && !read_only)
-		r.features |= 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
+		r.d.features |= 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
 
-	fuzz_fill_memory(r.host->mem, RAM, data, size);
+	fuzz_fill_memory(r.d.mem, RAM, data, size);
 	make_disk(&r, read_only);
-	fuzz_device_start(r.dev, 1, r.features);
-	if (r.dev->features != r.features)
+	fuzz_device_start(&r.d);
+	if (r.d.dev->features != r.d.features)
 		abort();
-	for (i = 1; i + 1 < size && data[i]; i += 2)
+	for (size_t i = 1; i + 1 < size && data[i]; i += 2)
 		step(&r, data[i], data[i + 1]);
 	pause_disk(&r);
 	check_image(&r, read_only);
-	virtio_free(r.dev);
+	virtio_free(r.d.dev);
 	return 0;
 }

@@ -19,26 +19,24 @@
 #include "virtio/virtio_devices.h"
 #include "virtio/virtio_vsock_internal.h"
 
-#define RAM	   0x10000ull
-#define BOUNDARY   0x8000ull
-#define CID	   3
-#define MAX_HOSTS  8
+#define RAM	  0x10000ull
+#define BOUNDARY  0x8000ull
+#define CID	  3
+#define MAX_HOSTS 8
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Made once: what a machine has beside the device. */
 struct host {
-	struct guest_mem *mem;
-	struct loop *loop;
+	struct fuzz_device d; /* but for the device */
 	struct clock clock;
 	int listen_fd, port_fd; /* PATH, and PATH_0 for what the guest opens */
 	char path[64];
 };
 
 struct run {
+	struct fuzz_device d;
 	struct host *host;
-	struct virtio_device *dev;
-	uint64_t features;
 	int broker_fd;
 	int fd[MAX_HOSTS]; /* the host's ends of connections */
 };
@@ -53,18 +51,17 @@ static struct host *the_host(void)
 	struct loop_params params = { .name = "fuzz", .clock = &h.clock };
 	char port_path[80];
 
-	if (h.mem)
+	if (h.d.mem)
 		return &h;
-	log_setup(STDERR_FILENO, LOG_ERROR);
+	fuzz_device_memory(&h.d, false, ranges, 2);
+	h.d.num_queues = VSOCK_NUM_QUEUES;
 	signal(SIGPIPE, SIG_IGN); /* the host of this test, not the device, writes by write(2) */
 	clock_init_virtual(&h.clock, NSEC_PER_SEC, NSEC_PER_SEC);
 	snprintf(h.path, sizeof(h.path), "/tmp/wisp-fuzz-vsock-%d", getpid());
 	snprintf(port_path, sizeof(port_path), "%s_0", h.path);
 	h.listen_fd = vsock_listen(h.path, NULL);
 	h.port_fd = vsock_listen(port_path, NULL);
-	if (h.listen_fd < 0 || h.port_fd < 0 ||
-	    guest_mem_create(&h.mem, GUEST_MEM_ANON, ranges, 2, NULL) < 0 ||
-	    loop_create(&h.loop, &params, NULL) < 0)
+	if (h.listen_fd < 0 || h.port_fd < 0 || loop_create(&h.d.loop, &params, NULL) < 0)
 		abort();
 	return &h;
 }
@@ -73,13 +70,13 @@ static void make_device(struct run *r)
 {
 	struct virtio_params params = {
 		.id = "vsock0",
-		.mem = r->host->mem,
-		.loop = r->host->loop,
+		.mem = r->d.mem,
+		.loop = r->d.loop,
 	};
-	int pair[2];
+	int listen_fd = dup(r->host->listen_fd), pair[2];
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
-	    virtio_vsock_create(&r->dev, &params, CID, dup(r->host->listen_fd), pair[1], NULL) < 0)
+	    virtio_vsock_create(&r->d.dev, &params, CID, listen_fd, pair[1], NULL) < 0)
 		abort();
 	r->broker_fd = pair[0];
 }
@@ -144,46 +141,31 @@ static void host_acts(struct run *r, uint8_t arg)
 
 static void step(struct run *r, uint8_t op, uint8_t arg)
 {
-	struct host *h = r->host;
-	unsigned queue = arg % VSOCK_NUM_QUEUES;
+	unsigned which = op % (FUZZ_OWN + 3);
 
-	switch (op % 10) {
-	case 1:
-		virtio_kick(r->dev, queue);
+	switch (which) {
+	case 0:
+		r->d.dev->ops->identity_changed(r->d.dev);
 		break;
-	case 2:
-		loop_run_once(h->loop, 0);
+	case FUZZ_OWN:
+		clock_advance(&r->host->clock, (arg + 1) * 10 * NSEC_PER_MSEC);
 		break;
-	case 3:
-		fuzz_device_offer(r->dev, h->mem, queue, arg >> 4);
-		break;
-	case 4:
-		fuzz_device_pause(r->dev, h->loop);
-		virtio_resume(r->dev);
-		break;
-	case 5:
-		virtio_set_status(r->dev, 0, false);
-		fuzz_device_start(r->dev, VSOCK_NUM_QUEUES, r->features);
-		break;
-	case 6:
-		r->dev->ops->identity_changed(r->dev);
-		break;
-	case 7:
-		clock_advance(&h->clock, (arg + 1) * 10 * NSEC_PER_MSEC);
-		break;
-	case 8:
+	case FUZZ_OWN + 1:
 		/* Under the device's eyes. */
-		h->mem->map[0x1800 + arg * 8] ^= op;
+		r->d.mem->map[0x1800 + arg * 8] ^= op;
+		break;
+	case FUZZ_OWN + 2:
+		host_acts(r, arg);
+		loop_run_once(r->d.loop, 0);
 		break;
 	default:
-		host_acts(r, arg);
-		loop_run_once(h->loop, 0);
+		fuzz_device_step(&r->d, which, arg);
 	}
 }
 
 static void check_bounds(const struct run *r)
 {
-	const struct virtio_vsock *vs = container_of(r->dev, struct virtio_vsock, dev);
+	const struct virtio_vsock *vs = container_of(r->d.dev, struct virtio_vsock, dev);
 	struct list *pos;
 
 	if (vs->num_conns > VSOCK_MAX_CONNS || vs->num_strays > VSOCK_MAX_STRAYS)
@@ -205,17 +187,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	for (i = 0; i < MAX_HOSTS; i++)
 		r.fd[i] = -1;
-	r.features = fuzz_ring_features(data[0]);
+	r.d = r.host->d;
+	r.d.features = fuzz_ring_features(data[0]);
 
-	fuzz_fill_memory(r.host->mem, RAM, data, size);
+	fuzz_fill_memory(r.d.mem, RAM, data, size);
 	make_device(&r);
-	fuzz_device_start(r.dev, VSOCK_NUM_QUEUES, r.features);
+	fuzz_device_start(&r.d);
 	for (i = 1; i + 1 < size && data[i]; i += 2) {
 		step(&r, data[i], data[i + 1]);
 		check_bounds(&r);
 	}
-	fuzz_device_pause(r.dev, r.host->loop);
-	virtio_free(r.dev);
+	fuzz_device_pause(&r.d);
+	virtio_free(r.d.dev);
 	for (i = 0; i < MAX_HOSTS; i++)
 		if (r.fd[i] >= 0)
 			close(r.fd[i]);

@@ -14,10 +14,10 @@
 #define MEMORY	0x3000u /* what is not zero */
 #define ENTRIES 8
 
-/* Kicks of each queue, turns of the loop, a question, a target, a pause, a reset; then 0. */
+/* Kicks of each queue, turns of the loop, a question, targets, a pause, a save, a reset; 0. */
 static const uint8_t operations[] = {
-	1, 0, 1, 1, 1, 2, 1, 3, 2, 0, 2, 0, 7, 1, 2, 0, 3, 18, 2, 0, 7, 16,
-	6, 5, 4, 0, 2, 0, 6, 7, 3, 19, 2, 0, 8, 3, 5, 0, 2,  0, 0,
+	1, 0, 1, 1, 1, 2, 1, 3, 2,  0, 2, 0, 8, 1, 2, 0, 3, 18, 2, 0, 8, 16, 7,
+	5, 4, 0, 2, 0, 7, 7, 3, 19, 2, 0, 9, 3, 6, 0, 2, 0, 5,	0, 2, 0, 0,
 };
 
 /* Queues 0 and 1 take page numbers, 2 statistics (or ranges), the others ranges. */

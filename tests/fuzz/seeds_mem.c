@@ -32,7 +32,8 @@ static const struct {
 
 /* Kicks, turns, more and less asked for, a pause, saved and loaded, a reset; then 0. */
 static const uint8_t operations[] = {
-	1, 1, 2, 0, 6, 40, 2, 0, 7, 1, 3, 4, 2, 0, 6, 4, 4, 1, 2, 0, 3, 8, 2, 0, 5, 1, 2, 0, 0,
+	1, 1, 2, 0, 7, 40, 2,	 0, 6, 1, 3, 0x40, 2, 0, 7,
+	4, 4, 1, 2, 0, 3,  0x80, 2, 0, 5, 1, 2,	   0, 0,
 };
 
 static int save(const char *dir, unsigned features)

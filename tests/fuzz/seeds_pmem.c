@@ -10,10 +10,10 @@
 #define DATA   0x1000u
 #define MEMORY 0x1100u
 
-/* Kicks, turns of the loop, more requests, a pause, its registers, a limit, a save, a reset; 0. */
+/* Kicks, turns of the loop, more requests, a pause, its registers, limits, a save, a reset; 0. */
 static const uint8_t operations[] = {
-	1, 0, 2, 0, 2, 0, 3, 0x20, 2, 0, 4, 0, 6, 0, 6, 0xc8, 7, 1, 3, 0x30, 2, 0,
-	2, 0, 8, 0, 7, 0, 1, 0, 2, 0, 9, 4, 3, 0x10, 5, 0, 1, 0, 2, 0, 0,
+	1, 0, 2, 0, 2, 0, 3, 0x20, 2, 0, 4, 0, 7, 0, 7, 0xc8, 8, 1, 3, 0x30, 2, 0,
+	2, 0, 6, 0, 8, 0, 1, 0, 2, 0, 9, 4, 3, 0x10, 5, 0, 1, 0, 2, 0, 0,
 };
 
 static int save(const char *dir, unsigned features)

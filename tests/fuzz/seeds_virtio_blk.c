@@ -15,9 +15,9 @@
 #define MEMORY	0x1400u /* what is not zero */
 #define QUEUE_SIZE 16
 
-/* kick, run, pause, more of them, run, cache off, reset, run; then 0. */
-static const uint8_t operations[] = { 1, 0, 2, 0, 4, 0, 3, 2, 2, 0, 6, 0,
-				      5, 0, 1, 0, 2, 0, 7, 9, 0 };
+/* kick, run, pause, more of them, run, cache off, saved and loaded, reset, run; then 0. */
+static const uint8_t operations[] = { 1, 0, 2, 0, 4, 0, 3, 0x20, 2, 0, 7, 0,
+				      6, 0, 5, 0, 1, 0, 2, 0, 8, 9, 0 };
 
 static const uint32_t types[] = {
 	VIRTIO_BLK_T_IN,     VIRTIO_BLK_T_OUT,	   VIRTIO_BLK_T_FLUSH,
