@@ -270,13 +270,13 @@ $(BUILD)/fuzz/seeds_%: $(BUILD)/tests/fuzz/seeds_%.o $(UNIT_LIB) $(BUILD)/libwis
 	$(call say,LD,$@)$(CC) $(CFLAGS) -pie -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LDLIBS)
 
 # What a run learned stays in its corpus for the next one.
+RUN_FUZZ = BUILD=$(BUILD) FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz
+
 .PHONY: fuzz
-fuzz: $(FUZZ:%=run-fuzz-%) ## fuzz targets, FUZZ_SECONDS each
+fuzz: $(FUZZ:%=$(BUILD)/fuzz/fuzz_%) $(FUZZ:%=$(BUILD)/fuzz/seeds_%) ## fuzz targets, FUZZ_SECONDS each, and what they reached
+	$(Q)$(RUN_FUZZ) $(FUZZ)
 run-fuzz-%: $(BUILD)/fuzz/fuzz_% $(BUILD)/fuzz/seeds_%
-	$(Q)mkdir -p $(BUILD)/fuzz/$*/seeds $(BUILD)/fuzz/$*/corpus
-	$(Q)$(BUILD)/fuzz/seeds_$* $(BUILD)/fuzz/$*/seeds
-	$(Q)$(BUILD)/fuzz/fuzz_$* -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \
-		-artifact_prefix=$(BUILD)/fuzz/$*/ $(BUILD)/fuzz/$*/corpus $(BUILD)/fuzz/$*/seeds
+	$(Q)FUZZ_COVERAGE=0 $(RUN_FUZZ) $*
 
 .PHONY: fuzz-coverage
 fuzz-coverage: $(FUZZ:%=$(BUILD)/fuzz/seeds_%) ## what of its files each fuzz target reaches, after `make fuzz`
