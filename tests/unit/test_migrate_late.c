@@ -564,7 +564,7 @@ static void who_may_wait_for_memory_is_asked_beside_its_loop(void **state)
 	assert_int_equal(listen(sock, 8), 0);
 	begin_moving_with(&x, &a, sock);
 	for (unsigned i = 0; i < ARRAY_SIZE(fds); i++)
-		fds[i] = dup(x.sock[0]);
+		fds[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	/* Nobody serves the loop. */
 	reply = knock(&where, "{\"do\":\"migrate-status\"}", NULL, 0);
 	assert_string_equal(json_string_value(json_object_get(reply, "role")), "none");

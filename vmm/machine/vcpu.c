@@ -192,7 +192,7 @@ static void *vcpu_thread(void *arg)
 	int r;
 
 	/* Before the filter: where it runs is not its own to choose afterwards. */
-	resources_pin_vcpu(&set->machine->config->resources, v->index);
+	resources_pin_vcpu(set->resources, v->index);
 	r = confine(v);
 	if (r < 0)
 		machine_end(set->machine, MACHINE_END_INTERNAL, MACHINE_STATUS_INTERNAL, NULL);
@@ -278,6 +278,8 @@ int vcpu_set_start(struct vcpu_set *set, enum vcpu_want want, struct error *err)
 	pthread_attr_t attr;
 	int r = 0;
 
+	/* The machine has another configuration as soon as something is plugged. */
+	set->resources = &set->machine->config->resources;
 	atomic_store(&set->want, want);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, VCPU_STACK_BYTES);

@@ -38,6 +38,7 @@ struct vcpu_set {
 	struct hv *hv;
 	struct loop *loop;
 	struct sandbox *sandbox; /* NULL: threads are not filtered */
+	const struct config_resources *resources; /* of the configuration it started with */
 	struct vcpu *vcpu;
 	unsigned num;
 
