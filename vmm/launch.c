@@ -287,13 +287,14 @@ static void remove_sockets(const struct machine_config *c)
 static int run_once(struct monitor_params *params)
 {
 	struct error err = { 0 };
-	pid_t monitor, parent = getpid();
+	pid_t monitor;
 	int status, signal = 0;
 	sigset_t set;
 
 	terminal_save(STDIN_FILENO);
 	terminal_learn(STDOUT_FILENO);
 	params->signal_fd = block_signals(&set);
+	params->parent = getpid();
 	monitor = params->signal_fd < 0 ? -1 : fork();
 	if (monitor < 0) {
 		error_kind_set(&err, ERROR_START, -errno, "cannot fork the monitor: %m");
@@ -303,7 +304,7 @@ static int run_once(struct monitor_params *params)
 	if (monitor == 0) {
 		/* Ends in good order when the parent is killed; it may be already. */
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
-		if (getppid() != parent)
+		if (getppid() != params->parent)
 			_exit(1);
 		if (params->broker_fd >= 0)
 			close(params->broker_fd);

@@ -294,15 +294,18 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 	/* From here on no path leads anywhere: what follows has its descriptors. */
 	if (!r && !p->locked_in)
 		r = sandbox_lock(sandbox, &err);
+	/* From the first byte that somebody else's monitor sends. */
+	if (!r && arrival && (r = sandbox_filter(sandbox, SANDBOX_THREAD_MAKER)) < 0)
+		error_set(&err, r, "system call filter: %m");
+	/* Before anything that may have to wait: from then on no orphan stays. */
+	if (!r)
+		r = machine_start_maker(m, &err);
 	if (!r && p->image && p->image->demand)
 		r = load_on_demand(p, sandbox, m, &err);
 	if (!r && arrival) {
 		if (arrival->fill)
 			arrival->fill->sandbox = sandbox;
-		/* From the first byte that somebody else's monitor sends. */
-		r = sandbox_filter(sandbox, SANDBOX_THREAD_MAKER);
-		r = r < 0 ? error_set(&err, r, "system call filter: %m") :
-			    migrate_receive(m, arrival, &p->host->cpuid, &err);
+		r = migrate_receive(m, arrival, &p->host->cpuid, &err);
 	}
 	if (!r)
 		r = machine_start(m, &err);
@@ -354,7 +357,7 @@ int monitor_main(const struct monitor_params *p)
 		p->end->status = error_status(&err);
 		return p->end->status;
 	}
-	sandbox.guarded = true;
+	sandbox.parent = p->parent;
 	orphan_prepare();
 	return monitor_serve(p, &sandbox);
 }

@@ -22,6 +22,7 @@ struct monitor_params {
 	const struct kvm_host *host;
 	struct machine_files *files;
 	const struct machine_image *image; /* a saved machine to go on with, or NULL */
+	pid_t parent;		 /* whose child the monitor is */
 	int kvm_fd;
 	int broker_fd;		 /* the parent's end of files->vsock_broker, or -1 */
 	struct nbd_dialer *dialer; /* the parent's, one for each disk */

@@ -26,6 +26,7 @@
 
 #include "vmm/sandbox/core_sched.h"
 #include "vmm/sandbox/maker.h"
+#include "vmm/sandbox/orphan.h"
 #include "vmm/sandbox/sandbox_internal.h"
 
 /* What became of a child: by signal, or the errno of its call (0: it succeeded). */
@@ -428,6 +429,27 @@ static void without_filters_no_thread_is_there_to_make_others(void **state)
 	assert_int_equal(told, 5);
 }
 
+static void who_is_an_orphan_already_when_it_begins_to_watch_ends_at_once(void **state)
+{
+	pid_t child = fork();
+	int status;
+
+	if (child == 0) {
+		orphan_prepare();
+		orphan_watch(getppid());
+		/* Nothing came of that: its parent lives. */
+		usleep(10000);
+		/* One that was its parent before: we are not. */
+		orphan_watch(getpid());
+		alarm(5);
+		for (;;)
+			pause();
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGTERM);
+}
+
 static void off_does_nothing(void **state)
 {
 	struct sandbox_params params = { .mode = SANDBOX_OFF };
@@ -524,6 +546,7 @@ int main(void)
 		cmocka_unit_test(the_maker_may_fork_for_a_clone),
 		cmocka_unit_test(a_maker_makes_threads_and_children_for_a_main_thread_that_may_not),
 		cmocka_unit_test(without_filters_no_thread_is_there_to_make_others),
+		cmocka_unit_test(who_is_an_orphan_already_when_it_begins_to_watch_ends_at_once),
 		cmocka_unit_test(off_does_nothing),
 		cmocka_unit_test(core_scheduling_marks_the_process_or_says_why_not),
 		cmocka_unit_test(locked_in_no_path_leads_anywhere),

@@ -582,8 +582,6 @@ int machine_start(struct machine *m, struct error *err)
 	bool wait_gdb = m->gdb && m->config->wait_gdb && !m->arrival;
 	int r = machine_start_loops(m, err);
 
-	if (!r)
-		r = maker_create(&m->maker, m->vcpus.sandbox, err);
 	if (r < 0)
 		return r;
 	if (!m->paused && !wait_gdb)

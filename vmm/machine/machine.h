@@ -111,6 +111,12 @@ void machine_free(struct machine *m);
 /* End with MACHINE_END_TIMEOUT at @deadline_ns, on the machine's clock. On the loop. */
 void machine_set_deadline(struct machine *m, uint64_t deadline_ns);
 
+/*
+ * The thread that makes others when the sandbox forbids it to this one, and sees to it that no
+ * orphan stays (vmm/sandbox/maker.h). After sandbox_lock(), before what may wait.
+ */
+int machine_start_maker(struct machine *m, struct error *err);
+
 /* Start the vCPUs. */
 int machine_start(struct machine *m, struct error *err);
 

@@ -11,6 +11,7 @@
 #include <sys/prctl.h>
 
 #include "vmm/machine/machine_internal.h"
+#include "vmm/sandbox/maker.h"
 #include "vmm/sandbox/sandbox.h"
 
 /* A loop's callbacks are shallow; untouched stack costs nothing but address space. */
@@ -108,6 +109,11 @@ int machine_start_loops(struct machine *m, struct error *err)
 	pthread_attr_destroy(&attr);
 	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 	return r;
+}
+
+int machine_start_maker(struct machine *m, struct error *err)
+{
+	return maker_create(&m->maker, m->vcpus.sandbox, err);
 }
 
 void machine_free_loops(struct machine *m)

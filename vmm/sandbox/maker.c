@@ -40,8 +40,8 @@ static void *serve(void *arg)
 
 	/* For those who look with top. */
 	prctl(PR_SET_NAME, "maker");
-	if (m->sandbox->guarded)
-		orphan_watch();
+	if (m->sandbox->parent)
+		orphan_watch(m->sandbox->parent);
 	m->result = sandbox_filter(m->sandbox, SANDBOX_THREAD_MAKER);
 	sem_post(&m->done);
 	for (;;) {
@@ -73,8 +73,8 @@ int maker_create(struct maker **ret_maker, struct sandbox *sandbox, struct error
 
 	*ret_maker = NULL;
 	if (!sandbox || !sandbox->filters) {
-		if (sandbox && sandbox->guarded)
-			orphan_watch();
+		if (sandbox && sandbox->parent)
+			orphan_watch(sandbox->parent);
 		return 0;
 	}
 	m = calloc(1, sizeof(*m));

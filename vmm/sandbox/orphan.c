@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <sys/prctl.h>
 #include <time.h>
+#include <unistd.h>
 
 #define ORPHAN_SIGNAL SIGUSR2
 
@@ -46,9 +47,12 @@ void orphan_prepare(void)
 	sigaction(ORPHAN_SIGNAL, &action, NULL);
 }
 
-void orphan_watch(void)
+void orphan_watch(pid_t parent)
 {
 	/* Each thread has one of its own, and it goes to whichever does not block it. */
 	prctl(PR_SET_PDEATHSIG, ORPHAN_SIGNAL);
 	orphan_mask(SIG_UNBLOCK);
+	/* A death before that is told to nobody, nor one while a change of user had undone it. */
+	if (getppid() != parent)
+		orphaned(ORPHAN_SIGNAL);
 }

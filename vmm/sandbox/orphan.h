@@ -10,6 +10,8 @@
 #ifndef WISP_VMM_ORPHAN_H
 #define WISP_VMM_ORPHAN_H
 
+#include <sys/types.h>
+
 /* How long an orphan may take to end in good order, in seconds. */
 #define ORPHAN_GRACE_S 10
 
@@ -17,9 +19,10 @@
 void orphan_prepare(void);
 
 /*
- * The calling thread is told of the death of its process's parent. In a thread with a filter of
- * system calls this takes prctl(PR_SET_PDEATHSIG), and then timer_create() and timer_settime().
+ * The calling thread is told of the death of its process's parent, which is or was @parent. In a
+ * thread with a filter of system calls this takes prctl(PR_SET_PDEATHSIG) and getppid(), and then
+ * timer_create() and timer_settime().
  */
-void orphan_watch(void);
+void orphan_watch(pid_t parent);
 
 #endif

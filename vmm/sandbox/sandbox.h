@@ -18,6 +18,8 @@
 #ifndef WISP_VMM_SANDBOX_H
 #define WISP_VMM_SANDBOX_H
 
+#include <sys/types.h>
+
 #include "vmm/core/error.h"
 
 enum sandbox_mode {
@@ -51,7 +53,7 @@ struct sandbox {
 	struct sandbox_params params;
 	bool namespaces; /* a mount namespace of our own: there can be an empty root */
 	bool filters;	 /* threads are to load theirs: locked, and the kernel has seccomp */
-	bool guarded;	 /* the maker sees to it that no orphan stays, see orphan.h */
+	pid_t parent;	 /* the maker sees to it that no orphan of it stays, see orphan.h; 0: no */
 	bool filtered;	 /* who begins now is under the maker's; so is a live fork's child */
 };
 

@@ -166,7 +166,7 @@ static int live(struct nursery *n, struct birth *b, int alive, struct machine_en
 	params.control_fd = b->control_fd;
 	/* Its parent is the one that it was forked from, which may end before it. */
 	if (n->m->vcpus.sandbox)
-		n->m->vcpus.sandbox->guarded = false;
+		n->m->vcpus.sandbox->parent = 0;
 	return monitor_serve(&params, n->m->vcpus.sandbox);
 }
 

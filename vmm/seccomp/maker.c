@@ -52,7 +52,7 @@ const struct seccomp_rule seccomp_maker[] = {
 	ALLOW(dup3, "its log"),
 	ALLOW(geteuid, "whom its control socket listens to"),
 	ALLOW(getpid, "what `wisp ls` is told"),
-	ALLOW(getppid, "what `wisp ls` is told"),
+	ALLOW(getppid, "what `wisp ls` is told; is the parent still there?"),
 	ALLOW_ARG(prlimit64, 2, 0, "how many files its guest may have open"),
 
 	/* a clone's VM */
