@@ -121,6 +121,12 @@ void loop_patience(struct loop *loop, bool on)
 		loop->may_wait = false;
 }
 
+void loop_give_way(struct loop *loop)
+{
+	if (loop->patience && !loop->may_wait)
+		sched_yield();
+}
+
 /* End the present or the next wait. Any thread. */
 static void wake(struct loop *loop)
 {

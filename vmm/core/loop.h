@@ -114,6 +114,12 @@ bool loop_is_mine(const struct loop *loop);
  */
 void loop_patience(struct loop *loop, bool on);
 
+/*
+ * Let whoever waits for its processor run once: for an event of somebody for whom loop_patience()
+ * is on, where that does nothing. All other events of the loop are served as soon as ever.
+ */
+void loop_give_way(struct loop *loop);
+
 /* ---- operations; @op->done must be set; buffers stay valid until done() ---- */
 
 /*
