@@ -195,28 +195,34 @@ static void a_header_alone_gets_little_memory(void **state)
 	close_ends(&e);
 }
 
-/* Neither a power of two nor the first one that needs so much. */
+/*
+ * Neither a power of two nor the first one that needs so much. By way of a file: what a socket
+ * holds is for an ordinary user too little.
+ */
 static void records_of_any_length_arrive_whole(void **state)
 {
 	static const size_t lengths[] = { 3, 1000, 700 * KiB + 1, 3 * MiB - 5, 300 * KiB };
 	uint8_t *payload = malloc(3 * MiB);
+	int file = memfd_create("stream", MFD_CLOEXEC);
 	struct migrate_record rec;
 	struct error err = { 0 };
 	struct ends e;
 
 	for (size_t i = 0; i < 3 * MiB; i++)
 		payload[i] = i * 2654435761u >> 24;
-	open_ends(&e);
-	for (unsigned i = 0; i < ARRAY_SIZE(lengths); i++) {
+	assert_int_equal(migrate_wire_init(&e.a, file, file, &err), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(lengths); i++)
 		assert_int_equal(migrate_wire_send(&e.a, MIGRATE_STATE, i, payload + i, lengths[i],
 						   &err),
 				 0);
-		assert_int_equal(migrate_wire_receive(&e.b, &rec, 20, &err), 0);
+	assert_int_equal(lseek(file, 0, SEEK_SET), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(lengths); i++) {
+		assert_int_equal(migrate_wire_receive(&e.a, &rec, 20, &err), 0);
 		assert_int_equal(rec.len, lengths[i]);
 		assert_memory_equal(rec.payload, payload + i, lengths[i]);
-		assert_true(e.b.buf_size <= 3 * MiB);
+		assert_true(e.a.buf_size <= 3 * MiB);
 	}
-	close_ends(&e);
+	migrate_wire_done(&e.a);
 	free(payload);
 }
 
