@@ -170,6 +170,9 @@ int fs_op_setattr(struct fs_call *c)
 		return -EINVAL;
 	if (!n)
 		return -ESTALE;
+	/* Who may do what with an interface of the kernel is the host's affair. */
+	if (fs_node_hollow(c->s, n))
+		return -EROFS;
 	/* The owner first: changing it takes set-user-ID bits away, which a mode may bring. */
 	if (in->valid & (FATTR_UID | FATTR_GID))
 		r = set_owner(c->s, n, in);

@@ -226,8 +226,8 @@ int fs_op_release(struct fs_call *c);
 int fs_op_lseek(struct fs_call *c);
 int fs_op_copy_file_range(struct fs_call *c);
 int fs_op_syncfs(struct fs_call *c);
-/* Open @n itself for @flags; follows nothing. */
-int fs_open_node(struct fs_server *s, struct fs_node *n, int flags);
+/* Open @n itself for @flags; follows nothing. -EROFS: not for writing, in this tree. */
+int fs_open_node(struct fs_server *s, struct fs_node *n, uint32_t flags);
 
 int fs_op_opendir(struct fs_call *c);
 int fs_op_readdir(struct fs_call *c);

@@ -213,6 +213,9 @@ static void names_moved(struct fs_server *s, struct fs_node *moved, struct fs_no
 {
 	if (moved && moved == target)
 		return; /* two names of one file: nothing happens */
+	/* A directory that the guest has forgotten may be there for the other one alone. */
+	if (moved)
+		moved->lookups++;
 	if (exchanged) {
 		if (target)
 			(void)fs_node_place(s, target, from, old);
@@ -222,6 +225,8 @@ static void names_moved(struct fs_server *s, struct fs_node *moved, struct fs_no
 	/* One that was seen last under another of its names keeps that. */
 	if (moved && (!moved->parent || (moved->parent == from && !strcmp(moved->name, old))))
 		(void)fs_node_place(s, moved, to, new);
+	if (moved)
+		fs_node_forget(s, moved, 1);
 }
 
 static int rename_names(struct fs_call *c, uint64_t new_dir, uint32_t flags)

@@ -43,11 +43,14 @@ static int check_opened(const struct fs_node *n, int fd, int flags)
 	return fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0 ? -errno : 0;
 }
 
-int fs_open_node(struct fs_server *s, struct fs_node *n, int flags)
+int fs_open_node(struct fs_server *s, struct fs_node *n, uint32_t flags)
 {
 	char path[FS_FD_PATH];
 	int fd;
 
+	/* Whoever asks: the guest, or a saved state. */
+	if (s->config.read_only && wants_write(flags))
+		return -EROFS;
 	/* Devices, pipes and sockets are the guest's own; on the host nobody touches them. */
 	if (!S_ISREG(n->is.type))
 		return S_ISDIR(n->is.type) ? -EISDIR : -ENXIO;
@@ -94,8 +97,6 @@ int fs_op_open(struct fs_call *c)
 		return -EINVAL;
 	if (!n)
 		return -ESTALE;
-	if (c->s->config.read_only && wants_write(in->flags))
-		return -EROFS;
 	fd = fs_open_node(c->s, n, in->flags);
 	return fd < 0 ? fd : reply_open(c, n, fd, in->flags);
 }

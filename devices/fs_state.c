@@ -167,11 +167,11 @@ static int load_handle(struct fs_server *s, struct state_reader *r, struct error
 		h.fd = fail < 0 ? fail :
 				  fs_open_beneath(fail, ".", O_RDONLY | O_DIRECTORY, 0);
 	} else if (!h.is_dir) {
-		h.fd = fs_open_node(s, n, (int)(h.flags & ~(uint32_t)O_TRUNC));
+		h.fd = fs_open_node(s, n, h.flags & ~(uint32_t)O_TRUNC);
 	}
 	if (h.fd < 0 && !(h.is_dir && fs_node_hollow(s, n))) {
 		path_of(n, path, sizeof(path));
-		return error_set(err, h.fd, "'%s', which the guest has open, is not there: %m",
+		return error_set(err, h.fd, "'%s', which the guest has open, cannot be had: %m",
 				 n->name ? path : "(a removed file)");
 	}
 	fail = fs_handle_restore(s, &h);

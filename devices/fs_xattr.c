@@ -8,13 +8,15 @@
 #define NAME_MAX_XATTR 255
 
 /* Where the node that the request is about can be found, for calls that only know paths. */
-static int take_path(struct fs_call *c, char *path)
+static int take_path(struct fs_call *c, char *path, bool changes)
 {
 	struct fs_node *n = fs_node_find(c->s, c->h->nodeid);
 	int fd;
 
 	if (!n)
 		return -ESTALE;
+	if (changes && fs_node_hollow(c->s, n))
+		return -EROFS;
 	fd = fs_node_fd(c->s, n);
 	if (fd < 0)
 		return fd;
@@ -102,7 +104,7 @@ int fs_op_getxattr(struct fs_call *c)
 		return -EINVAL;
 	r = take_xattr_name(c, &name);
 	if (!r)
-		r = take_path(c, path);
+		r = take_path(c, path, false);
 	if (r < 0)
 		return r;
 	name = kept_name(c, name, buf);
@@ -124,7 +126,7 @@ int fs_op_listxattr(struct fs_call *c)
 		return -ENOSYS;
 	if (!in)
 		return -EINVAL;
-	r = take_path(c, path);
+	r = take_path(c, path, false);
 	if (r < 0)
 		return r;
 	if (c->s->config.kept_xattr) {
@@ -159,7 +161,7 @@ int fs_op_setxattr(struct fs_call *c)
 	value = fs_take(c, in->size);
 	if (!value)
 		return -EINVAL;
-	r = take_path(c, path);
+	r = take_path(c, path, true);
 	if (r < 0)
 		return r;
 	return setxattr(path, name, value, in->size, (int)in->flags) < 0 ? -errno : 0;
@@ -175,7 +177,7 @@ int fs_op_removexattr(struct fs_call *c)
 		return -ENOSYS;
 	r = take_xattr_name(c, &name);
 	if (!r)
-		r = take_path(c, path);
+		r = take_path(c, path, true);
 	if (r < 0)
 		return r;
 	return removexattr(path, name) < 0 ? -errno : 0;

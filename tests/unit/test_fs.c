@@ -185,6 +185,9 @@ static void devices_are_not_made_and_pipes_not_opened(void **state)
 static void kernel_interfaces_show_as_empty_directories(void **state)
 {
 	struct fs_server_config config = { .root_fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC) };
+	/* What it has already, should it be set all the same. */
+	struct fuse_setattr_in mode = { .valid = FATTR_MODE, .mode = 0555 };
+	struct fuse_setxattr_in set = { .size = 1 };
 	uint64_t proc, fh;
 	struct fake_fuse f = { 0 };
 
@@ -194,6 +197,13 @@ static void kernel_interfaces_show_as_empty_directories(void **state)
 		assert_int_equal(fake_lookup(&f, proc, "self", NULL), -ENOENT);
 		assert_int_equal(fake_lookup(&f, proc, "sysrq-trigger", NULL), -ENOENT);
 		assert_int_equal(fake_create(&f, proc, "x", O_RDWR, NULL, NULL), -EROFS);
+		assert_int_equal(fake_setattr(&f, proc, &mode), -EROFS);
+		assert_int_equal(fake_request(&f, FUSE_SETXATTR, proc, &set,
+					      FUSE_COMPAT_SETXATTR_IN_SIZE, "user.x", 7, "y", 1),
+				 -EROFS);
+		assert_int_equal(fake_request(&f, FUSE_REMOVEXATTR, proc, "user.x", 7, NULL, 0,
+					      NULL, 0),
+				 -EROFS);
 		assert_int_equal(fake_opendir(&f, proc, &fh), 0);
 		assert_int_equal(fake_readdir(&f, true, proc, fh, 0, 4096), 0);
 		assert_int_equal(f.out_len, 0);
@@ -332,6 +342,28 @@ static void node_follows_its_file_when_it_moves(void **state)
 	assert_int_equal(fake_rename(&f, b, "y", a, "x", 0), 0);
 	assert_int_equal(fake_getattr(&f, y, &after), 0);
 	assert_int_equal(after.nlink, 0);
+	fake_fuse_done(&f);
+}
+
+/* A directory is only known for a file in it, which takes its name by another of its own. */
+static void what_is_exchanged_may_have_been_the_others_place(void **state)
+{
+	uint64_t dir, file, again;
+	struct fuse_attr attr;
+	struct fake_fuse f;
+
+	fake_fuse_init(&f, &plain);
+	assert_int_equal(fake_mkdir(&f, ROOT, "d", &dir), 0);
+	assert_int_equal(fake_create(&f, dir, "f", O_RDWR, &file, NULL), 0);
+	assert_int_equal(link(fake_path(&f, "d/f"), fake_path(&f, "g")), 0);
+	fake_forget(&f, dir, 1);
+	assert_int_equal(fake_rename(&f, ROOT, "d", ROOT, "g", RENAME_EXCHANGE), 0);
+	assert_int_equal(fake_getattr(&f, file, &attr), 0);
+	assert_true(S_ISREG(attr.mode));
+	assert_int_equal(fake_getattr(&f, dir, NULL), -ESTALE);
+	assert_int_equal(fake_lookup(&f, ROOT, "g", &again), 0);
+	assert_int_equal(fake_lookup(&f, again, "f", &dir), 0);
+	assert_true(dir == file);
 	fake_fuse_done(&f);
 }
 
@@ -650,6 +682,25 @@ static void open_file_that_is_gone_fails_the_load(void **state)
 	fake_fuse_done(&f);
 }
 
+/* Whoever wrote the state wants a descriptor that a read-only tree does not give. */
+static void saved_state_opens_nothing_for_writing_where_nobody_may(void **state)
+{
+	const struct fs_server_config read_only = { .read_only = true };
+	struct error err = { 0 };
+	struct state_writer w;
+	struct fake_fuse f;
+
+	fake_fuse_init(&f, &plain);
+	assert_int_equal(fake_create(&f, ROOT, "file", O_RDWR, NULL, NULL), 0);
+	state_writer_init(&w);
+	fs_server_save(f.s, &w);
+	fake_fuse_restart(&f, &read_only);
+	assert_int_equal(fs_server_load(f.s, w.buf, w.len, &err), -EROFS);
+	assert_non_null(strstr(err.msg, "'file'"));
+	state_writer_done(&w);
+	fake_fuse_done(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -664,6 +715,7 @@ int main(void)
 		cmocka_unit_test(file_is_created_written_and_read),
 		cmocka_unit_test(removed_file_lives_on_while_it_is_known),
 		cmocka_unit_test(node_follows_its_file_when_it_moves),
+		cmocka_unit_test(what_is_exchanged_may_have_been_the_others_place),
 		cmocka_unit_test(file_that_the_host_replaced_is_stale),
 		cmocka_unit_test(what_replaced_a_file_is_not_even_opened),
 		cmocka_unit_test(attributes_are_set),
@@ -675,6 +727,7 @@ int main(void)
 		cmocka_unit_test(guest_that_opens_without_end_is_stopped),
 		cmocka_unit_test(saved_state_is_found_again),
 		cmocka_unit_test(open_file_that_is_gone_fails_the_load),
+		cmocka_unit_test(saved_state_opens_nothing_for_writing_where_nobody_may),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
