@@ -77,6 +77,44 @@ static void test_without_a_command_or_with_unknown_options_is_refused(void **sta
 	free(t);
 }
 
+static void what_a_test_has_of_its_own_is_not_given(void **state)
+{
+	static char *const options[][2] = { { "--rootfs", "/" },
+					    { "--initrd", "/dev/null" },
+					    { "--serial", "stdio" },
+					    { "--console", "none" } };
+	struct test_config *t = calloc(1, sizeof(*t));
+	struct error err;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
+		char *argv[] = { options[i][0], options[i][1], "--", "true", NULL };
+
+		err = (struct error){ 0 };
+		assert_int_equal(parse(t, &err, argv), -EINVAL);
+		assert_memory_equal(err.msg, options[i][0], strlen(options[i][0]));
+		assert_non_null(strstr(err.msg, "not for a test"));
+		test_config_done(t);
+	}
+	free(t);
+}
+
+static void root_that_is_no_directory_is_refused_by_its_option(void **state)
+{
+	char *argv[] = { "--root", "/no/such/tree", "--", "true", NULL };
+	struct test_config *t = calloc(1, sizeof(*t));
+	struct error err = { 0 };
+
+	assert_int_equal(parse(t, &err, argv), -ENOENT);
+	assert_non_null(strstr(err.msg, "--root '/no/such/tree'"));
+	test_config_done(t);
+	/* Nor what is neither a directory nor an image. */
+	argv[1] = "/dev/null";
+	assert_int_equal(parse(t, &err, argv), -ENOTDIR);
+	assert_non_null(strstr(err.msg, "--root '/dev/null'"));
+	test_config_done(t);
+	free(t);
+}
+
 /* ---- the initial file system ---- */
 
 static void archive_is_what_cpio_unpacks(void **state)
@@ -504,6 +542,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(options_are_sorted_into_ours_and_those_of_run),
 		cmocka_unit_test(test_without_a_command_or_with_unknown_options_is_refused),
+		cmocka_unit_test(what_a_test_has_of_its_own_is_not_given),
+		cmocka_unit_test(root_that_is_no_directory_is_refused_by_its_option),
 		cmocka_unit_test(archive_is_what_cpio_unpacks),
 		cmocka_unit_test(modules_come_after_what_they_need),
 		cmocka_unit_test(modules_are_files_of_their_own_tree),

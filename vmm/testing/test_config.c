@@ -1,5 +1,6 @@
 /* The options of `wisp test`. */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -199,6 +200,36 @@ static int check_warm(const struct test_config *t, struct error *err)
 	return t->warm && with ? error_usage(err, -EINVAL, "--warm: not with %s", with) : 0;
 }
 
+/* Of these the machine of a test has its own, which would be in their place without a word. */
+static int check_own(const struct test_config *t, struct error *err)
+{
+	static const struct {
+		const char *option, *instead;
+	} own[] = {
+		{ "--rootfs", "the tree is given by --root, and written to with --rw" },
+		{ "--initrd", "a test makes one of its own" },
+		{ "--serial", "the kernel's log goes there; see --verbose and --dmesg" },
+		{ "--console", "the command gets it where standard input is a terminal" },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(own); i++)
+		if (is_given(t, own[i].option))
+			return error_usage(err, -EINVAL, "%s: not for a test: %s", own[i].option,
+					   own[i].instead);
+	return 0;
+}
+
+/* Said here in the words of the command line, and before there is anything. */
+static int check_root(const struct test_config *t, struct error *err)
+{
+	int fd = open(t->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return error_usage(err, -errno, "--root '%s': cannot open: %m", t->root);
+	close(fd);
+	return 0;
+}
+
 static int complete(struct test_config *t, struct error *err)
 {
 	static char *const no_net[] = { "--net", "none" };
@@ -210,12 +241,16 @@ static int complete(struct test_config *t, struct error *err)
 		error_hint(err, "wisp test -- uname -a");
 		return -EINVAL;
 	}
-	r = check_warm(t, err);
+	r = check_own(t, err);
+	if (!r)
+		r = check_warm(t, err);
 	if (r < 0)
 		return r;
 	if (!t->root)
 		t->root = strdup("/");
 	r = t->root ? use_image(t, err) : -ENOMEM;
+	if (!r)
+		r = check_root(t, err);
 	if (r < 0)
 		return r == -ENOMEM ? error_set(err, r, "test: %m") : r;
 	/* An image has directories of its own. */
