@@ -97,6 +97,20 @@ static void a_long_id_is_cut_to_make_a_serial_number(void **state)
 
 /* ---- networks ---- */
 
+static void networks_are_counted(void **state)
+{
+	char line[400] = "";
+	struct line m;
+
+	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
+		strcat(line, "--net user ");
+	line_take(&m, line);
+	assert_int_equal(m.config.num_nets, CONFIG_MAX_NETS);
+	config_done(&m.config);
+	strcat(line, "--net user");
+	line_refuse(line, "--net: more than 16 networks");
+}
+
 static void forwards_may_repeat_and_take_both_families(void **state)
 {
 	struct line m;
@@ -429,6 +443,7 @@ int main(void)
 		cmocka_unit_test(a_doubled_comma_is_one_in_the_value),
 		cmocka_unit_test(the_image_is_the_first_disk_wherever_it_stands),
 		cmocka_unit_test(disks_are_counted),
+		cmocka_unit_test(networks_are_counted),
 		cmocka_unit_test(a_long_id_is_cut_to_make_a_serial_number),
 		cmocka_unit_test(forwards_may_repeat_and_take_both_families),
 		cmocka_unit_test(forwards_that_make_no_sense_are_refused),

@@ -27,7 +27,7 @@
 #define CONFIG_MIN_MEMORY  (8 * MiB)
 #define CONFIG_MAX_MEMORY  (64 * TiB) /* what 46 bits of physical address reach */
 #define CONFIG_MAX_DISKS   24
-#define CONFIG_MAX_NETS	   8
+#define CONFIG_MAX_NETS	   16
 #define CONFIG_MAX_SLOT	   31 /* of the PCI bus */
 #define CONFIG_MAX_FORWARDS 16
 #define CONFIG_MAX_SEARCH  4

@@ -23,7 +23,7 @@
 
 /* Bounds of the protocol, for both ends. */
 #define CONTROL_MAX_MESSAGE (128 * KiB)
-#define CONTROL_MAX_FDS	    32
+#define CONTROL_MAX_FDS	    64
 /* More than anything can do in a second. */
 #define CONTROL_MAX_RATE (1ull << 40)
 
