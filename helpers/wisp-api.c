@@ -283,6 +283,12 @@ static int serve(struct api *api, struct api_http *http, int signals, int timer)
 
 		if (poll(p, ARRAY_SIZE(p), http ? api_http_timeout_ms(http) : -1) < 0)
 			continue;
+		/* First: a request that comes with it asks for metrics that count it. */
+		status = p[1].revents ? api_signal(api, signals) : 0;
+		if (status) {
+			api_stop(api);
+			return status;
+		}
 		if (http)
 			api_http_run(http);
 		if (api->fatal) {
@@ -303,11 +309,6 @@ static int serve(struct api *api, struct api_http *http, int signals, int timer)
 				status ? "Firecracker exiting with error. exit_code=%d"
 				       : "Firecracker exiting successfully. exit_code=%d",
 				status);
-			return status;
-		}
-		status = p[1].revents ? api_signal(api, signals) : 0;
-		if (status) {
-			api_stop(api);
 			return status;
 		}
 	}
