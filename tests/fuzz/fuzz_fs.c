@@ -8,15 +8,13 @@
 
 #include <fcntl.h>
 #include <ftw.h>
-#include <linux/fuse.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "devices/fs.h"
+#include "devices/fs_internal.h"
 
 #define MAX_KNOWN 32u
 #define SECRET	  "what lies beside the directory"
@@ -135,6 +133,28 @@ static void ask(struct guest *g, const struct fuzz_request *q, const uint8_t *bo
 	learn(g, q->opcode);
 }
 
+/*
+ * The server is saved and loaded, as it is or, when there is a @body, with that in place of what
+ * it knows. What cannot be found again ends it with a reason, and it is empty then.
+ */
+static void reload(struct guest *g, const uint8_t *body, size_t len)
+{
+	struct error err = { 0 };
+	struct state_writer w;
+
+	state_writer_init(&w);
+	if (len) {
+		state_begin(&w, "fs", 0, 1);
+		state_put_bytes(&w, body, len);
+		state_end(&w);
+	} else {
+		fs_server_save(g->s, &w);
+	}
+	if (w.failed || (fs_server_load(g->s, w.buf, w.len, &err) < 0 && !err.msg[0]))
+		abort();
+	state_writer_done(&w);
+}
+
 static void check_secret(void)
 {
 	char name[128], now[64] = "";
@@ -172,7 +192,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		data += sizeof(q);
 		size -= sizeof(q);
 		q.len = MIN((size_t)q.len, size);
-		ask(&g, &q, data);
+		if (q.opcode == FUZZ_RELOAD)
+			reload(&g, data, q.len);
+		else
+			ask(&g, &q, data);
 		data += q.len;
 		size -= q.len;
 	}

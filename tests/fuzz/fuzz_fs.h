@@ -5,11 +5,14 @@
 #include "vmm/core/util.h"
 
 struct fuzz_request {
-	uint8_t opcode;
+	uint8_t opcode; /* or FUZZ_RELOAD */
 	uint8_t node;  /* which of those that were found or made, or a number nobody gave */
 	uint8_t first; /* what the body's first 8 bytes become: see below */
 	uint8_t len;   /* of the body */
 };
+
+/* No request: the server is saved and loaded. With a body: loaded, from what that has. */
+#define FUZZ_RELOAD 255
 
 #define FUZZ_FIRST_AS_IT_IS 0
 #define FUZZ_FIRST_NODE	    1   /* and up: a node */

@@ -1,10 +1,13 @@
 /* Writes the seeds of fuzz_fs into the directory given: what guests ask of a share. */
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/fuse.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "tests/fuzz/fuzz_fs.h"
 #include "tests/fuzz/seed.h"
+#include "vmm/core/state.h"
 
 struct seed {
 	uint8_t data[4096];
@@ -99,6 +102,73 @@ static bool escapes(const char *dir, struct seed *s)
 	return seed_write(dir, "escapes", s->data, s->len);
 }
 
+static void forget(struct seed *s, uint8_t node)
+{
+	const struct fuse_forget_in in = { .nlookup = 1 };
+
+	add(s, FUSE_FORGET, node, 0, &in, sizeof(in), NULL);
+}
+
+/* A directory is forgotten, the file in it is not, and takes its name by another of its own. */
+static bool moves(const char *dir, struct seed *s)
+{
+	const struct fuse_link_in link = { 0 };
+	const struct fuse_create_in create = { .flags = O_RDWR, .mode = 0100644 };
+	struct {
+		struct fuse_rename2_in in;
+		char old[2];
+	} exchange = { .in = { .flags = RENAME_EXCHANGE }, .old = "d" };
+
+	s->len = 0;
+	make_directory(s, "d");
+	add(s, FUSE_CREATE, 1, 0, &create, sizeof(create), "f");
+	add(s, FUSE_LINK, 0, FUZZ_FIRST_NODE + 2, &link, sizeof(link), "g");
+	add(s, FUSE_LOOKUP, 1, 0, NULL, 0, "f");
+	forget(s, 1);
+	add(s, FUSE_RENAME2, 0, FUZZ_FIRST_NODE, &exchange, sizeof(exchange.in) + 2, "g");
+	add(s, FUZZ_RELOAD, 0, 0, NULL, 0, NULL);
+	add(s, FUSE_LOOKUP, 0, 0, NULL, 0, "g");
+	add(s, FUSE_UNLINK, 0, 0, NULL, 0, "d");
+	forget(s, 2);
+	return seed_write(dir, "moves", s->data, s->len);
+}
+
+/* A state by another hand: one file system, a directory in the root, a handle of it. */
+static bool saved(const char *dir, struct seed *s)
+{
+	const uint64_t root = 1, node = 2, handle = 1;
+	struct state_writer w;
+	bool ok;
+
+	state_writer_init(&w);
+	state_put_u32(&w, FUSE_KERNEL_MINOR_VERSION);
+	state_put_u64(&w, 0);
+	state_put_u16(&w, 1);
+	state_put_u64(&w, 0);
+	state_put_u32(&w, 1);
+	state_put_u64(&w, node);
+	state_put_u64(&w, root);
+	state_put_u64(&w, 1); /* lookups */
+	state_put_u16(&w, 0);
+	state_put_u64(&w, 100); /* number, birth, type */
+	state_put_u64(&w, 0);
+	state_put_u32(&w, S_IFDIR);
+	state_put_string(&w, "d");
+	state_put_u32(&w, 1);
+	state_put_u32(&w, 1);
+	state_put_u64(&w, handle);
+	state_put_u64(&w, node);
+	state_put_u32(&w, O_RDWR);
+	state_put_u8(&w, true);
+	s->len = 0;
+	make_directory(s, "d");
+	add(s, FUZZ_RELOAD, 0, 0, w.buf, w.len, NULL);
+	add(s, FUSE_LOOKUP, 0, 0, NULL, 0, "d");
+	ok = !w.failed && seed_write(dir, "saved", s->data, s->len);
+	state_writer_done(&w);
+	return ok;
+}
+
 static bool attributes(const char *dir, struct seed *s)
 {
 	const struct fuse_setxattr_in set = { .size = 5 };
@@ -120,5 +190,5 @@ int main(int argc, char **argv)
 	if (argc != 2)
 		return 2;
 	return !(files(argv[1], &s) && directories(argv[1], &s) && escapes(argv[1], &s) &&
-		 attributes(argv[1], &s));
+		 moves(argv[1], &s) && saved(argv[1], &s) && attributes(argv[1], &s));
 }
