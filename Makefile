@@ -209,9 +209,9 @@ faults: all $(BUILD)/wisp-faults ## every allocation, system call and completion
 
 # ---- measurements, against every peer installed ----
 
-BENCH := $(addprefix $(BUILD)/bench/,spend bare.bin bare.elf)
+BENCH := $(addprefix $(BUILD)/bench/,spend join bare.bin bare.elf)
 
-$(BUILD)/bench/spend: $(BUILD)/tests/bench/spend.o
+$(BUILD)/bench/spend $(BUILD)/bench/join: $(BUILD)/bench/%: $(BUILD)/tests/bench/%.o
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(LINK) -o $@ $^
 
