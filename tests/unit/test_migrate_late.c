@@ -550,18 +550,46 @@ static void expect_refusal(const struct sockaddr_un *where, const char *request,
 	json_decref(reply);
 }
 
+static int listen_at(struct sockaddr_un *where)
+{
+	int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	*where = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	snprintf(where->sun_path + 1, sizeof(where->sun_path) - 1, "test-door-%d", getpid());
+	assert_int_equal(bind(sock, (void *)where, sizeof(*where)), 0);
+	assert_int_equal(listen(sock, 8), 0);
+	return sock;
+}
+
+static void who_is_asked_before_the_guest_was_handed_over_says_so_at_once(void **state)
+{
+	struct migrate_door door = { 0 };
+	struct sockaddr_un where;
+	struct error err = { 0 };
+	int fds[3];
+
+	door.listener = listen_at(&where);
+	assert_int_equal(migrate_door_open(&door, NULL, &err), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(fds); i++)
+		fds[i] = dup(0);
+	expect_refusal(&where, "{\"do\":\"migrate-resume\"}", fds, 3, EAGAIN);
+	expect_refusal(&where, "{\"do\":\"migrate-status\"}", NULL, 0, EAGAIN);
+	for (unsigned i = 0; i < ARRAY_SIZE(fds); i++)
+		close(fds[i]);
+	/* Nobody has to say to its thread that it is over. */
+	migrate_door_close(&door);
+	migrate_door_close(&door);
+}
+
 static void who_may_wait_for_memory_is_asked_beside_its_loop(void **state)
 {
-	struct sockaddr_un where = { .sun_family = AF_UNIX };
+	struct sockaddr_un where;
 	struct arriving a;
 	struct moving x;
 	json_t *reply;
 	int fds[3], sock;
 
-	snprintf(where.sun_path + 1, sizeof(where.sun_path) - 1, "test-door-%d", getpid());
-	sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	assert_int_equal(bind(sock, (void *)&where, sizeof(where)), 0);
-	assert_int_equal(listen(sock, 8), 0);
+	sock = listen_at(&where);
 	begin_moving_with(&x, &a, sock);
 	for (unsigned i = 0; i < ARRAY_SIZE(fds); i++)
 		fds[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -624,6 +652,7 @@ int main(void)
 		cmocka_unit_test(another_connection_goes_on_with_what_is_missing),
 		cmocka_unit_test(what_cannot_be_begun_says_why),
 		cmocka_unit_test(a_guest_runs_before_all_of_its_memory_is_there),
+		cmocka_unit_test(who_is_asked_before_the_guest_was_handed_over_says_so_at_once),
 		cmocka_unit_test(who_may_wait_for_memory_is_asked_beside_its_loop),
 		cmocka_unit_test(a_guest_that_cannot_run_there_comes_back),
 	};

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -59,7 +60,10 @@ static json_t *carry_out(struct migrate_fill *f, const char *text, size_t len, i
 	json_t *request = json_loadb(text, len, 0, NULL), *reply;
 	const char *verb = json_string_value(json_object_get(request, "do"));
 
-	if (verb && !strcmp(verb, "migrate-resume"))
+	if (!f)
+		reply = refusal(-EAGAIN, "as far as is known here its guest was not handed over "
+					 "yet: 'wisp migrate --recover' comes first");
+	else if (verb && !strcmp(verb, "migrate-resume"))
 		reply = resume(f, fds, num);
 	else if (verb && !strcmp(verb, "migrate-status"))
 		reply = status(f);
@@ -83,7 +87,7 @@ static void talk(struct migrate_door *d, int sock)
 		return;
 	n = control_receive(sock, text, sizeof(text), fds, RESUME_FDS, &num, MSG_DONTWAIT);
 	if (n > 0) {
-		reply = carry_out(d->fill, text, n, fds, num);
+		reply = carry_out(atomic_load(&d->fill), text, n, fds, num);
 		answer = json_dumps(reply, JSON_COMPACT);
 		json_decref(reply);
 		if (answer)
@@ -111,7 +115,7 @@ static void *serve(void *arg)
 	struct pollfd p[] = { { d->stop_fd, POLLIN, 0 }, { d->listener, POLLIN, 0 } };
 
 	prctl(PR_SET_NAME, "migrate door");
-	if (d->fill->sandbox && sandbox_filter(d->fill->sandbox, SANDBOX_THREAD_MAIN) < 0)
+	if (d->sandbox && sandbox_filter(d->sandbox, SANDBOX_THREAD_MAIN) < 0)
 		return NULL;
 	control_seed_hash_tables();
 	for (;;) {
@@ -135,25 +139,36 @@ static void *serve(void *arg)
 	}
 }
 
-int migrate_door_open(struct migrate_door *d, struct migrate_fill *fill, int stop_fd,
-		      struct error *err)
+int migrate_door_open(struct migrate_door *d, struct sandbox *sandbox, struct error *err)
 {
 	int r;
 
 	if (d->listener <= 0)
 		return 0;
-	d->fill = fill;
-	d->stop_fd = stop_fd;
+	d->sandbox = sandbox;
 	d->user = geteuid();
+	d->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (d->stop_fd < 0)
+		return error_set(err, -errno, "migration: a thread that is asked: %m");
 	r = pthread_create(&d->thread, NULL, serve, d);
 	d->threaded = r == 0;
+	if (r)
+		close(d->stop_fd);
 	return r ? error_set(err, -r, "migration: a thread that is asked: %m") : 0;
+}
+
+void migrate_door_answer(struct migrate_door *d, struct migrate_fill *fill)
+{
+	atomic_store(&d->fill, fill);
 }
 
 void migrate_door_close(struct migrate_door *d)
 {
-	if (d->threaded)
+	if (d->threaded) {
+		eventfd_write(d->stop_fd, 1);
 		pthread_join(d->thread, NULL);
+		close(d->stop_fd);
+	}
 	d->threaded = false;
 	if (d->listener > 0)
 		close(d->listener);

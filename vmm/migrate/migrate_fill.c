@@ -539,12 +539,9 @@ int migrate_fill_await_commit(struct migrate_fill *f, struct error *err)
 
 void migrate_fill_commit(struct migrate_fill *f)
 {
-	struct error err = { 0 };
 	bool is_cut;
 
-	/* Not by a thread of the migration: that may not be spoken to by anybody else. */
-	if (migrate_door_open(&f->door, f, f->wake_fd, &err) < 0)
-		log_warn("%s; it hears nobody while it waits for memory", err.msg);
+	migrate_door_answer(&f->door, f);
 	pthread_mutex_lock(&f->lock);
 	if (f->state == MIGRATE_FILL_PREPARED)
 		f->state = MIGRATE_FILL_COMMITTED;

@@ -397,6 +397,15 @@ static int start(struct receiver *rx, struct error *err)
 	return error_set(err, -r, "migration: its thread: %m");
 }
 
+/* Not by a thread of the migration, which may not be spoken to by anybody else. */
+static void open_door(struct migrate_fill *fill)
+{
+	struct error err = { 0 };
+
+	if (migrate_door_open(&fill->door, fill->sandbox, &err) < 0)
+		log_warn("%s; nobody is heard while memory is waited for", err.msg);
+}
+
 /* Ours, with what is still to come, or not. */
 static void end_late(struct receiver *rx, int r)
 {
@@ -428,6 +437,8 @@ int migrate_receive(struct machine *m, const struct migrate_arrival *arrival,
 
 	pthread_mutex_init(&rx.lock, NULL);
 	pthread_cond_init(&rx.changed, NULL);
+	if (!r && arrival->fill)
+		open_door(arrival->fill);
 	if (!r)
 		r = start(&rx, err);
 	if (!r)
