@@ -16,14 +16,17 @@
 
 #define QUEUE_SIZE    64
 #define MAX_SEGMENTS  8
-#define CHAINS_A_TURN 16 /* giving back a large range takes a while, and others wait */
+
+/* Giving back a large range takes a while, and others wait: then no more of them in one turn. */
+#define CHAINS_A_TURN 16
+#define BYTES_A_TURN  (64 * MiB) /* if the caller has no opinion */
 
 #define REQUEST_BYTES  sizeof(struct virtio_mem_req)
 #define RESPONSE_BYTES sizeof(struct virtio_mem_resp)
 
 struct mem {
 	struct virtio_device dev;
-	uint64_t gpa, region_bytes, block_bytes;
+	uint64_t gpa, region_bytes, block_bytes, turn_bytes;
 	_Atomic uint64_t requested_bytes, plugged_bytes; /* the loop writes, vCPUs read */
 	uint64_t num_blocks, *plugged;			 /* a bit each */
 	struct virtio_mem_counters counters; /* the loop writes, any thread reads */
@@ -194,6 +197,8 @@ static void mem_kick(struct virtio_device *dev, unsigned queue)
 	struct virtq *q = &dev->queue[queue];
 	struct iovec iov[MAX_SEGMENTS];
 	struct virtq_chain c = { .iov = iov, .max_iov = MAX_SEGMENTS };
+	const struct mem *m = mem_of(dev);
+	uint64_t enough = m->counters.unplugged_bytes + m->turn_bytes;
 	unsigned left = CHAINS_A_TURN;
 	uint8_t request[REQUEST_BYTES];
 	int r = 0;
@@ -207,7 +212,7 @@ static void mem_kick(struct virtio_device *dev, unsigned queue)
 			break;
 		}
 		carry_out(mem_of(dev), &c, request);
-		left--;
+		left = m->counters.unplugged_bytes < enough ? left - 1 : 0;
 	}
 	if (r < 0)
 		virtio_fail(dev, "queue %u: %s", queue, q->why_broken);
@@ -343,6 +348,7 @@ int virtio_mem_create(struct virtio_device **ret_dev, const struct virtio_params
 	m->region_bytes = mem->region_bytes;
 	m->block_bytes = mem->block_bytes;
 	m->requested_bytes = mem->requested_bytes;
+	m->turn_bytes = mem->turn_bytes ? mem->turn_bytes : BYTES_A_TURN;
 	m->num_blocks = mem->region_bytes / mem->block_bytes;
 	m->plugged = calloc(words_of(m), sizeof(*m->plugged));
 	params.num_queues = 1;
@@ -374,6 +380,16 @@ void virtio_mem_info(const struct virtio_device *dev, struct virtio_mem_info *re
 		.active = atomic_load(&dev->status) & VIRTIO_CONFIG_S_DRIVER_OK,
 		.counters = m->counters,
 	};
+}
+
+void virtio_mem_mark_plugged(const struct virtio_device *dev, uint64_t *pages, uint64_t first)
+{
+	const struct mem *m = mem_of(dev);
+	uint64_t num = m->block_bytes >> PAGE_SHIFT;
+
+	for (uint64_t i = 0; i < m->num_blocks; i++)
+		for (uint64_t k = 0; k < num && is_plugged(m, i); k++)
+			pages[(first + i * num + k) / 64] |= 1ull << (first + i * num + k) % 64;
 }
 
 int virtio_mem_request(struct virtio_device *dev, uint64_t bytes)

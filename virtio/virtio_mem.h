@@ -20,6 +20,7 @@ struct virtio_mem_params {
 	uint64_t gpa, region_bytes;
 	uint64_t block_bytes;
 	uint64_t requested_bytes; /* of it, to begin with */
+	uint64_t turn_bytes; /* so much is given back before others have their turn; 0: as usual */
 };
 
 /* Virtio 1.2, 5.15. */
@@ -41,6 +42,9 @@ struct virtio_mem_info {
 };
 
 void virtio_mem_info(const struct virtio_device *dev, struct virtio_mem_info *ret_info);
+
+/* Set a bit in @pages for each page that is plugged; the region's first has number @first. */
+void virtio_mem_mark_plugged(const struct virtio_device *dev, uint64_t *pages, uint64_t first);
 
 /*
  * Ask the guest to plug, or to unplug, until it has @bytes of the region; it does so as it can.

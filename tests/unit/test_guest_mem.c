@@ -7,6 +7,9 @@
 #include <errno.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "vmm/core/guest_mem.h"
@@ -460,6 +463,48 @@ static void memory_of_another_process_is_shared_with_it(void **state)
 	guest_mem_free(ours);
 }
 
+/* In the place of the C library's: this host, and what others on it have on swap. */
+static bool others_are_on_swap;
+
+int sysinfo(struct sysinfo *info)
+{
+	int r = (int)syscall(SYS_sysinfo, info);
+
+	info->totalswap = 1000;
+	info->freeswap = others_are_on_swap ? 900 : 1000;
+	return r;
+}
+
+static uint64_t blocks_of(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+/* To look at a hole of shared memory would fill it, of a region for later say, with zeroes. */
+static void holes_of_shared_memory_stay_whatever_is_on_swap(void **state)
+{
+	struct guest_mem *mem = create(GUEST_MEM_SHARED);
+	int fd = memfd_create("saved", MFD_CLOEXEC);
+	struct guest_mem_saved saved;
+	bool wanted[16];
+
+	put(mem, layout[2].gpa + 3 * PAGE_SIZE, "there");
+	others_are_on_swap = true;
+	guest_mem_populated(mem, 6 * MiB, ARRAY_SIZE(wanted), wanted);
+	for (unsigned i = 0; i < ARRAY_SIZE(wanted); i++)
+		assert_int_equal(wanted[i], i == 3);
+	assert_int_equal(guest_mem_save(mem, fd, &saved), 0);
+	others_are_on_swap = false;
+	assert_int_equal(saved.pages, 1);
+	assert_int_equal(blocks_of(mem->fd), PAGE_SIZE);
+	assert_int_equal(blocks_of(fd), PAGE_SIZE);
+	guest_mem_free(mem);
+	close(fd);
+}
+
 static void memory_that_could_fail_under_us_is_not_adopted(void **state)
 {
 	struct guest_mem *mem = create(GUEST_MEM_SHARED), *ours;
@@ -497,6 +542,7 @@ int main(void)
 		cmocka_unit_test(pages_of_zeros_are_data_where_holes_have_a_meaning),
 		cmocka_unit_test(memory_file_of_another_size_is_refused),
 		cmocka_unit_test(memory_of_another_process_is_shared_with_it),
+		cmocka_unit_test(holes_of_shared_memory_stay_whatever_is_on_swap),
 		cmocka_unit_test(memory_that_could_fail_under_us_is_not_adopted),
 	};
 

@@ -612,7 +612,8 @@ static void *bring_what_is_asked_for(void *arg)
 	return NULL;
 }
 
-static void what_was_handed_over_can_be_taken_back(void **state)
+/* Of all pages, or with @pages of those. */
+static void take_back(const uint64_t *pages)
 {
 	struct error err = { 0 };
 	pthread_t handler;
@@ -626,12 +627,13 @@ static void what_was_handed_over_can_be_taken_back(void **state)
 		fail_msg("%s", err.msg);
 	x.fd = take_handed_over(socks[1], &regions);
 	assert_int_equal(pthread_create(&handler, NULL, bring_what_is_asked_for, &x), 0);
-	assert_int_equal(page_faults_take_back(x.faults), 0);
+	assert_int_equal(page_faults_take_back(x.faults, pages), 0);
 	x.faults = NULL;
 	pthread_join(handler, NULL);
 	assert_true(guest_mem_is_whole(x.mem));
 	for (uint64_t page = 0; page < NUM_PAGES; page++)
-		assert_int_equal(*(uint64_t *)(x.mem->map + page * PAGE_SIZE), mark_of(page));
+		assert_int_equal(*(uint64_t *)(x.mem->map + page * PAGE_SIZE),
+				 !pages || pages[page / 64] >> page % 64 & 1 ? mark_of(page) : 0);
 	/* And the other process has no part in what happens from here on. */
 	assert_int_equal(guest_mem_discard(x.mem, 0, PAGE_SIZE), 0);
 	assert_int_equal(*(uint64_t *)x.mem->map, 0);
@@ -640,6 +642,20 @@ static void what_was_handed_over_can_be_taken_back(void **state)
 	close(socks[0]);
 	close(socks[1]);
 	destroy(&x);
+}
+
+static void what_was_handed_over_can_be_taken_back(void **state)
+{
+	take_back(NULL);
+}
+
+/* Nobody is asked for what the guest does not have. */
+static void what_is_not_plugged_is_not_asked_for(void **state)
+{
+	uint64_t pages[NUM_PAGES / 64 + 1] = { 5 };
+
+	pages[(NUM_PAGES - 1) / 64] |= 1ull << (NUM_PAGES - 1) % 64;
+	take_back(pages);
 }
 
 static void another_process_hears_of_huge_pages(void **state)
@@ -690,6 +706,7 @@ int main(void)
 		cmocka_unit_test(other_memory_is_refused),
 		cmocka_unit_test(another_process_can_be_the_source),
 		cmocka_unit_test(what_was_handed_over_can_be_taken_back),
+		cmocka_unit_test(what_is_not_plugged_is_not_asked_for),
 		cmocka_unit_test(another_process_hears_of_huge_pages),
 	};
 

@@ -26,7 +26,7 @@ static struct virtio_device *create(struct fake_vm *vm)
 {
 	const struct virtio_mem_params mem = {
 		.gpa = GPA, .region_bytes = NUM * BLOCK, .block_bytes = BLOCK,
-		.requested_bytes = 10 * BLOCK,
+		.requested_bytes = 10 * BLOCK, .turn_bytes = 2 * BLOCK,
 	};
 	struct virtio_params params;
 	struct virtio_device *dev;
@@ -49,8 +49,8 @@ static void end(struct fixture *f)
 	fake_vm_done(&f->vm);
 }
 
-/* Queue a request of @type and give it to the device; where its answer will be. */
-static uint8_t *send_it(struct fixture *f, uint16_t type, uint64_t addr, uint16_t num)
+/* Queue a request of @type; where its answer will be. */
+static uint8_t *queue_it(struct fixture *f, uint16_t type, uint64_t addr, uint16_t num)
 {
 	struct fake_buf buf[2] = {
 		{ fake_alloc(&f->vm, 24, 8), 24, false },
@@ -62,8 +62,16 @@ static uint8_t *send_it(struct fixture *f, uint16_t type, uint64_t addr, uint16_
 	put_le64(request + 8, addr);
 	put_le16(request + 16, num);
 	assert_true(fake_add(&f->d, 0, buf, 2) >= 0);
-	fake_kick(&f->d, 0);
 	return fake_ptr(&f->vm, buf[1].gpa, 10);
+}
+
+/* And give it to the device. */
+static uint8_t *send_it(struct fixture *f, uint16_t type, uint64_t addr, uint16_t num)
+{
+	uint8_t *answer = queue_it(f, type, addr, num);
+
+	fake_kick(&f->d, 0);
+	return answer;
 }
 
 /* The answer to @type of @num blocks from number @first on. */
@@ -195,6 +203,45 @@ static void all_can_be_unplugged_at_once(void **state)
 	/* Nothing is there to be unplugged, and that is done. */
 	assert_int_equal(ask_at(&f, VIRTIO_MEM_REQ_UNPLUG_ALL, 0, 0), VIRTIO_MEM_RESP_ACK);
 	assert_int_equal(info(&f).counters.unplug_alls, 2);
+	end(&f);
+}
+
+/* Of ten requests that wait, two of a block each are carried out at a time. */
+static void who_gives_much_back_lets_others_have_their_turn(void **state)
+{
+	uint64_t before, most = 0;
+	struct fixture f;
+
+	begin(&f, &(struct fake_driver_config){ 0 });
+	assert_int_equal(ask(&f, VIRTIO_MEM_REQ_PLUG, 0, 10), VIRTIO_MEM_RESP_ACK);
+	for (unsigned i = 0; i < 10; i++)
+		queue_it(&f, VIRTIO_MEM_REQ_UNPLUG, GPA + i * BLOCK, 1);
+	fake_kick(&f.d, 0);
+	while (plugged(&f)) {
+		before = plugged(&f);
+		loop_run_once(f.vm.loop, NSEC_PER_SEC);
+		most = MAX(most, before - plugged(&f));
+	}
+	assert_int_equal(most, 2);
+	end(&f);
+}
+
+static void which_pages_are_plugged_is_told(void **state)
+{
+	const uint64_t num = BLOCK >> PAGE_SHIFT;
+	uint64_t pages[(NUM * 16 + 5) / 64 + 1] = { 0 };
+	struct fixture f;
+
+	begin(&f, &(struct fake_driver_config){ 0 });
+	assert_int_equal(ask(&f, VIRTIO_MEM_REQ_PLUG, 1, 2), VIRTIO_MEM_RESP_ACK);
+	assert_int_equal(ask(&f, VIRTIO_MEM_REQ_PLUG, 99, 1), VIRTIO_MEM_RESP_ACK);
+	virtio_mem_mark_plugged(f.dev, pages, 5);
+	for (uint64_t page = 0; page < NUM * num; page++) {
+		uint64_t block = page / num;
+		bool told = pages[(5 + page) / 64] >> (5 + page) % 64 & 1;
+
+		assert_int_equal(told, block == 1 || block == 2 || block == 99);
+	}
 	end(&f);
 }
 
@@ -380,6 +427,8 @@ int main(void)
 		cmocka_unit_test(guest_plugs_what_it_was_asked_to),
 		cmocka_unit_test(what_is_unplugged_leaves_the_host_and_reads_as_zero),
 		cmocka_unit_test(all_can_be_unplugged_at_once),
+		cmocka_unit_test(who_gives_much_back_lets_others_have_their_turn),
+		cmocka_unit_test(which_pages_are_plugged_is_told),
 		cmocka_unit_test(request_for_what_is_not_so_is_an_error),
 		cmocka_unit_test(request_without_its_parts_fails_the_device),
 		cmocka_unit_test(host_asks_and_the_driver_is_told),

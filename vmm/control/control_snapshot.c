@@ -305,8 +305,12 @@ static struct demand *handler_of(const struct machine *m)
 static int make_whole(struct machine *m, struct error *err)
 {
 	struct demand *d = handler_of(m);
-	int r = d ? demand_take_back(d) : 0;
+	uint64_t *pages = NULL;
+	int r = d ? machine_plugged_pages(m, &pages) : 0;
 
+	if (d && !r)
+		r = demand_take_back(d, pages);
+	free(pages);
 	return r < 0 ? error_set(err, r, "the guest's memory cannot be had: %m") : 0;
 }
 

@@ -49,10 +49,19 @@ static bool nothing_swapped(void)
 	return sysinfo(&info) == 0 && info.totalswap == info.freeswap;
 }
 
-/* Does mincore() tell all that RAM holds? Pages that are still to come it does not. */
+/*
+ * A file's holes are told by itself, whatever of it is on swap. And they have to be: a hole of
+ * shared memory that is looked at is one no longer.
+ */
+static bool is_file(const struct guest_mem *mem)
+{
+	return mem->backing == GUEST_MEM_SHARED;
+}
+
+/* Is all told that RAM holds? Pages that are still to come are not. */
 static bool is_told(const struct guest_mem *mem)
 {
-	return nothing_swapped() && guest_mem_is_whole(mem);
+	return (is_file(mem) || nothing_swapped()) && guest_mem_is_whole(mem);
 }
 
 /* Of a file mapped over RAM also what nobody has touched yet: where it has data. */
@@ -86,14 +95,28 @@ static void add_overlay(struct writer *w, const struct guest_mem_overlay *o, uin
 	}
 }
 
+/* What there is of RAM itself, and of what is mapped over it. */
+static void add_all(struct writer *w, uint64_t offset, unsigned num, bool *wanted)
+{
+	const struct guest_mem *mem = w->mem;
+	const struct guest_mem_overlay file = {
+		.host = mem->map, .size = mem->map_size, .fd = mem->fd
+	};
+
+	if (is_file(mem) && !w->all)
+		add_overlay(w, &file, offset, num, wanted);
+	else
+		add_populated(w, offset, num, wanted);
+	for (unsigned k = 0; k < mem->num_overlays; k++)
+		add_overlay(w, &mem->overlay[k], offset, num, wanted);
+}
+
 void guest_mem_populated(struct guest_mem *mem, uint64_t offset, unsigned num, bool *wanted)
 {
 	struct writer w = { .mem = mem, .all = !is_told(mem) };
 
 	memset(wanted, 0, num * sizeof(*wanted));
-	add_populated(&w, offset, num, wanted);
-	for (unsigned k = 0; k < mem->num_overlays; k++)
-		add_overlay(&w, &mem->overlay[k], offset, num, wanted);
+	add_all(&w, offset, num, wanted);
 	/* What went out to swap meanwhile may look as if it had never been there. */
 	if (!w.all && !is_told(mem))
 		memset(wanted, 1, num * sizeof(*wanted));
@@ -131,9 +154,7 @@ static int write_window(struct writer *w, uint64_t offset, unsigned num)
 	const uint8_t *host = mem->map + offset;
 	unsigned i = 0;
 
-	add_populated(w, offset, num, wanted);
-	for (unsigned k = 0; k < mem->num_overlays; k++)
-		add_overlay(w, &mem->overlay[k], offset, num, wanted);
+	add_all(w, offset, num, wanted);
 	while (i < num) {
 		unsigned first = i;
 		int r;

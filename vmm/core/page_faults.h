@@ -85,11 +85,12 @@ int page_faults_hand_over(struct page_faults **ret, struct guest_mem *mem, int f
 			  struct error *err);
 
 /*
- * Ask for all that is missing, which takes as long as the other process needs for it, and let RAM
- * be ordinary memory that is whole: it has no part in it any more. For what was handed over, while
- * nobody uses RAM. @f is gone then; on failure (-errno) nothing has changed.
+ * Ask for all that is missing of the pages with a bit in @pages (NULL: of all), which takes as long
+ * as the other process needs for it, and let RAM be ordinary memory that is whole: it has no part
+ * in it any more, and what was not asked for reads as zero. For what was handed over, while nobody
+ * uses RAM. @f is gone then; on failure (-errno) nothing has changed.
  */
-int page_faults_take_back(struct page_faults *f);
+int page_faults_take_back(struct page_faults *f, const uint64_t *pages);
 
 /*
  * Stop, and let RAM be ordinary memory: what is missing reads as zero from now on, so nobody may

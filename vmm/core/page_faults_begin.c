@@ -236,13 +236,14 @@ int page_faults_hand_over(struct page_faults **ret, struct guest_mem *mem, int f
 	return 0;
 }
 
-int page_faults_take_back(struct page_faults *f)
+int page_faults_take_back(struct page_faults *f, const uint64_t *pages)
 {
 	const struct guest_mem *mem = f->mem;
 	struct uffdio_range all = { (uintptr_t)mem->map, guest_mem_size(mem) };
 
-	for (uint64_t at = 0; at < all.len; at += PAGE_SIZE)
-		(void)*(volatile uint8_t *)(mem->map + at);
+	for (uint64_t page = 0; page < f->num; page++)
+		if (!pages || page_faults_bit(pages, page))
+			(void)*(volatile uint8_t *)(mem->map + (page << PAGE_SHIFT));
 	/* What the guest gave back meanwhile is missing again, and now nobody's but zero. */
 	if (ioctl(f->fd, UFFDIO_UNREGISTER, &all) < 0)
 		return -errno;

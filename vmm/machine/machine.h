@@ -174,6 +174,12 @@ void machine_set_monitor(struct machine *m, const struct monitor_params *params)
 struct loop *machine_loop(struct machine *m);
 struct guest_mem *machine_memory(struct machine *m);
 
+/*
+ * Which pages of RAM the guest has, a bit each in the order of a memory file, for free(); NULL when
+ * that is all of them. 0 or -ENOMEM. On the loop.
+ */
+int machine_plugged_pages(struct machine *m, uint64_t **ret_pages);
+
 /* Registers of vCPU @index; paused or not yet started. */
 int machine_vcpu_state(struct machine *m, unsigned index, struct x86_vcpu_state *state);
 

@@ -414,6 +414,30 @@ static int add_balloon(struct machine *m, struct error *err)
 	return r < 0 ? r : add_virtio(m, m->balloon, 0, err);
 }
 
+int machine_plugged_pages(struct machine *m, uint64_t **ret_pages)
+{
+	const struct guest_mem *mem = m->mem;
+	uint64_t *pages;
+
+	*ret_pages = NULL;
+	if (!m->hotplug)
+		return 0;
+	pages = calloc(guest_mem_bitmap_words(guest_mem_size(mem)), sizeof(*pages));
+	if (!pages)
+		return -ENOMEM;
+	for (unsigned i = 0; i < mem->num_ranges; i++) {
+		const struct guest_mem_range *r = &mem->range[i];
+		uint64_t first = (uint64_t)(r->host - mem->map) >> PAGE_SHIFT;
+
+		if (r->is_later)
+			virtio_mem_mark_plugged(m->hotplug, pages, first);
+		for (uint64_t k = 0; k < r->size >> PAGE_SHIFT && !r->is_later; k++)
+			pages[(first + k) / 64] |= 1ull << (first + k) % 64;
+	}
+	*ret_pages = pages;
+	return 0;
+}
+
 static int add_hotplug(struct machine *m, struct error *err)
 {
 	const struct config_hotplug *c = &m->config->hotplug;

@@ -295,9 +295,9 @@ out:
 	return r;
 }
 
-int demand_take_back(struct demand *d)
+int demand_take_back(struct demand *d, const uint64_t *pages)
 {
-	int r = d->faults ? page_faults_take_back(d->faults) : 0;
+	int r = d->faults ? page_faults_take_back(d->faults, pages) : 0;
 
 	if (r < 0)
 		return r;

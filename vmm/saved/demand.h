@@ -61,10 +61,11 @@ int demand_start(struct demand *d, struct guest_mem *mem, const struct machine_i
 		 struct loop *loop, struct sandbox *sandbox, struct error *err);
 
 /*
- * Of one with a handler, while nobody uses the memory: fetch all of it, so that copies of this
- * process can be made. Waits for the handler. 0, also when it was done before, or -errno.
+ * Of one with a handler, while nobody uses the memory: fetch the pages with a bit in @pages (NULL:
+ * all; others are zero then), so that copies of this process can be made. Waits for the handler. 0,
+ * also when it was done before, or -errno.
  */
-int demand_take_back(struct demand *d);
+int demand_take_back(struct demand *d, const uint64_t *pages);
 
 /* In the parent of the process whose handler it is: that one alone has the connection. */
 void demand_in_parent(struct demand *d);
