@@ -119,8 +119,11 @@ static void print_reply(const struct rewind_options *o, json_t *reply)
 		printf("%.1f s back: the guest stood still for %.3f ms, of which %.3f for the "
 		       "fork\n", seconds(m, "back_ms", 1000), seconds(m, "pause_us", 1000),
 		       seconds(m, "fork_us", 1000));
-	if (id)
-		printf("%s\n", id);
+	if (!id)
+		return;
+	/* For scripts the name alone. Moments lie apart, so it was further than asked for. */
+	printf("%s\n", id);
+	fprintf(stderr, "back by %.1f s\n", seconds(reply, "back_ms", 1000));
 }
 
 /* gdb finds the guest standing still, and lets it go on. */

@@ -206,7 +206,8 @@ const struct cli_verb cli_verbs[] = {
 	  "'wisp run --rewind 1s,keep=10' has a microVM forked every second and keeps the last ten "
 	  "forks, in which nothing runs. This makes one of them a microVM of its own, as 'wisp "
 	  "clone' does (ID-1, ID-2, ..., whose name is printed), from the latest moment that is "
-	  "TIME (500ms, 2s, 1m) back or more, and ends the one that runs. After a panic or another "
+	  "TIME (500ms, 2s, 1m) back or more, says how far back that was, and ends the one that "
+	  "runs. After a panic or another "
 	  "bad end TIME is counted from there, and the moments are held for ten minutes.",
 	  rewind_options, .first = CLI_ID, .main = rewind_main },
 	{ "migrate", "[OPTION]... ID DESTINATION", "Move a running microVM to another host",
