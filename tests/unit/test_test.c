@@ -115,6 +115,19 @@ static void root_that_is_no_directory_is_refused_by_its_option(void **state)
 	free(t);
 }
 
+static void bisect_skips_what_says_nothing_of_the_commit(void **state)
+{
+	assert_int_equal(test_bisect_status(TEST_EXIT, 0), 0);
+	assert_int_equal(test_bisect_status(TEST_EXIT, 1), 1);
+	assert_int_equal(test_bisect_status(TEST_EXIT, 137), 1); /* 128 and above would stop it */
+	assert_int_equal(test_bisect_status(TEST_EXIT, 125), 125);
+	assert_int_equal(test_bisect_status(TEST_BOOT_FAILURE, 254), 125);
+	assert_int_equal(test_bisect_status(TEST_HANG, 249), 1);
+	assert_int_equal(test_bisect_status(TEST_PANIC, 250), 1);
+	/* That has the number too, and must not be taken for a skip. */
+	assert_int_equal(test_bisect_status(TEST_MONITOR_FAILURE, 125), 128);
+}
+
 /* ---- the initial file system ---- */
 
 static void archive_is_what_cpio_unpacks(void **state)
@@ -544,6 +557,7 @@ int main(void)
 		cmocka_unit_test(test_without_a_command_or_with_unknown_options_is_refused),
 		cmocka_unit_test(what_a_test_has_of_its_own_is_not_given),
 		cmocka_unit_test(root_that_is_no_directory_is_refused_by_its_option),
+		cmocka_unit_test(bisect_skips_what_says_nothing_of_the_commit),
 		cmocka_unit_test(archive_is_what_cpio_unpacks),
 		cmocka_unit_test(modules_come_after_what_they_need),
 		cmocka_unit_test(modules_are_files_of_their_own_tree),

@@ -146,9 +146,10 @@ const struct cli_verb cli_verbs[] = {
 	  test_options, .main = test_main },
 	{ "bisect", "[OPTION]... [--] COMMAND [ARGUMENT]...",
 	  "As test, with the statuses that 'git bisect run' wants",
-	  "0 when the command ended with 0, 125 (skip) when the kernel did not come up, 128 (stop) "
-	  "when the monitor failed, 1 for everything else. Build the kernel first: git bisect run "
-	  "sh -c 'make -j4 bzImage && wisp bisect --kernel . -- COMMAND'.",
+	  "0 when the command ended with 0, 125 (skip) when it ended with that or the kernel "
+	  "did not come up, 128 (stop) when the monitor failed, 1 for everything else. Build the "
+	  "kernel first: git bisect run sh -c 'make -j4 bzImage || exit 125; wisp bisect --kernel "
+	  ". -- COMMAND'.",
 	  test_options, .main = bisect_main },
 	{ "core", "[OPTION]... ID FILE", "Write an ELF core of a running guest to FILE",
 	  "The guest stands still for a moment and goes on while its memory is written. gdb opens "

@@ -124,13 +124,13 @@ int test_main(int argc, char **argv)
 	return run(argc, argv, &outcome);
 }
 
-int bisect_main(int argc, char **argv)
+int test_bisect_status(enum test_outcome outcome, int status)
 {
-	enum test_outcome outcome;
-	int status = run(argc, argv, &outcome);
-
 	switch (outcome) {
 	case TEST_EXIT:
+		/* A command that is written for `git bisect run` says so itself. */
+		if (status == BISECT_SKIP)
+			return BISECT_SKIP;
 		return status == 0 ? BISECT_GOOD : BISECT_BAD;
 	case TEST_BOOT_FAILURE:
 		return BISECT_SKIP; /* what is looked for cannot be seen here */
@@ -139,4 +139,12 @@ int bisect_main(int argc, char **argv)
 	default:
 		return BISECT_BAD;
 	}
+}
+
+int bisect_main(int argc, char **argv)
+{
+	enum test_outcome outcome;
+	int status = run(argc, argv, &outcome);
+
+	return test_bisect_status(outcome, status);
 }

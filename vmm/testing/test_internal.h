@@ -234,6 +234,9 @@ void test_decide(struct test_job *j, int launcher_status);
 char *test_symbolise(const struct test_job *j);
 
 /* test_report.c */
+/* test.c: what `git bisect run` is told where wisp test ends with @outcome and @status. */
+int test_bisect_status(enum test_outcome outcome, int status);
+
 const char *test_outcome_name(enum test_outcome outcome);
 void test_print_text(const struct test_job *j);
 void test_print_json(const struct test_job *jobs, unsigned num, FILE *out);
