@@ -135,7 +135,7 @@ static void take_requests(struct loop_op *op, int res)
 	loop_poll(m->loop, &m->readable, m->fuse_fd, POLLIN);
 }
 
-static int mount_fuse(struct share_mount *m, const char *where, struct error *err)
+static int mount_fuse(struct share_mount *m, const char *from, const char *where, struct error *err)
 {
 	char options[160];
 
@@ -146,7 +146,7 @@ static int mount_fuse(struct share_mount *m, const char *where, struct error *er
 	snprintf(options, sizeof(options),
 		 "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
 		 m->fuse_fd);
-	if (mount("wisp", where, "fuse.wisp", 0, options) < 0)
+	if (mount(from, where, "fuse.wisp", 0, options) < 0)
 		return error_set(err, -errno, "'%s': cannot mount: %m", where);
 	return 0;
 }
@@ -182,7 +182,7 @@ int main(int argc, char **argv)
 	if (!r)
 		r = fs_client_create(&m.client, socket, m.loop, "share", &err);
 	if (!r)
-		r = mount_fuse(&m, argv[2], &err);
+		r = mount_fuse(&m, argv[1], argv[2], &err);
 	if (r < 0) {
 		error_print(&err);
 		return 1;
