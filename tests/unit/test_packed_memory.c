@@ -203,6 +203,17 @@ static void expanded_it_is_the_sparse_file_that_it_was(void **state)
 	close(to);
 }
 
+static void memory_too_large_for_an_index_is_known_before(void **state)
+{
+	struct state_writer index;
+
+	assert_true(packed_memory_fits(336 * GiB));
+	assert_false(packed_memory_fits(337 * GiB));
+	state_writer_init(&index);
+	assert_int_equal(packed_memory_write(-1, 337 * GiB, -1, &index), -EFBIG);
+	state_writer_done(&index);
+}
+
 static void index_that_makes_no_sense_is_refused(void **state)
 {
 	int memory = new_memory();
@@ -374,6 +385,7 @@ int main(void)
 		cmocka_unit_test(every_page_comes_out_as_it_went_in),
 		cmocka_unit_test(chunks_of_holes_take_no_room),
 		cmocka_unit_test(expanded_it_is_the_sparse_file_that_it_was),
+		cmocka_unit_test(memory_too_large_for_an_index_is_known_before),
 		cmocka_unit_test(index_that_makes_no_sense_is_refused),
 		cmocka_unit_test(frames_that_changed_are_noticed),
 		cmocka_unit_test(frames_that_are_no_chunk_are_refused),

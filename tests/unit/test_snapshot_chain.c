@@ -400,11 +400,74 @@ static void compressed_one_can_be_had_as_a_file(void **state)
 	assert_int_equal(s.memory_fd, -1);
 	assert_int_equal(snapshot_check_memory(&s, PAGES * PAGE_SIZE, &err), 0);
 	assert_int_equal(snapshot_check_memory(&s, PACKED_CHUNK, &err), -EBADMSG);
-	assert_int_equal(snapshot_unpack(&s, path_in(*state, "one"), &err), 0);
+	assert_int_equal(snapshot_unpack(&s, &err), 0);
 	assert_false(snapshot_is_packed(&s));
 	assert_int_equal(snapshot_check_memory(&s, PAGES * PAGE_SIZE, &err), 0);
 	assert_int_equal(pread(s.memory_fd, there, 1, PAGE_SIZE), 1);
 	assert_string_equal(there, "b");
+	snapshot_close(&s);
+}
+
+/* As for several clones: the second one finds what was unpacked for the first. */
+static void compressed_one_is_unpacked_once_for_several(void **state)
+{
+	struct snapshot first, second, other;
+	struct stat one, two;
+	struct error err = { 0 };
+
+	make_so(*state, "one", NULL, first_pages, true);
+	make_so(*state, "two", NULL, first_pages, true);
+	assert_int_equal(snapshot_open(&first, path_in(*state, "one"), &err), 0);
+	assert_int_equal(snapshot_open(&second, path_in(*state, "one"), &err), 0);
+	assert_int_equal(snapshot_open(&other, path_in(*state, "two"), &err), 0);
+	assert_int_equal(snapshot_unpack_as(&second, &first, &err), -ESTALE);
+	assert_int_equal(snapshot_unpack(&first, &err), 0);
+	assert_int_equal(snapshot_unpack_as(&other, &first, &err), -ESTALE);
+	assert_non_null(strstr(err.msg, "another one now"));
+	assert_int_equal(snapshot_unpack_as(&second, &first, &err), 0);
+	assert_false(snapshot_is_packed(&second));
+	assert_int_equal(snapshot_check_memory(&second, PAGES * PAGE_SIZE, &err), 0);
+	assert_int_equal(fstat(first.memory_fd, &one), 0);
+	assert_int_equal(fstat(second.memory_fd, &two), 0);
+	assert_int_equal(one.st_ino, two.st_ino);
+	snapshot_close(&first);
+	snapshot_close(&second);
+	snapshot_close(&other);
+}
+
+static void damage_is_blamed_on_the_one_that_has_it(void **state)
+{
+	struct snapshot_chain c;
+	struct error err;
+	int dir, fd;
+
+	make_so(*state, "one", NULL, first_pages, true);
+	make_so(*state, "two", "one", second_pages, true);
+	dir = open(path_in(*state, "one"), O_RDONLY | O_DIRECTORY);
+	fd = openat(dir, SNAPSHOT_FRAMES, O_WRONLY);
+	assert_int_equal(pwrite(fd, "X", 1, 8), 1);
+	close(fd);
+	close(dir);
+	assert_int_equal(open_chain(&c, *state, "two", &err), 0);
+	assert_int_equal(snapshot_unpack(&c.link[1], &err), 0);
+	assert_int_equal(snapshot_unpack(&c.link[0], &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, "/one'"));
+	snapshot_chain_close(&c);
+}
+
+static void which_one_it_is_takes_its_manifest_alone(void **state)
+{
+	struct snapshot s;
+	struct error err = { 0 };
+	int dir;
+
+	make_so(*state, "one", NULL, first_pages, true);
+	dir = open(path_in(*state, "one"), O_RDONLY | O_DIRECTORY);
+	assert_int_equal(unlinkat(dir, SNAPSHOT_INDEX, 0), 0);
+	assert_int_equal(unlinkat(dir, SNAPSHOT_STATE, 0), 0);
+	close(dir);
+	assert_int_equal(snapshot_open_manifest(&s, path_in(*state, "one"), &err), 0);
+	assert_non_null(s.id);
 	snapshot_close(&s);
 }
 
@@ -480,6 +543,9 @@ int main(void)
 		in_directory(merge_elsewhere_leaves_all_as_it_was),
 		in_directory(compressed_ones_are_merged_with_others),
 		in_directory(compressed_one_can_be_had_as_a_file),
+		in_directory(compressed_one_is_unpacked_once_for_several),
+		in_directory(damage_is_blamed_on_the_one_that_has_it),
+		in_directory(which_one_it_is_takes_its_manifest_alone),
 		in_directory(compressed_one_without_its_files_is_refused),
 		in_directory(unknown_compression_is_refused),
 		in_directory(merge_replaces_none_that_others_build_on),

@@ -28,6 +28,7 @@
 struct restoring {
 	struct saved_options *options;
 	unsigned number; /* of a clone, from 1 on; 0: this is the machine itself */
+	const struct snapshot_chain *unpacked; /* the same, if its memory was for several clones */
 	struct snapshot_chain chain;
 	struct machine_layer layers[SNAPSHOT_MAX_LINKS];
 	struct machine_config config;
@@ -255,19 +256,60 @@ static bool unpacks_late(const struct restoring *t)
 	return fd >= 0;
 }
 
-static int unpack(struct restoring *t, const char *path, struct error *err)
+static int unpack_all(struct snapshot_chain *c, struct error *err)
 {
 	int r = 0;
 
+	for (unsigned i = 0; i < c->num && !r; i++)
+		if (snapshot_is_packed(&c->link[i]))
+			r = snapshot_unpack(&c->link[i], err);
+	return r;
+}
+
+/* As it was unpacked for all clones before. */
+static int unpack_as(struct snapshot_chain *c, const struct snapshot_chain *before,
+		     struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < c->num && !r; i++)
+		if (snapshot_is_packed(&c->link[i]))
+			r = snapshot_unpack_as(&c->link[i], &before->link[MIN(i, before->num - 1)],
+					       err);
+	return r;
+}
+
+static int unpack(struct restoring *t, struct error *err)
+{
 	if (t->options->memory_handler || !snapshot_chain_is_packed(&t->chain))
 		return 0;
+	if (t->unpacked->num)
+		return unpack_as(&t->chain, t->unpacked, err);
 	if (unpacks_late(t)) {
 		t->options->memory = SAVED_MEMORY_UFFD;
 		return 0;
 	}
-	for (unsigned i = 0; i < t->chain.num && !r; i++)
-		if (snapshot_is_packed(&t->chain.link[i]))
-			r = snapshot_unpack(&t->chain.link[i], path, err);
+	return unpack_all(&t->chain, err);
+}
+
+/*
+ * Of several clones: once, for all of them, which then share what they do not write. Unless each is
+ * to have its pages when it touches them. @c is empty when there is nothing to share.
+ */
+static int unpack_for_clones(const struct saved_options *o, const char *path,
+			     struct snapshot_chain *c, struct error *err)
+{
+	int r;
+
+	if (o->clones < 2 || o->memory_handler || o->memory == SAVED_MEMORY_UFFD)
+		return 0;
+	r = snapshot_chain_open(c, path, err);
+	if (!r && snapshot_chain_is_packed(c))
+		r = unpack_all(c, err);
+	else
+		snapshot_chain_close(c);
+	if (r < 0 && err->kind == ERROR_OTHER)
+		err->kind = ERROR_USAGE;
 	return r;
 }
 
@@ -303,7 +345,7 @@ static int prepare(struct restoring *t, const char *path, struct error *err)
 				"--memory-backend uffd: not for a guest with --hugepages or memory "
 				"that is shared");
 	if (!r)
-		r = unpack(t, path, err);
+		r = unpack(t, err);
 	/* A kernel is needed only when the guest is started again. */
 	if (!r && c->reboot_resets)
 		r = default_guest_find(c, err);
@@ -350,7 +392,9 @@ static void use_chain(struct machine_image *image, struct restoring *t)
 		};
 }
 
-static int restore(struct saved_options *o, const char *path, unsigned number)
+/* @unpacked: what of its memory was, for this clone and others; empty: nothing. */
+static int restore(struct saved_options *o, const char *path, unsigned number,
+		   const struct snapshot_chain *unpacked)
 {
 	struct restoring *t = calloc(1, sizeof(*t));
 	struct machine_image image = { .clock = o->clock, .changed_tsc = o->changed_tsc };
@@ -371,6 +415,7 @@ static int restore(struct saved_options *o, const char *path, unsigned number)
 	}
 	t->options = o;
 	t->number = number;
+	t->unpacked = unpacked;
 	t->record_fd = -1;
 	ends.disk_fds = t->disk_fds;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
@@ -405,22 +450,38 @@ static int restore(struct saved_options *o, const char *path, unsigned number)
 /* Each in a process of its own, which goes into the background; up to the first that fails. */
 static int restore_clones(struct saved_options *o, const char *path)
 {
+	struct snapshot_chain unpacked = { 0 };
+	struct error err = { 0 };
 	int status = 0;
 
+	if (unpack_for_clones(o, path, &unpacked, &err) < 0) {
+		error_print(&err);
+		status = error_status(&err);
+	}
 	for (unsigned i = 1; i <= o->clones && status == 0; i++) {
 		pid_t pid = fork();
 
 		if (pid == 0)
-			exit(restore(o, path, i));
+			exit(restore(o, path, i, &unpacked));
 		if (pid < 0) {
 			fprintf(stderr, "wisp: cannot fork: %s\n", strerror(errno));
-			return 1;
+			status = 1;
+			break;
 		}
 		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 			;
 		status = WIFEXITED(status) ? WEXITSTATUS(status) : 125;
 	}
+	snapshot_chain_close(&unpacked);
 	return status;
+}
+
+/* One, the machine itself. */
+static int restore_one(struct saved_options *o, const char *path)
+{
+	const struct snapshot_chain nothing = { 0 };
+
+	return restore(o, path, 0, &nothing);
 }
 
 int restore_main(int argc, char **argv)
@@ -450,7 +511,7 @@ int restore_main(int argc, char **argv)
 		error_print(&err);
 		status = error_status(&err);
 	} else {
-		status = o.clones ? restore_clones(&o, path) : restore(&o, path, 0);
+		status = o.clones ? restore_clones(&o, path) : restore_one(&o, path);
 	}
 	saved_options_done(&o);
 	return status;

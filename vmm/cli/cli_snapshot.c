@@ -94,7 +94,21 @@ static int keep_disk(struct taking *t, const struct cli_disk *d)
 	return 0;
 }
 
-/* What the monitor counts changes from must be where it was told, or they are worth nothing. */
+/* No more than that can be compressed. */
+static int check_room(struct taking *t)
+{
+	json_t *machine = json_object_get(t->manifest, "machine");
+	uint64_t bytes = (uint64_t)json_integer_value(json_object_get(machine, "memory_bytes"));
+
+	if (!t->options->compress || packed_memory_fits(bytes))
+		return 0;
+	return error_usage(&t->err, -EFBIG, "--compress: not for more than 336 GiB of memory");
+}
+
+/*
+ * What the monitor counts changes from must be where it was told, or they are worth nothing. The
+ * guest stands still meanwhile, so that no more of it is read than says which it is.
+ */
 static int check_base(struct taking *t)
 {
 	json_t *base = json_object_get(t->manifest, "base");
@@ -106,7 +120,7 @@ static int check_base(struct taking *t)
 
 	if (!base)
 		return 0;
-	there = snapshot_open(&s, path ? path : "", &why) == 0;
+	there = snapshot_open_manifest(&s, path ? path : "", &why) == 0;
 	if (there && (!s.id || !id || strcmp(s.id, id)))
 		there = error_set(&why, -ESTALE, "'%s' is another one now", path) == 0;
 	snapshot_close(&s);
@@ -128,7 +142,9 @@ static void guest_is_paused(void *arg, const json_t *progress)
 		return;
 	t->manifest = json_deep_copy(progress);
 	json_object_set_new(t->manifest, "disks", json_array());
-	r = check_base(t);
+	r = check_room(t);
+	if (!r)
+		r = check_base(t);
 	for (unsigned i = 0; i < t->disks.num && !r; i++)
 		r = keep_disk(t, &t->disks.disk[i]);
 	/* Without a byte the monitor sees the end of the pipe, and lets the guest go on. */

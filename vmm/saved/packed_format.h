@@ -10,6 +10,9 @@
 /* Of the index: a u32, how long the frame is, and a u64, its hash. */
 #define PACKED_ENTRY 12u
 
+/* How long an index becomes at most; one entry of it is for 64 KiB of RAM. */
+#define PACKED_INDEX_MAX (63 * MiB)
+
 /* What 64 KiB that cannot be packed become at most; ZSTD_COMPRESSBOUND(), with room to spare. */
 #define PACKED_FRAME_MAX (PACKED_CHUNK + PACKED_CHUNK / 64)
 

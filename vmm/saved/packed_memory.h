@@ -61,6 +61,9 @@ void packed_reader_done(struct packed_reader *r);
 int packed_memory_read(const struct packed_memory *p, struct packed_reader *r, void *buf,
 		       size_t len, uint64_t offset);
 
+/* Is there an index for RAM of @bytes? Up to 336 GiB. */
+bool packed_memory_fits(uint64_t bytes);
+
 /*
  * Pack RAM of @bytes, a sparse file as guest_mem_save() writes it, into @to, which is empty; the
  * index is appended to @index, and sealed. -EFBIG: RAM is too large for an index. -errno.

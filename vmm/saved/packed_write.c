@@ -15,9 +15,6 @@
 /* Packs memory to a third about as fast as a disk takes it; higher ones gain a few percent. */
 #define LEVEL 3
 
-/* Longer indexes are not read: see vmm/saved/snapshot_dir.c. */
-#define MAX_INDEX (63 * MiB)
-
 struct packing {
 	int from, to;
 	uint64_t at; /* in @to */
@@ -102,6 +99,11 @@ static int pack_all(struct packing *p, uint64_t bytes)
 	return r;
 }
 
+bool packed_memory_fits(uint64_t bytes)
+{
+	return bytes / PACKED_CHUNK * PACKED_ENTRY <= PACKED_INDEX_MAX;
+}
+
 int packed_memory_write(int from, uint64_t bytes, int to, struct state_writer *index)
 {
 	struct packing p = {
@@ -114,7 +116,7 @@ int packed_memory_write(int from, uint64_t bytes, int to, struct state_writer *i
 	};
 	int r = p.zstd && p.chunk && p.frame ? 0 : -ENOMEM;
 
-	if (bytes / PACKED_CHUNK * PACKED_ENTRY > MAX_INDEX)
+	if (!packed_memory_fits(bytes))
 		r = -EFBIG;
 	if (!r) {
 		state_begin(index, PACKED_SECTION, 0, PACKED_VERSION);

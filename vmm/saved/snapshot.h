@@ -91,6 +91,7 @@ int snapshot_remove(const char *path);
 
 /* One that is there. */
 struct snapshot {
+	char *path; /* for messages */
 	int dir_fd;
 	int memory_fd;		     /* -1: it is packed */
 	struct packed_memory packed; /* with an @fd of -1: it is not */
@@ -102,6 +103,12 @@ struct snapshot {
 	const char *base; /* the ID of the one that it builds on, or NULL: it is complete */
 	uint64_t *pages;  /* those of a differential one, a bit each; else NULL */
 };
+
+/*
+ * As far as its manifest: what it is, and what it builds on. The other files are not looked at, nor
+ * is there anything of them.
+ */
+int snapshot_open_manifest(struct snapshot *s, const char *path, struct error *err);
 
 /* Open and check all but the memory's content and what the sections hold. */
 int snapshot_open(struct snapshot *s, const char *path, struct error *err);
@@ -126,7 +133,13 @@ int snapshot_memory_bytes(const struct snapshot *s, uint64_t *ret_bytes, struct 
  * Of a packed one: have its memory in a plain file without a name beside it, or in /var/tmp where
  * there can be none, as if it had always been so. -errno with @err; then nothing has changed.
  */
-int snapshot_unpack(struct snapshot *s, const char *path, struct error *err);
+int snapshot_unpack(struct snapshot *s, struct error *err);
+
+/*
+ * The same with what snapshot_unpack() has made of @other, the same snapshot opened before: both
+ * have one file. -ESTALE with @err when it is another snapshot by now.
+ */
+int snapshot_unpack_as(struct snapshot *s, const struct snapshot *other, struct error *err);
 
 /* Is the memory file as large as RAM of @bytes? */
 int snapshot_check_memory(const struct snapshot *s, uint64_t bytes, struct error *err);

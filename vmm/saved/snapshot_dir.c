@@ -5,11 +5,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/saved/packed_format.h"
 #include "vmm/saved/snapshot.h"
 #include "vmm/saved/snapshot_pages.h"
 
 /* Thousands of devices fit, or which pages of 1 TiB changed; a longer one is neither file. */
 #define MAX_FILE_BYTES (64 * MiB)
+
+/* What is written is read again: the section around an index's entries is no longer than that. */
+_Static_assert(PACKED_INDEX_MAX + 64 * KiB <= MAX_FILE_BYTES, "an index is a file that is read");
 
 static int open_part(const struct snapshot *s, const char *path, const char *name,
 		     struct error *err)
@@ -184,17 +188,26 @@ static int open_memory(struct snapshot *s, const char *path, struct error *err)
 	return MIN(s->memory_fd, 0);
 }
 
-int snapshot_open(struct snapshot *s, const char *path, struct error *err)
+int snapshot_open_manifest(struct snapshot *s, const char *path, struct error *err)
 {
 	int r;
 
-	*s = (struct snapshot){ .dir_fd = -1, .memory_fd = -1, .packed.fd = -1 };
+	*s = (struct snapshot){
+		.path = strdup(path), .dir_fd = -1, .memory_fd = -1, .packed.fd = -1
+	};
+	if (!s->path)
+		return error_set(err, -ENOMEM, "snapshot '%s': %m", path);
 	s->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (s->dir_fd < 0)
 		return error_usage(err, -errno, "snapshot '%s': cannot open: %m", path);
 	r = check_owner(s, path, err);
-	if (!r)
-		r = read_manifest(s, path, err);
+	return r ? r : read_manifest(s, path, err);
+}
+
+int snapshot_open(struct snapshot *s, const char *path, struct error *err)
+{
+	int r = snapshot_open_manifest(s, path, err);
+
 	if (!r)
 		r = read_state(s, path, err);
 	if (!r)
@@ -211,6 +224,7 @@ void snapshot_close(struct snapshot *s)
 	state_set_close(&s->state);
 	free(s->buf);
 	free(s->pages);
+	free(s->path);
 	json_decref(s->manifest);
 	if (s->dir_fd >= 0)
 		close(s->dir_fd);
@@ -248,12 +262,13 @@ int snapshot_check_memory(const struct snapshot *s, uint64_t bytes, struct error
 	return r;
 }
 
-int snapshot_unpack(struct snapshot *s, const char *path, struct error *err)
+int snapshot_unpack(struct snapshot *s, struct error *err)
 {
 	/* Beside what is in it. */
 	char *name = NULL;
-	int fd = asprintf(&name, "%s/" SNAPSHOT_MEMORY, path) < 0 ? -ENOMEM
-								   : snapshot_nameless_file(name);
+	int fd = asprintf(&name, "%s/" SNAPSHOT_MEMORY, s->path) < 0
+			 ? -ENOMEM
+			 : snapshot_nameless_file(name);
 	int r = MIN(fd, 0);
 
 	if (!r)
@@ -263,8 +278,22 @@ int snapshot_unpack(struct snapshot *s, const char *path, struct error *err)
 		if (fd >= 0)
 			close(fd);
 		return error_usage(err, r, "snapshot '%s': its memory cannot be unpacked: %m",
-				   path);
+				   s->path);
 	}
+	packed_memory_close(&s->packed);
+	s->memory_fd = fd;
+	return 0;
+}
+
+int snapshot_unpack_as(struct snapshot *s, const struct snapshot *other, struct error *err)
+{
+	int fd;
+
+	if (!s->id || !other->id || strcmp(s->id, other->id) || snapshot_is_packed(other))
+		return error_usage(err, -ESTALE, "snapshot '%s': it is another one now", s->path);
+	fd = fcntl(other->memory_fd, F_DUPFD_CLOEXEC, 3);
+	if (fd < 0)
+		return error_set(err, -errno, "snapshot '%s': its memory: %m", s->path);
 	packed_memory_close(&s->packed);
 	s->memory_fd = fd;
 	return 0;

@@ -186,6 +186,12 @@ int snapshot_chain_merge(struct snapshot_chain *c, const char *path, bool packed
 	int r = snapshot_draft_begin(&d, path, false, err);
 
 	if (!r)
+		r = snapshot_memory_bytes(s, &bytes, err);
+	if (!r && packed && !packed_memory_fits(bytes))
+		r = error_usage(err, -EFBIG,
+				"snapshot '%s': more than 336 GiB of memory are not compressed",
+				path);
+	if (!r)
 		r = check_replaced(c, path, err);
 	if (!r && !manifest)
 		r = error_set(err, -ENOMEM, "manifest: %m");
