@@ -115,6 +115,33 @@ static void root_that_is_no_directory_is_refused_by_its_option(void **state)
 	free(t);
 }
 
+static void report_that_cannot_be_written_is_told_before_the_run(void **state)
+{
+	static char *const options[] = { "--junit", "--tap" };
+	char path[] = "/tmp/wisp-test-report.XXXXXX", text[8] = "";
+	struct test_config *t = calloc(1, sizeof(*t));
+	int fd = mkstemp(path);
+
+	for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
+		char *argv[] = { options[i], "/no/such/dir/report", "--", "true", NULL };
+		struct error err = { 0 };
+
+		assert_int_equal(parse(t, &err, argv), -ENOENT);
+		assert_memory_equal(err.msg, options[i], strlen(options[i]));
+		test_config_done(t);
+		/* The one of the last run stays until there is another. */
+		argv[1] = path;
+		assert_int_equal(pwrite(fd, "before", 6, 0), 6);
+		assert_int_equal(parse(t, &err, argv), 0);
+		assert_int_equal(pread(fd, text, sizeof(text) - 1, 0), 6);
+		assert_string_equal(text, "before");
+		test_config_done(t);
+	}
+	close(fd);
+	unlink(path);
+	free(t);
+}
+
 static void bisect_skips_what_says_nothing_of_the_commit(void **state)
 {
 	assert_int_equal(test_bisect_status(TEST_EXIT, 0), 0);
@@ -557,6 +584,7 @@ int main(void)
 		cmocka_unit_test(test_without_a_command_or_with_unknown_options_is_refused),
 		cmocka_unit_test(what_a_test_has_of_its_own_is_not_given),
 		cmocka_unit_test(root_that_is_no_directory_is_refused_by_its_option),
+		cmocka_unit_test(report_that_cannot_be_written_is_told_before_the_run),
 		cmocka_unit_test(bisect_skips_what_says_nothing_of_the_commit),
 		cmocka_unit_test(archive_is_what_cpio_unpacks),
 		cmocka_unit_test(modules_come_after_what_they_need),

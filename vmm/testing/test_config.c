@@ -230,6 +230,22 @@ static int check_root(const struct test_config *t, struct error *err)
 	return 0;
 }
 
+/* That a report cannot be written is no news to have at the end of a long run. */
+static int check_report(const char *option, const char *path, struct error *err)
+{
+	struct stat st;
+	int fd;
+
+	/* A pipe would take us for the writer who comes later. */
+	if (!path || (stat(path, &st) == 0 && !S_ISREG(st.st_mode)))
+		return 0;
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+	if (fd < 0)
+		return error_usage(err, -errno, "%s '%s': cannot write: %m", option, path);
+	close(fd);
+	return 0;
+}
+
 static int complete(struct test_config *t, struct error *err)
 {
 	static char *const no_net[] = { "--net", "none" };
@@ -266,6 +282,10 @@ static int complete(struct test_config *t, struct error *err)
 		r = add_run_args(t, memory, ARRAY_SIZE(memory), err);
 	for (unsigned i = 0; i < t->num_kernel_args && !r; i++)
 		r = test_find_kernels(t, t->kernel_arg[i], err);
+	if (!r)
+		r = check_report("--junit", t->junit, err);
+	if (!r)
+		r = check_report("--tap", t->tap, err);
 	return r;
 }
 
