@@ -146,6 +146,7 @@ static int print_help(const char *value)
 	printf("usage: wisp api [OPTION]...\n\noptions:\n");
 	for (unsigned i = 0; i < ARRAY_SIZE(options); i++)
 		printf("  --%s%s\n", options[i].name, options[i].has_value ? " VALUE" : "");
+	printf("\n'wisp help api' tells what they do.\n");
 	return 0;
 }
 

@@ -82,7 +82,8 @@ static void what_a_test_has_of_its_own_is_not_given(void **state)
 	static char *const options[][2] = { { "--rootfs", "/" },
 					    { "--initrd", "/dev/null" },
 					    { "--serial", "stdio" },
-					    { "--console", "none" } };
+					    { "--console", "none" },
+					    { "--detach", "--json" } };
 	struct test_config *t = calloc(1, sizeof(*t));
 	struct error err;
 

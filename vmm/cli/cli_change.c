@@ -31,8 +31,8 @@ const struct config_item change_options[] = {
 	{ "--no-hostfwd", "tcp|udp:[ADDRESS]:PORT-:PORT",
 	  "End a forward: no new connections, those there are stay", CONFIG_STRING,
 	  MEMBER(unforward) },
-	{ "--iops", "N", "Of a disk: at most so many requests a second; 0: no limit",
-	  CONFIG_STRING, MEMBER(iops) },
+	{ "--iops", "N", "Of a disk: at most so many requests a second; 0: no limit", CONFIG_STRING,
+	  MEMBER(iops) },
 	{ "--pps", "N", "Of a network: at most so many frames a second, each way; 0: no limit",
 	  CONFIG_STRING, MEMBER(pps) },
 	{ "--bps", "SIZE", "At most so many bytes a second; 0: no limit", CONFIG_STRING,
@@ -55,7 +55,9 @@ static int add_size(json_t *request, const char *name, const char *option, const
 	if (!text)
 		return 0;
 	if (config_parse_size(text, 1, &n) < 0 || n > INT64_MAX)
-		return error_usage(err, -EINVAL, "change: %s: '%s' is not a size", option, text);
+		return error_usage(err, -EINVAL,
+				   "change: %s: '%s' is not a number such as 1000 or 10M", option,
+				   text);
 	return json_object_set_new(request, name, json_integer((json_int_t)n));
 }
 

@@ -187,8 +187,10 @@ static int ask(struct taking *t, int sock, json_t **ret_reply)
 					t->draft.id),
 			      fds, t->options->diff ? 4 : 3, ret_reply, &extra, &err);
 	/* What went wrong here is the reason; what the monitor made of it is not. */
-	if (r < 0 && !t->err.code)
+	if (r < 0 && !t->err.code) {
 		t->err = err;
+		error_prefix(&t->err, "snapshot '%s'", t->draft.path);
+	}
 	if (!r && !t->manifest)
 		r = error_set(&t->err, -EBADMSG, "the monitor's answer makes no sense");
 	return r;

@@ -193,18 +193,19 @@ static int check_id(const char *option, const char *id, struct error *err)
 	if (!id || is_id(id))
 		return 0;
 	return error_usage(err, -EINVAL,
-			   "%s: id '%s' is not 1 to %d letters, digits, '.', '_' or '-'", option,
-			   id, ID_BYTES);
+			   "%s: id '%.*s'%s is not 1 to %d letters, digits, '.', '_' or '-'",
+			   option, 2 * ID_BYTES, id, strlen(id) > 2 * ID_BYTES ? "..." : "",
+			   ID_BYTES);
 }
 
 /* A server has a format, a page cache and backing files of its own. */
 static int check_remote_disk(const struct config_disk *d, struct error *err)
 {
-	const char *key = d->direct			     ? "direct" :
-			  d->num_backing		     ? "backing" :
-			  d->follow_backing		     ? "follow-backing" :
-			  d->format == BLOCK_FORMAT_QCOW2 ? "format=qcow2" :
-							       NULL;
+	const char *key = d->direct			    ? "direct"
+			  : d->num_backing		    ? "backing"
+			  : d->follow_backing		    ? "follow-backing"
+			  : d->format == BLOCK_FORMAT_QCOW2 ? "format=qcow2"
+							    : NULL;
 
 	if (key)
 		return error_usage(err, -EINVAL, "--disk '%s': %s is for files", d->path, key);

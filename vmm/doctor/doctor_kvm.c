@@ -7,6 +7,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "vmm/hypervisor/kvm.h"
+
 /* Kernel headers older than 5.18 and 6.11 lack these. */
 #ifndef KVM_CAP_XSAVE2
 #define KVM_CAP_XSAVE2 208
@@ -128,7 +130,7 @@ static const char *mend_open(int error)
 		       "kvm_amd; in a container, pass the device (--device /dev/kvm)";
 	case EACCES:
 	case EPERM:
-		return "sudo usermod -aG kvm $USER, then log in again";
+		return kvm_permission_hint();
 	case ENODEV:
 	case ENXIO:
 		return "modprobe kvm_intel or modprobe kvm_amd; the firmware setup may have it "

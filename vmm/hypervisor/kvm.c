@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "vmm/hypervisor/kvm_internal.h"
@@ -27,8 +28,9 @@ int kvm_vm_ioctl(struct hv *hv, unsigned long request, void *arg)
 static void clear_by_hand(struct kvm_vm *vm)
 {
 	struct kvm_enable_cap cap = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 };
-	int can = vm->clears_by_hand ? 0 :
-		  ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
+	int can = vm->clears_by_hand
+			  ? 0
+			  : ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
 
 	if (can <= 0)
 		return;
@@ -133,8 +135,8 @@ static int kvm_routes_set(struct hv *hv, const struct hv_route *routes, unsigned
 			break;
 		case HV_ROUTE_PIC:
 			e->type = KVM_IRQ_ROUTING_IRQCHIP;
-			e->u.irqchip.irqchip = routes[i].pin < 8 ? KVM_IRQCHIP_PIC_MASTER
-								 : KVM_IRQCHIP_PIC_SLAVE;
+			e->u.irqchip.irqchip =
+				routes[i].pin < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE;
 			e->u.irqchip.pin = routes[i].pin & 7;
 			break;
 		case HV_ROUTE_MSI:
@@ -207,6 +209,17 @@ static const struct hv_ops kvm_ops = {
 	.vcpu_set_fpu = kvm_vcpu_set_fpu,
 };
 
+const char *kvm_permission_hint(void)
+{
+	struct stat st;
+
+	if (stat("/dev/kvm", &st) == 0 && (st.st_gid == 0 || (st.st_mode & 0060) != 0060))
+		return "let a group have it, and be in that: sudo chgrp kvm /dev/kvm; sudo chmod "
+		       "g+rw /dev/kvm";
+	return "add yourself to the group that owns it: sudo usermod -aG $(stat -c %G /dev/kvm) "
+	       "$USER, then log in again";
+}
+
 int kvm_open(struct error *err)
 {
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -216,8 +229,7 @@ int kvm_open(struct error *err)
 		return fd;
 	r = error_kind_set(err, ERROR_REFUSED, -errno, "/dev/kvm: cannot open: %m");
 	if (r == -EACCES || r == -EPERM)
-		error_hint(err,
-			   "add yourself to the group that owns it: sudo usermod -aG kvm $USER");
+		error_hint(err, "%s", kvm_permission_hint());
 	else
 		error_hint(err, "run 'wisp doctor' to see what this host can do");
 	return r;

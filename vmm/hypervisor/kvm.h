@@ -32,6 +32,9 @@ int kvm_check_capabilities(int kvm_fd, const uint32_t *capability, unsigned num,
  */
 int kvm_create(struct hv **ret_hv, int kvm_fd, const struct kvm_host *host, struct error *err);
 
+/* How somebody who may not open /dev/kvm comes to do so. */
+const char *kvm_permission_hint(void);
+
 /* Open /dev/kvm; kind REFUSED, with a hint, when the host does not let us. */
 int kvm_open(struct error *err);
 

@@ -209,6 +209,7 @@ static int check_own(const struct test_config *t, struct error *err)
 		{ "--rootfs", "the tree is given by --root, and written to with --rw" },
 		{ "--initrd", "a test makes one of its own" },
 		{ "--serial", "the kernel's log goes there; see --verbose and --dmesg" },
+		{ "--detach", "it is watched until it ends" },
 		{ "--console", "the command gets it where standard input is a terminal" },
 	};
 
@@ -253,8 +254,8 @@ static int complete(struct test_config *t, struct error *err)
 	int r = 0;
 
 	if (!t->command || !t->command[0]) {
-		error_usage(err, -EINVAL, "test: no command");
-		error_hint(err, "wisp test -- uname -a");
+		error_usage(err, -EINVAL, "no command");
+		error_hint(err, "it comes after '--', as in 'wisp test -- uname -a'");
 		return -EINVAL;
 	}
 	r = check_own(t, err);
