@@ -71,17 +71,22 @@ int net_vhost_create(struct net_vhost **ret_vhost, int fd, const struct guest_me
 		     struct error *err)
 {
 	struct net_vhost *v = calloc(1, sizeof(*v));
-	int r;
+	int r = 0;
 
-	if (!v || ioctl(fd, VHOST_SET_OWNER) < 0 || set_memory(fd, mem) < 0) {
-		r = error_set(err, -errno, "vhost: cannot give the kernel the guest's memory: %m");
+	if (!v) {
 		close(fd);
-		free(v);
-		return r;
+		return error_set(err, -ENOMEM, "vhost: %m");
 	}
 	v->fd = fd;
-	*ret_vhost = v;
-	return 0;
+	if (ioctl(fd, VHOST_SET_OWNER) < 0)
+		r = error_set(err, -errno, "vhost: the kernel starts no thread for it: %m");
+	else if (set_memory(fd, mem) < 0)
+		r = error_set(err, -errno, "vhost: cannot give the kernel the guest's memory: %m");
+	if (r < 0)
+		net_vhost_free(v);
+	else
+		*ret_vhost = v;
+	return r;
 }
 
 /* Without a tap nothing goes; it returns when the kernel's thread has let go of the ring. */
@@ -90,6 +95,14 @@ static int set_backend(struct net_vhost *v, unsigned index, int tap)
 	struct vhost_vring_file f = { .index = index, .fd = tap };
 
 	return ioctl(v->fd, VHOST_NET_SET_BACKEND, &f);
+}
+
+/* Whoever serves the ring now has its doorbell: it would wake the kernel's thread for nothing. */
+static int forget_kick(struct net_vhost *v, unsigned index)
+{
+	struct vhost_vring_file f = { .index = index, .fd = VHOST_FILE_UNBIND };
+
+	return ioctl(v->fd, VHOST_SET_VRING_KICK, &f);
 }
 
 static int set_ring(struct net_vhost *v, unsigned index, const struct net_ring *ring)
@@ -127,8 +140,10 @@ int net_vhost_start(struct net_vhost *v, int tap, uint64_t features, const struc
 	for (unsigned i = 0; i < 2 && !r; i++)
 		r = set_backend(v, i, tap) < 0 ? -errno : 0;
 	if (r < 0) {
-		for (unsigned i = 0; i < 2; i++)
+		for (unsigned i = 0; i < 2; i++) {
 			set_backend(v, i, -1);
+			forget_kick(v, i);
+		}
 		return r;
 	}
 	v->running = true;
@@ -143,6 +158,8 @@ void net_vhost_stop(struct net_vhost *v, uint16_t ret_position[2])
 		/* Neither fails for a ring that exists. */
 		if (set_backend(v, i, -1) < 0 || ioctl(v->fd, VHOST_GET_VRING_BASE, &base) < 0)
 			log_warn("vhost: cannot take a ring back: %m");
+		if (forget_kick(v, i) < 0)
+			log_warn("vhost: cannot let go of a doorbell: %m");
 		ret_position[i] = base.num;
 	}
 	v->running = false;
