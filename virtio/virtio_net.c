@@ -159,17 +159,16 @@ void net_spend(struct net_pair *p, struct rate_limiter *l, uint64_t bytes)
 static int send_one(struct net_pair *p)
 {
 	struct virtq_chain chain = { .iov = p->iov, .max_iov = ARRAY_SIZE(p->iov) };
-	struct virtio_device *dev = &p->vn->dev;
 	struct tx_request *req;
 	int r = virtq_pop(p->txq, &chain);
 
 	if (r < 0)
-		virtio_fail(dev, "transmit queue: %s", p->txq->why_broken);
+		net_fail(p->vn, "transmit queue: %s", p->txq->why_broken);
 	if (r <= 0)
 		return r;
 	req = request_get(p, &chain);
 	if (!req) {
-		virtio_fail(dev, "transmit queue: no memory for a frame");
+		net_fail(p->vn, "transmit queue: no memory for a frame");
 		return -ENOMEM;
 	}
 	req->tx.done = sent;

@@ -136,7 +136,7 @@ void net_control(struct virtio_net *vn)
 		virtq_kicks_off(q);
 		while ((r = virtq_pop(q, &c)) > 0) {
 			if (c.out_bytes < sizeof(struct virtio_net_ctrl_hdr) || !c.in_bytes) {
-				virtio_fail(&vn->dev, "control queue: a command without %s",
+				net_fail(vn, "control queue: a command without %s",
 					    c.in_bytes ? "header" : "room for the answer");
 				return;
 			}
@@ -149,7 +149,7 @@ void net_control(struct virtio_net *vn)
 		}
 	} while (r == 0 && virtq_kicks_on(q));
 	if (r < 0)
-		virtio_fail(&vn->dev, "control queue: %s", q->why_broken);
+		net_fail(vn, "control queue: %s", q->why_broken);
 	else if (r > 0)
 		virtio_kick_again(&vn->dev, q->index);
 	virtio_notify(&vn->dev, q->index);

@@ -2,6 +2,8 @@
  * Pairs of queues that the net serves by itself, in the host's kernel: given to it when the device
  * starts, and taken back when it stops, or when somebody has to see what passes.
  */
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -35,8 +37,8 @@ static void malformed(struct loop_event *ev)
 	struct net_pair *p = container_of(ev, struct net_word, event)->pair;
 
 	if (p->handed)
-		virtio_fail(&p->vn->dev, "queues %u and %u: the host's kernel finds one malformed",
-			    p->rxq->index, p->txq->index);
+		net_fail(p->vn, "queues %u and %u: the host's kernel finds one malformed",
+			 p->rxq->index, p->txq->index);
 }
 
 /* Its descriptor, made and watched at first use; or -1. */
@@ -165,6 +167,19 @@ void net_stop_handed(struct virtio_net *vn)
 		virtio_queue_elsewhere(&vn->dev, p->rxq->index, false);
 		virtio_queue_elsewhere(&vn->dev, p->txq->index, false);
 	}
+}
+
+void net_fail(struct virtio_net *vn, const char *fmt, ...)
+{
+	char why[160];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(why, sizeof(why), fmt, ap);
+	va_end(ap);
+	/* The kernel does not know that they are broken, and would go on with them. */
+	net_stop_handed(vn);
+	virtio_fail(&vn->dev, "%s", why);
 }
 
 void net_serve_here(struct virtio_device *dev)

@@ -130,6 +130,9 @@ static inline bool net_is_limited(const struct virtio_net *vn)
 void net_hand_over(struct virtio_net *vn);
 void net_stop_handed(struct virtio_net *vn);
 
+/* virtio_fail(), of which the kernel hears too: it serves no queue any more. */
+void net_fail(struct virtio_net *vn, const char *fmt, ...) __printf(2, 3);
+
 /* Serve all pairs here, from now on and for as long as this process has the device. */
 void net_serve_here(struct virtio_device *dev);
 

@@ -56,7 +56,6 @@ static void move_to_front(struct net_pair *p)
 /* Take one more buffer: 1, 0 when there is none, or -errno after which the device has failed. */
 static int hold(struct net_pair *p)
 {
-	struct virtio_device *dev = &p->vn->dev;
 	struct virtq_chain *c;
 	int r;
 
@@ -68,11 +67,11 @@ static int hold(struct net_pair *p)
 	c->max_iov = VIRTQ_MAX_SEGMENTS;
 	r = virtq_pop(p->rxq, c);
 	if (r < 0)
-		virtio_fail(dev, "receive queue: %s", p->rxq->why_broken);
+		net_fail(p->vn, "receive queue: %s", p->rxq->why_broken);
 	if (r <= 0)
 		return r;
 	if (c->num_out || c->in_bytes < NET_VNET_HDR) {
-		virtio_fail(dev, "receive queue: a buffer without room for a header");
+		net_fail(p->vn, "receive queue: a buffer without room for a header");
 		return -EBADMSG;
 	}
 	p->num_held++;

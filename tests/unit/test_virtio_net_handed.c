@@ -288,6 +288,7 @@ static void a_ring_that_the_kernel_gives_up_fails_the_device(void **state)
 	eventfd_write(k.ring[TX].error, 1);
 	fake_run(&f->vm);
 	assert_true(fake_status(&f->d) & VIRTIO_CONFIG_S_NEEDS_RESET);
+	assert_int_equal(k.back, 1);
 	fake_reset(&f->d);
 	assert_int_equal(k.back, 1);
 	fake_driver_probe(&f->d);
@@ -295,6 +296,23 @@ static void a_ring_that_the_kernel_gives_up_fails_the_device(void **state)
 	assert_int_equal(k.handed, 2);
 	assert_int_equal(k.ring[TX].position, 0);
 	fake_nic_end(f);
+}
+
+/* Of a queue that is ours: the kernel would go on with the others. */
+static void a_device_that_fails_takes_back(void **state)
+{
+	struct kernel k;
+	struct fake_nic *f = begin(*state, &k);
+	struct fake_buf no_room = { fake_alloc(&f->vm, 4, 1), 4, false };
+
+	fake_driver_ok(&f->d);
+	fake_add(&f->d, FAKE_NIC_CTRL, &no_room, 1);
+	fake_kick(&f->d, FAKE_NIC_CTRL);
+	fake_run(&f->vm);
+	assert_true(fake_status(&f->d) & VIRTIO_CONFIG_S_NEEDS_RESET);
+	assert_int_equal(k.back, 1);
+	fake_nic_end(f);
+	assert_int_equal(k.back, 1);
 }
 
 #define OF(test, v) { #test " " #v, test, NULL, NULL, (void *)&v }
@@ -319,6 +337,7 @@ int main(void)
 		OF(nothing_is_handed_over_while_memory_is_tracked, pci),
 		OF(what_the_kernel_refuses_is_served_here, pci),
 		OF_ALL(a_ring_that_the_kernel_gives_up_fails_the_device),
+		OF(a_device_that_fails_takes_back, pci),
 	};
 
 	return cmocka_run_group_tests_name("virtio_net_handed", tests, NULL, NULL);
