@@ -113,7 +113,14 @@ void virtio_queue_elsewhere(struct virtio_device *dev, unsigned queue, bool else
 
 bool virtio_queue_is_watched(const struct virtio_device *dev, unsigned queue)
 {
-	return dev->doorbell[queue].event.watched;
+	const struct loop_event *event = &dev->doorbell[queue].event;
+
+	return event->watched || !loop_event_idle(event);
+}
+
+void virtio_queue_unwatch(struct virtio_device *dev, unsigned queue)
+{
+	loop_event_unwatch(&dev->doorbell[queue].event);
 }
 
 void virtio_interrupt(struct virtio_device *dev, unsigned queue)
@@ -661,7 +668,8 @@ void virtio_done(struct virtio_device *dev)
 	for (i = 0; dev->doorbell && i < dev->num_queues; i++) {
 		struct virtio_doorbell *bell = &dev->doorbell[i];
 
-		if (bell->event.watched)
+		/* Also one that is not watched any more may still be read. */
+		if (virtio_queue_is_watched(dev, i))
 			loop_call(bell->loop, unwatch, bell);
 		if (bell->fd >= 0)
 			close(bell->fd);

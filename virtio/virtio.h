@@ -237,9 +237,10 @@ void virtio_kick_again(struct virtio_device *dev, unsigned queue);
 void virtio_queue_elsewhere(struct virtio_device *dev, unsigned queue, bool elsewhere);
 
 /*
- * Kicks have been coming to @queue's loop since it was made: so they will, since taking a doorbell
- * from a loop is not done in a moment.
+ * Do kicks come to @queue's loop? To have them come no more, until it is served there again, takes
+ * until a later round of that loop. The device stops, and its queues are on its own loop.
  */
+void virtio_queue_unwatch(struct virtio_device *dev, unsigned queue);
 bool virtio_queue_is_watched(const struct virtio_device *dev, unsigned queue);
 
 /*

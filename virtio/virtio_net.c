@@ -302,6 +302,7 @@ static void net_stop(struct virtio_device *dev)
 	struct virtio_net *vn = net_of(dev);
 
 	net_stop_handed(vn);
+	net_unwatch_kicks(vn);
 	for (unsigned i = 0; i < vn->num_pairs; i++) {
 		struct net_pair *p = &vn->pair[i];
 
@@ -562,7 +563,7 @@ void virtio_net_limit(struct virtio_device *dev, const struct rate_limits *rx,
 	if (tx)
 		rate_limiter_set(&net_of(dev)->tx_limiter, tx, now_ns);
 	if (net_is_limited(net_of(dev)))
-		virtio_serve_here(dev);
+		net_take_back(net_of(dev));
 }
 
 struct net *virtio_net_end(struct virtio_device *dev)
@@ -585,7 +586,7 @@ void virtio_net_plug(struct virtio_device *dev, bool plugged)
 		return;
 	vn->unplugged = !plugged;
 	if (!plugged)
-		virtio_serve_here(dev);
+		net_take_back(vn);
 	link_changed(vn->net, vn);
 }
 

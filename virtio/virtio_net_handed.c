@@ -1,7 +1,9 @@
 /*
  * Pairs of queues that the net serves by itself, in the host's kernel: given to it when the device
- * starts, and taken back when it stops, or when somebody has to see what passes.
+ * starts, and taken back when it stops, or when somebody has to see what passes. Whether there
+ * still is such a reason is looked at when it starts again.
  */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -78,22 +80,37 @@ void net_done_handed(struct net_pair *p)
 
 /* ---- there ---- */
 
-static bool may_hand_over(const struct net_pair *p)
+/* Why the monitor serves @p for now; NULL: it need not. */
+static const char *why_here(const struct net_pair *p)
 {
 	const struct virtio_net *vn = p->vn;
 	const struct virtio_device *dev = &vn->dev;
 
-	if (!p->net->ops->hand_over || !p->rxq->started || !p->txq->started)
-		return false;
+	if (vn->stays_here)
+		return "somebody tracks, or has tracked, what is written in the guest's memory";
+	/* The kernel counts nothing, marks no page, and waits for none that is still to come. */
+	if (guest_mem_is_tracked(dev->mem))
+		return "what is written in the guest's memory is tracked";
+	if (!guest_mem_is_whole(dev->mem))
+		return "some of the guest's memory is still to come";
+	if (net_is_limited(vn))
+		return "it has a rate limit";
+	if (vn->unplugged)
+		return "its link was taken down";
 	/* Doorbells that the loop reads stay its own. */
 	if (virtio_queue_is_watched(dev, p->rxq->index) ||
 	    virtio_queue_is_watched(dev, p->txq->index))
-		return false;
-	if (vn->stays_here || vn->unplugged)
-		return false;
-	/* The kernel counts nothing, marks no page, and waits for none that is still to come. */
-	return !net_is_limited(vn) && !guest_mem_is_tracked(dev->mem) &&
-	       guest_mem_is_whole(dev->mem);
+		return "its doorbells are still read here";
+	return NULL;
+}
+
+/* Once for each reason: a guest's driver may start as often as it likes. */
+static void say_why_here(struct virtio_net *vn, const char *why)
+{
+	if (vn->said_why_here != why)
+		log_info("%s: served by the monitor, not by the host's kernel: %s", vn->dev.id,
+			 why);
+	vn->said_why_here = why;
 }
 
 /* Interrupts go past us where the transport has a descriptor that is one. */
@@ -117,6 +134,25 @@ static bool describe(struct net_ring *ring, const struct virtq *q, struct net_wo
 	return ring->call >= 0 && ring->error >= 0;
 }
 
+/* 0, or -errno: the kernel does not serve it. */
+static int hand_over(struct net_pair *p)
+{
+	struct virtio_device *dev = &p->vn->dev;
+	struct net_ring ring[2];
+	int r;
+
+	if (!describe(&ring[0], p->rxq, &p->rx_call, &p->error) ||
+	    !describe(&ring[1], p->txq, &p->tx_call, &p->error))
+		return -EMFILE;
+	r = p->net->ops->hand_over(p->net, dev->features, ring);
+	if (r < 0)
+		return r;
+	p->handed = true;
+	virtio_queue_elsewhere(dev, p->rxq->index, true);
+	virtio_queue_elsewhere(dev, p->txq->index, true);
+	return 0;
+}
+
 void net_hand_over(struct virtio_net *vn)
 {
 	/* Without this there is one, and the queue behind it is for control. */
@@ -124,23 +160,22 @@ void net_hand_over(struct virtio_net *vn)
 
 	for (unsigned i = 0; i < num; i++) {
 		struct net_pair *p = &vn->pair[i];
-		struct net_ring ring[2];
+		const char *why;
 		int r;
 
-		if (!may_hand_over(p))
+		if (!p->net->ops->hand_over || !p->rxq->started || !p->txq->started)
 			continue;
-		if (!describe(&ring[0], p->rxq, &p->rx_call, &p->error) ||
-		    !describe(&ring[1], p->txq, &p->tx_call, &p->error))
-			continue;
-		r = p->net->ops->hand_over(p->net, vn->dev.features, ring);
-		if (r < 0) {
-			log_warn("%s: the host's kernel does not serve it, so we do: %s",
-				 vn->dev.id, strerror(-r));
+		why = why_here(p);
+		if (why) {
+			say_why_here(vn, why);
 			continue;
 		}
-		p->handed = true;
-		virtio_queue_elsewhere(&vn->dev, p->rxq->index, true);
-		virtio_queue_elsewhere(&vn->dev, p->txq->index, true);
+		r = hand_over(p);
+		if (r < 0)
+			log_warn("%s: the host's kernel does not serve it, so we do: %s",
+				 vn->dev.id, strerror(-r));
+		else
+			vn->said_why_here = NULL;
 	}
 }
 
@@ -169,6 +204,18 @@ void net_stop_handed(struct virtio_net *vn)
 	}
 }
 
+void net_unwatch_kicks(struct virtio_net *vn)
+{
+	for (unsigned i = 0; i < vn->num_pairs; i++) {
+		struct net_pair *p = &vn->pair[i];
+
+		if (!p->net->ops->hand_over)
+			continue;
+		virtio_queue_unwatch(&vn->dev, p->rxq->index);
+		virtio_queue_unwatch(&vn->dev, p->txq->index);
+	}
+}
+
 void net_fail(struct virtio_net *vn, const char *fmt, ...)
 {
 	char why[160];
@@ -182,21 +229,24 @@ void net_fail(struct virtio_net *vn, const char *fmt, ...)
 	virtio_fail(&vn->dev, "%s", why);
 }
 
-void net_serve_here(struct virtio_device *dev)
+void net_take_back(struct virtio_net *vn)
 {
-	struct virtio_net *vn = net_of(dev);
 	uint16_t position[2];
 
-	vn->stays_here = true;
-	if (vn->pair[0].handed)
-		log_info("%s: served by the monitor from now on", dev->id);
 	for (unsigned i = 0; i < vn->num_pairs; i++) {
 		struct net_pair *p = &vn->pair[i];
 
 		if (!p->handed)
 			continue;
 		take_back(p, position);
-		virtio_queue_back(dev, p->rxq->index, position[0]);
-		virtio_queue_back(dev, p->txq->index, position[1]);
+		say_why_here(vn, why_here(p));
+		virtio_queue_back(&vn->dev, p->rxq->index, position[0]);
+		virtio_queue_back(&vn->dev, p->txq->index, position[1]);
 	}
+}
+
+void net_serve_here(struct virtio_device *dev)
+{
+	net_of(dev)->stays_here = true;
+	net_take_back(net_of(dev));
 }

@@ -72,6 +72,7 @@ struct virtio_net {
 	_Atomic uint64_t mac; /* six bytes; also read by vCPUs */
 	_Atomic uint16_t status;
 	bool stays_here; /* no pair is handed over any more */
+	const char *said_why_here; /* the last reason for that in the log, or NULL */
 	bool unplugged; /* by us: what comes and goes is lost, as with a cable that is out */
 	struct net_offloads accepted;		    /* on receive */
 	bool offloads_chosen;			    /* by command, among those negotiated */
@@ -133,8 +134,15 @@ void net_stop_handed(struct virtio_net *vn);
 /* virtio_fail(), of which the kernel hears too: it serves no queue any more. */
 void net_fail(struct virtio_net *vn, const char *fmt, ...) __printf(2, 3);
 
-/* Serve all pairs here, from now on and for as long as this process has the device. */
+/*
+ * Serve all pairs here: until the device starts without the reason for it (a limit, a link that was
+ * taken down), or from now on and for as long as this process has the device.
+ */
+void net_take_back(struct virtio_net *vn);
 void net_serve_here(struct virtio_device *dev);
+
+/* While it stops: what was served here may be handed over when it starts again. */
+void net_unwatch_kicks(struct virtio_net *vn);
 
 void net_init_handed(struct net_pair *p);
 void net_done_handed(struct net_pair *p);

@@ -212,6 +212,62 @@ static void a_rate_limit_takes_back(void **state)
 	fake_nic_end(f);
 }
 
+/* What was taken back goes over again when the reason for it is gone, at the next start. */
+static void check_goes_over_again(struct fake_nic *f, struct kernel *k)
+{
+	assert_int_equal(k->back, 1);
+	assert_true(peer_got_one(f));
+	take_used(f, 1);
+	fake_pause(&f->d);
+	fake_run(&f->vm);
+	virtio_resume(f->dev);
+	assert_int_equal(k->handed, 2);
+	assert_int_equal(k->ring[TX].position, 2);
+	assert_true(rung(k->ring[TX].kick));
+	send_frame(f);
+	assert_false(peer_got_one(f));
+	assert_int_equal(kernel_sends(k), 1);
+	take_used(f, 1);
+}
+
+static void a_limit_that_is_gone_hands_over_again(void **state)
+{
+	const struct rate_limits limits = { .bytes = { .per_second = 1 << 30 } };
+	const struct rate_limits none = { 0 };
+	struct kernel k;
+	struct fake_nic *f = begin_busy(*state, &k);
+
+	virtio_net_limit(f->dev, NULL, &limits);
+	virtio_net_limit(f->dev, NULL, &none);
+	check_goes_over_again(f, &k);
+	fake_reset(&f->d);
+	fake_driver_probe(&f->d);
+	fake_driver_ok(&f->d);
+	assert_int_equal(k.handed, 3);
+	fake_nic_end(f);
+}
+
+/* The doorbell's read was just asked to end: the loop keeps it, and no kick is lost. */
+static void a_start_right_after_a_stop_is_served_here(void **state)
+{
+	const struct rate_limits limits = { .bytes = { .per_second = 1 << 30 } };
+	const struct rate_limits none = { 0 };
+	struct kernel k;
+	struct fake_nic *f = begin_busy(*state, &k);
+
+	virtio_net_limit(f->dev, NULL, &limits);
+	virtio_net_limit(f->dev, NULL, &none);
+	assert_true(peer_got_one(f));
+	take_used(f, 1);
+	fake_pause(&f->d);
+	virtio_resume(f->dev);
+	assert_int_equal(k.handed, 1);
+	send_frame(f);
+	assert_true(peer_got_one(f));
+	take_used(f, 1);
+	fake_nic_end(f);
+}
+
 /* Before there is anything to take back. */
 static void who_tracks_memory_is_heard_before_the_driver(void **state)
 {
@@ -331,6 +387,8 @@ int main(void)
 		OF(the_control_queue_stays_ours, pci),
 		OF_ALL(a_pause_takes_back_and_goes_on_from_there),
 		OF_ALL(a_rate_limit_takes_back),
+		OF_ALL(a_limit_that_is_gone_hands_over_again),
+		OF_ALL(a_start_right_after_a_stop_is_served_here),
 		OF(who_tracks_memory_takes_back, pci),
 		OF_ALL(who_tracks_memory_is_heard_before_the_driver),
 		OF(a_cable_that_is_pulled_takes_back, mmio),
