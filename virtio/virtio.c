@@ -39,6 +39,7 @@ int virtio_init(struct virtio_device *dev, const struct virtio_ops *ops,
 		dev->offered |= 1ull << VIRTIO_F_RING_PACKED;
 	dev->num_queues = n;
 	dev->reset_task.run = reset_on_loop;
+	dev->moved_task.run = virtio_tell_moved;
 	pthread_mutex_init(&dev->lock, NULL);
 	pthread_mutex_init(&dev->ack_lock, NULL);
 	pthread_cond_init(&dev->ack, NULL);
@@ -106,34 +107,10 @@ static int open_queue(void *arg)
 	return 0;
 }
 
-void virtio_queue_elsewhere(struct virtio_device *dev, unsigned queue, bool elsewhere)
-{
-	dev->doorbell[queue].elsewhere = elsewhere;
-}
-
-bool virtio_queue_is_watched(const struct virtio_device *dev, unsigned queue)
-{
-	const struct loop_event *event = &dev->doorbell[queue].event;
-
-	return event->watched || !loop_event_idle(event);
-}
-
-void virtio_queue_unwatch(struct virtio_device *dev, unsigned queue)
-{
-	loop_event_unwatch(&dev->doorbell[queue].event);
-}
-
 void virtio_interrupt(struct virtio_device *dev, unsigned queue)
 {
 	if (dev->transport_ops)
 		dev->transport_ops->interrupt(dev->transport, queue);
-}
-
-int virtio_interrupt_fd(const struct virtio_device *dev, unsigned queue)
-{
-	if (!dev->transport_ops || !dev->transport_ops->interrupt_fd)
-		return -1;
-	return dev->transport_ops->interrupt_fd(dev->transport, queue);
 }
 
 void virtio_queue_back(struct virtio_device *dev, unsigned queue, uint16_t position)
@@ -142,12 +119,6 @@ void virtio_queue_back(struct virtio_device *dev, unsigned queue, uint16_t posit
 	virtio_interrupt(dev, queue);
 	dev->doorbell[queue].elsewhere = false;
 	open_queue(&dev->doorbell[queue]);
-}
-
-void virtio_serve_here(struct virtio_device *dev)
-{
-	if (dev->ops->serve_here)
-		dev->ops->serve_here(dev);
 }
 
 static void stop_queues(struct virtio_device *dev)
@@ -688,5 +659,6 @@ void virtio_free(struct virtio_device *dev)
 	reset_device(dev, false);
 	/* A pause may have drained what the message was to: it must not arrive any more. */
 	loop_unpost(dev->loop, &dev->reset_task);
+	loop_unpost(dev->loop, &dev->moved_task);
 	dev->ops->free(dev);
 }

@@ -37,8 +37,8 @@ struct virtio_transport_ops {
 	void (*interrupt)(void *transport, unsigned queue);
 	/*
 	 * An eventfd that is the interrupt of @queue, for somebody else to write to: it stays open
-	 * as long as the transport. -1: only interrupt() is. Of what the driver set up until it
-	 * said DRIVER_OK. The device's loop. May be NULL.
+	 * as long as the transport. -1: only interrupt() is. Of what the driver has set up by now;
+	 * virtio_interrupts_moved() is called when it changes. The device's loop. May be NULL.
 	 */
 	int (*interrupt_fd)(void *transport, unsigned queue);
 	/* Tell the driver that the configuration (or NEEDS_RESET) changed. Any thread. */
@@ -110,6 +110,12 @@ struct virtio_ops {
 	void (*serve_here)(struct virtio_device *dev);
 
 	/*
+	 * loop: virtio_interrupt_fd() of some queue may be another one than before. Running or not.
+	 * May be NULL.
+	 */
+	void (*interrupts_moved)(struct virtio_device *dev);
+
+	/*
 	 * Stopped device: its own fields, not those of the core. May be NULL when there are none.
 	 */
 	void (*save)(struct virtio_device *dev, struct state_writer *w);
@@ -177,7 +183,7 @@ struct virtio_device {
 	_Atomic uint8_t drain; /* enum virtio_drain */
 	pthread_mutex_t ack_lock; /* held for the change of @drain alone */
 	pthread_cond_t ack;
-	struct loop_task reset_task;
+	struct loop_task reset_task, moved_task;
 
 	bool running;	      /* loop: between start and the end of stop */
 	bool stopping;	      /* loop */
@@ -302,6 +308,12 @@ void virtio_detach(struct virtio_device *dev);
 
 /* Write 1 to @fd, the interrupt of @queue: by its loop where that is ours, else at once. */
 void virtio_signal(struct virtio_device *dev, unsigned queue, int fd);
+
+/* The driver chose another vector, or way to be interrupted. Any thread, the lock held or not. */
+void virtio_interrupts_moved(struct virtio_device *dev);
+
+/* For virtio.c: what that has the device's loop do. */
+void virtio_tell_moved(struct loop_task *task);
 
 /* A doorbell that reached us as an exit (no ioeventfd): signal the queue. */
 void virtio_kick(struct virtio_device *dev, unsigned queue);

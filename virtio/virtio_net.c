@@ -512,6 +512,7 @@ static const struct virtio_ops net_ops = {
 	.reset = net_reset,
 	.kick = net_kick,
 	.serve_here = net_serve_here,
+	.interrupts_moved = net_interrupts_moved,
 	.config_read = net_config_read,
 	.save = net_save,
 	.load = net_load,

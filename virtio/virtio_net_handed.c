@@ -148,6 +148,8 @@ static int hand_over(struct net_pair *p)
 	if (r < 0)
 		return r;
 	p->handed = true;
+	p->call[0] = ring[0].call;
+	p->call[1] = ring[1].call;
 	virtio_queue_elsewhere(dev, p->rxq->index, true);
 	virtio_queue_elsewhere(dev, p->txq->index, true);
 	return 0;
@@ -201,6 +203,57 @@ void net_stop_handed(struct virtio_net *vn)
 		virtq_continue(p->txq, position[1]);
 		virtio_queue_elsewhere(&vn->dev, p->rxq->index, false);
 		virtio_queue_elsewhere(&vn->dev, p->txq->index, false);
+	}
+}
+
+/* Are the interrupts that the kernel was given still those of its queues? */
+static bool calls_are_right(struct net_pair *p)
+{
+	struct virtq *const q[2] = { p->rxq, p->txq };
+	const struct net_word *const word[2] = { &p->rx_call, &p->tx_call };
+
+	for (unsigned i = 0; i < 2; i++) {
+		int fd = virtio_interrupt_fd(&p->vn->dev, q[i]->index);
+
+		if (p->call[i] != (fd < 0 ? word[i]->fd : fd))
+			return false;
+	}
+	return true;
+}
+
+/* Give @p back to the kernel as it now is, with an interrupt that may have gone astray. */
+static void hand_over_anew(struct net_pair *p)
+{
+	struct virtio_device *dev = &p->vn->dev;
+	uint16_t position[2];
+	int r;
+
+	take_back(p, position);
+	virtq_continue(p->rxq, position[0]);
+	virtq_continue(p->txq, position[1]);
+	r = hand_over(p);
+	if (r < 0) {
+		log_warn("%s: the host's kernel serves it no more, so we do: %s", dev->id,
+			 strerror(-r));
+		virtio_queue_back(dev, p->rxq->index, position[0]);
+		virtio_queue_back(dev, p->txq->index, position[1]);
+		return;
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		unsigned queue = i ? p->txq->index : p->rxq->index;
+
+		virtio_interrupt(dev, queue);
+		virtio_kick_again(dev, queue);
+	}
+}
+
+void net_interrupts_moved(struct virtio_device *dev)
+{
+	struct virtio_net *vn = net_of(dev);
+
+	for (unsigned i = 0; i < vn->num_pairs; i++) {
+		if (vn->pair[i].handed && !calls_are_right(&vn->pair[i]))
+			hand_over_anew(&vn->pair[i]);
 	}
 }
 

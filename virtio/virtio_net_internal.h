@@ -36,6 +36,7 @@ struct net_pair {
 
 	/* The net serves both queues by itself, and we neither. */
 	bool handed;
+	int call[2]; /* then: what it signals for @rxq and @txq */
 	struct net_word rx_call, tx_call; /* chains were used; only where no vector takes that */
 	struct net_word error;
 
@@ -140,6 +141,9 @@ void net_fail(struct virtio_net *vn, const char *fmt, ...) __printf(2, 3);
  */
 void net_take_back(struct virtio_net *vn);
 void net_serve_here(struct virtio_device *dev);
+
+/* virtio_ops.interrupts_moved: the kernel hears of it. */
+void net_interrupts_moved(struct virtio_device *dev);
 
 /* While it stops: what was served here may be handed over when it starts again. */
 void net_unwatch_kicks(struct virtio_net *vn);

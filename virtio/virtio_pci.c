@@ -286,10 +286,12 @@ static void write_common_locked(struct virtio_pci *t, unsigned offset, uint64_t 
 		t->queue_select = v;
 		return;
 	case VIRTIO_PCI_COMMON_Q_MSIX:
-		/* Allowed at any time: only the next interrupt looks at it. */
+		/* Allowed at any time: whoever serves the queue finds out. */
 		q = virtio_queue(t->dev, t->queue_select);
-		if (q)
-			atomic_store(&t->queue_vector[q->index], valid_vector(t, v));
+		if (!q)
+			return;
+		atomic_store(&t->queue_vector[q->index], valid_vector(t, v));
+		virtio_interrupts_moved(t->dev);
 		return;
 	}
 
@@ -489,6 +491,7 @@ static void config_written(struct pci_device *pci, unsigned offset, unsigned len
 	} else {
 		/* MSI-X on or off: then the pin is not or is ours. */
 		update_pin(t);
+		virtio_interrupts_moved(t->dev);
 	}
 }
 

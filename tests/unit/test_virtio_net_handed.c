@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <linux/virtio_pci.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 
@@ -134,6 +135,58 @@ static void doorbells_and_interrupts_go_past_us(void **state)
 	fake_run(&f->vm);
 	assert_int_equal(fake_interrupts(&f->d, FAKE_NIC_TX), 1);
 	assert_int_equal(f->dev->queue[FAKE_NIC_TX].stats.kicks, 0);
+	fake_nic_end(f);
+	assert_int_equal(k.back, 1);
+}
+
+/* The driver gives the transmit queue the receive queue's vector while the kernel has them. */
+static void a_vector_that_moves_is_followed(void **state)
+{
+	struct kernel k;
+	struct fake_nic *f = begin(*state, &k);
+	int old;
+
+	fake_driver_ok(&f->d);
+	send_frame(f);
+	kernel_sends(&k);
+	take_used(f, 1);
+	old = k.ring[TX].call;
+	fake_write(&f->vm, f->d.common + VIRTIO_PCI_COMMON_Q_SELECT, FAKE_NIC_TX, 2);
+	fake_write(&f->vm, f->d.common + VIRTIO_PCI_COMMON_Q_MSIX, FAKE_NIC_RX + 1, 2);
+	fake_run(&f->vm);
+	assert_int_equal(k.back, 1);
+	assert_int_equal(k.handed, 2);
+	assert_int_not_equal(k.ring[TX].call, old);
+	assert_int_equal(k.ring[TX].call, k.ring[RX].call);
+	assert_int_equal(k.ring[TX].position, 1);
+	fake_interrupts(&f->d, FAKE_NIC_RX);
+	fake_interrupts(&f->d, FAKE_NIC_TX);
+	send_frame(f);
+	assert_int_equal(kernel_sends(&k), 1);
+	take_used(f, 1);
+	fake_run(&f->vm);
+	assert_int_equal(fake_interrupts(&f->d, FAKE_NIC_RX), 1);
+	assert_int_equal(fake_interrupts(&f->d, FAKE_NIC_TX), 0);
+	/* The same again is no change. */
+	fake_write(&f->vm, f->d.common + VIRTIO_PCI_COMMON_Q_MSIX, FAKE_NIC_RX + 1, 2);
+	fake_run(&f->vm);
+	assert_int_equal(k.handed, 2);
+	fake_nic_end(f);
+}
+
+static void what_the_kernel_refuses_then_is_served_here(void **state)
+{
+	struct kernel k;
+	struct fake_nic *f = begin(*state, &k);
+
+	fake_driver_ok(&f->d);
+	k.refuses = -ENOBUFS;
+	fake_write(&f->vm, f->d.common + VIRTIO_PCI_COMMON_Q_SELECT, FAKE_NIC_TX, 2);
+	fake_write(&f->vm, f->d.common + VIRTIO_PCI_COMMON_Q_MSIX, VIRTIO_MSI_NO_VECTOR, 2);
+	fake_run(&f->vm);
+	assert_int_equal(k.back, 1);
+	send_frame(f);
+	assert_true(peer_got_one(f));
 	fake_nic_end(f);
 	assert_int_equal(k.back, 1);
 }
@@ -384,6 +437,8 @@ int main(void)
 	const struct fake_variant mmio = { .name = "mmio", .backend = LOOP_EPOLL };
 	const struct CMUnitTest tests[] = {
 		OF_ALL(doorbells_and_interrupts_go_past_us),
+		OF(a_vector_that_moves_is_followed, pci),
+		OF(what_the_kernel_refuses_then_is_served_here, pci),
 		OF(the_control_queue_stays_ours, pci),
 		OF_ALL(a_pause_takes_back_and_goes_on_from_there),
 		OF_ALL(a_rate_limit_takes_back),
