@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "devices/net_vhost.h"
 #include "vmm/sandbox/sandbox.h"
 
 bool doctor_read_line(const char *path, char *buf, size_t size)
@@ -86,6 +87,23 @@ static void check_tap(struct doctor *d)
 		return;
 	}
 	doctor_say(d, DOCTOR_OK, "tap", NULL, "/dev/net/tun opens");
+	close(fd);
+}
+
+static void check_vhost(struct doctor *d)
+{
+	struct error err = { 0 };
+	int fd = net_vhost_open(&err);
+
+	if (fd < 0) {
+		doctor_say(d, DOCTOR_WARN, "vhost-net",
+			   fd == -EACCES || fd == -EPERM
+				   ? "let your user open " NET_VHOST_DEVICE "; vhost=on needs it"
+				   : "modprobe vhost_net; vhost=on needs it",
+			   "%s", err.msg);
+		return;
+	}
+	doctor_say(d, DOCTOR_OK, "vhost-net", NULL, NET_VHOST_DEVICE " opens and can what we ask");
 	close(fd);
 }
 
@@ -233,6 +251,7 @@ void doctor_check_host(struct doctor *d)
 	check_kernel(d);
 	check_io_uring(d);
 	check_tap(d);
+	check_vhost(d);
 	check_seccomp(d);
 	check_landlock(d);
 	check_cgroup(d);
