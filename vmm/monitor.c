@@ -279,6 +279,7 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 	if (!r) {
 		signals.machine = m;
 		machine_set_monitor(m, p);
+		machine_ask_again(m, end);
 		watch_signals(&signals);
 		keeper.machine = m;
 		/* No event but that the other end is closed, which is always reported. */

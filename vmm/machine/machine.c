@@ -657,6 +657,7 @@ void machine_run(struct machine *m, struct machine_end *ret_end)
 	migrate_fill_end(m->fill, m->end.status);
 	wind_down(m);
 	gdb_ended(m->gdb, m->end.status);
+	machine_note_requests(m);
 	*ret_end = m->end;
 }
 

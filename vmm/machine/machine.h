@@ -51,6 +51,8 @@ struct machine_end {
 	enum machine_end_reason reason;
 	int status;
 	bool core_written;    /* the core file asked for is complete */
+	bool has_requested;   /* the next: of --memory-hotplug, what the guest was asked to have */
+	uint64_t requested_bytes;
 	char evidence[16384]; /* registers, instruction bytes, page walk; or empty */
 };
 
@@ -116,6 +118,9 @@ void machine_set_deadline(struct machine *m, uint64_t deadline_ns);
  * orphan stays (vmm/sandbox/maker.h). After sandbox_lock(), before what may wait.
  */
 int machine_start_maker(struct machine *m, struct error *err);
+
+/* Of a fresh machine: ask its guest for the memory that it was asked for in the life @before. */
+void machine_ask_again(struct machine *m, const struct machine_end *before);
 
 /* Start the vCPUs. */
 int machine_start(struct machine *m, struct error *err);

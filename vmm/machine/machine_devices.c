@@ -438,6 +438,24 @@ int machine_plugged_pages(struct machine *m, uint64_t **ret_pages)
 	return 0;
 }
 
+void machine_note_requests(struct machine *m)
+{
+	struct virtio_mem_info info;
+
+	if (!m->hotplug)
+		return;
+	virtio_mem_info(m->hotplug, &info);
+	m->end.has_requested = true;
+	m->end.requested_bytes = info.requested_bytes;
+}
+
+void machine_ask_again(struct machine *m, const struct machine_end *before)
+{
+	if (m->hotplug && before->has_requested &&
+	    virtio_mem_request(m->hotplug, before->requested_bytes) < 0)
+		log_warn("the guest is not asked for the memory that it had before");
+}
+
 static int add_hotplug(struct machine *m, struct error *err)
 {
 	const struct config_hotplug *c = &m->config->hotplug;

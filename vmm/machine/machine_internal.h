@@ -138,6 +138,9 @@ int machine_time_jumped(struct machine *m);
  */
 int machine_add_loop(struct machine *m, const char *device, unsigned queue,
 		     struct loop **ret_loop, struct error *err);
+/* machine_devices.c: what is to outlive a machine whose guest reboots, into its end. */
+void machine_note_requests(struct machine *m);
+
 int machine_start_loops(struct machine *m, struct error *err);
 void machine_free_loops(struct machine *m);
 /* In the child of a fork: let go of all loops, the main one too, see loop_abandon(). */
