@@ -385,9 +385,12 @@ _wisp()
 			return ;;
 		--mmds-size-limit)
 			return ;;
+		--describe-snapshot)
+			_wisp_files
+			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--api-sock --config-file --no-api --id --log-path --level --show-level --metrics-path --metadata --http-api-max-payload-size --mmds-size-limit --enable-pci --no-seccomp --version --help" ;;
+		-*) _wisp_words "--api-sock --config-file --no-api --id --log-path --level --show-level --show-log-origin --metrics-path --metadata --http-api-max-payload-size --mmds-size-limit --enable-pci --no-seccomp --version --snapshot-version --describe-snapshot --help" ;;
 		esac ;;
 	exec)
 		case $prev in

@@ -2,6 +2,7 @@
  * Signals that others send us, as Firecracker takes them. They are blocked and read from a
  * descriptor: one that a fault of our own raises is the kernel's to end us by, whatever we block.
  */
+#include <errno.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -21,6 +22,7 @@ static const struct {
 int api_signals_open(void)
 {
 	sigset_t set;
+	int fd;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
@@ -30,7 +32,8 @@ int api_signals_open(void)
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	/* One that is ignored would never be pending. */
 	signal(SIGPIPE, SIG_DFL);
-	return signalfd(-1, &set, SFD_CLOEXEC);
+	fd = signalfd(-1, &set, SFD_CLOEXEC);
+	return fd < 0 ? -errno : fd;
 }
 
 int api_signal(struct api *api, int fd)
@@ -44,6 +47,9 @@ int api_signal(struct api *api, int fd)
 			continue;
 		if (known[i].metric)
 			api_count(api, "signals", known[i].metric, 1);
+		/* A log without a reader raised it: to log that would raise the next. */
+		if (info.ssi_signo == SIGPIPE && info.ssi_pid == (uint32_t)getpid())
+			return 0;
 		api_log(api, "Error",
 			known[i].status ? "Shutting down VM after intercepting signal %u, code %d" :
 					  "Received signal %u, code %d",

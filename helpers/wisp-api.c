@@ -23,6 +23,9 @@
 
 #define METRICS_SECONDS 60
 
+/* What getopt_long() returns of the first one: no character. */
+#define FIRST_OPTION 256
+
 #define DEFAULT_SOCK "/run/firecracker.socket"
 
 /* What an option does with its value, or with being there. */
@@ -146,7 +149,7 @@ static int print_help(const char *value)
 	printf("usage: wisp api [OPTION]...\n\noptions:\n");
 	for (unsigned i = 0; i < ARRAY_SIZE(options); i++)
 		printf("  --%s%s\n", options[i].name, options[i].has_value ? " VALUE" : "");
-	printf("\n'wisp help api' tells what they do.\n");
+	printf("\ndocs/firecracker.md and 'wisp help api' tell what they do.\n");
 	return 0;
 }
 
@@ -192,9 +195,10 @@ static int parse(struct api_options *o, int argc, char **argv)
 		known[i] = (struct option){
 			.name = options[i].name,
 			.has_arg = options[i].has_value ? required_argument : no_argument,
+			.val = FIRST_OPTION + i, /* or a name that begins two would do for either */
 		};
 	while ((status = getopt_long(argc, argv, "", known, &i)) != -1) {
-		if (status)
+		if (status < FIRST_OPTION)
 			return STATUS_ARGUMENTS; /* getopt_long() has said why */
 		status = take_option(o, &options[i], optarg);
 		if (status >= 0)
@@ -365,6 +369,8 @@ static int run(struct api *api, struct error *err)
 		r = api_http_create(&http, api, listen_fd, err);
 	}
 	signals = api_signals_open();
+	if (!r && signals < 0)
+		r = error_set(err, signals, "signals: %m");
 	if (!r && o->config_file)
 		r = api_start(api, err);
 	if (!r) {

@@ -239,17 +239,6 @@ static void msr_that_kvm_does_not_save_is_not_set(void **state)
 	free(saved);
 }
 
-/* Saved in another way: the TSC, and what is in the special registers. */
-static bool is_saved_apart(uint32_t index)
-{
-	static const uint32_t apart[] = { 0x10, 0x1b, 0xc0000080, 0xc0000100, 0xc0000101 };
-
-	for (unsigned i = 0; i < ARRAY_SIZE(apart); i++)
-		if (index == apart[i])
-			return true;
-	return false;
-}
-
 static bool read_msr(struct vm *vm, uint32_t index, uint64_t *ret)
 {
 	struct {
@@ -270,7 +259,7 @@ static bool can_change(struct vm *vm, uint32_t index)
 	uint64_t before, after;
 	bool can = false;
 
-	if (is_saved_apart(index) || !read_msr(vm, index, &before))
+	if (!read_msr(vm, index, &before))
 		return false;
 	for (unsigned bit = 0; bit < 64 && !can; bit++) {
 		uint64_t mask = 1ull << bit;
@@ -283,11 +272,10 @@ static bool can_change(struct vm *vm, uint32_t index)
 	return can;
 }
 
-static void what_a_template_can_change_is_saved(void **state)
+/* TSC_AUX, OSVW and DE_CFG: not in KVM's list of what to save, by version and vendor. */
+static void what_a_template_can_change_beside_kvms_list_is_saved(void **state)
 {
-	static const struct {
-		uint32_t first, num;
-	} range[] = { { 0, 0x800 }, { 0xc0000000, 0x400 }, { 0xc0010000, 0x2000 } };
+	static const uint32_t indices[] = { 0xc0000103, 0xc0010140, 0xc0010141, 0xc0011029 };
 	struct x86_saved_vcpu *saved = calloc(2, sizeof(*saved));
 	struct x86_saved_vm shared;
 	unsigned num = 0;
@@ -300,21 +288,18 @@ static void what_a_template_can_change_is_saved(void **state)
 		      0);
 	create(&vm, memory);
 	save(&vm, &shared, saved);
-	for (unsigned i = 0; i < ARRAY_SIZE(range); i++) {
-		for (uint32_t k = 0; k < range[i].num; k++) {
-			uint32_t index = range[i].first + k;
-
-			if (!can_change(&vm, index))
-				continue;
-			num++;
-			if (!find_msr(&saved[0], index))
-				fail_msg("MSR %#x can be changed and is not saved", index);
-		}
+	for (unsigned i = 0; i < ARRAY_SIZE(indices); i++) {
+		if (!can_change(&vm, indices[i]))
+			continue;
+		num++;
+		if (!find_msr(&saved[0], indices[i]))
+			fail_msg("MSR %#x can be changed and is not saved", indices[i]);
 	}
-	assert_true(num > 10);
 	destroy(&vm);
 	munmap(memory, MEMORY_BYTES);
 	free(saved);
+	if (num == 0)
+		skip();
 }
 
 int main(void)
@@ -323,7 +308,7 @@ int main(void)
 		cmocka_unit_test(guest_goes_on_in_another_vm),
 		cmocka_unit_test(processors_keep_the_distance_of_their_clocks),
 		cmocka_unit_test(msr_that_kvm_does_not_save_is_not_set),
-		cmocka_unit_test(what_a_template_can_change_is_saved),
+		cmocka_unit_test(what_a_template_can_change_beside_kvms_list_is_saved),
 	};
 
 	return cmocka_run_group_tests(tests, open_kvm, NULL);

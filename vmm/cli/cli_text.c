@@ -26,6 +26,8 @@ static const struct config_item api_options[] = {
 	{ "--log-path", "FILE", "Append the log to FILE (standard output)", CONFIG_STRING },
 	{ "--level", "off|error|warn|info|debug|trace", "How much to log (info)", CONFIG_CHOICE },
 	{ "--show-level", NULL, "Name the level in each line of the log", CONFIG_FLAG },
+	{ "--show-log-origin", NULL, "Name the place in the program in each line of it",
+	  CONFIG_FLAG },
 	{ "--metrics-path", "FILE", "Append metrics to FILE, a JSON object a line", CONFIG_STRING },
 	{ "--metadata", "FILE", "First contents of the metadata store", CONFIG_STRING },
 	{ "--http-api-max-payload-size", "BYTES", "Longest body of a request (51200)",
@@ -35,6 +37,8 @@ static const struct config_item api_options[] = {
 	{ "--enable-pci", NULL, "Devices over virtio-pci (virtio-mmio)", CONFIG_FLAG },
 	{ "--no-seccomp", NULL, "As --sandbox off of wisp run", CONFIG_FLAG },
 	{ "--version", NULL, "Print the version of the API", CONFIG_FLAG },
+	{ "--snapshot-version", NULL, "Print that of the snapshots", CONFIG_FLAG },
+	{ "--describe-snapshot", "FILE", "Print that of this snapshot's state", CONFIG_STRING },
 	{ 0 },
 };
 
