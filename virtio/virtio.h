@@ -38,7 +38,9 @@ struct virtio_transport_ops {
 	/*
 	 * An eventfd that is the interrupt of @queue, for somebody else to write to: it stays open
 	 * as long as the transport. -1: only interrupt() is. Of what the driver has set up by now;
-	 * virtio_interrupts_moved() is called when it changes. The device's loop. May be NULL.
+	 * virtio_interrupts_moved() is called when another vector is chosen, not when the chosen
+	 * one gets its address later: until then interrupt() is what works. The device's loop. May
+	 * be NULL.
 	 */
 	int (*interrupt_fd)(void *transport, unsigned queue);
 	/* Tell the driver that the configuration (or NEEDS_RESET) changed. Any thread. */

@@ -174,8 +174,9 @@ void net_hand_over(struct virtio_net *vn)
 		}
 		r = hand_over(p);
 		if (r < 0)
-			log_warn("%s: the host's kernel does not serve it, so we do: %s",
-				 vn->dev.id, strerror(-r));
+			log_limited(&vn->dev.limit, LOG_WARN,
+				    "%s: the host's kernel does not serve it, so we do: %s",
+				    vn->dev.id, strerror(-r));
 		else
 			vn->said_why_here = NULL;
 	}
@@ -233,8 +234,9 @@ static void hand_over_anew(struct net_pair *p)
 	virtq_continue(p->txq, position[1]);
 	r = hand_over(p);
 	if (r < 0) {
-		log_warn("%s: the host's kernel serves it no more, so we do: %s", dev->id,
-			 strerror(-r));
+		log_limited(&dev->limit, LOG_WARN,
+			    "%s: the host's kernel serves it no more, so we do: %s", dev->id,
+			    strerror(-r));
 		virtio_queue_back(dev, p->rxq->index, position[0]);
 		virtio_queue_back(dev, p->txq->index, position[1]);
 		return;

@@ -430,6 +430,9 @@ static void compressed_one_is_unpacked_once_for_several(void **state)
 	assert_int_equal(fstat(first.memory_fd, &one), 0);
 	assert_int_equal(fstat(second.memory_fd, &two), 0);
 	assert_int_equal(one.st_ino, two.st_ino);
+	/* It is several guests' memory: none of them may write it. */
+	assert_int_equal(fcntl(first.memory_fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+	assert_int_equal(fcntl(second.memory_fd, F_GETFL) & O_ACCMODE, O_RDONLY);
 	snapshot_close(&first);
 	snapshot_close(&second);
 	snapshot_close(&other);

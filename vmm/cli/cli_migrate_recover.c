@@ -98,7 +98,7 @@ static int ask_status(int sock, json_t **ret_reply)
 
 /*
  * One that runs a guest, and whose loop may wait for a page of it, has somebody else to answer,
- * who hears nobody before this phase.
+ * and before this phase knows nothing.
  */
 static int ask_late(const struct party *p, const struct recovery *rec, json_t **ret_reply)
 {

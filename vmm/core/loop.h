@@ -116,7 +116,7 @@ void loop_patience(struct loop *loop, bool on);
 
 /*
  * Let whoever waits for its processor run once: for an event of somebody for whom loop_patience()
- * is on, where that does nothing. All other events of the loop are served as soon as ever.
+ * is on, where that does nothing. What came in the same round behind that event waits meanwhile.
  */
 void loop_give_way(struct loop *loop);
 

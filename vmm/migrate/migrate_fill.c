@@ -541,12 +541,13 @@ void migrate_fill_commit(struct migrate_fill *f)
 {
 	bool is_cut;
 
-	migrate_door_answer(&f->door, f);
 	pthread_mutex_lock(&f->lock);
 	if (f->state == MIGRATE_FILL_PREPARED)
 		f->state = MIGRATE_FILL_COMMITTED;
 	is_cut = f->is_cut;
 	pthread_mutex_unlock(&f->lock);
+	/* Not before: that it waits for memory would not be true. */
+	migrate_door_answer(&f->door, f);
 	if (is_cut)
 		loop_post(f->m->loop, &f->cut);
 }

@@ -262,6 +262,23 @@ int snapshot_check_memory(const struct snapshot *s, uint64_t bytes, struct error
 	return r;
 }
 
+/*
+ * @fd, a file without a name, for reading alone, or -errno; @fd itself is closed. Monitors of several
+ * guests have it, and none of them may write what is still the others' memory.
+ */
+static int only_for_reading(int fd)
+{
+	char self[40];
+	int again;
+
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	again = open(self, O_RDONLY | O_CLOEXEC);
+	if (again < 0)
+		again = -errno;
+	close(fd);
+	return again;
+}
+
 int snapshot_unpack(struct snapshot *s, struct error *err)
 {
 	/* Beside what is in it. */
@@ -274,12 +291,13 @@ int snapshot_unpack(struct snapshot *s, struct error *err)
 	if (!r)
 		r = packed_memory_expand(&s->packed, fd);
 	free(name);
-	if (r < 0) {
-		if (fd >= 0)
-			close(fd);
+	if (!r)
+		r = fd = only_for_reading(fd);
+	else if (fd >= 0)
+		close(fd);
+	if (r < 0)
 		return error_usage(err, r, "snapshot '%s': its memory cannot be unpacked: %m",
 				   s->path);
-	}
 	packed_memory_close(&s->packed);
 	s->memory_fd = fd;
 	return 0;
