@@ -263,8 +263,8 @@ int snapshot_check_memory(const struct snapshot *s, uint64_t bytes, struct error
 }
 
 /*
- * @fd, a file without a name, for reading alone, or -errno; @fd itself is closed. Monitors of several
- * guests have it, and none of them may write what is still the others' memory.
+ * @fd, a file without a name, for reading alone, or -errno; @fd itself is closed. Monitors of
+ * several guests have it, and none of them may write what is still the others' memory.
  */
 static int only_for_reading(int fd)
 {
