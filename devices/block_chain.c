@@ -23,10 +23,8 @@ static int format_of(const struct qcow2_header *h, const char *path, struct erro
 		return BLOCK_FORMAT_RAW;
 	if (!strcmp(h->backing_format, "qcow2"))
 		return BLOCK_FORMAT_QCOW2;
-	return error_usage(err, -ENOTSUP,
-			   "disk '%s': its backing file has format '%s', which is "
-			   "not supported",
-			   path, h->backing_format);
+	return error_usage(err, -ENOTSUP, "disk '%s': its backing file has format '%s', which is "
+			   "not supported", path, h->backing_format);
 }
 
 /* The file that the image at @path names: relative to its own folder. */
@@ -57,7 +55,8 @@ static bool looks_like_qcow2(int fd)
 }
 
 /* 1: @ret_h is the header of a qcow2 image with a backing file. 0: nothing beneath. */
-static int look(int fd, const char *path, int format, struct qcow2_header *ret_h, struct error *err)
+static int look(int fd, const char *path, int format, struct qcow2_header *ret_h,
+		struct error *err)
 {
 	uint64_t bytes;
 	int r;

@@ -98,22 +98,12 @@ static int print_snapshot_version(const char *value)
 
 static int print_help(const char *value);
 
-#define WITH_TEXT(name, member)                                              \
-	{                                                                    \
-		name, TEXT, true, offsetof(struct api_options, member), NULL \
-	}
-#define WITH_SIZE(name, member)                                              \
-	{                                                                    \
-		name, SIZE, true, offsetof(struct api_options, member), NULL \
-	}
-#define WITH_FLAG(name, member)                                               \
-	{                                                                     \
-		name, FLAG, false, offsetof(struct api_options, member), NULL \
-	}
-#define IS_ANSWERED(name, value, by)         \
-	{                                    \
-		name, ANSWERED, value, 0, by \
-	}
+/* clang-format off */
+#define WITH_TEXT(name, member) { name, TEXT, true, offsetof(struct api_options, member), NULL }
+#define WITH_SIZE(name, member) { name, SIZE, true, offsetof(struct api_options, member), NULL }
+#define WITH_FLAG(name, member) { name, FLAG, false, offsetof(struct api_options, member), NULL }
+#define IS_ANSWERED(name, value, by) { name, ANSWERED, value, 0, by }
+/* clang-format on */
 
 static const struct api_option options[] = {
 	WITH_TEXT("api-sock", api_sock),

@@ -137,7 +137,7 @@ void net_control(struct virtio_net *vn)
 		while ((r = virtq_pop(q, &c)) > 0) {
 			if (c.out_bytes < sizeof(struct virtio_net_ctrl_hdr) || !c.in_bytes) {
 				net_fail(vn, "control queue: a command without %s",
-					    c.in_bytes ? "header" : "room for the answer");
+					 c.in_bytes ? "header" : "room for the answer");
 				return;
 			}
 			ack = command(vn, &c) ? VIRTIO_NET_OK : VIRTIO_NET_ERR;

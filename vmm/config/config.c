@@ -201,11 +201,11 @@ static int check_id(const char *option, const char *id, struct error *err)
 /* A server has a format, a page cache and backing files of its own. */
 static int check_remote_disk(const struct config_disk *d, struct error *err)
 {
-	const char *key = d->direct			    ? "direct"
-			  : d->num_backing		    ? "backing"
-			  : d->follow_backing		    ? "follow-backing"
-			  : d->format == BLOCK_FORMAT_QCOW2 ? "format=qcow2"
-							    : NULL;
+	const char *key = d->direct			     ? "direct" :
+			  d->num_backing		     ? "backing" :
+			  d->follow_backing		     ? "follow-backing" :
+			  d->format == BLOCK_FORMAT_QCOW2 ? "format=qcow2" :
+							       NULL;
 
 	if (key)
 		return error_usage(err, -EINVAL, "--disk '%s': %s is for files", d->path, key);

@@ -11,10 +11,10 @@
 #include "devices/qcow2_image.h"
 #include "vmm/disk/disk.h"
 
-#define CHUNK  (1 * MiB)
-#define GRAIN  (64 * KiB) /* zeroes of this size and alignment are left out */
-#define DEPTH  8
-#define WRITES (CHUNK / GRAIN)
+#define CHUNK	(1 * MiB)
+#define GRAIN	(64 * KiB) /* zeroes of this size and alignment are left out */
+#define DEPTH	8
+#define WRITES	(CHUNK / GRAIN)
 
 struct copy;
 struct chunk;
@@ -204,7 +204,8 @@ static int open_target(const struct disk_options *o, const struct disk_new *n, u
 	int r;
 
 	if (config.format == BLOCK_FORMAT_RAW)
-		r = ftruncate(n->fd, size) < 0 ? error_usage(err, -errno, "'%s': %m", n->path) : 0;
+		r = ftruncate(n->fd, size) < 0 ?
+			    error_usage(err, -errno, "'%s': %m", n->path) : 0;
 	else
 		r = qcow2_image_create(n->fd, &params, err);
 	if (r < 0 && config.format != BLOCK_FORMAT_RAW)
@@ -229,7 +230,8 @@ static int prepare(struct copy *copy, struct error *err)
 	return r;
 }
 
-int disk_convert(const struct disk_options *o, const char *from, const char *to, struct error *err)
+int disk_convert(const struct disk_options *o, const char *from, const char *to,
+		 struct error *err)
 {
 	struct copy *copy = calloc(1, sizeof(*copy));
 	struct disk_new n = { .fd = -1 };

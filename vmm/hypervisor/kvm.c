@@ -28,9 +28,8 @@ int kvm_vm_ioctl(struct hv *hv, unsigned long request, void *arg)
 static void clear_by_hand(struct kvm_vm *vm)
 {
 	struct kvm_enable_cap cap = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 };
-	int can = vm->clears_by_hand
-			  ? 0
-			  : ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
+	int can = vm->clears_by_hand ? 0 :
+		  ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
 
 	if (can <= 0)
 		return;
@@ -135,8 +134,8 @@ static int kvm_routes_set(struct hv *hv, const struct hv_route *routes, unsigned
 			break;
 		case HV_ROUTE_PIC:
 			e->type = KVM_IRQ_ROUTING_IRQCHIP;
-			e->u.irqchip.irqchip =
-				routes[i].pin < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE;
+			e->u.irqchip.irqchip = routes[i].pin < 8 ? KVM_IRQCHIP_PIC_MASTER
+								 : KVM_IRQCHIP_PIC_SLAVE;
 			e->u.irqchip.pin = routes[i].pin & 7;
 			break;
 		case HV_ROUTE_MSI:
