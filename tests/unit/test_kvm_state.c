@@ -125,6 +125,33 @@ static void load(struct vm *vm, const struct x86_saved_vm *shared,
 	OK(vm->hv->ops->vm_load(vm->hv, shared, &err));
 }
 
+/* Memory for the VMs of one test, with the counting guest in it, and room for two savings. */
+struct bench {
+	uint8_t *memory;
+	struct x86_saved_vm shared;
+	struct x86_saved_vcpu saved[2], again[2];
+};
+
+static struct bench *begin(void)
+{
+	struct bench *b;
+
+	need_kvm();
+	b = calloc(1, sizeof(*b));
+	assert_non_null(b);
+	b->memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			 -1, 0);
+	assert_true(b->memory != MAP_FAILED);
+	memcpy(b->memory + CODE_ADDR, code, sizeof(code));
+	return b;
+}
+
+static void end(struct bench *b)
+{
+	munmap(b->memory, MEMORY_BYTES);
+	free(b);
+}
+
 static const struct kvm_msr_entry *find_msr(const struct x86_saved_vcpu *v, uint32_t index)
 {
 	for (unsigned i = 0; i < v->num_msrs; i++)
@@ -135,27 +162,21 @@ static const struct kvm_msr_entry *find_msr(const struct x86_saved_vcpu *v, uint
 
 static void guest_goes_on_in_another_vm(void **state)
 {
-	struct x86_saved_vcpu *saved = calloc(4, sizeof(*saved)), *again = saved + 2;
-	struct x86_saved_vm shared, shared_again;
+	struct bench *b = begin();
+	struct x86_saved_vcpu *saved = b->saved, *again = b->again;
+	struct x86_saved_vm shared_again;
 	struct vm first, second;
-	uint8_t *memory;
 
-	need_kvm();
-	assert_non_null(saved);
-	memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-		      0);
-	assert_true(memory != MAP_FAILED);
-	memcpy(memory + CODE_ADDR, code, sizeof(code));
-	create(&first, memory);
+	create(&first, b->memory);
 	start_counting(&first);
 	for (unsigned i = 1; i <= 5; i++)
 		assert_int_equal(next_number(&first), i);
 	finish_access(&first);
-	save(&first, &shared, saved);
+	save(&first, &b->shared, saved);
 	destroy(&first);
 
-	create(&second, memory);
-	load(&second, &shared, saved);
+	create(&second, b->memory);
+	load(&second, &b->shared, saved);
 	save(&second, &shared_again, again);
 	for (unsigned i = 0; i < 2; i++) {
 		assert_memory_equal(&saved[i].regs, &again[i].regs, sizeof(saved[i].regs));
@@ -179,64 +200,49 @@ static void guest_goes_on_in_another_vm(void **state)
 		assert_true(again[i].tsc >= saved[i].tsc);
 		assert_true(again[i].tsc - saved[i].tsc < 60ull * 5000000000);
 	}
-	assert_memory_equal(&shared.ioapic, &shared_again.ioapic, sizeof(shared.ioapic));
-	assert_memory_equal(shared.pic, shared_again.pic, sizeof(shared.pic));
-	assert_true(shared_again.clock_ns >= shared.clock_ns);
+	assert_memory_equal(&b->shared.ioapic, &shared_again.ioapic, sizeof(shared_again.ioapic));
+	assert_memory_equal(b->shared.pic, shared_again.pic, sizeof(shared_again.pic));
+	assert_true(shared_again.clock_ns >= b->shared.clock_ns);
 	for (unsigned i = 6; i <= 10; i++)
 		assert_int_equal(next_number(&second), i);
 	destroy(&second);
-	munmap(memory, MEMORY_BYTES);
-	free(saved);
+	end(b);
 }
 
 static void processors_keep_the_distance_of_their_clocks(void **state)
 {
-	struct x86_saved_vcpu *saved = calloc(4, sizeof(*saved)), *again = saved + 2;
-	struct x86_saved_vm shared;
+	struct bench *b = begin();
 	struct vm first, second;
 	int64_t apart;
-	uint8_t *memory;
 
-	need_kvm();
-	assert_non_null(saved);
-	memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-		      0);
-	create(&first, memory);
-	save(&first, &shared, saved);
-	saved[0].tsc = saved[1].tsc = 77000000000;
-	create(&second, memory);
-	load(&second, &shared, saved);
-	save(&second, &shared, again);
-	apart = again[1].tsc - again[0].tsc;
+	create(&first, b->memory);
+	save(&first, &b->shared, b->saved);
+	b->saved[0].tsc = b->saved[1].tsc = 77000000000;
+	create(&second, b->memory);
+	load(&second, &b->shared, b->saved);
+	save(&second, &b->shared, b->again);
+	apart = b->again[1].tsc - b->again[0].tsc;
 	/* Read one after the other where KVM tells no offsets: then a moment lies between. */
 	assert_true(apart >= 0 && apart < 1000000000);
-	assert_true(again[0].tsc >= 77000000000);
+	assert_true(b->again[0].tsc >= 77000000000);
 	destroy(&first);
 	destroy(&second);
-	munmap(memory, MEMORY_BYTES);
-	free(saved);
+	end(b);
 }
 
 static void msr_that_kvm_does_not_save_is_not_set(void **state)
 {
-	struct x86_saved_vcpu *saved = calloc(2, sizeof(*saved));
-	struct x86_saved_vm shared;
+	struct bench *b = begin();
 	struct error err = { 0 };
 	struct vm vm;
-	uint8_t *memory;
 
-	need_kvm();
-	assert_non_null(saved);
-	memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-		      0);
-	create(&vm, memory);
-	save(&vm, &shared, saved);
-	saved[0].msr[0].index = 0x12345678;
-	assert_true(vm.hv->ops->vcpu_load(vm.vcpu[0], &saved[0], &err) < 0);
+	create(&vm, b->memory);
+	save(&vm, &b->shared, b->saved);
+	b->saved[0].msr[0].index = 0x12345678;
+	assert_true(vm.hv->ops->vcpu_load(vm.vcpu[0], &b->saved[0], &err) < 0);
 	assert_non_null(strstr(err.msg, "0x12345678"));
 	destroy(&vm);
-	munmap(memory, MEMORY_BYTES);
-	free(saved);
+	end(b);
 }
 
 static bool read_msr(struct vm *vm, uint32_t index, uint64_t *ret)
@@ -276,28 +282,21 @@ static bool can_change(struct vm *vm, uint32_t index)
 static void what_a_template_can_change_beside_kvms_list_is_saved(void **state)
 {
 	static const uint32_t indices[] = { 0xc0000103, 0xc0010140, 0xc0010141, 0xc0011029 };
-	struct x86_saved_vcpu *saved = calloc(2, sizeof(*saved));
-	struct x86_saved_vm shared;
+	struct bench *b = begin();
 	unsigned num = 0;
 	struct vm vm;
-	uint8_t *memory;
 
-	need_kvm();
-	assert_non_null(saved);
-	memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-		      0);
-	create(&vm, memory);
-	save(&vm, &shared, saved);
+	create(&vm, b->memory);
+	save(&vm, &b->shared, b->saved);
 	for (unsigned i = 0; i < ARRAY_SIZE(indices); i++) {
 		if (!can_change(&vm, indices[i]))
 			continue;
 		num++;
-		if (!find_msr(&saved[0], indices[i]))
+		if (!find_msr(&b->saved[0], indices[i]))
 			fail_msg("MSR %#x can be changed and is not saved", indices[i]);
 	}
 	destroy(&vm);
-	munmap(memory, MEMORY_BYTES);
-	free(saved);
+	end(b);
 	if (num == 0)
 		skip();
 }
