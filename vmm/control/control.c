@@ -12,6 +12,7 @@
 
 #include "vmm/control/control_client.h"
 #include "vmm/machine/machine_internal.h"
+#include "vmm/migrate/migrate.h"
 
 /* One of them each for the REST API, `wisp top`, a console; and some to ask now and then. */
 #define MAX_CONNECTIONS 32
@@ -167,7 +168,7 @@ static void dispatch(struct control_call *call)
 		control_fail(call, -EBUSY, "the microVM's guest has not arrived yet");
 		return;
 	}
-	if (!call->verb->without_guest && control->machine->guest_gone) {
+	if (!call->verb->without_guest && migrate_is_away(control->machine)) {
 		control_fail(call, -EBUSY, "the microVM's guest was handed over to another one");
 		return;
 	}

@@ -41,18 +41,6 @@ static bool has_foreign(struct control_call *call, const char *const *keys, cons
 	return false;
 }
 
-/*
- * A disk of another size is another one: the other side has made its own by the size it was told,
- * and what is copied is copied by it.
- */
-static bool is_moving(struct machine *m)
-{
-	uint8_t uuid[MIGRATE_UUID_BYTES];
-	struct migrate_report report;
-
-	return migrate_status(m, &report, uuid) && report.phase < MIGRATE_COMMITTED;
-}
-
 static void change_disk(struct control_call *call, struct virtio_device *dev)
 {
 	static const char *const foreign[] = { "link", "pps", "pps_burst", NULL };
@@ -68,7 +56,11 @@ static void change_disk(struct control_call *call, struct virtio_device *dev)
 	    arg_rate(call, "iops_burst", &limits.ops.burst) < 0 ||
 	    arg_rate(call, "bps_burst", &limits.bytes.burst) < 0)
 		return;
-	if (size != NOT_GIVEN && is_moving(control_machine(call))) {
+	/*
+	 * A disk of another size is another one: the other side has made its own by the size it
+	 * was told, and what is copied is copied by it.
+	 */
+	if (size != NOT_GIVEN && migrate_is_under_way(control_machine(call))) {
 		control_fail(call, -EBUSY, "disk '%s' cannot be resized while the microVM moves",
 			     dev->id);
 		return;

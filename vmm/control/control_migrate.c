@@ -259,7 +259,7 @@ void control_verb_migrate_resume(struct control_call *call)
 		control_fail(call, -EBADF, "the request came without its descriptors");
 		return;
 	}
-	if (m->guest_gone) {
+	if (migrate_is_away(m)) {
 		resume_sending(call);
 		return;
 	}

@@ -13,6 +13,7 @@
 #include "vmm/control/control_reset.h"
 #include "vmm/control/control_snapshot.h"
 #include "vmm/machine/machine_internal.h"
+#include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_fill.h"
 
 /* How long the guest may take to power off before it is made to, in seconds; and at most. */
@@ -23,7 +24,7 @@ static const char *state_name(struct machine *m)
 {
 	if (m->arriving)
 		return "arriving";
-	if (m->guest_gone)
+	if (migrate_is_away(m))
 		return "handed over";
 	if (migrate_fill_report(m->fill).is_cut)
 		return "cut off";
@@ -115,6 +116,8 @@ static void stop_forced(struct loop_timer *t)
 {
 	struct machine *m = container_of(t, struct machine, stop);
 
+	if (migrate_puts_off(m, t))
+		return;
 	log_info("the guest did not power off when asked to");
 	machine_end(m, MACHINE_END_SIGNAL, MACHINE_STATUS_STOPPED, NULL);
 }
@@ -265,7 +268,7 @@ const struct control_verb control_verbs[] = {
 	{ "reset", control_verb_reset, .alone = true },
 	{ "migrate", control_verb_migrate, .alone = true },
 	{ "migrate-resume", control_verb_migrate_resume, .without_guest = true },
-	{ "migrate-cancel", control_verb_migrate_cancel },
+	{ "migrate-cancel", control_verb_migrate_cancel, .without_guest = true },
 	{ "migrate-status", control_verb_migrate_status, .without_guest = true },
 	{ "migrate-settle", control_verb_migrate_settle, .without_guest = true },
 	{ 0 },

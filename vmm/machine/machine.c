@@ -567,7 +567,8 @@ static void timed_out(struct loop_timer *t)
 {
 	struct machine *m = container_of(t, struct machine, timeout);
 
-	machine_end(m, MACHINE_END_TIMEOUT, MACHINE_STATUS_TIMEOUT, NULL);
+	if (!migrate_puts_off(m, t))
+		machine_end(m, MACHINE_END_TIMEOUT, MACHINE_STATUS_TIMEOUT, NULL);
 }
 
 void machine_set_deadline(struct machine *m, uint64_t deadline_ns)

@@ -6,12 +6,14 @@
 
 #include "vmm/machine/machine_internal.h"
 #include "vmm/debug/vmcoreinfo.h"
+#include "vmm/migrate/migrate.h"
 
 static void words_are_over(struct loop_timer *t)
 {
 	struct machine *m = container_of(t, struct machine, timeout);
 
-	machine_end(m, MACHINE_END_HANG, MACHINE_STATUS_HANG, NULL);
+	if (!migrate_puts_off(m, t))
+		machine_end(m, MACHINE_END_HANG, MACHINE_STATUS_HANG, NULL);
 }
 
 /*
@@ -57,6 +59,9 @@ static void write_evidence(void *arg)
 
 void machine_end_hung(struct machine *m)
 {
+	/* It stands still here, and is somebody else's. */
+	if (migrate_is_away(m))
+		return;
 	if (m->hung)
 		machine_end(m, MACHINE_END_HANG, MACHINE_STATUS_HANG, NULL);
 	else

@@ -94,7 +94,6 @@ struct machine {
 	struct snapshot_track *track; /* what changed since the last snapshot; NULL: nobody asked */
 	struct reset_point *point;    /* what it can go back to; NULL: its start, or none */
 	struct migrate_source *migration; /* the one at hand, or the last; NULL: none */
-	bool guest_gone;     /* it was handed over, and does not go on here */
 	const struct migrate_arrival *arrival; /* it came from elsewhere; NULL: it did not */
 	struct migrate_fill *fill; /* some of its memory is still to come; NULL: none is */
 	bool arriving;	     /* another machine is to hand its guest over to this one */

@@ -123,21 +123,13 @@ static void free_addition(struct addition *a)
 
 /* ---- what can be done, and its end ---- */
 
-static bool is_moving(struct machine *m)
-{
-	uint8_t uuid[MIGRATE_UUID_BYTES];
-	struct migrate_report report;
-
-	return migrate_status(m, &report, uuid) && report.phase < MIGRATE_COMMITTED;
-}
-
 static int check(struct machine *m, struct error *err)
 {
 	if (!m->pci)
 		return error_set(err, -ENOTSUP, "devices come and go on a PCI bus only");
 	if (m->plugging && m->plugging->change)
 		return error_set(err, -EBUSY, "another device is coming or going");
-	if (m->holds || is_moving(m) || m->arriving || m->winding_down)
+	if (m->holds || migrate_is_under_way(m) || m->arriving || m->winding_down)
 		return error_set(err, -EBUSY, "the microVM is being saved or moved");
 	if (m->point)
 		return error_set(err, -EBUSY,

@@ -112,6 +112,19 @@ int migrate_cancel(struct machine *m);
 bool migrate_status(struct machine *m, struct migrate_report *ret, uint8_t *ret_uuid);
 
 /*
+ * One has begun and has not failed: what the other side was told of the devices must stay so. And:
+ * the guest is the other side's, or nobody here knows better. On the loop.
+ */
+bool migrate_is_under_way(struct machine *m);
+bool migrate_is_away(struct machine *m);
+
+/*
+ * Of a timer that would end the machine: is its guest away? Then it does not end, since its memory
+ * may still be needed, and @t comes again in a second. On the loop.
+ */
+bool migrate_puts_off(struct machine *m, struct loop_timer *t);
+
+/*
  * Of a machine that is UNCONFIRMED or CUT_OFF: it is known to run at its destination, and to need
  * nothing more of this one. End here. On the loop.
  */

@@ -106,5 +106,8 @@ int migrate_late_again(struct migrate_source *s, struct error *err)
 		r = migrate_wire_expect_greeting(&s->wire, RESUME_MS, err);
 	if (!r)
 		r = migrate_serve_resume(&s->serve, RESUME_MS, err);
+	/* Whoever has said nothing of it has not shown that the guest ever ran there. */
+	if (r < 0 && s->serve.runs_there)
+		migrate_source_set_phase(s, MIGRATE_CUT_OFF);
 	return r ? r : migrate_late_rest(s, err);
 }

@@ -504,8 +504,6 @@ void *migrate_source_run_again(void *arg)
 	int r = migrate_thread_begins(s->m->vcpus.sandbox, "migrate out", &err);
 
 	r = r ? r : migrate_late_again(s, &err);
-	if (r < 0)
-		migrate_source_set_phase(s, MIGRATE_CUT_OFF);
 	end(s, r, &err);
 	return NULL;
 }

@@ -103,6 +103,7 @@ int migrate_serve_resume(struct migrate_serve *s, int wait_ms, struct error *err
 			r = migrate_missing_take(&rec, s->todo, s->num, err);
 		else if (!r && rec.type != MIGRATE_RESUMED)
 			r = error_set(err, -EBADMSG, "migration: a record out of place");
+		s->runs_there |= !r;
 	} while (!r && rec.type != MIGRATE_RESUMED);
 	count_left(s);
 	return r;

@@ -26,6 +26,7 @@ struct migrate_serve {
 	uint64_t wants;	 /* pages that were asked for over this connection */
 	uint64_t at;	 /* where the background is */
 	bool front_done;
+	bool runs_there; /* a new connection's destination has said what it needs */
 };
 
 /* @s->memory, @wire, @hold_back and @arg are set, the rest is zero. */

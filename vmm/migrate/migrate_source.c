@@ -145,6 +145,9 @@ static void now_paused(void *arg)
 	struct migrate_source *s = arg;
 
 	throttle_over(s);
+	/* Until it is known whose the guest is: what is asked of it must not let it run. */
+	machine_hold(s->m);
+	s->held = true;
 	saved(s, machine_save(s->m, &s->state, &s->err));
 }
 
@@ -184,6 +187,17 @@ static void join(struct migrate_source *s)
 	migrate_streams_done(&s->streams);
 }
 
+/* The guest stays here: as it was, and as it was asked to be meanwhile. */
+static void go_on_here(struct migrate_source *s)
+{
+	if (!s->held)
+		return;
+	s->held = false;
+	if (!s->was_paused)
+		machine_resume(s->m);
+	machine_release(s->m);
+}
+
 static void finish(struct loop_task *task)
 {
 	struct migrate_source *s = container_of(task, struct migrate_source, finish);
@@ -192,9 +206,8 @@ static void finish(struct loop_task *task)
 	join(s);
 	throttle_over(s);
 	report = migrate_source_report(s);
-	if (report.phase == MIGRATE_FAILED && !s->was_paused && machine_is_paused(s->m))
-		machine_resume(s->m);
-	s->m->guest_gone = report.phase != MIGRATE_FAILED;
+	if (report.phase == MIGRATE_FAILED)
+		go_on_here(s);
 	s->watcher.done(s->watcher.arg, s->result, &s->err, &report);
 	s->watcher = (struct migrate_watcher){ 0 };
 }
@@ -344,6 +357,25 @@ int migrate_cancel(struct machine *m)
 	return r;
 }
 
+bool migrate_is_under_way(struct machine *m)
+{
+	return m->migration && migrate_source_report(m->migration).phase != MIGRATE_FAILED;
+}
+
+bool migrate_is_away(struct machine *m)
+{
+	return migrate_is_under_way(m) &&
+	       migrate_source_report(m->migration).phase >= MIGRATE_COMMITTED;
+}
+
+bool migrate_puts_off(struct machine *m, struct loop_timer *t)
+{
+	if (!migrate_is_away(m))
+		return false;
+	loop_timer_set(m->loop, t, clock_monotonic_ns(m->clock) + NSEC_PER_SEC);
+	return true;
+}
+
 bool migrate_status(struct machine *m, struct migrate_report *ret, uint8_t *ret_uuid)
 {
 	struct migrate_source *s = m->migration;
@@ -360,7 +392,9 @@ static int check_unconfirmed(struct machine *m, bool confirm, struct error *err)
 	struct migrate_source *s = m->migration;
 	enum migrate_phase phase = s ? migrate_source_report(s).phase : MIGRATE_STARTING;
 
-	if (phase == MIGRATE_UNCONFIRMED || (confirm && phase == MIGRATE_CUT_OFF && !s->threaded))
+	if (s && s->threaded && phase >= MIGRATE_COMMITTED)
+		return error_set(err, -EBUSY, "this microVM is talking to its destination");
+	if (phase == MIGRATE_UNCONFIRMED || (confirm && phase == MIGRATE_CUT_OFF))
 		return 0;
 	if (phase == MIGRATE_CUT_OFF)
 		return error_set(err, -EINVAL, "this microVM was handed over and has run "
@@ -398,9 +432,7 @@ int migrate_take_back(struct machine *m, struct error *err)
 	if (r < 0)
 		return r;
 	migrate_source_set_phase(s, MIGRATE_FAILED);
-	m->guest_gone = false;
-	if (!s->was_paused)
-		machine_resume(m);
+	go_on_here(s);
 	return 0;
 }
 

@@ -30,6 +30,7 @@ struct migrate_source {
 	uint64_t start_ns, pause_ns, shown_ns;
 	struct state_writer state;
 	bool was_paused; /* before we came, so it stays */
+	bool held;	 /* the loop's: paused by us, and nobody else resumes it */
 	uint64_t disk_bytes[CONFIG_MAX_DISKS];
 	bool copied[CONFIG_MAX_DISKS]; /* which of them are sent */
 

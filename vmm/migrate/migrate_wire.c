@@ -126,8 +126,11 @@ static int await(struct migrate_wire *w, int fd, short events, int wait_ms, stru
 	return 0;
 }
 
+/* Two errors mean something here that no socket can know: the other side gave up, and we do. */
 static int lost(int r, struct error *err)
 {
+	if (r == -ECONNABORTED || r == -ECANCELED)
+		r = -ECONNRESET;
 	return error_set(err, r, "migration: the connection to the other side is lost: %m");
 }
 
