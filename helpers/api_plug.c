@@ -7,6 +7,9 @@
 
 #define MAX_OUTPUT 600
 
+/* "disk:ID" or "net:ID": a drive and a network may have the same ID. */
+#define MAX_DEVICE 80
+
 /* How long a guest may take to let go of a device; then it is gone for it, as with Firecracker. */
 #define PATIENCE "5"
 
@@ -60,13 +63,14 @@ static bool plug(const struct api *api, char *option, const char *failed,
  * What was plugged and is not as it should be goes again at once, whatever the guest does with it:
  * else it would be there without the API knowing of it.
  */
-static void take_back(const struct api *api, const char *id, const char *failed,
+static void take_back(const struct api *api, const char *kind, const char *id, const char *failed,
 		      const struct error *why, struct api_answer *answer)
 {
-	char name[40], text[MAX_OUTPUT];
-	char *argv[] = { "wisp", "unplug", "--force", "--timeout=0", "--", name, (char *)id, NULL };
+	char name[40], device[MAX_DEVICE], text[MAX_OUTPUT];
+	char *argv[] = { "wisp", "unplug", "--force", "--timeout=0", "--", name, device, NULL };
 
 	api_name(api, name, sizeof(name));
+	snprintf(device, sizeof(device), "%s:%s", kind, id);
 	if (api_run_wisp(argv, text, sizeof(text)) == 0) {
 		api_fault(answer, "%s%s", failed, why->msg);
 	} else {
@@ -90,7 +94,7 @@ bool api_plug_drive(struct api *api, const char *id, json_t *drive, struct api_a
 	if (!plug(api, api_disk_option(id, drive), failed, answer))
 		return false;
 	if (api_limit_drive(api, id, drive, &err) < 0)
-		take_back(api, id, failed, &err, answer);
+		take_back(api, "disk", id, failed, &err, answer);
 	return !answer->status;
 }
 
@@ -106,16 +110,19 @@ bool api_plug_net(struct api *api, const char *id, json_t *net, struct api_answe
 	if (!plug(api, api_net_option(api, id, net), failed, answer))
 		return false;
 	if (api_limit_net(api, id, net, &err) < 0)
-		take_back(api, id, failed, &err, answer);
+		take_back(api, "net", id, failed, &err, answer);
 	return !answer->status;
 }
 
-/* A device of @devices goes; @root: its field that says whether the guest's root is on it. */
-static void unplug(struct api *api, json_t *devices, const char *id, const char *root,
-		   struct api_answer *answer)
+/*
+ * A device of @devices, which are of @kind for wisp, goes; @root: its field that says whether the
+ * guest's root is on it.
+ */
+static void unplug(struct api *api, json_t *devices, const char *kind, const char *id,
+		   const char *root, struct api_answer *answer)
 {
 	const json_t *d = json_object_get(devices, id);
-	char name[40];
+	char name[40], device[MAX_DEVICE];
 	/* A guest that stands still lets go of nothing. */
 	char *argv[] = { "wisp",
 			 "unplug",
@@ -123,10 +130,11 @@ static void unplug(struct api *api, json_t *devices, const char *id, const char 
 			 api->state == API_PAUSED ? "--timeout=0" : "--timeout=" PATIENCE,
 			 "--",
 			 name,
-			 (char *)id,
+			 device,
 			 NULL };
 
 	api_name(api, name, sizeof(name));
+	snprintf(device, sizeof(device), "%s:%s", kind, id);
 	if (!api->options.enable_pci) {
 		api_fault(answer, "PCI is not enabled");
 	} else if (!d) {
@@ -141,12 +149,12 @@ static void unplug(struct api *api, json_t *devices, const char *id, const char 
 
 API_HANDLER(delete_drive)
 {
-	unplug(api, api->drives, id, "is_root_device", answer);
+	unplug(api, api->drives, "disk", id, "is_root_device", answer);
 }
 
 API_HANDLER(delete_net)
 {
-	unplug(api, api->nets, id, NULL, answer);
+	unplug(api, api->nets, "net", id, NULL, answer);
 }
 
 API_HANDLER(delete_pmem)

@@ -326,10 +326,10 @@ void virtio_mmio_free(struct virtio_mmio *t)
 	free(t);
 }
 
-void virtio_mmio_save(struct virtio_mmio *t, struct state_writer *w)
+void virtio_mmio_save(struct virtio_mmio *t, uint32_t instance, struct state_writer *w)
 {
 	virtio_settle(t->dev);
-	state_begin(w, t->dev->id, 0, STATE_VERSION);
+	state_begin(w, t->dev->id, instance, STATE_VERSION);
 	state_put_u32(w, t->features_sel);
 	state_put_u32(w, t->driver_features_sel);
 	state_put_u32(w, t->queue_sel);

@@ -21,8 +21,11 @@ int virtio_mmio_create(struct virtio_mmio **ret_t, struct virtio_device *dev, st
 		       uint64_t base, struct irq_table *irqs, uint32_t gsi, struct error *err);
 void virtio_mmio_free(struct virtio_mmio *t);
 
-/* Selectors, interrupt status, then the device's core and own fields. Stopped device. */
-void virtio_mmio_save(struct virtio_mmio *t, struct state_writer *w);
+/*
+ * Selectors, interrupt status, then the device's core and own fields. Stopped device; @instance of
+ * the section that has its ID for a name.
+ */
+void virtio_mmio_save(struct virtio_mmio *t, uint32_t instance, struct state_writer *w);
 int virtio_mmio_load(struct virtio_mmio *t, struct state_reader *r);
 
 #endif

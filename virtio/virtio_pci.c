@@ -617,12 +617,12 @@ struct pci_device *virtio_pci_function(struct virtio_pci *t)
 
 /* ---- state ---- */
 
-void virtio_pci_save(struct virtio_pci *t, struct state_writer *w)
+void virtio_pci_save(struct virtio_pci *t, uint32_t instance, struct state_writer *w)
 {
 	unsigned i;
 
 	virtio_settle(t->dev);
-	state_begin(w, t->dev->id, 0, STATE_VERSION);
+	state_begin(w, t->dev->id, instance, STATE_VERSION);
 	pci_device_save(&t->pci, w);
 	state_put_u32(w, t->device_feature_select);
 	state_put_u32(w, t->driver_feature_select);

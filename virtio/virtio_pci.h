@@ -21,7 +21,8 @@ void virtio_pci_free(struct virtio_pci *t);
 
 struct pci_device *virtio_pci_function(struct virtio_pci *t);
 
-void virtio_pci_save(struct virtio_pci *t, struct state_writer *w);
+/* Stopped device; @instance of the section that has its ID for a name. */
+void virtio_pci_save(struct virtio_pci *t, uint32_t instance, struct state_writer *w);
 int virtio_pci_load(struct virtio_pci *t, struct state_reader *r);
 
 #endif

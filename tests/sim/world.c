@@ -152,9 +152,9 @@ static void stay_paused(struct world *w)
 static void save_device(struct fake_driver *d, struct state_writer *s)
 {
 	if (d->pci)
-		virtio_pci_save(d->pci, s);
+		virtio_pci_save(d->pci, 0, s);
 	else
-		virtio_mmio_save(d->mmio, s);
+		virtio_mmio_save(d->mmio, 0, s);
 }
 
 static void save(struct world *w, struct host *h, struct fake_driver *disk,

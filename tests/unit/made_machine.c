@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -27,12 +28,13 @@ int made_file(uint64_t size)
 	return fd;
 }
 
-static void configure(struct machine_config *c, const char *transport)
+static void configure(struct machine_config *c, const char *transport, const char *disk_id)
 {
+	char disk[64];
 	const char *args[] = { "--memory",    "32M",
 			       "--cpus",      "2",
 			       "--transport", transport,
-			       "--disk",      "/nowhere/a.img,id=root,ro",
+			       "--disk",      disk,
 			       "--pmem",      "/nowhere/p.img,id=cache,ro",
 			       "--serial",    "file=/dev/null",
 			       "--console",   "none",
@@ -40,6 +42,7 @@ static void configure(struct machine_config *c, const char *transport)
 			       "--name",      "first" };
 	struct error err = { 0 };
 
+	snprintf(disk, sizeof(disk), "/nowhere/a.img,id=%s,ro", disk_id ? disk_id : "root");
 	config_init(c);
 	if (config_parse_run(c, ARRAY_SIZE(args), (char *const *)args, &err) < 0 ||
 	    config_validate(c, &err) < 0)
@@ -168,7 +171,7 @@ void made_first_on(struct made *m, const char *transport, const struct made_host
 
 	memset(m, 0, sizeof(*m));
 	m->host = *host;
-	configure(&m->config, transport);
+	configure(&m->config, transport, m->host.disk_id);
 	if (create(m, NULL, &err) < 0)
 		fail_msg("%s", err.msg);
 	made_pause(m->machine);

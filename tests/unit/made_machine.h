@@ -13,6 +13,7 @@
 
 /* What a machine is made on, and what its user allows. */
 struct made_host {
+	const char *disk_id; /* NULL: "root" */
 	uint64_t disk_bytes; /* 0: DISK_BYTES */
 	uint64_t tsc_khz;    /* 0: nobody says */
 	bool tsc_scales, changed_tsc;

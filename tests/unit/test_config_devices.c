@@ -336,6 +336,22 @@ static void what_was_unplugged_is_not_there(void **state)
 		    "--net: 'none' cannot be combined with a network");
 	line_refuse("--net none --net tap,slot=6",
 		    "--net: tap needs either name=INTERFACE or fd=N");
+	/* Where one of each has the name. */
+	line_take(&m, "--disk /a,id=x --net tap,name=t,id=x --unplugged net:x:2");
+	assert_int_equal(m.config.num_disks, 1);
+	assert_int_equal(m.config.num_nets, 0);
+	config_done(&m.config);
+	line_take(&m, "--disk /a,id=x --net tap,name=t,id=x --unplugged disk:x:2");
+	assert_int_equal(m.config.num_disks, 0);
+	assert_int_equal(m.config.num_nets, 1);
+	config_done(&m.config);
+	line_take(&m, "--disk /a,id=net --net none --unplugged net:1");
+	assert_int_equal(m.config.num_disks, 0);
+	config_done(&m.config);
+	line_refuse("--disk /a,id=x --unplugged net:x:1", "--unplugged: there is no network 'x'");
+	line_refuse("--unplugged disk:net0:1", "--unplugged: there is no disk 'net0'");
+	line_refuse("--unplugged net::1",
+		    "--unplugged: 'net::1' is not an ID, ':' and a slot from 1 to 31");
 	line_refuse("--unplugged x:1", "--unplugged: there is no disk or network 'x'");
 	line_refuse("--unplugged net0:32",
 		    "--unplugged: 'net0:32' is not an ID, ':' and a slot from 1 to 31");

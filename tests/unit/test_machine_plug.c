@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "tests/unit/fake_hv.h"
@@ -23,6 +24,7 @@ struct fixture {
 	struct clock clock;
 	struct error err;
 	int result; /* of the change; 1: not yet */
+	int pair[2]; /* what a network is plugged into */
 };
 
 static enum fake_step halt(void *arg, unsigned vcpu, struct hv_exit *exit)
@@ -110,6 +112,26 @@ static int plug(struct fixture *x, const char *value)
 	x->result = 1;
 	machine_plug(x->m, &a, done, x);
 	return await(x);
+}
+
+static int plug_net(struct fixture *x, const char *value)
+{
+	struct machine_config config = { 0 };
+	struct config_parse p = { .config = &config, .option = "--net", .err = &x->err };
+	struct machine_files files;
+	struct machine_addition a = {
+		.config = &config, .option = "--net", .value = value, .files = &files,
+	};
+
+	machine_files_init(&files);
+	assert_int_equal(config_parse_net(&p, value, &config), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, x->pair), 0);
+	files.net[0].socket = x->pair[0];
+	x->result = 1;
+	machine_plug(x->m, &a, done, x);
+	await(x);
+	close(x->pair[1]);
+	return x->result;
 }
 
 static int unplug(struct fixture *x, const char *id)
@@ -202,7 +224,7 @@ static void what_cannot_be_changes_nothing(void **state)
 
 	create(&x, CONFIG_PCI);
 	assert_int_equal(plug(&x, "/c,id=a"), -EEXIST);
-	assert_string_equal(x.err.msg, "there is a device 'a' already");
+	assert_string_equal(x.err.msg, "there is a disk 'a' already");
 	assert_int_equal(plug(&x, "/b,id=c"), -EEXIST);
 	assert_string_equal(x.err.msg, "--disk: '/b' is given twice; only read-only disks (ro) may "
 				       "share a file");
@@ -217,6 +239,37 @@ static void what_cannot_be_changes_nothing(void **state)
 	assert_int_equal(plug(&x, "/c,id=c"), -ENOTSUP);
 	assert_int_equal(unplug(&x, "a"), -ENOTSUP);
 	assert_string_equal(x.err.msg, "devices come and go on a PCI bus only");
+	end(&x);
+}
+
+static void a_disk_and_a_network_may_have_one_name(void **state)
+{
+	struct error err = { 0 };
+	struct fixture x;
+
+	create(&x, CONFIG_PCI);
+	assert_ptr_equal(machine_virtio_named(x.m, "a", &err), device(&x, "a"));
+	assert_int_equal(plug_net(&x, "switch=s,id=a"), 0);
+	assert_int_equal(plug_net(&x, "switch=s,id=a"), -EEXIST);
+	assert_string_equal(x.err.msg, "there is a network 'a' already");
+	assert_int_equal(unplug(&x, "a"), -EEXIST);
+	assert_string_equal(x.err.msg, "'a' is the name of a disk and of a network: say disk:a or "
+				       "net:a");
+	assert_int_equal(unplug(&x, "pmem:a"), -ENOENT);
+	assert_int_equal(unplug(&x, "disk:"), -ENOENT);
+	/* Each goes alone, and is gone alone in what the machine is described by. */
+	assert_int_equal(unplug(&x, "net:a"), 0);
+	assert_int_equal(x.m->config->num_nets, 0);
+	described(&x, "a:0 b:0 empty 0");
+	assert_int_equal(plug_net(&x, "switch=s,id=a"), 0);
+	assert_int_equal(unplug(&x, "disk:a"), 0);
+	assert_null(machine_virtio(x.m, VIRTIO_ID_BLOCK, "a"));
+	assert_non_null(machine_virtio(x.m, VIRTIO_ID_NET, "a"));
+	assert_int_equal(x.m->config->num_nets, 1);
+	described(&x, "b:0 empty 2");
+	/* Now there is no doubt. */
+	assert_int_equal(unplug(&x, "a"), 0);
+	described(&x, "b:0 empty 2");
 	end(&x);
 }
 
@@ -294,6 +347,7 @@ int main(void)
 		cmocka_unit_test(those_of_the_start_leave_their_slots_empty),
 		cmocka_unit_test(what_it_is_described_by_is_what_was_meant),
 		cmocka_unit_test(what_cannot_be_changes_nothing),
+		cmocka_unit_test(a_disk_and_a_network_may_have_one_name),
 		cmocka_unit_test(a_driver_is_asked_and_waited_for),
 		cmocka_unit_test(a_driver_that_holds_on_keeps_its_device),
 		cmocka_unit_test(a_machine_that_stands_still_does_so_afterwards),

@@ -145,6 +145,42 @@ static void limits_changed_while_it_ran_come_along(void **unused)
 
 /* ---- what earlier versions wrote ---- */
 
+/* A disk called @id, as a device of another kind is, with limits of its own. */
+static void devices_of_one_name_are_told_apart(const char *id, const char *transport)
+{
+	const struct made_host host = { .disk_id = id };
+	struct rate_limits limits = { .ops = { 10, 20, 0 } }, tx = { .bytes = { 5000, 100, 0 } };
+	struct rate_limits got, other;
+	struct made first, second;
+	struct error err = { 0 };
+	struct state_writer a, b;
+
+	made_first_on(&first, transport, &host);
+	virtio_blk_limit(machine_virtio(first.machine, VIRTIO_ID_BLOCK, id), &limits);
+	virtio_net_limit(machine_virtio(first.machine, VIRTIO_ID_NET, "net0"), NULL, &tx);
+	made_save(first.machine, &a);
+	if (made_load(&second, a.buf, a.len, &err) < 0)
+		fail_msg("%s", err.msg);
+	virtio_blk_limits(machine_virtio(second.machine, VIRTIO_ID_BLOCK, id), &got);
+	assert_memory_equal(&got, &limits, sizeof(got));
+	virtio_net_limits(machine_virtio(second.machine, VIRTIO_ID_NET, "net0"), &other, &got);
+	assert_memory_equal(&got, &tx, sizeof(got));
+	made_save(second.machine, &b);
+	assert_int_equal(a.len, b.len);
+	assert_memory_equal(a.buf, b.buf, a.len);
+	state_writer_done(&a);
+	state_writer_done(&b);
+	made_free(&first);
+	made_free(&second);
+}
+
+static void a_disk_called_as_another_device_is_saved(void **unused)
+{
+	devices_of_one_name_are_told_apart("net0", "pci");
+	devices_of_one_name_are_told_apart("net0", "mmio");
+	devices_of_one_name_are_told_apart("rng0", "pci");
+}
+
 static void golden_state_is_read(const char *name)
 {
 	const struct made_host host = { .disk_bytes = 64 * KiB };
@@ -357,6 +393,7 @@ int main(void)
 		cmocka_unit_test(machine_that_runs_is_not_saved),
 		cmocka_unit_test(memory_of_a_restored_guest_is_in_no_core_dump),
 		cmocka_unit_test(limits_changed_while_it_ran_come_along),
+		cmocka_unit_test(a_disk_called_as_another_device_is_saved),
 		cmocka_unit_test(golden_state_with_pci_and_split_rings_is_read),
 		cmocka_unit_test(golden_state_with_mmio_and_packed_rings_is_read),
 		cmocka_unit_test(missing_section_is_refused_by_name),

@@ -416,9 +416,9 @@ static void loaded_device_goes_on_with_the_same_rings(void **state)
 		echo_request(&f, "waiting, its kick lost with the other machine");
 		state_writer_init(&w);
 		if (f.d.pci)
-			virtio_pci_save(f.d.pci, &w);
+			virtio_pci_save(f.d.pci, 0, &w);
 		else
-			virtio_mmio_save(f.d.mmio, &w);
+			virtio_mmio_save(f.d.mmio, 0, &w);
 		r = reader_of(&w);
 
 		/* A second device in the place of the first, over the same memory. */
@@ -462,7 +462,7 @@ static void load_refuses_every_truncation(void **state)
 	echo_begin(&f, LOOP_AUTO, &(struct fake_driver_config){ 0 });
 	virtio_pause(&f.e->dev, count, &paused);
 	state_writer_init(&w);
-	virtio_mmio_save(f.d.mmio, &w);
+	virtio_mmio_save(f.d.mmio, 0, &w);
 	r = reader_of(&w);
 	for (len = 0; len < r.len; len++) {
 		struct state_reader cut = r;

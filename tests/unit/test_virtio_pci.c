@@ -263,8 +263,8 @@ static void saved_during_a_reset_it_has_been_reset(void **state)
 	fake_run(&f.vm);
 	state_writer_init(&first);
 	state_writer_init(&second);
-	virtio_pci_save(f.d.pci, &first);
-	virtio_pci_save(f.d.pci, &second);
+	virtio_pci_save(f.d.pci, 0, &first);
+	virtio_pci_save(f.d.pci, 0, &second);
 	assert_int_equal(first.len, second.len);
 	assert_memory_equal(first.buf, second.buf, first.len);
 	state_writer_done(&first);

@@ -107,9 +107,13 @@ static int change_forward(const struct change_options *o, const char *const *arg
 {
 	struct config_forward f = { 0 };
 	int r = rule ? config_parse_forward(option, rule, &f, err) : 0;
+	const char *id = args[1];
 
+	/* Only networks have any. */
+	if (!strncmp(id, "net:", 4))
+		id += 4;
 	if (rule && !r)
-		r = helper_forward(o->control.run_dir, args[0], args[1], action, &f, err);
+		r = helper_forward(o->control.run_dir, args[0], id, action, &f, err);
 	free(f.host_addr);
 	return r;
 }

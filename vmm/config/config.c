@@ -247,7 +247,7 @@ static bool is_same(const char *a, const char *b)
 	return a && b && !strcmp(a, b);
 }
 
-/* Devices of all kinds are known by one name each, in counters and in what is saved. */
+/* Persistent memory has a name that no disk and no network has; those two may have the same. */
 static bool id_is_taken(const struct machine_config *c, unsigned pmem, const char *id)
 {
 	bool taken = false;

@@ -25,6 +25,7 @@ struct config_parse {
 	struct config_unplugged { /* by --unplugged, once all that there was is known */
 		const char *id; /* up to the colon; borrowed */
 		size_t len;
+		bool no_disk, no_net; /* it is one of the other kind */
 	} unplugged[CONFIG_MAX_UNPLUGGED];
 	unsigned num_unplugged;
 	struct error *err;

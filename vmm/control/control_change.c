@@ -12,18 +12,6 @@
 #define MAX_DISK_BYTES (1ull << 62)
 #define NOT_GIVEN      UINT64_MAX
 
-static struct virtio_device *find_device(struct machine *m, const char *id)
-{
-	for (unsigned i = 0; i < m->num_virtio; i++) {
-		struct virtio_device *dev = m->virtio[i].dev;
-
-		if ((dev->ops->id == VIRTIO_ID_BLOCK || dev->ops->id == VIRTIO_ID_NET) &&
-		    !strcmp(dev->id, id))
-			return dev;
-	}
-	return NULL;
-}
-
 static int arg_rate(struct control_call *call, const char *name, uint64_t *rate)
 {
 	return control_arg_number(call, name, *rate, CONTROL_MAX_RATE, rate);
@@ -111,20 +99,21 @@ static void change_net(struct control_call *call, struct virtio_device *dev)
 }
 
 /*
- * {"do":"change","device":ID,...}, with "size":BYTES and "iops":N for a disk, "link":BOOL and
+ * {"do":"change","device":NAME,...}, with "size":BYTES and "iops":N for a disk, "link":BOOL and
  * "pps":N for a network, "bps":N for both, and "iops_burst" and the like: what is not given
  * stays, a rate of 0 is no limit.
  */
 void control_change(struct control_call *call)
 {
+	struct error err = { 0 };
 	struct virtio_device *dev;
-	const char *id;
+	const char *name;
 
-	if (control_arg_string(call, "device", "", &id) < 0)
+	if (control_arg_string(call, "device", "", &name) < 0)
 		return;
-	dev = find_device(control_machine(call), id);
+	dev = machine_virtio_named(control_machine(call), name, &err);
 	if (!dev)
-		control_fail(call, -ENOENT, "there is no disk or network '%.40s'", id);
+		control_fail_error(call, &err);
 	else if (dev->ops->id == VIRTIO_ID_BLOCK)
 		change_disk(call, dev);
 	else

@@ -132,7 +132,7 @@ void control_verb_plug(struct control_call *call)
 	free(c);
 }
 
-/* {"do":"unplug","device":ID,"patience":SECONDS,"force":BOOL} */
+/* {"do":"unplug","device":NAME,"patience":SECONDS,"force":BOOL} */
 void control_verb_unplug(struct control_call *call)
 {
 	const char *id;

@@ -146,17 +146,6 @@ static void verb_power_button(struct control_call *call)
 	control_reply(call, NULL);
 }
 
-static struct virtio_device *find_device(struct machine *m, uint32_t type, const char *id)
-{
-	for (unsigned i = 0; i < m->num_virtio; i++) {
-		struct virtio_device *dev = m->virtio[i].dev;
-
-		if (dev->ops->id == type && !strcmp(dev->id, id))
-			return dev;
-	}
-	return NULL;
-}
-
 static void limit_serial(struct control_call *call, const struct rate_limits *limits)
 {
 	struct serial *s = control_machine(call)->serial;
@@ -199,12 +188,12 @@ static void verb_limit(struct control_call *call)
 		limit_serial(call, &limits);
 		return;
 	}
-	dev = find_device(control_machine(call),
-			  entropy ? VIRTIO_ID_RNG
-			  : pmem  ? VIRTIO_ID_PMEM
-			  : way	  ? VIRTIO_ID_NET
-				  : VIRTIO_ID_BLOCK,
-			  id);
+	dev = machine_virtio(control_machine(call),
+			     entropy ? VIRTIO_ID_RNG
+			     : pmem  ? VIRTIO_ID_PMEM
+			     : way   ? VIRTIO_ID_NET
+				     : VIRTIO_ID_BLOCK,
+			     id);
 	if (!dev) {
 		control_fail(call, -ENODEV, "there is no %s '%.40s'",
 			     entropy ? "entropy device"

@@ -115,6 +115,24 @@ int machine_add_disk(struct machine *m, unsigned number, struct machine_files *f
 int machine_add_net(struct machine *m, const struct config_net *c, struct net_ends *ends,
 		    struct error *err);
 
+/*
+ * machine_names.c: the device of @kind (VIRTIO_ID_*) that is called @id; NULL, or -ENOENT for where
+ * it is in m->virtio: there is none. Any thread, while devices neither come nor go.
+ */
+struct virtio_device *machine_virtio(const struct machine *m, unsigned kind, const char *id);
+int machine_virtio_index(const struct machine *m, unsigned kind, const char *id);
+/*
+ * The disk or network that a person calls @name: by its ID alone, or, since one of each may have
+ * the same, as disk:ID or net:ID. NULL with @err: there is none (-ENOENT), or two (-EEXIST).
+ */
+struct virtio_device *machine_virtio_named(const struct machine *m, const char *name,
+					   struct error *err);
+/*
+ * Which instance of the section by its ID @dev is saved as: 0, or its kind when another device has
+ * the same ID. So it depends on which devices there are, which whoever loads it has as well.
+ */
+uint32_t machine_virtio_instance(const struct machine *m, const struct virtio_device *dev);
+
 /* machine_plug.c: the guest has let go of PCI slots (a vCPU thread). Free what it keeps. */
 void machine_ejected(void *machine, uint32_t slots);
 void machine_eject_seen(struct loop_task *task);

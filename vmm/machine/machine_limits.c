@@ -3,6 +3,7 @@
  * guest is made of a saved one; those that were changed since, by a section of their own, which is
  * there only when there are such: a guest that was slowed down is so in a clone of it as well.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "virtio/virtio_devices.h"
@@ -10,6 +11,9 @@
 
 /* To and from a network's guest; other devices have only the first. */
 #define MAX_WAYS 2
+
+/* Of a device, in what is saved. */
+#define LIMITS_NAME 64
 
 struct rate_limits machine_disk_limits(const struct config_disk *c)
 {
@@ -112,9 +116,23 @@ bool machine_limits_changed(const struct machine *m)
 	return false;
 }
 
+/* Its ID, behind its kind when another device has the same: "x", or "1:x". */
+static const char *name_of(const struct machine *m, const struct virtio_device *dev,
+			   char name[LIMITS_NAME])
+{
+	uint32_t instance = machine_virtio_instance(m, dev);
+
+	if (instance)
+		snprintf(name, LIMITS_NAME, "%u:%s", instance, dev->id);
+	else
+		snprintf(name, LIMITS_NAME, "%s", dev->id);
+	return name;
+}
+
 void machine_limits_save(const struct machine *m, struct state_writer *w)
 {
 	struct rate_limits l[MAX_WAYS];
+	char name[LIMITS_NAME];
 
 	for (unsigned i = 0; i < m->num_virtio; i++) {
 		struct virtio_device *dev = m->virtio[i].dev;
@@ -123,7 +141,7 @@ void machine_limits_save(const struct machine *m, struct state_writer *w)
 		if (!changed(m, dev))
 			continue;
 		state_put_u8(w, true);
-		state_put_string(w, dev->id);
+		state_put_string(w, name_of(m, dev, name));
 		for (unsigned k = 0; k < num; k++) {
 			put_rate(w, &l[k].ops);
 			put_rate(w, &l[k].bytes);
@@ -132,11 +150,15 @@ void machine_limits_save(const struct machine *m, struct state_writer *w)
 	state_put_u8(w, false);
 }
 
-static struct virtio_device *find(const struct machine *m, const char *id)
+static struct virtio_device *find(const struct machine *m, const char *name)
 {
-	for (unsigned i = 0; i < m->num_virtio; i++)
-		if (!strcmp(m->virtio[i].dev->id, id))
-			return m->virtio[i].dev;
+	for (unsigned i = 0; i < m->num_virtio; i++) {
+		struct virtio_device *dev = m->virtio[i].dev;
+		char of_this[LIMITS_NAME];
+
+		if (!strcmp(name_of(m, dev, of_this), name))
+			return dev;
+	}
 	return NULL;
 }
 
@@ -147,13 +169,13 @@ void machine_limits_load(struct machine *m, struct state_reader *r)
 		struct rate_limits l[MAX_WAYS] = { 0 }, now[MAX_WAYS];
 		struct virtio_device *dev;
 		unsigned num;
-		char id[64];
+		char name[LIMITS_NAME];
 
-		state_get_string(r, id, sizeof(id));
-		dev = r->failed ? NULL : find(m, id);
+		state_get_string(r, name, sizeof(name));
+		dev = r->failed ? NULL : find(m, name);
 		num = dev ? get_limits(dev, now) : 0;
 		if (!num || i >= m->num_virtio) {
-			state_reader_fail(r, "limits of '%s'", id);
+			state_reader_fail(r, "limits of '%s'", name);
 			return;
 		}
 		for (unsigned k = 0; k < num; k++) {

@@ -30,7 +30,8 @@ struct change {
 	struct machine *m;
 	struct addition *addition; /* NULL: a device is to go */
 	struct machine_files files;
-	char id[32]; /* of the one that is to go */
+	char id[32];   /* of the one that is to go */
+	unsigned kind; /* VIRTIO_ID_BLOCK or VIRTIO_ID_NET: which it is */
 	uint32_t slots; /* its slot's bit */
 	bool force, was_paused;
 	struct loop_timer patience;
@@ -187,15 +188,15 @@ static void drop_device(struct machine *m, unsigned i)
 	memmove(v, v + 1, (m->num_virtio - i) * sizeof(*v));
 }
 
-static int find_device(const struct machine *m, const char *id)
+/* ---- one that comes ---- */
+
+static bool is_taken(const struct machine *m, const char *id)
 {
 	for (unsigned i = 0; i < m->num_virtio; i++)
 		if (!strcmp(m->virtio[i].dev->id, id))
-			return (int)i;
-	return -ENOENT;
+			return true;
+	return false;
 }
-
-/* ---- one that comes ---- */
 
 /* "disk2": a name that nobody has. */
 static char *free_name(const struct machine *m, const char *stem)
@@ -203,7 +204,7 @@ static char *free_name(const struct machine *m, const char *stem)
 	char *name;
 
 	for (unsigned i = 0; asprintf(&name, "%s%u", stem, i) >= 0; i++) {
-		if (find_device(m, name) < 0)
+		if (!is_taken(m, name))
 			return name;
 		free(name);
 	}
@@ -259,8 +260,9 @@ static int enter(struct machine *m, struct addition *a, struct error *err)
 
 	if (disk ? c->num_disks == CONFIG_MAX_DISKS : c->num_nets == CONFIG_MAX_NETS)
 		return error_set(err, -ENOSPC, "no more devices of this kind");
-	if (find_device(m, a->id) >= 0)
-		return error_set(err, -EEXIST, "there is a device '%s' already", a->id);
+	if (machine_virtio(m, disk ? VIRTIO_ID_BLOCK : VIRTIO_ID_NET, a->id))
+		return error_set(err, -EEXIST, "there is a %s '%s' already",
+				 disk ? "disk" : "network", a->id);
 	if (disk)
 		c->disk[c->num_disks++] = a->config.disk[0];
 	else
@@ -317,7 +319,7 @@ static void added(struct virtio_device *dev, void *arg)
 	struct change *c = arg;
 	struct machine *m = c->m;
 	struct addition *a = c->addition, **last = &m->plugging->additions;
-	uint32_t slot = 1u << m->virtio[find_device(m, dev->id)].slot;
+	uint32_t slot = 1u << m->virtio[machine_virtio_index(m, dev->ops->id, dev->id)].slot;
 
 	while (*last)
 		last = &(*last)->next;
@@ -396,37 +398,40 @@ void machine_plug(struct machine *m, const struct machine_addition *a, machine_p
 /* ---- one that goes ---- */
 
 /* Out of the configuration: of the start, or of those that came later. */
-static int forget(struct machine *m, const char *id, unsigned slot)
+static int forget(struct machine *m, const struct change *change)
 {
 	struct machine_plugging *p = m->plugging;
 	struct machine_config *c = &p->config;
+	const char *id = change->id;
+	bool disk = change->kind == VIRTIO_ID_BLOCK;
 	struct removal *gone;
 
 	for (unsigned i = 0; i < c->num_disks; i++) {
-		if (strcmp(c->disk[i].id, id))
+		if (!disk || strcmp(c->disk[i].id, id))
 			continue;
 		config_drop_disk(c, i);
 		memmove(&m->disk_fd[i], &m->disk_fd[i + 1],
 			(c->num_disks - i) * sizeof(m->disk_fd[0]));
 	}
 	for (unsigned i = 0; i < c->num_nets; i++)
-		if (!strcmp(c->net[i].id, id))
+		if (!disk && !strcmp(c->net[i].id, id))
 			config_drop_net(c, i);
 	for (struct addition **a = &p->additions; *a; a = &(*a)->next) {
 		struct addition *one = *a;
 
-		if (strcmp(one->id, id))
+		if (disk != (one->config.num_disks > 0) || strcmp(one->id, id))
 			continue;
 		*a = one->next;
 		free_addition(one);
 		return describe(p);
 	}
 	gone = calloc(1, sizeof(*gone));
-	if (!gone || asprintf(&gone->value, "%s:%u", id, slot) < 0) {
+	if (!gone || asprintf(&gone->value, "%s:%s:%u", disk ? "disk" : "net", id,
+			      __builtin_ctz(change->slots)) < 0) {
 		free(gone);
 		return -ENOMEM;
 	}
-	c->empty_slots |= 1u << slot;
+	c->empty_slots |= change->slots;
 	gone->next = p->removals;
 	p->removals = gone;
 	return describe(p);
@@ -437,10 +442,10 @@ static void drop(struct loop_task *task)
 {
 	struct change *c = container_of(task, struct change, drop);
 	struct machine *m = c->m;
-	int i = find_device(m, c->id);
+	int i = machine_virtio_index(m, c->kind, c->id);
 
 	drop_device(m, i);
-	if (forget(m, c->id, __builtin_ctz(c->slots)) < 0)
+	if (forget(m, c) < 0)
 		log_warn("'%s' is still in what the next snapshot says of devices: no memory",
 			 c->id);
 	go_on(c);
@@ -452,7 +457,7 @@ static void reset_and_drop(void *arg)
 	struct change *c = arg;
 	struct machine *m = c->m;
 	struct error err = { 0 };
-	int i = find_device(m, c->id);
+	int i = machine_virtio_index(m, c->kind, c->id);
 
 	if (!machine_is_paused(m)) {
 		error_set(&err, -ENOMEM, "no memory");
@@ -509,23 +514,22 @@ void machine_ejected(void *machine, uint32_t slots)
 	loop_post(m->loop, &m->eject_task);
 }
 
-void machine_unplug(struct machine *m, const char *id, uint64_t patience_ns, bool force,
+void machine_unplug(struct machine *m, const char *name, uint64_t patience_ns, bool force,
 		    machine_plugged_fn *done, void *arg)
 {
 	struct change *c = begin(m, done, arg);
-	int i = c ? find_device(m, id) : -ENOENT;
-	struct virtio_device *dev = i < 0 ? NULL : m->virtio[i].dev;
 	struct error err = { 0 };
+	struct virtio_device *dev = c ? machine_virtio_named(m, name, &err) : NULL;
 
 	if (!c)
 		return;
-	if (!dev || (dev->ops->id != VIRTIO_ID_BLOCK && dev->ops->id != VIRTIO_ID_NET)) {
-		error_set(&err, -ENOENT, "there is no disk or network '%.40s'", id);
-		finish(c, -ENOENT, &err);
+	if (!dev) {
+		finish(c, err.code, &err);
 		return;
 	}
 	snprintf(c->id, sizeof(c->id), "%s", dev->id);
-	c->slots = 1u << m->virtio[i].slot;
+	c->kind = dev->ops->id;
+	c->slots = 1u << m->virtio[machine_virtio_index(m, c->kind, c->id)].slot;
 	c->force = force;
 	if (!virtio_get_status(dev) || (force && !patience_ns)) {
 		take_away(c);

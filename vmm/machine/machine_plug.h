@@ -31,11 +31,12 @@ void machine_plug(struct machine *m, const struct machine_addition *a, machine_p
 		  void *arg);
 
 /*
- * Take the disk or network @id away, once the guest's driver has let go of it: at once when none
- * is in use, else the guest is asked. If it has not by @patience_ns from now: with @force it is
- * taken away all the same, as if somebody had pulled it out, else -ETIMEDOUT.
+ * Take the disk or network @name (ID, disk:ID or net:ID) away, once the guest's driver has let go
+ * of it: at once when none is in use, else the guest is asked. If it has not by @patience_ns from
+ * now: with @force it is taken away all the same, as if somebody had pulled it out, else
+ * -ETIMEDOUT.
  */
-void machine_unplug(struct machine *m, const char *id, uint64_t patience_ns, bool force,
+void machine_unplug(struct machine *m, const char *name, uint64_t patience_ns, bool force,
 		    machine_plugged_fn *done, void *arg);
 
 #endif

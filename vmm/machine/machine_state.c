@@ -53,18 +53,20 @@ static void save_platform(struct machine *m, struct state_writer *w)
 	}
 }
 
-static void save_device(struct machine_virtio *v, struct state_writer *w)
+static void save_device(struct machine *m, struct machine_virtio *v, struct state_writer *w)
 {
+	uint32_t instance = machine_virtio_instance(m, v->dev);
+
 	if (v->pci)
-		virtio_pci_save(v->pci, w);
+		virtio_pci_save(v->pci, instance, w);
 	else
-		virtio_mmio_save(v->mmio, w);
+		virtio_mmio_save(v->mmio, instance, w);
 }
 
 static void save_virtio(struct machine *m, struct state_writer *w)
 {
 	for (unsigned i = 0; i < m->num_virtio; i++)
-		save_device(&m->virtio[i], w);
+		save_device(m, &m->virtio[i], w);
 	if (machine_limits_changed(m)) {
 		state_begin(w, SECTION_LIMITS, 0, VERSION);
 		machine_limits_save(m, w);
@@ -180,7 +182,7 @@ static int load_platform(struct machine *m, struct state_set *state, struct erro
 }
 
 /* Is @v as @r, its section of an earlier moment, says? */
-static bool is_unchanged(struct machine_virtio *v, const struct state_reader *r)
+static bool is_unchanged(struct machine *m, struct machine_virtio *v, const struct state_reader *r)
 {
 	struct state_writer w;
 	struct state_reader now;
@@ -191,7 +193,7 @@ static bool is_unchanged(struct machine_virtio *v, const struct state_reader *r)
 	if (v->pci && !pci_device_is_placed(virtio_pci_function(v->pci)))
 		return false;
 	state_writer_init(&w);
-	save_device(v, &w);
+	save_device(m, v, &w);
 	same = !w.failed && state_next(w.buf, w.len, &pos, &now, NULL) > 0 && now.len == r->len &&
 	       !memcmp(now.p, r->p, r->len);
 	state_writer_done(&w);
@@ -205,11 +207,12 @@ static int load_virtio(struct machine *m, struct state_set *state, bool again, s
 		struct machine_virtio *v = &m->virtio[i];
 		struct state_reader r;
 		/* The transports compare the version themselves. */
-		int ret = state_set_take(state, v->dev->id, 0, UINT32_MAX, &r, err);
+		int ret = state_set_take(state, v->dev->id, machine_virtio_instance(m, v->dev),
+					 UINT32_MAX, &r, err);
 
 		if (ret < 0)
 			return ret;
-		if (again && is_unchanged(v, &r))
+		if (again && is_unchanged(m, v, &r))
 			continue;
 		if (again)
 			virtio_rewind(v->dev);

@@ -7,14 +7,6 @@
 #include "vmm/core/log.h"
 #include "vmm/machine/machine_internal.h"
 
-static struct virtio_device *find(const struct machine *m, const char *id)
-{
-	for (unsigned i = 0; i < m->num_virtio; i++)
-		if (!strcmp(m->virtio[i].dev->id, id))
-			return m->virtio[i].dev;
-	return NULL;
-}
-
 /* The next disk from @i on that the guest may write, and where that is; NULL: none. */
 static struct block *next_image(const struct machine *m, unsigned *i)
 {
@@ -22,7 +14,8 @@ static struct block *next_image(const struct machine *m, unsigned *i)
 
 	for (; *i < c->num_disks; (*i)++)
 		if (!c->disk[*i].read_only)
-			return virtio_blk_image(find(m, c->disk[*i].id));
+			return virtio_blk_image(machine_virtio(m, VIRTIO_ID_BLOCK,
+							       c->disk[*i].id));
 	return NULL;
 }
 
@@ -90,7 +83,7 @@ static void networks_forget(struct machine *m)
 
 		if (c->net[i].kind != CONFIG_NET_USER)
 			continue;
-		n = virtio_net_end(find(m, c->net[i].id));
+		n = virtio_net_end(machine_virtio(m, VIRTIO_ID_NET, c->net[i].id));
 		r = n->ops->forget ? n->ops->forget(n) : 0;
 		if (r < 0)
 			log_error("network '%s': its helper does not drop the connections: %s",
