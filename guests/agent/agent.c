@@ -61,7 +61,7 @@ static void session(int sock)
 	if (f.type == AGENT_GET) {
 		report(sock, agent_tree_send(sock, path, &err), &err);
 	} else {
-		int r = agent_tree_receive(sock, path, 07777, &f, &err);
+		int r = agent_tree_receive(sock, path, NULL, 07777, &f, &err);
 
 		report(sock, r, &err);
 		/* The sender may be in the middle of it: closing with bytes unread would lose our

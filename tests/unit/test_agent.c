@@ -92,7 +92,7 @@ static int copy(struct fixture *f, const char *from, const char *to, mode_t mask
 			agent_send(f->there, AGENT_DONE, NULL, 0);
 		_exit(0);
 	}
-	r = agent_tree_receive(f->here, target, mask, &f->frame, &f->why);
+	r = agent_tree_receive(f->here, target, NULL, mask, &f->frame, &f->why);
 	waitpid(sender, NULL, 0);
 	return r;
 }
@@ -215,7 +215,7 @@ static void names_that_lead_elsewhere_are_refused(void **state)
 		agent_send(f.there, AGENT_FILE, entry, 4 + strlen(bad[i]));
 		agent_send(f.there, AGENT_CONTENT, NULL, 0);
 		assert_int_equal(
-			agent_tree_receive(f.here, f.dir, 0777, &f.frame, &f.why), -EBADMSG);
+			agent_tree_receive(f.here, f.dir, NULL, 0777, &f.frame, &f.why), -EBADMSG);
 		assert_int_equal(access(in_dir(&f, "out"), F_OK), -1);
 		end(&f);
 	}
@@ -233,7 +233,7 @@ static void nothing_is_written_through_a_link_that_came_along(void **state)
 	agent_send(f.there, AGENT_FILE, "\xed\x01\0\0x", 5);
 	agent_send(f.there, AGENT_CONTENT, "theirs", 6);
 	agent_send(f.there, AGENT_CONTENT, NULL, 0);
-	assert_int_equal(agent_tree_receive(f.here, in_dir(&f, "to"), 0777, &f.frame, &f.why),
+	assert_int_equal(agent_tree_receive(f.here, in_dir(&f, "to"), NULL, 0777, &f.frame, &f.why),
 			 -ELOOP);
 	expect_file(&f, "precious", "mine", 0600);
 	end(&f);
@@ -242,9 +242,69 @@ static void nothing_is_written_through_a_link_that_came_along(void **state)
 	agent_send(f.there, AGENT_ENTER, "\xed\x01\0\0d", 5);
 	agent_send(f.there, AGENT_LINK, "x\0..", 4);
 	agent_send(f.there, AGENT_ENTER, "\xed\x01\0\0x", 5);
-	assert_true(agent_tree_receive(f.here, f.dir, 0777, &f.frame, &f.why) < 0);
+	assert_true(agent_tree_receive(f.here, f.dir, NULL, 0777, &f.frame, &f.why) < 0);
 	assert_non_null(f.why.what);
 	end(&f);
+}
+
+/* A guest that is asked for a file answers with another, by whose name the host would be had. */
+static void tree_is_called_what_was_asked_for(void **state)
+{
+	struct fixture f;
+
+	begin(&f);
+	put_file(&f, ".bashrc", "mine", 0600);
+	agent_send(f.there, AGENT_FILE, "\xa4\x01\0\0.bashrc", 11);
+	agent_send(f.there, AGENT_CONTENT, "theirs", 6);
+	agent_send(f.there, AGENT_CONTENT, NULL, 0);
+	agent_send(f.there, AGENT_DONE, NULL, 0);
+	assert_int_equal(agent_tree_receive(f.here, f.dir, "log", 0777, &f.frame, &f.why), 0);
+	expect_file(&f, ".bashrc", "mine", 0600);
+	expect_file(&f, "log", "theirs", 0644);
+	end(&f);
+	/* Nor is a directory of another name entered. */
+	begin(&f);
+	assert_int_equal(mkdir(in_dir(&f, ".ssh"), 0700), 0);
+	agent_send(f.there, AGENT_ENTER, "\xed\x01\0\0.ssh", 8);
+	agent_send(f.there, AGENT_FILE, "\xa4\x01\0\0keys", 8);
+	agent_send(f.there, AGENT_CONTENT, NULL, 0);
+	agent_send(f.there, AGENT_LEAVE, NULL, 0);
+	agent_send(f.there, AGENT_DONE, NULL, 0);
+	assert_int_equal(agent_tree_receive(f.here, f.dir, "log", 0777, &f.frame, &f.why), 0);
+	assert_int_equal(access(in_dir(&f, ".ssh/keys"), F_OK), -1);
+	expect_file(&f, "log/keys", "", 0644);
+	end(&f);
+}
+
+static void link_is_not_what_was_asked_for(void **state)
+{
+	struct fixture f;
+
+	begin(&f);
+	agent_send(f.there, AGENT_LINK, "log\0.bashrc", 11);
+	agent_send(f.there, AGENT_DONE, NULL, 0);
+	assert_int_equal(agent_tree_receive(f.here, f.dir, "log", 0777, &f.frame, &f.why),
+			 -EBADMSG);
+	end(&f);
+}
+
+static void name_is_the_last_component(void **state)
+{
+	static const char *const names[][2] = {
+		{ "/etc/passwd", "passwd" }, { "passwd", "passwd" }, { "/srv//log///", "log" },
+		{ "/", "root" },	     { "", "root" },	     { ".", "root" },
+		{ "/srv/..", "root" },	     { "..a", "..a" },
+	};
+	char name[NAME_MAX + 1], longer[2 * NAME_MAX];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+		agent_tree_name(names[i][0], name);
+		assert_string_equal(name, names[i][1]);
+	}
+	memset(longer, 'x', sizeof(longer));
+	longer[sizeof(longer) - 1] = '\0';
+	agent_tree_name(longer, name);
+	assert_int_equal(strlen(name), NAME_MAX);
 }
 
 static void endless_nesting_ends(void **state)
@@ -261,7 +321,7 @@ static void endless_nesting_ends(void **state)
 	}
 	close(f.there);
 	f.there = -1;
-	assert_int_equal(agent_tree_receive(f.here, f.dir, 0777, &f.frame, &f.why), -EBADMSG);
+	assert_int_equal(agent_tree_receive(f.here, f.dir, NULL, 0777, &f.frame, &f.why), -EBADMSG);
 	shutdown(f.here, SHUT_RDWR);
 	waitpid(sender, NULL, 0);
 	end(&f);
@@ -291,6 +351,9 @@ int main(void)
 		cmocka_unit_test(missing_file_is_told_and_nothing_is_made),
 		cmocka_unit_test(names_that_lead_elsewhere_are_refused),
 		cmocka_unit_test(nothing_is_written_through_a_link_that_came_along),
+		cmocka_unit_test(tree_is_called_what_was_asked_for),
+		cmocka_unit_test(link_is_not_what_was_asked_for),
+		cmocka_unit_test(name_is_the_last_component),
 		cmocka_unit_test(endless_nesting_ends),
 		cmocka_unit_test(failure_is_one_line_of_text),
 	};

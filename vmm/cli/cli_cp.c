@@ -79,13 +79,16 @@ static int put(int sock, const char *from, const char *to, struct error *err)
 static int get(int sock, const char *from, const char *to, struct error *err)
 {
 	struct agent_tree_error why;
+	char name[NAME_MAX + 1];
 	struct agent_frame f;
 	int r;
 
 	why.what = NULL;
+	/* Not by the guest's word: it would write any file of our directory. */
+	agent_tree_name(from, name);
 	r = agent_send(sock, AGENT_GET, from, strlen(from));
 	if (!r)
-		r = agent_tree_receive(sock, to, MODE_FROM_GUEST, &f, &why);
+		r = agent_tree_receive(sock, to, name, MODE_FROM_GUEST, &f, &why);
 	if (r == -ECANCELED)
 		return agent_failure(&f, "cp", err);
 	return r < 0 ? local_error(r, &why, err) : 0;

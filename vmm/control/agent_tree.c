@@ -4,7 +4,6 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -122,21 +121,28 @@ static int send_at(int fd, int dir, const char *path, const char *name, unsigned
 	return r;
 }
 
+void agent_tree_name(const char *path, char name[NAME_MAX + 1])
+{
+	size_t end = strlen(path), start;
+
+	while (end && path[end - 1] == '/')
+		end--;
+	start = end;
+	while (start && path[start - 1] != '/')
+		start--;
+	if (end - start > NAME_MAX)
+		end = start + NAME_MAX;
+	snprintf(name, NAME_MAX + 1, "%.*s", (int)(end - start), path + start);
+	if (!*name || !strcmp(name, ".") || !strcmp(name, ".."))
+		snprintf(name, NAME_MAX + 1, "root");
+}
+
 int agent_tree_send(int fd, const char *path, struct agent_tree_error *err)
 {
-	char copy[PATH_MAX];
-	const char *name;
-	size_t len = strnlen(path, sizeof(copy) - 1);
+	char name[NAME_MAX + 1];
 
 	err->what = NULL;
-	memcpy(copy, path, len);
-	copy[len] = '\0';
-	while (len > 1 && copy[len - 1] == '/')
-		copy[--len] = '\0';
-	name = strrchr(copy, '/');
-	name = name ? name + 1 : copy;
-	if (!*name || !strcmp(name, ".") || !strcmp(name, ".."))
-		name = "root";
+	agent_tree_name(path, name);
 	return send_at(fd, AT_FDCWD, path, name, 0, err);
 }
 
@@ -224,17 +230,16 @@ static int enter(int dir, const char *name, struct agent_tree_error *err)
 	return fd < 0 ? failed(err, "open", name) : fd;
 }
 
-static int receive_link(int dir, const struct agent_frame *f, const char *as,
-			struct agent_tree_error *err)
+static int receive_link(int dir, const struct agent_frame *f, struct agent_tree_error *err)
 {
-	size_t len = strlen(f->data);
-	const char *name = as ? as : f->data;
+	const char *name = f->data;
+	size_t len = strlen(name);
 
-	if (len >= f->len || !is_name(f->data, len))
+	if (len >= f->len || !is_name(name, len))
 		return -EBADMSG;
-	if (symlinkat(f->data + len + 1, dir, name) < 0 &&
+	if (symlinkat(name + len + 1, dir, name) < 0 &&
 	    (errno != EEXIST || unlinkat(dir, name, 0) < 0 ||
-	     symlinkat(f->data + len + 1, dir, name) < 0))
+	     symlinkat(name + len + 1, dir, name) < 0))
 		return failed(err, "link", name);
 	return 0;
 }
@@ -250,8 +255,9 @@ static int receive_at(int fd, int dir, const char *as, mode_t mask, unsigned dep
 
 	if (f->type == AGENT_FAILED)
 		return -ECANCELED;
+	/* What was asked for is never one: a sender follows it. */
 	if (f->type == AGENT_LINK)
-		return receive_link(dir, f, as, err);
+		return depth ? receive_link(dir, f, err) : -EBADMSG;
 	if ((f->type != AGENT_FILE && f->type != AGENT_ENTER) || f->len < 4 ||
 	    !is_name(f->data + 4, f->len - 4) || depth >= MAX_DEPTH)
 		return -EBADMSG;
@@ -300,8 +306,8 @@ static int open_target(const char *path, char *copy, const char **ret_name,
 	return dir < 0 ? failed(err, "open", *copy && slash ? copy : "/") : dir;
 }
 
-int agent_tree_receive(int fd, const char *path, mode_t mode_mask, struct agent_frame *frame,
-		       struct agent_tree_error *err)
+int agent_tree_receive(int fd, const char *path, const char *name, mode_t mode_mask,
+		       struct agent_frame *frame, struct agent_tree_error *err)
 {
 	char copy[PATH_MAX];
 	const char *as;
@@ -317,7 +323,7 @@ int agent_tree_receive(int fd, const char *path, mode_t mode_mask, struct agent_
 	dir = open_target(path, copy, &as, err);
 	if (dir < 0)
 		return dir;
-	r = receive_at(fd, dir, as, mode_mask, 0, frame, err);
+	r = receive_at(fd, dir, as ? as : name, mode_mask, 0, frame, err);
 	close(dir);
 	if (r < 0)
 		return r;

@@ -4,11 +4,13 @@
  * library.
  *
  * The sender is not trusted: a name is one component, nothing is written
- * through a symbolic link, and of a mode only what @mode_mask allows is set.
+ * through a symbolic link, of a mode only what @mode_mask allows is set, and what the
+ * tree itself is called is the receiver's to say.
  */
 #ifndef WISP_VMM_AGENT_TREE_H
 #define WISP_VMM_AGENT_TREE_H
 
+#include <limits.h>
 #include <sys/types.h>
 
 #include "vmm/control/agent_wire.h"
@@ -19,6 +21,9 @@ struct agent_tree_error {
 	char path[256];
 };
 
+/* The last component of @path, "root" where that is none: what a sender calls it. */
+void agent_tree_name(const char *path, char name[NAME_MAX + 1]);
+
 /*
  * Send what is at @path, under the last component of it. 0 or -errno with
  * @err; then the connection can still carry a FAILED. -EPIPE and the like with
@@ -27,11 +32,12 @@ struct agent_tree_error {
 int agent_tree_send(int fd, const char *path, struct agent_tree_error *err);
 
 /*
- * Receive a tree to @path, or into it when that is a directory, up to DONE. @frame is
- * the first that has come already, or NULL. Returns 0, or -errno with @err as above;
- * -ECANCELED: the sender has failed, and its last word is in *@frame.
+ * Receive a tree to @path, or into it when that is a directory, up to DONE. In there it is
+ * called @name whatever the sender calls it; NULL: as the sender does, who is then believed
+ * to replace nothing that it should not. *@frame is where each frame comes to. Returns 0, or
+ * -errno with @err as above; -ECANCELED: the sender has failed, and its last word is in *@frame.
  */
-int agent_tree_receive(int fd, const char *path, mode_t mode_mask, struct agent_frame *frame,
-		       struct agent_tree_error *err);
+int agent_tree_receive(int fd, const char *path, const char *name, mode_t mode_mask,
+		       struct agent_frame *frame, struct agent_tree_error *err);
 
 #endif
