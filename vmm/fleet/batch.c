@@ -111,14 +111,14 @@ static int start_job(struct batch *b, struct batch_job *j, struct error *err)
 	pid_t queue = getpid(), pid;
 
 	fflush(NULL);
-	/* First: the child looks at it. */
-	batch_start(j, 0, now_ms());
 	pid = fork();
+	/* One that never ran waits as before, or the queue would wait for its end. */
 	if (pid < 0)
 		return error_set(err, -errno, "job %s: cannot fork: %m", j->name);
+	/* In both: the child looks at it too. */
+	batch_start(j, pid, now_ms());
 	if (pid == 0)
 		exec_job(b, j, queue);
-	j->pid = pid;
 	return 0;
 }
 
