@@ -131,11 +131,19 @@ static json_t *group_of(json_t *totals, const char *group)
 	return g;
 }
 
+/* Of what a monitor says, which may be anything: up to the largest number. */
+static json_int_t sum(json_int_t a, json_int_t b)
+{
+	json_int_t total;
+
+	return __builtin_add_overflow(MAX(a, 0), MAX(b, 0), &total) ? INT64_MAX : total;
+}
+
 static void add(json_t *totals, const char *group, const char *key, json_int_t n)
 {
 	json_t *g = group_of(totals, group);
 
-	n += json_integer_value(json_object_get(g, key));
+	n = sum(n, json_integer_value(json_object_get(g, key)));
 	json_object_set_new(g, key, json_integer(n));
 }
 
@@ -204,7 +212,7 @@ static void take_memory(json_t *totals, const json_t *device)
 		snprintf(ours, sizeof(ours), "%s_refused", requests[i].ours);
 		refused = json_integer_value(json_object_get(counters, ours));
 		snprintf(key, sizeof(key), "%s_count", requests[i].kind);
-		add(totals, "memory_hotplug", key, n + refused);
+		add(totals, "memory_hotplug", key, sum(n, refused));
 		snprintf(key, sizeof(key), "%s_fails", requests[i].kind);
 		add(totals, "memory_hotplug", key, refused);
 		snprintf(ours, sizeof(ours), "%s_bytes", requests[i].ours);

@@ -98,16 +98,56 @@ int api_describe_snapshot(const char *path, char *text, size_t size, struct erro
 	return r;
 }
 
-/* The resources of the file, each of the type that it has here; the caller's. */
+/* The parts of a file's resources, and what requests make them of. */
+static const struct resource {
+	const char *name;
+	const struct api_field *fields;
+	bool required, many; /* many: an object of them, by id */
+} resources_known[] = {
+	{ "machine", api_machine_config, .required = true },
+	{ "drives", api_drive, .required = true, .many = true },
+	{ "nets", api_net, .required = true, .many = true },
+	{ "pmems", api_pmem, .many = true },
+	{ "vsock", api_vsock },
+	{ "entropy", api_entropy },
+	{ "balloon", api_balloon },
+	{ "memory", api_memory_hotplug },
+	{ "serial", api_serial },
+	{ "mmds_config", api_mmds_config },
+};
+
+/* As if a request had made it? Whoever uses it later relies on that, and an enemy may have. */
+static bool resource_is_good(const struct resource *known, const json_t *v)
+{
+	struct error ignored = { 0 };
+	const char *id;
+	json_t *one;
+
+	if (!v || json_is_null(v))
+		return !known->required;
+	if (!known->many)
+		return api_check(v, known->fields, &ignored) == 0;
+	if (!json_is_object(v))
+		return false;
+	json_object_foreach((json_t *)v, id, one)
+	{
+		if (api_check(one, known->fields, &ignored) < 0)
+			return false;
+	}
+	return true;
+}
+
+/* The resources of the file, each as it is here; the caller's. */
 static json_t *parse_resources(const char *text, size_t len, struct error *err)
 {
-	static const char *const objects[] = { "machine", "drives", "nets" };
 	json_t *o = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL), *d;
 	const char *id;
 	bool good = json_is_object(o);
 
-	for (unsigned i = 0; i < ARRAY_SIZE(objects) && good; i++)
-		good = json_is_object(json_object_get(o, objects[i]));
+	for (unsigned i = 0; i < ARRAY_SIZE(resources_known) && good; i++)
+		good = resource_is_good(&resources_known[i],
+					json_object_get(o, resources_known[i].name));
+	/* What a request may leave out, and is there once it was answered. */
 	json_object_foreach(json_object_get(o, "drives"), id, d)
 	{
 		if (!text_of(d, "path_on_host"))

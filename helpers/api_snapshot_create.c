@@ -330,9 +330,10 @@ static int create(struct api *api, const json_t *body, struct error *err)
 		return error_set(err, -ENOMEM, "snapshot: %m");
 	t->api = api;
 	t->diff = type && !strcmp(type, "Diff");
-	t->ram_bytes = (json_integer_value(json_object_get(api->machine, "mem_size_mib")) +
-			json_integer_value(json_object_get(api->memory, "total_size_mib"))) *
-		       MiB;
+	/* Of a machine that was loaded they are what its snapshot said. */
+	t->ram_bytes = json_integer_value(json_object_get(api->machine, "mem_size_mib"));
+	t->ram_bytes += json_integer_value(json_object_get(api->memory, "total_size_mib"));
+	t->ram_bytes *= MiB;
 	t->state.fd = t->memory.fd = t->merge_fd = t->sections_fd = t->pages_fd = -1;
 	t->go[0] = t->go[1] = -1;
 	snprintf(t->id, sizeof(t->id), "api-%d-%u", getpid(), ++api->snapshots);

@@ -7,9 +7,11 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "helpers/api.h"
+#include "helpers/api_snapshot_file.h"
 
 struct talk {
 	struct api api;
@@ -313,6 +315,71 @@ static void device_that_cannot_be_limited_goes_again(void **state)
 	assert_null(json_object_get(t->api.nets, "n"));
 }
 
+/* Ask to load a snapshot's file with these resources, and no state. */
+static const char *load_resources(struct talk *t, const char *resources)
+{
+	struct api_snapshot_header h = { .magic = API_SNAPSHOT_MAGIC,
+					 .version = API_SNAPSHOT_VERSION,
+					 .resources = htole32(strlen(resources)) };
+	int fd = memfd_create("state", 0);
+	char body[200];
+	const char *said;
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, &h, sizeof(h)), sizeof(h));
+	assert_int_equal(write(fd, resources, strlen(resources)), strlen(resources));
+	snprintf(body, sizeof(body),
+		 "{\"snapshot_path\":\"/proc/self/fd/%d\",\"mem_file_path\":\"/dev/null\"}", fd);
+	said = send_it(t, "PUT", "/snapshot/load", body);
+	assert_int_equal(t->answer.status, 400);
+	close(fd);
+	return said;
+}
+
+/* An enemy may have written it. */
+static void snapshot_has_resources_that_a_request_could_have_made(void **state)
+{
+	static const char machine[] = "\"machine\":{\"vcpu_count\":1,\"mem_size_mib\":64}";
+	static const char *const bad[] = {
+		"{\"machine\":{},\"drives\":{},\"nets\":{}}",
+		"{%s,\"drives\":[],\"nets\":{}}",
+		"{%s,\"drives\":{\"d\":{\"drive_id\":\"d\",\"is_root_device\":true}},\"nets\":{}}",
+		"{%s,\"drives\":{},\"nets\":{\"n\":{}}}",
+		"{%s,\"drives\":{},\"nets\":{\"n\":{\"iface_id\":\"n\",\"host_dev_name\":7}}}",
+		"{%s,\"drives\":{},\"nets\":{},\"pmems\":{\"p\":7}}",
+		"{%s,\"drives\":{},\"nets\":{},\"vsock\":{\"guest_cid\":3}}",
+		"{%s,\"drives\":{},\"nets\":{},\"memory\":{\"total_size_mib\":\"many\"}}",
+		"{%s,\"drives\":{},\"nets\":{},\"mmds_config\":{\"version\":\"V2\","
+		"\"ipv4_address\":\"169.254.169.254\",\"network_interfaces\":[7]}}",
+		"{%s,\"drives\":{},\"nets\":{},\"mmds_config\":{\"version\":\"V2\","
+		"\"network_interfaces\":[]}}",
+	};
+	static const char good[] =
+		"{%s,\"drives\":{\"d\":{\"drive_id\":\"d\",\"is_root_device\":true,"
+		"\"path_on_host\":\"/dev/null\",\"rate_limiter\":null}},\"nets\":{\"n\":{"
+		"\"iface_id\":\"n\",\"host_dev_name\":\"tap0\",\"mtu\":null}},\"pmems\":{},"
+		"\"vsock\":null,\"mmds_config\":{\"version\":\"V2\",\"ipv4_address\":"
+		"\"169.254.169.254\",\"network_interfaces\":[\"n\"],\"imds_compat\":false}}";
+	struct talk *t = *state;
+	char text[600];
+	const char *said;
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+		snprintf(text, sizeof(text), bad[i], machine);
+		said = load_resources(t, text);
+		if (!strstr(said, "Invalid snapshot state"))
+			fail_msg("%s: %s", text, said);
+	}
+	snprintf(text, sizeof(text), good, machine);
+#pragma GCC diagnostic pop
+	/* There is no program to go on with. */
+	said = load_resources(t, text);
+	if (!strstr(said, "is not where its helper is"))
+		fail_msg("said: %s", said);
+}
+
 static void warning_is_not_why_a_start_failed(void **state)
 {
 	static const struct {
@@ -368,6 +435,8 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(device_that_cannot_be_limited_goes_again, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(
+			snapshot_has_resources_that_a_request_could_have_made, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
