@@ -263,7 +263,8 @@ $(BUILD)/fuzz/obj/helpers/user_net.o: FUZZ_CFLAGS += $(HELPER_CFLAGS_wisp-net)
 # So do those of helpers' other halves.
 $(BUILD)/fuzz/fuzz_mmds: $(addprefix $(BUILD)/fuzz/obj/helpers/,mmds_tcp.o mmds_answer.o)
 $(BUILD)/fuzz/fuzz_api: $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
-$(BUILD)/fuzz/fuzz_api: LDLIBS += $(HELPER_LIBS_wisp-api)
+$(BUILD)/fuzz/seeds_api: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
+$(BUILD)/fuzz/fuzz_api $(BUILD)/fuzz/seeds_api: LDLIBS += $(HELPER_LIBS_wisp-api)
 
 $(BUILD)/fuzz/seeds_%: $(BUILD)/tests/fuzz/seeds_%.o $(UNIT_LIB) $(BUILD)/libwisp.a
 	@mkdir -p $(@D)
