@@ -4,10 +4,13 @@
  * does a round and says its number. A round finds in pages=N (50) of memory what the one before
  * left there, writes them anew, and has random bytes come through a ring that is never reset; so
  * memory, processor and device have to be of one moment. ring=packed chooses the layout.
+ * It halts until a byte is there: whoever counts resets is not to share the host's processors with
+ * a guest that polls for them.
  */
 #include "virtio.h"
 
 #define COM1	  0x3f8
+#define VECTOR	  0x40
 #define MAX_PAGES 512
 
 static struct vdev devs[MAX_VDEVS];
@@ -29,10 +32,17 @@ static bool memory_keeps(u64 pages, u64 round)
 	return true;
 }
 
+static void expect_bytes(void)
+{
+	apic_init();
+	ioapic_route(acpi.isa_gsi[4], VECTOR, false, false);
+	outb(COM1 + 1, 1);
+}
+
 static void await_byte(void)
 {
 	while (!(inb(COM1 + 5) & 1))
-		pause();
+		sti_hlt_cli();
 	inb(COM1);
 }
 
@@ -43,6 +53,7 @@ void payload(void)
 	bool good = check(pages <= MAX_PAGES && rng && virtio_start(rng, &queue),
 			  "an entropy source is ready");
 
+	expect_bytes();
 	while (good) {
 		good = memory_keeps(pages, round);
 		if (!good)

@@ -3,12 +3,15 @@
 
 The guest (guests/bare/resets.c) does a round for each byte on its serial port, and says its number.
 It is taken back to the same moment after each, so it must say the same number for ever, write the
-same number of pages, and its monitor must have the same number of descriptors and mappings.
+same number of pages, and its monitor must have the same number of descriptors and mappings. Every
+hundredth time, and the last, all its memory and registers must be as they were the first time.
 Says what a reset costs. Ends with status 1 and the reason when any of that is not so.
 """
+import hashlib
 import json
 import os
 import select
+import signal
 import socket
 import statistics
 import subprocess
@@ -16,6 +19,8 @@ import sys
 import time
 
 LIMIT = float(os.environ.get("TEST_LIMIT", "150"))
+# What takes long is looked at so seldom.
+SELDOM = 100
 
 
 def fail(why):
@@ -25,6 +30,7 @@ def fail(why):
 
 class Guest:
     def __init__(self, wisp, run_dir, options):
+        self.wisp, self.run_dir = wisp, run_dir
         self.name = f"reset-many-{os.getpid()}"
         self.room = os.path.join(run_dir, self.name)
         self.text = b""
@@ -69,6 +75,24 @@ class Guest:
             fail(f"{request}: {reply['error']}")
         return reply
 
+    def do(self, verb, *options):
+        subprocess.run([self.wisp, verb, "--run-dir", self.run_dir, self.name, *options],
+                       check=True, timeout=LIMIT)
+
+    def whole(self):
+        """Memory and registers at the moment that it goes back to, in a few bytes."""
+        core = os.path.join(self.run_dir, f"{self.name}.core")
+        self.do("pause")
+        self.ask(do="reset", identical=True)
+        self.do("core", core)
+        self.do("resume")
+        digest = hashlib.blake2b(digest_size=16)
+        with open(core, "rb") as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+        os.unlink(core)
+        return digest.hexdigest()
+
     def end(self):
         self.process.terminate()
         try:
@@ -96,23 +120,25 @@ class Guest:
 
 
 def main():
+    # However it is ended, its guest is too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     wisp, run_dir, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
     guest = Guest(wisp, run_dir, sys.argv[sys.argv.index("--") + 1:])
     try:
-        check(guest, wisp, run_dir, count)
+        check(guest, count)
     finally:
         guest.end()
 
 
-def check(guest, wisp, run_dir, count):
+def check(guest, count):
     guest.line()
     for _ in range(3):
         guest.go()
-    subprocess.run([wisp, "reset", "--run-dir", run_dir, "--set", guest.name], check=True,
-                   timeout=LIMIT)
+    guest.do("reset", "--set")
     guest.connect()
     guest.pid = guest.ask(do="info")["pid"]
     pages, micros, spent, first, early = [], [], [], None, None
+    whole, wholes = guest.whole(), 0
     for i in range(count):
         said = guest.go()
         first = first or said
@@ -123,6 +149,10 @@ def check(guest, wisp, run_dir, count):
         spent.append((guest.spent() - before) / 1000)
         pages.append(reply["pages"])
         micros.append(reply["us"])
+        if i % SELDOM == SELDOM - 1 or i == count - 1:
+            if guest.whole() != whole:
+                fail(f"reset {i}: its memory or registers are not what they were")
+            wholes += 1
         if i % 1000 == 999:
             print(f"{i + 1} resets, the last one {micros[-1]} us", flush=True)
         # From the first few on nothing is to grow.
@@ -132,6 +162,7 @@ def check(guest, wisp, run_dir, count):
     print(f"each time: {first[2:]}; {count} resets of {min(pages)} to {max(pages)} pages, median "
           f"{statistics.median(micros):.0f} us, fastest {min(micros)} us; "
           f"of a processor {statistics.median(spent):.0f} us, fastest {min(spent):.0f} us")
+    print(f"memory and registers, byte by byte: {wholes} times what they were at first")
     if early:
         print(f"descriptors, mappings, KiB of its own: {early}, then {late}")
     else:
