@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "vmm/core/state.h"
+#include "vmm/hypervisor/x86_msr_set.h"
 #include "vmm/hypervisor/x86_state.h"
 
 static struct x86_saved_vcpu *some_vcpu(void)
@@ -111,6 +112,48 @@ static void vcpu_that_no_processor_can_be_is_refused(void **unused)
 	REFUSES(xsave[520], 1, "XSAVE");
 	REFUSES(xsave_bytes, 100, "XSAVE");
 	REFUSES(msr[1].index, 0x277, "MSR 0x277 is there twice");
+	REFUSES(msr[0].index, 0x6e0, "MSR 0x6e0 is there twice");
+}
+
+static void register_0_may_not_be_there_twice_either(void **unused)
+{
+	struct x86_saved_vcpu *v = some_vcpu(), *back = calloc(1, sizeof(*back));
+	struct error err = { 0 };
+
+	assert_non_null(back);
+	v->msr[0].index = 0;
+	assert_int_equal(pass_through(v, back, &err), 0);
+	v->msr[1].index = 0;
+	assert_int_equal(pass_through(v, back, &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, "MSR 0 is there twice"));
+	free(v);
+	free(back);
+}
+
+/* As many as can be, all of which want one place, and the last ones that there are. */
+static void set_of_registers_holds_whatever_was_added(void **unused)
+{
+	struct x86_msr_set set = { 0 };
+	uint32_t index[X86_MAX_SAVED_MSRS];
+	unsigned num = 0;
+
+	for (uint32_t i = 1; num < X86_MAX_SAVED_MSRS - 3; i++)
+		if (i * 0x9e3779b1u >> 22 == X86_MSR_SET_SLOTS - 1)
+			index[num++] = i;
+	index[num++] = 0;
+	index[num++] = UINT32_MAX;
+	index[num++] = UINT32_MAX - 1;
+	for (unsigned i = 0; i < num; i++) {
+		assert_false(x86_msr_set_has(&set, index[i]));
+		assert_true(x86_msr_set_add(&set, index[i]));
+		assert_false(x86_msr_set_add(&set, index[i]));
+	}
+	for (unsigned i = 0; i < num; i++) {
+		assert_true(x86_msr_set_has(&set, index[i]));
+		/* Those between were not added. */
+		if (i && i < num - 3)
+			assert_false(x86_msr_set_has(&set, index[i] + 1));
+	}
 }
 
 static void guest_goes_only_where_its_features_are(void **unused)
@@ -139,6 +182,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(vcpu_comes_back_as_it_was),
 		cmocka_unit_test(vcpu_that_no_processor_can_be_is_refused),
+		cmocka_unit_test(register_0_may_not_be_there_twice_either),
+		cmocka_unit_test(set_of_registers_holds_whatever_was_added),
 		cmocka_unit_test(guest_goes_only_where_its_features_are),
 	};
 

@@ -11,6 +11,7 @@
 
 #include "vmm/core/clock.h"
 #include "vmm/hypervisor/kvm_internal.h"
+#include "vmm/hypervisor/x86_msr_set.h"
 #include "vmm/hypervisor/x86_state.h"
 
 #ifndef KVM_CAP_XSAVE2
@@ -35,6 +36,7 @@
 struct msr_list {
 	struct kvm_msrs head;
 	struct kvm_msr_entry entry[X86_MAX_SAVED_MSRS];
+	struct x86_msr_set wanted; /* who is in it, as make_list() made it */
 };
 
 static int cannot(struct hv_vcpu *v, const char *what, int r, struct error *err)
@@ -63,10 +65,7 @@ static void want(struct msr_list *list, uint32_t index)
 	/* Hyper-V's are never offered; to ask for one makes KVM allocate for all of them. */
 	if (index == MSR_TSC || (index >= MSR_HYPERV_FIRST && index <= MSR_HYPERV_LAST))
 		return;
-	for (unsigned i = 0; i < list->head.nmsrs; i++)
-		if (list->entry[i].index == index)
-			return;
-	if (list->head.nmsrs < X86_MAX_SAVED_MSRS)
+	if (list->head.nmsrs < X86_MAX_SAVED_MSRS && x86_msr_set_add(&list->wanted, index))
 		list->entry[list->head.nmsrs++].index = index;
 }
 
@@ -170,14 +169,6 @@ int kvm_vcpu_change_msr(struct hv_vcpu *v, uint32_t index, uint64_t filter, uint
 	return r ? r : set_msr(v, index, (now & ~filter) | (value & filter));
 }
 
-static bool in_list(const struct msr_list *list, uint32_t index)
-{
-	for (unsigned i = 0; i < list->head.nmsrs; i++)
-		if (list->entry[i].index == index)
-			return true;
-	return false;
-}
-
 /* Set all of @list, in order. One that KVM will not set is fine when it has that value anyway. */
 static int set_msrs(struct hv_vcpu *v, struct msr_list *list, struct error *err)
 {
@@ -217,7 +208,7 @@ static int load_msrs(struct hv_vcpu *v, const struct x86_saved_vcpu *s, struct e
 	}
 	for (unsigned i = 0; i < s->num_msrs; i++) {
 		/* Only what KVM saves: the file does not get to write others. */
-		if (!in_list(known, s->msr[i].index)) {
+		if (!x86_msr_set_has(&known->wanted, s->msr[i].index)) {
 			r = error_kind_set(err, ERROR_REFUSED, -ENOTSUP,
 					   "vCPU %u: this host's KVM has no MSR %#x", v->index,
 					   s->msr[i].index);

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 
+#include "vmm/hypervisor/x86_msr_set.h"
+
 #define MAX_SEGMENT_TYPE 15
 #define RFLAGS_DEFINED	 0x3f7fd7ull
 #define HIGH_HALF	 0xffffffff00000000ull
@@ -272,6 +274,8 @@ static void read_xsave(struct x86_saved_vcpu *v, struct state_reader *r)
 
 static void read_msrs(struct x86_saved_vcpu *v, struct state_reader *r)
 {
+	struct x86_msr_set seen = { 0 };
+
 	v->num_msrs = state_get_u32(r);
 	if (v->num_msrs > X86_MAX_SAVED_MSRS) {
 		state_reader_fail(r, "%u model-specific registers", v->num_msrs);
@@ -282,9 +286,8 @@ static void read_msrs(struct x86_saved_vcpu *v, struct state_reader *r)
 
 		*m = (struct kvm_msr_entry){ .index = state_get_u32(r) };
 		m->data = state_get_u64(r);
-		for (unsigned k = 0; k < i; k++)
-			if (v->msr[k].index == m->index)
-				state_reader_fail(r, "MSR %#x is there twice", m->index);
+		if (!x86_msr_set_add(&seen, m->index))
+			state_reader_fail(r, "MSR %#x is there twice", m->index);
 	}
 }
 
