@@ -262,18 +262,20 @@ uint64_t block_hole(struct block *b, uint64_t pos)
 	return b->ops->hole && !b->overlay && pos < block_size(b) ? b->ops->hole(b, pos) : 0;
 }
 
-void block_close(struct block *b)
+int block_close(struct block *b)
 {
 	struct block_watch *watch;
+	int r;
 
 	if (!b)
-		return;
+		return 0;
 	watch = b->origin ? NULL : b->watch;
 	block_close(b->overlay_file);
 	if (!b->origin)
 		block_overlay_free(b->overlay);
-	b->ops->free(b);
+	r = b->ops->free(b);
 	block_watch_free(watch);
+	return r;
 }
 
 void block_finish(struct block_req *req, int res)

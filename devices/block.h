@@ -57,7 +57,8 @@ struct block_ops {
 	int (*resize)(struct block *b, uint64_t bytes);
 	/* See block_hurry(). May be NULL: no request waits for what may never come. */
 	void (*hurry)(struct block *b);
-	void (*free)(struct block *b);
+	/* See block_close(). */
+	int (*free)(struct block *b);
 };
 
 struct block {
@@ -196,8 +197,12 @@ bool block_chain_is_qcow2(const struct block_chain_file *f);
 const struct block_config *block_chain_take(struct block_chain *c, struct block_config *configs,
 					    const struct block_config *top);
 
-/* Nothing may be in flight. Durable before it returns unless cache=unsafe. Accepts NULL. */
-void block_close(struct block *b);
+/*
+ * Nothing may be in flight. Durable before it returns unless cache=unsafe. -errno when what an image
+ * writes last, its tables, could not be written: it is as after a crash then. It is closed in any
+ * case. Accepts NULL.
+ */
+int block_close(struct block *b);
 
 /* Queue @req; done() comes later, never from within. */
 void block_submit(struct block *b, struct block_req *req);

@@ -414,7 +414,7 @@ static void hurry(struct block *b)
 	nbd_hurry(nbd_of(b));
 }
 
-static void nbd_free(struct block *b)
+static int nbd_free(struct block *b)
 {
 	struct block_nbd *n = nbd_of(b);
 
@@ -425,6 +425,7 @@ static void nbd_free(struct block *b)
 		close(n->fd);
 	free(b->path);
 	free(n);
+	return 0;
 }
 
 static const struct block_ops nbd_ops = {

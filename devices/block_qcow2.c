@@ -379,7 +379,7 @@ static void closing_begin(struct loop_task *task)
 	closing_step(c);
 }
 
-static void settle(struct qcow2 *q)
+static int settle(struct qcow2 *q)
 {
 	struct q2_closing c = { .q = q, .wait.go = closing_go, .begin.run = closing_begin };
 
@@ -396,15 +396,17 @@ static void settle(struct qcow2 *q)
 	sem_destroy(&c.told);
 	if (c.res < 0)
 		log_error("disk '%s': cannot write its metadata: %s", q->b.path, strerror(-c.res));
+	return c.res;
 }
 
-static void q2_free(struct block *b)
+static int q2_free(struct block *b)
 {
 	struct qcow2 *q = q2_of(b);
+	int r = 0, file;
 
 	/* The loop may be another thread's. */
 	if (b->loop && !b->read_only)
-		settle(q);
+		r = settle(q);
 	q2_free_done(q);
 	q2_cache_done(q);
 	q2_table_done(&q->l1);
@@ -413,9 +415,10 @@ static void q2_free(struct block *b)
 	free(q->inflated);
 	free(q->zeroes);
 	block_close(q->backing);
-	block_close(q->file);
+	file = block_close(q->file);
 	free(b->path);
 	free(q);
+	return r ? r : file;
 }
 
 /* Where there is no L2 table there is nothing. */

@@ -276,16 +276,18 @@ static void raw_submit(struct block *b, struct block_req *req)
 
 /* ---- life ---- */
 
-static void raw_free(struct block *b)
+static int raw_free(struct block *b)
 {
 	struct block_raw *raw = container_of(b, struct block_raw, b);
 
-	if (raw->unsynced && !b->no_flush)
-		fdatasync(raw->fd);
+	int r = 0;
+
+	if (raw->unsynced && !b->no_flush && fdatasync(raw->fd) < 0)
+		r = -errno;
 	if (b->origin) {
 		/* The descriptors and the name are the origin's. */
 		free(raw);
-		return;
+		return r;
 	}
 	if (raw->buffered_fd >= 0)
 		close(raw->buffered_fd);
@@ -295,6 +297,7 @@ static void raw_free(struct block *b)
 	}
 	free(b->path);
 	free(raw);
+	return r;
 }
 
 /* All state of a raw image is the kernel's: any number of loops may use its descriptors. */

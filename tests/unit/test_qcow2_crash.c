@@ -252,6 +252,7 @@ struct recorder {
 		uint8_t *data;
 	} log[MAX_LOG];
 	unsigned num;
+	int failure; /* of all that would change it, from now on */
 };
 
 struct recorded {
@@ -277,9 +278,14 @@ static void recorded_done(struct block_req *req, int res)
 static void recorder_submit(struct block *b, struct block_req *req)
 {
 	struct recorder *r = container_of(b, struct recorder, b);
-	struct recorded *d = calloc(1, sizeof(*d));
+	struct recorded *d;
 	uint8_t *to;
 
+	if (r->failure && req->op != BLOCK_READ) {
+		block_finish_later(req, r->failure);
+		return;
+	}
+	d = calloc(1, sizeof(*d));
 	d->inner = *req;
 	d->inner.done = recorded_done;
 	d->outer = req;
@@ -300,12 +306,13 @@ static void recorder_attach(struct block *b)
 	block_attach(container_of(b, struct recorder, b)->file, b->loop);
 }
 
-static void recorder_free(struct block *b)
+static int recorder_free(struct block *b)
 {
 	struct recorder *r = container_of(b, struct recorder, b);
+	int res = block_close(r->file);
 
-	block_close(r->file);
 	r->file = NULL;
+	return res;
 }
 
 static const struct block_ops recorder_ops = {
@@ -410,6 +417,24 @@ static void cut_kind(struct images *im, const char *options, const char *before)
 	free(r);
 }
 
+static void who_closes_learns_what_could_not_be_written(void **state)
+{
+	struct recorder *r = calloc(1, sizeof(*r));
+	struct images *im = *state;
+	uint8_t buf[4 * KiB] = { 1 };
+	struct block *b;
+
+	must(im, "rm -f x; qemu-img create -q -f qcow2 x 64M");
+	b = open_recorded(im, r);
+	assert_int_equal(image_io(im, b, BLOCK_WRITE, buf, 0, sizeof(buf)), 0);
+	r->failure = -ENOSPC;
+	assert_int_equal(block_close(b), -ENOSPC);
+	check_image(im, "x", true);
+	for (unsigned i = 0; i < r->num; i++)
+		free(r->log[i].data);
+	free(r);
+}
+
 static void the_file_is_sound_after_every_write(void **state)
 {
 	cut_kind(*state, "", "true");
@@ -431,6 +456,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			a_killed_writer_leaves_a_sound_image_with_what_was_flushed, setup,
 			images_teardown),
+		cmocka_unit_test_setup_teardown(who_closes_learns_what_could_not_be_written, setup,
+						images_teardown),
 		cmocka_unit_test_setup_teardown(the_file_is_sound_after_every_write, setup,
 						images_teardown),
 	};

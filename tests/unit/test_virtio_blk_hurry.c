@@ -45,8 +45,9 @@ static void hurry(struct block *b)
 	}
 }
 
-static void nothing_to_free(struct block *b)
+static int nothing_to_free(struct block *b)
 {
+	return 0;
 }
 
 static const struct block_ops keeper_ops = {

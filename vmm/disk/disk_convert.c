@@ -235,7 +235,7 @@ int disk_convert(const struct disk_options *o, const char *from, const char *to,
 {
 	struct copy *copy = calloc(1, sizeof(*copy));
 	struct disk_new n = { .fd = -1 };
-	int r;
+	int r, closed;
 
 	if (!copy)
 		return error_set(err, -ENOMEM, "'%s': %m", to);
@@ -258,7 +258,9 @@ int disk_convert(const struct disk_options *o, const char *from, const char *to,
 				    copy->reading_failed ? "read" : "write");
 	}
 	/* Its tables are written when it is closed. */
-	block_close(copy->to);
+	closed = block_close(copy->to);
+	if (!r && closed < 0)
+		r = error_usage(err, closed, "'%s': cannot write: %m", to);
 	block_close(copy->from);
 	loop_free(copy->loop);
 	for (unsigned i = 0; i < DEPTH; i++)

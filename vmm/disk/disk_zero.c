@@ -100,7 +100,7 @@ static int zero_end(int fd, const char *path, const struct disk_options *o, uint
 	struct loop *loop = NULL;
 	struct block *b = NULL;
 	uint64_t shown = 0, to;
-	int r = open_chain(&chain, fd, path, o, err);
+	int closed, r = open_chain(&chain, fd, path, o, err);
 
 	if (!r)
 		r = beneath_bytes(&chain, &shown, err);
@@ -118,9 +118,10 @@ static int zero_end(int fd, const char *path, const struct disk_options *o, uint
 	to = hide ? MIN(shown, block_size(b)) : block_size(b);
 	/* To unmap would be to show what is beneath, where an image cannot say otherwise. */
 	r = zero(loop, b, from, to, !hide);
+	closed = block_close(b);
+	r = r ? r : closed;
 	if (r < 0)
 		error_usage(err, r, "'%s': its end cannot be zeroed: %m", path);
-	block_close(b);
 out:
 	if (loop)
 		loop_free(loop);
