@@ -1,6 +1,6 @@
 /*
- * A qcow2 image in use, as its parts share it: block_qcow2.c (life, requests,
- * reading), _write.c, _zero.c, _table.c (mapping), _refs.c (allocation),
+ * A qcow2 image in use, as its parts share it: block_qcow2.c (life,
+ * requests), _read.c, _write.c, _zero.c, _table.c (mapping), _refs.c (allocation),
  * _free.c, _cache.c and _commit.c. Nobody else includes it. All of it belongs
  * to the block's loop and nothing waits: whatever is not in memory is asked
  * for, and the asking function returns -EAGAIN. Its struct q2_wait is called

@@ -1,5 +1,5 @@
 /*
- * A directory of the host, served as a FUSE file system (Linux's protocol 7.31
+ * A directory of the host, served as a FUSE file system (Linux's protocol 7.28
  * and later, as virtio-fs carries it).
  *
  * The server is the half that knows paths. It lives in a process of its own,

@@ -81,6 +81,7 @@ struct fs_server {
 	uint8_t *buffer; /* of one directory read */
 	uint32_t minor;	 /* of the protocol; 0: not initialised */
 	uint64_t features;
+	bool writeback; /* this driver gathers writes; @config's is whether one may */
 };
 
 /* ---- a request (fs_server.c) ---- */
@@ -107,7 +108,6 @@ void *fs_put(struct fs_call *c, size_t len);
 
 /*
  * Whoever makes a file in the guest is to own it, where we may give files away.
- * Also applies the caller's umask where the guest left that to us.
  */
 void fs_become_caller(const struct fs_call *c);
 void fs_become_server(const struct fs_call *c);

@@ -360,7 +360,9 @@ static int find_dev(struct fs_server *s, int dir_fd, const char *name, const str
 
 	for (i = 0; i < s->num_devs; i++)
 		if (s->dev[i].dev == dev)
-			return i;
+			break;
+	if (i < s->num_devs && s->dev[i].checked)
+		return i;
 	if (i == FS_MAX_DEVS)
 		return -EXDEV;
 	fd = fs_open_beneath(dir_fd, name, O_PATH, 0);
@@ -372,7 +374,8 @@ static int find_dev(struct fs_server *s, int dir_fd, const char *name, const str
 		.checked = true,
 	};
 	close(fd);
-	s->num_devs++;
+	if (i == s->num_devs)
+		s->num_devs++;
 	return i;
 }
 

@@ -15,7 +15,7 @@ static int host_flags(const struct fs_server *s, uint32_t flags)
 {
 	int f = (int)(flags & OPEN_FLAGS);
 
-	if (s->config.writeback) {
+	if (s->writeback) {
 		/* The guest fills pages up by reading, and knows where the end is. */
 		if ((f & O_ACCMODE) == O_WRONLY)
 			f = (f & ~O_ACCMODE) | O_RDWR;
@@ -54,6 +54,9 @@ int fs_open_node(struct fs_server *s, struct fs_node *n, uint32_t flags)
 	/* Devices, pipes and sockets are the guest's own; on the host nobody touches them. */
 	if (!S_ISREG(n->is.type))
 		return S_ISDIR(n->is.type) ? -EISDIR : -ENXIO;
+	/* Only a saved state knows of files there; to open some is an event as well. */
+	if (fs_node_hollow(s, n))
+		return -ENXIO;
 	/*
 	 * Never by its name: what the host has put there meanwhile may be a pipe or a device, for
 	 * which being opened is an event. What is reached without opening it is compared first.

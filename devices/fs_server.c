@@ -122,7 +122,7 @@ static int op_init(struct fs_call *c)
 	fs_nodes_clear(s);
 	s->minor = in->minor;
 	s->features = in->flags & wanted;
-	s->config.writeback = s->features & FUSE_WRITEBACK_CACHE;
+	s->writeback = s->features & FUSE_WRITEBACK_CACHE;
 	out->max_readahead = in->max_readahead;
 	out->flags = (uint32_t)s->features;
 	out->max_background = UINT16_MAX;
@@ -274,7 +274,7 @@ size_t fs_server_handle(struct fs_server *s, const void *in, size_t len, void *o
 
 /* ---- life ---- */
 
-/* Half of what we may have open for nodes, the other for handles. */
+/* A third of what we may have open for nodes, as much for handles, the rest for all else. */
 static unsigned share_of_fds(void)
 {
 	struct rlimit limit;

@@ -187,7 +187,7 @@ static int load_all(struct fs_server *s, struct state_reader *r, struct error *e
 
 	s->minor = state_get_u32(r);
 	s->features = state_get_u64(r);
-	s->config.writeback = s->features & FUSE_WRITEBACK_CACHE;
+	s->writeback = s->features & FUSE_WRITEBACK_CACHE;
 	count = state_get_u16(r);
 	if (!count || count > FS_MAX_DEVS)
 		return error_set(err, -EBADMSG, "%u file systems", count);

@@ -90,12 +90,61 @@ static void saved_state_opens_nothing_for_writing_where_nobody_may(void **state)
 	fake_fuse_done(&f);
 }
 
+/* A server of all there is. */
+static struct fs_server *serve_everything(void)
+{
+	struct fs_server_config config = { .root_fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC) };
+	struct fs_server *s;
+
+	assert_int_equal(fs_server_create(&s, &config, NULL), 0);
+	return s;
+}
+
+/* Its writer says that /proc is like any other file system. */
+static void saved_state_opens_nothing_of_the_kernels(void **state)
+{
+	struct state_writer w, open;
+	struct error err = { 0 };
+	struct fake_fuse f = { .s = serve_everything() };
+	uint64_t proc, node, fh;
+
+	assert_int_equal(fake_say_init(&f), 0);
+	if (fake_lookup(&f, ROOT, "proc", &proc) < 0 || access("/proc/version", F_OK) < 0) {
+		fs_server_free(f.s);
+		skip();
+	}
+	for (unsigned i = 0; i < f.s->num_devs; i++)
+		f.s->dev[i].hollow = false;
+	assert_int_equal(fake_lookup(&f, proc, "version", &node), 0);
+	assert_int_equal(fake_open(&f, node, O_RDONLY, &fh), 0);
+	state_writer_init(&open);
+	fs_server_save(f.s, &open);
+	assert_int_equal(fake_release(&f, node, fh), 0);
+	state_writer_init(&w);
+	fs_server_save(f.s, &w);
+	fs_server_free(f.s);
+
+	f.s = serve_everything();
+	assert_int_equal(fs_server_load(f.s, open.buf, open.len, &err), -ENXIO);
+	assert_non_null(strstr(err.msg, "proc/version"));
+	fs_server_free(f.s);
+
+	f.s = serve_everything();
+	assert_int_equal(fs_server_load(f.s, w.buf, w.len, &err), 0);
+	assert_int_equal(fake_open(&f, node, O_RDONLY, NULL), -ENXIO);
+	assert_int_equal(fake_lookup(&f, proc, "uptime", NULL), -ENOENT);
+	fs_server_free(f.s);
+	state_writer_done(&open);
+	state_writer_done(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(saved_state_is_found_again),
 		cmocka_unit_test(open_file_that_is_gone_fails_the_load),
 		cmocka_unit_test(saved_state_opens_nothing_for_writing_where_nobody_may),
+		cmocka_unit_test(saved_state_opens_nothing_of_the_kernels),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
