@@ -208,7 +208,7 @@ struct virtio_params {
 	const uint16_t *queue_sizes; /* maximum of each, power of two */
 	struct loop *const *queue_loops; /* one for each queue; NULL: all on @loop. The device
 					  * has stop_queue then */
-	bool no_packed;		     /* do not offer the packed ring (tests, old snapshots) */
+	bool no_packed;		     /* do not offer the packed ring */
 };
 
 int virtio_init(struct virtio_device *dev, const struct virtio_ops *ops,

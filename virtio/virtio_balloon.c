@@ -3,7 +3,7 @@
  * the host, by inflating on request, by free page reporting on its own, and by
  * hints when it is asked for them (virtio_balloon_hint.c).
  *
- * Both end in guest_mem_discard(): afterwards the page reads as zero. Nothing
+ * All end in guest_mem_discard(): afterwards the page reads as zero. Nothing
  * is done at deflation: the host gives the page back when it is touched.
  */
 #include "virtio/virtio_balloon.h"
@@ -36,6 +36,17 @@ int balloon_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *c
 	return r;
 }
 
+int balloon_dropped(struct virtio_balloon *b, int r, uint64_t pages, uint64_t *counter)
+{
+	if (r == -EFAULT)
+		return r;
+	if (r < 0)
+		log_limited(&b->dev.limit, LOG_WARN, "%s '%s': the host keeps %llu pages: %s",
+			    b->dev.ops->name, b->dev.id, (unsigned long long)pages, strerror(-r));
+	*(r < 0 ? &b->counters.refused : counter) += pages;
+	return 0;
+}
+
 /* ---- pages by number ---- */
 
 /* A run of pages that follow each other, to be dropped in one go. */
@@ -50,9 +61,7 @@ static int drop_run(struct virtio_balloon *b, const struct run *run)
 	if (!run->num)
 		return 0;
 	r = guest_mem_discard(b->dev.mem, run->first << PAGE_SHIFT, run->num << PAGE_SHIFT);
-	if (!r)
-		b->counters.inflated += run->num;
-	return r;
+	return balloon_dropped(b, r, run->num, &b->counters.inflated);
 }
 
 /* Linux hands them out downwards as often as upwards. */
@@ -144,11 +153,11 @@ static void take_reports(struct virtio_balloon *b, unsigned queue)
 		for (unsigned i = 0; i < chain.num_in && balloon_may_drop(b); i++) {
 			int r = guest_mem_discard_host(b->dev.mem, in[i].iov_base, in[i].iov_len);
 
-			if (r < 0) {
+			if (balloon_dropped(b, r, in[i].iov_len >> PAGE_SHIFT,
+					    &b->counters.reported) < 0) {
 				virtio_fail(&b->dev, "free pages: %s", strerror(-r));
 				break;
 			}
-			b->counters.reported += in[i].iov_len >> PAGE_SHIFT;
 		}
 		virtq_push(&b->dev.queue[queue], &chain, 0);
 		left--;
@@ -319,6 +328,7 @@ static void balloon_counters(const struct virtio_device *dev,
 	show(arg, "reported_pages", info.counters.reported);
 	show(arg, "hints", info.counters.hints);
 	show(arg, "hinted_pages", info.counters.hinted);
+	show(arg, "refused_pages", info.counters.refused);
 }
 
 static void balloon_free(struct virtio_device *dev)

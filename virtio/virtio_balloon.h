@@ -23,6 +23,7 @@ int virtio_balloon_create(struct virtio_device **ret_dev, const struct virtio_pa
 struct virtio_balloon_counters {
 	uint64_t inflated, deflated, reported, hinted; /* pages, since the device was made */
 	uint64_t hints; /* in how many pieces those came */
+	uint64_t refused; /* that the host did not take, and the guest has still */
 };
 
 struct virtio_balloon_info {

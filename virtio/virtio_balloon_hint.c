@@ -43,10 +43,8 @@ static int drop(struct virtio_balloon *b, const struct virtq_chain *chain)
 
 	for (unsigned i = 0; i < chain->num_in && !r; i++) {
 		r = guest_mem_discard_host(b->dev.mem, in[i].iov_base, in[i].iov_len);
-		if (r < 0)
-			break;
-		b->counters.hints++;
-		b->counters.hinted += in[i].iov_len >> PAGE_SHIFT;
+		r = balloon_dropped(b, r, in[i].iov_len >> PAGE_SHIFT, &b->counters.hinted);
+		b->counters.hints += !r;
 	}
 	return r;
 }

@@ -144,6 +144,27 @@ static void page_that_is_no_ram_fails_the_device(void **state)
 	}
 }
 
+/* Locked in memory: the kernel refuses, and the guest does as if it had not asked. */
+static void pages_that_the_host_keeps_are_no_fault_of_the_guests(void **state)
+{
+	uint32_t pages[2] = { FREE_GPA >> PAGE_SHIFT, (FREE_GPA >> PAGE_SHIFT) + 1 };
+	struct fake_used used;
+	struct fixture f;
+
+	begin(&f, 0);
+	touch(&f, FREE_GPA, 2 * PAGE_SIZE);
+	if (mlock(fake_ptr(&f.vm, FREE_GPA, PAGE_SIZE), PAGE_SIZE) < 0) {
+		end(&f);
+		skip();
+	}
+	give(&f, INFLATE, pages, 2);
+	assert_true(fake_wait_used(&f.d, INFLATE, &used));
+	assert_false(needs_reset(&f));
+	assert_int_equal(info(&f).counters.refused, 2);
+	assert_int_equal(info(&f).counters.inflated, 0);
+	end(&f);
+}
+
 static void more_pages_than_anyone_sends_fail_the_device(void **state)
 {
 	struct fixture f;
@@ -503,6 +524,7 @@ int main(void)
 		cmocka_unit_test(inflated_pages_leave_the_host_and_read_as_zero),
 		cmocka_unit_test(pages_beside_those_given_are_untouched),
 		cmocka_unit_test(page_that_is_no_ram_fails_the_device),
+		cmocka_unit_test(pages_that_the_host_keeps_are_no_fault_of_the_guests),
 		cmocka_unit_test(more_pages_than_anyone_sends_fail_the_device),
 		cmocka_unit_test(target_is_shown_and_announced),
 		cmocka_unit_test(driver_writes_what_is_its_own),
