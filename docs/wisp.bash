@@ -829,6 +829,12 @@ _wisp()
 		-*) _wisp_words "--man --bash --help" ;;
 		*) _wisp_words "$verbs" ;;
 		esac ;;
+	version)
+		case $prev in
+		esac
+		case $cur in
+		-*) _wisp_words "--json --help" ;;
+		esac ;;
 	esac
 }
 

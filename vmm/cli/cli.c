@@ -153,7 +153,10 @@ int cli_help(int argc, char **argv)
 	if (!strcmp(word, "help") || !strcmp(word, "--help") || !strcmp(word, "-h"))
 		return help(argc ? argc - 1 : 0, argv + 1);
 	if (!strcmp(word, "version") || !strcmp(word, "--version")) {
-		printf("wisp " WISP_VERSION "\n");
+		if (argc > 1 && !strcmp(argv[1], "--json"))
+			printf("{\"version\":\"" WISP_VERSION "\"}\n");
+		else
+			printf("wisp " WISP_VERSION "\n");
 		return fflush(stdout) ? 1 : 0;
 	}
 	return cli_find_verb(word) ? help(1, argv) : unknown("verb", word);

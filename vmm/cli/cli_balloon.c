@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "vmm/cli/cli.h"
+#include "vmm/cli/cli_control.h"
 #include "vmm/control/control_client.h"
 
 #define MEMBER(m) offsetof(struct balloon_options, m)
@@ -100,9 +101,7 @@ int balloon_main(int argc, char **argv)
 		close(sock);
 	}
 	if (r >= 0 && o.json) {
-		json_object_del(reply, "ok");
-		json_dumpf(reply, stdout, JSON_COMPACT);
-		putchar('\n');
+		control_print_json(json_incref(reply), args[0]);
 	} else if (r >= 0) {
 		print_reply(reply);
 	} else {

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "vmm/cli/cli_control.h"
 #include "vmm/cli/cli_fork.h"
 #include "vmm/cli/cli_snapshot.h"
 #include "vmm/control/control_client.h"
@@ -33,16 +34,15 @@ const struct config_item clone_options[] = {
 	{ 0 },
 };
 
-static void print(const struct clone_options *o, json_t *names, json_t *reply)
+static void print(const struct clone_options *o, const char *id, json_t *names,
+		  json_t *reply)
 {
 	json_t *name;
 	size_t i;
 
 	if (o->json) {
-		json_object_del(reply, "ok");
 		json_object_set(reply, "ids", names);
-		json_dumpf(reply, stdout, 0);
-		printf("\n");
+		control_print_json(json_incref(reply), id);
 		return;
 	}
 	json_array_foreach(names, i, name) {
@@ -68,7 +68,7 @@ static int clone_all(struct cli_fork *c, const struct clone_options *o, const ch
 		if (!r)
 			json_array_append_new(names, json_string(name));
 	}
-	print(o, names, reply);
+	print(o, id, names, reply);
 	json_decref(names);
 	return r;
 }

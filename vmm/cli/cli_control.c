@@ -61,10 +61,16 @@ static int fail(const struct error *err)
 	return error_status(err);
 }
 
-static void print_object(json_t *o)
+void control_print_json(json_t *o, const char *id)
 {
-	json_dumpf(o, stdout, JSON_COMPACT);
+	json_t *all = id ? json_pack("{s:s}", "id", id) : json_object();
+
+	json_object_del(o, "ok");
+	json_object_update_missing(all, o);
+	json_dumpf(all, stdout, JSON_COMPACT);
 	putchar('\n');
+	fflush(stdout);
+	json_decref(all);
 	json_decref(o);
 }
 
@@ -178,7 +184,7 @@ static void print_stopped(const struct control_options *o, const char *id, const
 	bool forced = end && !strcmp(end, "signal");
 
 	if (o->json)
-		print_object(json_pack("{s:s, s:s*, s:b}", "id", id, "end", end, "forced", forced));
+		control_print_json(json_pack("{s:s*, s:b}", "end", end, "forced", forced), id);
 	else if (forced)
 		fprintf(stderr, "wisp: stop: '%s' did not power off within %u s: it was ended\n",
 			id, o->timeout_seconds);

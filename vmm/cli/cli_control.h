@@ -28,6 +28,12 @@ struct control_options {
 
 void control_options_done(struct control_options *o);
 
+/*
+ * What a verb says with --json: one object on one line of stdout. @o, which goes here, without the
+ * "ok" of a reply, behind the "id" of the microVM it is about; NULL: about none, or @o has it.
+ */
+void control_print_json(json_t *o, const char *id);
+
 /* Parse the arguments of @verb, which takes one microVM, and connect to it. A socket, or -errno. */
 int control_open(const char *verb, const struct config_item *options, struct control_options *o,
 		 int argc, char *const *argv, const char **ret_id, struct error *err);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "vmm/cli/cli.h"
+#include "vmm/cli/cli_control.h"
 #include "vmm/cli/cli_guest.h"
 #include "vmm/control/control_client.h"
 
@@ -72,12 +73,10 @@ static int await(int sock, unsigned seconds, json_t **reply, struct error *err)
 	return r;
 }
 
-static void print_reply(json_t *reply, bool json)
+static void print_reply(json_t *reply, const char *id, bool json)
 {
 	if (json) {
-		json_object_del(reply, "ok");
-		json_dumpf(reply, stdout, JSON_COMPACT);
-		putchar('\n');
+		control_print_json(json_incref(reply), id);
 		return;
 	}
 	printf("%-10s %lld MiB, in blocks of %lld MiB\n", "at most",
@@ -109,7 +108,7 @@ int memory_main(int argc, char **argv)
 	if (r >= 0 && o.wait_seconds)
 		r = await(sock, o.wait_seconds, &reply, &err);
 	if (r >= 0)
-		print_reply(reply, o.json);
+		print_reply(reply, args[0], o.json);
 	else
 		error_print(&err);
 	if (sock >= 0)

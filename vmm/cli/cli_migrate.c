@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/cli/cli_control.h"
 #include "vmm/cli/cli_disks.h"
 #include "vmm/control/control_client.h"
 #include "vmm/core/clock.h"
@@ -159,8 +160,7 @@ static void report(const struct migrate_options *o, const char *id, const char *
 		fprintf(stderr, "wisp: no post-copy, memory was sent before the guest ran there: "
 				"%s\n", refused);
 	if (o->json) {
-		json_object_del(reply, "ok");
-		print_json(reply);
+		control_print_json(json_incref(reply), id);
 		return;
 	}
 	printf("'%s' runs at %s: %.1f MiB sent in %.2f s (pages %.1f MiB%s, ", id, dest,

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "vmm/cli/cli.h"
+#include "vmm/cli/cli_control.h"
 #include "vmm/cli/cli_disks.h"
 #include "vmm/cli/cli_snapshot.h"
 #include "vmm/control/control_client.h"
@@ -138,12 +139,10 @@ static json_int_t number(const json_t *reply, const char *name)
 	return json_integer_value(json_object_get(reply, name));
 }
 
-static void print_reply(const struct reset_options *o, json_t *reply)
+static void print_reply(const struct reset_options *o, const char *id, json_t *reply)
 {
 	if (o->json) {
-		json_object_del(reply, "ok");
-		json_dumpf(reply, stdout, JSON_COMPACT);
-		putchar('\n');
+		control_print_json(json_incref(reply), id);
 	} else if (o->set) {
 		printf("%" JSON_INTEGER_FORMAT " pages are kept\n", number(reply, "pages"));
 	} else {
@@ -172,7 +171,7 @@ int reset_main(int argc, char **argv)
 	if (r >= 0)
 		r = ask(&o, sock, &reply, &err);
 	if (r >= 0)
-		print_reply(&o, reply);
+		print_reply(&o, id, reply);
 	else
 		error_print(&err);
 	if (sock >= 0)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "vmm/cli/cli.h"
+#include "vmm/cli/cli_control.h"
 #include "vmm/control/control_client.h"
 #include "vmm/core/io.h"
 #include "vmm/debug/gdb.h"
@@ -103,16 +104,15 @@ static double seconds(const json_t *o, const char *key, double unit)
 	return (double)json_integer_value(json_object_get(o, key)) / unit;
 }
 
-static void print_reply(const struct rewind_options *o, json_t *reply)
+static void print_reply(const struct rewind_options *o, const char *of, json_t *reply)
 {
 	const char *id = json_string_value(json_object_get(reply, "id"));
 	json_t *moments = json_object_get(reply, "moments"), *m;
 	size_t i;
 
 	if (o->json) {
-		json_object_del(reply, "ok");
-		json_dumpf(reply, stdout, JSON_COMPACT);
-		printf("\n");
+		/* Of one that went back the reply has the ID. */
+		control_print_json(json_incref(reply), id ? NULL : of);
 		return;
 	}
 	json_array_foreach(moments, i, m)
@@ -183,7 +183,7 @@ int rewind_main(int argc, char **argv)
 	else if (r >= 0)
 		r = go_back(&o, args[0], args[1], &reply, &err);
 	if (reply)
-		print_reply(&o, reply);
+		print_reply(&o, args[0], reply);
 	if (r < 0) {
 		error_print(&err);
 		status = error_status(&err);

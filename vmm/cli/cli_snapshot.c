@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/cli/cli_control.h"
 #include "vmm/cli/cli_disks.h"
 #include "vmm/control/control_client.h"
 #include "vmm/saved/snapshot_chain.h"
@@ -253,7 +254,8 @@ static void tell_kept(const struct taking *t, int sock, const json_t *reply)
 	free(path);
 }
 
-static void print(const struct snapshot_options *o, const char *path, json_t *reply)
+static void print(const struct snapshot_options *o, const char *id, const char *path,
+		  json_t *reply)
 {
 	json_int_t pause = json_integer_value(json_object_get(reply, "pause_us"));
 	json_int_t stored = json_integer_value(json_object_get(reply, "stored_bytes"));
@@ -264,8 +266,7 @@ static void print(const struct snapshot_options *o, const char *path, json_t *re
 		snprintf(in, sizeof(in), " (%.1f compressed)", (double)packed / MiB);
 	if (o->json) {
 		json_object_set_new(reply, "path", json_string(path));
-		json_dumpf(reply, stdout, 0);
-		printf("\n");
+		control_print_json(json_incref(reply), id);
 	} else if (o->stop) {
 		printf("snapshot '%s': %.1f MiB of memory%s, microVM ended\n", path,
 		       (double)stored / MiB, in);
@@ -396,7 +397,7 @@ static int run(const struct snapshot_options *o, const char *const *args, int nu
 		return error_usage(err, -EINVAL, "snapshot: the name of DIR is empty");
 	r = take(o, args[0], args[1], &reply, err);
 	if (!r)
-		print(o, args[1], reply);
+		print(o, args[0], args[1], reply);
 	json_decref(reply);
 	return r;
 }

@@ -249,7 +249,7 @@ const struct cli_verb cli_verbs[] = {
 	  switch_options, .main = switch_main },
 	{ "help", "[VERB | --man | --bash]", "Explain wisp or one of its verbs", NULL,
 	  help_options, .first = CLI_VERB },
-	{ "version", "", "Print the version", NULL, NULL },
+	{ "version", "[--json]", "Print the version", NULL, doctor_options },
 	{ 0 },
 };
 

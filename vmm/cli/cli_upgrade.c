@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/cli/cli_control.h"
 #include "vmm/cli/cli_migrate.h"
 #include "vmm/core/clock.h"
 #include "vmm/run_dir.h"
@@ -86,9 +87,7 @@ static void report(const struct upgrade_options *o, const char *id, json_t *repl
 	double paused = (double)json_integer_value(json_object_get(reply, "blackout_us"));
 
 	if (o->json) {
-		json_object_del(reply, "ok");
-		json_dumpf(reply, stdout, JSON_COMPACT);
-		printf("\n");
+		control_print_json(json_incref(reply), id);
 		return;
 	}
 	printf("'%s' runs in wisp " WISP_VERSION ": ", id);
