@@ -96,6 +96,8 @@ int fw_kernel_open(struct fw_kernel **ret_kernel, const char *path, int fd, stru
 /* The same checks over bytes in memory (tests and fuzzing); @data is borrowed. */
 int fw_kernel_parse(struct fw_kernel *k, const uint8_t *data, uint64_t len, struct error *err);
 void fw_kernel_free(struct fw_kernel *k);
+/* Is it a kernel of Linux, or at least of its size, and not some small payload? */
+bool fw_kernel_is_linux(const struct fw_kernel *k);
 
 struct fw_mmio_device {
 	uint64_t base;

@@ -5,6 +5,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Code and data of the least that is of use as a kernel of Linux are more. */
+#define MIN_LINUX (4 * MiB)
+
 const char *fw_kernel_name(const struct fw_kernel *k)
 {
 	return k->path ? k->path : "(in memory)";
@@ -106,6 +109,18 @@ int fw_kernel_parse(struct fw_kernel *k, const uint8_t *data, uint64_t len, stru
 	k->data = data;
 	k->file_size = len;
 	return parse(k, data, MIN(len, (uint64_t)FW_HEAD_BYTES), err);
+}
+
+bool fw_kernel_is_linux(const struct fw_kernel *k)
+{
+	uint64_t loaded = 0;
+
+	/* Nobody else writes that format. An ELF file does not say whose it is. */
+	if (k->kind == FW_KERNEL_BZIMAGE)
+		return true;
+	for (unsigned i = 0; i < k->num_segments; i++)
+		loaded += k->segment[i].file_size;
+	return loaded >= MIN_LINUX;
 }
 
 void fw_kernel_free(struct fw_kernel *k)

@@ -15,7 +15,7 @@
 #include "devices/nbd.h"
 #include "devices/terminal.h"
 #include "devices/vsock_broker.h"
-#include "vmm/control/late_file.h"
+#include "vmm/control/report_file.h"
 #include "vmm/debug/gdb.h"
 #include "vmm/detach.h"
 #include "vmm/fleet/resources.h"
@@ -92,6 +92,14 @@ static int open_kernel(const struct machine_config *c, struct machine_files *fil
 			return files->initrd;
 	}
 	return c->cpu_template ? x86_template_read(&files->cpu_template, c->cpu_template, err) : 0;
+}
+
+/* Such a guest says nothing, and nobody would know why. */
+static void warn_of_kvm(const struct fw_kernel *kernel)
+{
+	if (kernel && fw_kernel_is_linux(kernel) && kvm_is_paravirtual(""))
+		log_warn("the KVM of this host is paravirtual (kvm_pvm): Linux does not come up on "
+			 "it, only small bare-metal payloads do ('wisp doctor' says what to do)");
 }
 
 static int open_files(const struct machine_config *c, struct machine_files *files,
@@ -340,6 +348,7 @@ static int run_once(struct monitor_params *params)
 	}
 	/* What a killed monitor left in its report is not believed. */
 	params->end->reason = MACHINE_END_NONE;
+	params->end->metrics_written = false;
 	error_set(&err, -ECHILD, "the monitor was killed by signal %d (%s)", WTERMSIG(status),
 		  strsignal(WTERMSIG(status)));
 	if (WTERMSIG(status) == SIGSYS)
@@ -387,6 +396,7 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 	struct helper helpers[CONFIG_MAX_NETS] = { 0 };
 	struct share shares[CONFIG_MAX_SHARES] = { 0 };
 	struct nbd_dialer dialers[CONFIG_MAX_DISKS];
+	struct report_file metrics = REPORT_FILE_NONE;
 	struct error err = { 0 };
 	bool listening, goes_on;
 	int status, r;
@@ -403,12 +413,20 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 		for (unsigned i = 0; i < c->num_disks; i++)
 			dialers[i] = (struct nbd_dialer){ .fd = -1 };
 		listening = false;
-		r = start_helpers(c, ends, dir, params->files, helpers, shares, &err);
+		params->end->metrics_written = false;
+		r = c->metrics_file ?
+			    report_file_open(&metrics, "--metrics", c->metrics_file, &err) :
+			    0;
+		params->metrics_fd = metrics.fd;
+		if (!r)
+			r = start_helpers(c, ends, dir, params->files, helpers, shares, &err);
 		if (!r && ends)
 			r = use_ends(params->files, ends, &err);
 		/* A saved machine has no use for a kernel. */
 		if (!r && !params->image)
 			r = open_kernel(c, params->files, &err);
+		if (!r && !params->image)
+			warn_of_kvm(params->files->kernel);
 		if (!r)
 			r = open_files(c, params->files, &err);
 		if (!r)
@@ -434,6 +452,9 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 		if (listening)
 			gdb_unlisten(c->gdb);
 		machine_files_close(params->files);
+		if (params->end->metrics_written && report_file_keep(&metrics, &err) < 0)
+			error_print(&err);
+		report_file_close(&metrics);
 		goes_on = params->end->reason == MACHINE_END_REBOOT && c->reboot_resets;
 		stop_helpers(c, helpers, shares, goes_on);
 		/* Once it has gone on from where it stood; when it reboots, it boots. */
@@ -569,9 +590,10 @@ int launch_run_with(struct machine_config *c, const struct launch_ends *ends)
 		return error_status(&err);
 	}
 	status = launch_machine(c, ends, end);
-	if (c->json)
-		printf("{\"reason\":\"%s\",\"status\":%d}\n", machine_end_name(end->reason),
-		       status);
+	/* Whoever asked for a detached one has been told its ID, and the other end is a log. */
+	if (c->json && !c->detach)
+		printf("{\"id\":\"%s\",\"reason\":\"%s\",\"status\":%d}\n", c->name,
+		       machine_end_name(end->reason), status);
 	return status;
 }
 

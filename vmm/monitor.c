@@ -99,21 +99,15 @@ static bool uses_terminal(const struct machine_config *c)
 	       (c->serial_present && c->serial.kind == CHARDEV_STDIO);
 }
 
-/* Opened before the monitor is locked in, written at the end. NULL: not asked for. */
-static int open_metrics(const char *path, FILE **ret_out, struct error *err)
-{
-	*ret_out = path ? fopen(path, "we") : NULL;
-	return path && !*ret_out ?
-		       error_usage(err, -errno, "--metrics '%s': cannot write: %m", path) :
-		       0;
-}
-
-static void write_metrics(struct machine *m, FILE *out, const char *path)
+/* The parent keeps them if they are complete. */
+static void write_metrics(struct machine *m, FILE *out, const char *path, struct machine_end *end)
 {
 	if (!out)
 		return;
 	machine_print_metrics(m, out);
-	if (fclose(out) != 0)
+	end->metrics_written = fflush(out) == 0 && !ferror(out);
+	fclose(out);
+	if (!end->metrics_written)
 		log_warn("--metrics '%s': cannot write: %m", path);
 }
 
@@ -264,7 +258,7 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 	const struct machine_config *config = p->config;
 	struct machine_end *end = p->end;
 	struct control *control = NULL;
-	FILE *metrics = NULL;
+	FILE *metrics = p->metrics_fd < 0 ? NULL : fdopen(p->metrics_fd, "w");
 	int page_map = -1;
 	struct machine *m = NULL;
 	struct error err = { 0 };
@@ -287,7 +281,6 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 			loop_poll(machine_loop(m), &keeper.gone, p->keeper_fd, 0);
 		if (p->deadline_ns)
 			machine_set_deadline(m, p->deadline_ns);
-		r = open_metrics(config->metrics_file, &metrics, &err);
 		page_map = open_page_map(p->image);
 		if (!r && p->control_fd >= 0)
 			r = control_create(&control, m, p->control_fd, &err);
@@ -329,7 +322,7 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 	terminal_restore();
 	report(config, end);
 	write_core(m, p->core_fd, end);
-	write_metrics(m, metrics, config->metrics_file);
+	write_metrics(m, metrics, config->metrics_file, end);
 	write_working_set(m, p->image, page_map);
 	if (p->image && p->image->demand)
 		demand_stop(p->image->demand);

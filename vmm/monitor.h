@@ -30,6 +30,7 @@ struct monitor_params {
 	int started_fd;		 /* gets a byte when the guest runs; -1: nobody waits for it */
 	int keeper_fd;		 /* a clone's pipe, which breaks when its keeper is gone; or -1 */
 	int signal_fd;		 /* signalfd of END_SIGNALS and SIGWINCH, which are blocked */
+	int metrics_fd;		 /* where --metrics goes at the end; -1: nowhere */
 	int core_fd;		 /* where a core of a guest that failed goes; -1: nowhere */
 	uint64_t deadline_ns;	 /* when --timeout is over, on the monotonic clock; 0: never */
 	bool locked_in;		 /* born in a sandbox that is locked already (vmm/saved/clone.h) */

@@ -82,6 +82,13 @@ static int start(struct share *s, const struct config_share *config, int *ret_so
 	if (root < 0)
 		return error_usage(err, -errno, "%s '%s': cannot open: %m",
 				   config->is_root ? "--rootfs" : "--share", config->path);
+	/* Else it is the guest that finds out, and nobody there knows why. */
+	if (faccessat(root, ".", R_OK | X_OK, AT_EACCESS) < 0) {
+		r = error_usage(err, -errno, "%s '%s': cannot read: %m",
+				config->is_root ? "--rootfs" : "--share", config->path);
+		close(root);
+		return r;
+	}
 	raise_file_limit();
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
 		r = error_kind_set(err, ERROR_START, -errno, "shared directory: socket: %m");

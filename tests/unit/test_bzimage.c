@@ -50,6 +50,7 @@ static void header_fields_are_read(void **state)
 
 	expect_accepted(*state, FAKE_BZIMAGE_SIZE, &k);
 	assert_int_equal(k.kind, FW_KERNEL_BZIMAGE);
+	assert_true(fw_kernel_is_linux(&k));
 	assert_int_equal(k.setup_bytes, FAKE_BZIMAGE_SETUP);
 	assert_int_equal(k.payload_bytes, FAKE_BZIMAGE_PAYLOAD);
 	assert_int_equal(k.pref_address, FAKE_BZIMAGE_PREF);

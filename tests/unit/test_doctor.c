@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "vmm/doctor/doctor.h"
+#include "vmm/hypervisor/kvm.h"
 
 static char *text_of(const struct doctor *d, void (*print)(const struct doctor *d, FILE *out))
 {
@@ -106,6 +107,22 @@ static void remove_host(const char *root)
 	assert_int_equal(system(command), 0);
 }
 
+static void a_kvm_that_interprets_is_known(void **state)
+{
+	static const char *const pvm[] = { "/sys/module/kvm_pvm/refcnt", "1", NULL };
+	static const char *const both[] = { "/sys/module/kvm_pvm/refcnt", "0",
+					    "/sys/module/kvm_amd/refcnt", "1", NULL };
+	char root[] = "/tmp/wisp-doctor.XXXXXX", other[] = "/tmp/wisp-doctor.XXXXXX";
+
+	make_host(root, pvm);
+	assert_true(kvm_is_paravirtual(root));
+	remove_host(root);
+	make_host(other, both);
+	assert_false(kvm_is_paravirtual(other));
+	remove_host(other);
+	assert_false(kvm_is_paravirtual("/nowhere"));
+}
+
 #define WEAKNESS(name) "/sys/devices/system/cpu/vulnerabilities/" name
 
 static void what_guests_could_learn_of_each_other_is_said(void **state)
@@ -180,6 +197,7 @@ int main(void)
 		cmocka_unit_test(json_is_escaped),
 		cmocka_unit_test(more_lines_than_fit_are_dropped),
 		cmocka_unit_test(every_check_fits_and_says_something),
+		cmocka_unit_test(a_kvm_that_interprets_is_known),
 		cmocka_unit_test(what_guests_could_learn_of_each_other_is_said),
 		cmocka_unit_test(a_host_without_weaknesses_is_fine),
 		cmocka_unit_test(a_host_that_says_nothing_is_no_reason_for_trust),

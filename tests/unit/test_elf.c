@@ -54,6 +54,9 @@ static void entries_and_segments_are_read(void **state)
 	struct fw_kernel k = expect_accepted(*state);
 
 	assert_int_equal(k.kind, FW_KERNEL_ELF);
+	assert_false(fw_kernel_is_linux(&k));
+	k.segment[1].file_size = 5 * MiB;
+	assert_true(fw_kernel_is_linux(&k));
 	assert_int_equal(k.num_segments, 2);
 	assert_int_equal(k.segment[0].gpa, FAKE_ELF_TEXT_GPA);
 	assert_int_equal(k.segment[1].mem_size, FAKE_ELF_DATA_MEM);

@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "vmm/control/late_file.h"
+#include "vmm/control/report_file.h"
 #include "vmm/core/util.h"
 
 struct place {
@@ -134,6 +134,78 @@ static void what_cannot_be_a_file_is_refused(void **state)
 	assert_int_equal(late_file_open(&f, "--core", "/tmp", &err), -EINVAL);
 }
 
+static void report(struct report_file *f, const char *path, const char *text)
+{
+	struct error err = { 0 };
+
+	assert_int_equal(report_file_open(f, "--metrics", path, &err), 0);
+	assert_int_equal(write(f->fd, text, strlen(text)), strlen(text));
+}
+
+static void a_report_that_is_not_complete_changes_nothing(void **state)
+{
+	struct place *p = *state;
+	struct report_file f;
+
+	report(&f, p->path, "half");
+	report_file_close(&f);
+	report_file_close(&f);
+	assert_int_equal(entries(p->dir), 0);
+	write_old(p);
+	report(&f, p->path, "half");
+	report_file_close(&f);
+	has(p, "old");
+}
+
+static void a_report_takes_the_place_and_the_mode_of_the_old(void **state)
+{
+	struct place *p = *state;
+	struct error err = { 0 };
+	struct report_file f;
+	struct stat st;
+	mode_t mask;
+
+	mask = umask(027);
+	report(&f, p->path, "one");
+	assert_int_equal(report_file_keep(&f, &err), 0);
+	umask(mask);
+	assert_int_equal(f.fd, -1);
+	assert_int_equal(stat(p->path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0640);
+	assert_int_equal(chmod(p->path, 0604), 0);
+	report(&f, p->path, "two");
+	assert_int_equal(report_file_keep(&f, &err), 0);
+	has(p, "two");
+	assert_int_equal(stat(p->path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0604);
+}
+
+/* As /dev/stdout is one: what it leads to is written to, and it stays what it is. */
+static void a_link_stays_a_link(void **state)
+{
+	struct place *p = *state;
+	struct error err = { 0 };
+	struct report_file f;
+	char link[140];
+	struct stat st;
+
+	write_old(p);
+	snprintf(link, sizeof(link), "%s/link", p->dir);
+	assert_int_equal(symlink(p->path, link), 0);
+	report(&f, link, "new");
+	assert_int_equal(report_file_keep(&f, &err), 0);
+	has(p, "new");
+	assert_int_equal(lstat(link, &st), 0);
+	assert_true(S_ISLNK(st.st_mode));
+	unlink(link);
+	report(&f, "/dev/null", "new");
+	assert_int_equal(report_file_keep(&f, &err), 0);
+	assert_int_equal(report_file_open(&f, "--metrics", "/nowhere/file", &err), -ENOENT);
+	assert_string_equal(err.msg, "--metrics '/nowhere/file': cannot write: No such file or "
+				     "directory");
+	assert_int_equal(f.fd, -1);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -142,6 +214,9 @@ int main(void)
 		TEST(kept_it_has_its_name_alone),
 		TEST(what_was_there_stays_until_then),
 		TEST(what_cannot_be_a_file_is_refused),
+		TEST(a_report_that_is_not_complete_changes_nothing),
+		TEST(a_report_takes_the_place_and_the_mode_of_the_old),
+		TEST(a_link_stays_a_link),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

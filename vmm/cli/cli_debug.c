@@ -49,8 +49,12 @@ int core_main(int argc, char **argv)
 		r = sock = control_connect_in(o.run_dir, names[0], &err);
 	if (r >= 0)
 		r = late_file_open(&file, "core", names[1], &err);
-	if (r >= 0)
+	if (r >= 0) {
 		r = ask_with_fd(sock, "core", file.fd, &err);
+		/* The monitor knows a descriptor only. */
+		if (r < 0)
+			error_prefix(&err, "'%s'", names[1]);
+	}
 	if (r >= 0)
 		r = late_file_keep(&file, &err);
 	late_file_close(&file);

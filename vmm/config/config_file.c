@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "vmm/control/report_file.h"
 #include "vmm/helper.h"
 
 #define SECTION "wisp-run"
@@ -300,13 +301,23 @@ static bool is_saved(const struct config_item *item)
 
 static int write_file(const char *path, const json_t *all, struct error *err)
 {
-	FILE *out = fopen(path, "we");
+	struct report_file file;
+	int r = report_file_open(&file, "--save-config", path, err);
+	int fd = r < 0 ? r : fcntl(file.fd, F_DUPFD_CLOEXEC, 3);
+	FILE *out = fd < 0 ? NULL : fdopen(fd, "w");
 	bool bad = !out || json_dumpf(all, out, JSON_INDENT(2)) < 0 || fputc('\n', out) == EOF;
 
+	if (r < 0)
+		return r;
 	/* Closing is what writes: its errno is the reason when it fails too. */
 	if (out && fclose(out) != 0)
 		bad = true;
-	return bad ? error_usage(err, -errno, "--save-config '%s': cannot write: %m", path) : 0;
+	else if (!out && fd >= 0)
+		close(fd);
+	r = bad ? error_usage(err, -errno, "--save-config '%s': cannot write: %m", path) :
+		  report_file_keep(&file, err);
+	report_file_close(&file);
+	return r;
 }
 
 int config_words_save(const struct config_words *words, struct error *err)

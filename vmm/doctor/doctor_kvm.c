@@ -66,7 +66,7 @@ static void check_vendor(struct doctor *d)
 		doctor_say(d, DOCTOR_OK, "processor", NULL, "Intel VMX (kvm_intel)");
 	} else if (has_module("kvm_amd")) {
 		doctor_say(d, DOCTOR_OK, "processor", NULL, "AMD SVM (kvm_amd)");
-	} else if (has_module("kvm_pvm")) {
+	} else if (kvm_is_paravirtual("")) {
 		d->can_run = false;
 		doctor_say(
 			d, DOCTOR_MISSING, "processor",

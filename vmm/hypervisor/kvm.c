@@ -3,6 +3,8 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -217,6 +219,20 @@ const char *kvm_permission_hint(void)
 		       "g+rw /dev/kvm";
 	return "add yourself to the group that owns it: sudo usermod -aG $(stat -c %G /dev/kvm) "
 	       "$USER, then log in again";
+}
+
+static bool has_module(const char *root, const char *name)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/sys/module/%s", root, name);
+	return access(path, F_OK) == 0;
+}
+
+bool kvm_is_paravirtual(const char *root)
+{
+	return has_module(root, "kvm_pvm") && !has_module(root, "kvm_intel") &&
+	       !has_module(root, "kvm_amd");
 }
 
 int kvm_open(struct error *err)

@@ -35,6 +35,12 @@ int kvm_create(struct hv **ret_hv, int kvm_fd, const struct kvm_host *host, stru
 /* How somebody who may not open /dev/kvm comes to do so. */
 const char *kvm_permission_hint(void);
 
+/*
+ * Is the KVM of this host one that interprets a guest's kernel (kvm_pvm of cloud machines)? Linux
+ * does not come up on it. @root is "" but in tests.
+ */
+bool kvm_is_paravirtual(const char *root);
+
 /* Open /dev/kvm; kind REFUSED, with a hint, when the host does not let us. */
 int kvm_open(struct error *err);
 

@@ -51,6 +51,7 @@ struct machine_end {
 	enum machine_end_reason reason;
 	int status;
 	bool core_written;    /* the core file asked for is complete */
+	bool metrics_written; /* and so are the counters */
 	bool has_requested;   /* the next: of --memory-hotplug, what the guest was asked to have */
 	uint64_t requested_bytes;
 	char evidence[16384]; /* registers, instruction bytes, page walk; or empty */

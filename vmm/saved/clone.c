@@ -164,6 +164,7 @@ static int live(struct nursery *n, struct birth *b, int alive, struct machine_en
 	params.started_fd = -1;
 	params.keeper_fd = alive;
 	params.control_fd = b->control_fd;
+	params.metrics_fd = -1;
 	/* Its parent is the one that it was forked from, which may end before it. */
 	if (n->m->vcpus.sandbox)
 		n->m->vcpus.sandbox->parent = 0;

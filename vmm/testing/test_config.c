@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/debug/symbols.h"
 #include "vmm/images/image.h"
 #include "vmm/testing/test_internal.h"
 
@@ -247,6 +248,20 @@ static int check_report(const char *option, const char *path, struct error *err)
 	return 0;
 }
 
+/* Nor that a file has no names for the addresses of an oops. */
+static int check_symbols(const char *path, struct error *err)
+{
+	struct symbols *s;
+	int r = symbols_load(&s, path, err);
+
+	if (r < 0) {
+		error_prefix(err, "--symbols");
+		return r;
+	}
+	symbols_free(s);
+	return 0;
+}
+
 static int complete(struct test_config *t, struct error *err)
 {
 	static char *const no_net[] = { "--net", "none" };
@@ -283,6 +298,8 @@ static int complete(struct test_config *t, struct error *err)
 		r = add_run_args(t, memory, ARRAY_SIZE(memory), err);
 	for (unsigned i = 0; i < t->num_kernel_args && !r; i++)
 		r = test_find_kernels(t, t->kernel_arg[i], err);
+	if (!r && t->symbols)
+		r = check_symbols(t->symbols, err);
 	if (!r)
 		r = check_report("--junit", t->junit, err);
 	if (!r)

@@ -1,0 +1,57 @@
+#include "vmm/control/report_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/core/util.h"
+
+/* Those of a file that anyone makes; late files are their owner's alone. */
+static mode_t usual_mode(void)
+{
+	mode_t mask = umask(0);
+
+	umask(mask);
+	return 0666 & ~mask;
+}
+
+int report_file_open(struct report_file *f, const char *option, const char *path,
+		     struct error *err)
+{
+	struct error ignored = { 0 };
+	struct stat st;
+	bool there = lstat(path, &st) == 0;
+
+	*f = (struct report_file)REPORT_FILE_NONE;
+	/* A name in the place of /dev/stdout, which is a link, would be of no use to anybody. */
+	if ((!there || S_ISREG(st.st_mode)) &&
+	    late_file_open(&f->late, option, path, &ignored) == 0) {
+		f->fd = f->late.fd;
+		/* Where this fails it is less readable than it might be. */
+		if (fchmod(f->fd, there ? st.st_mode & 0777 : usual_mode()) == 0)
+			return 0;
+		late_file_close(&f->late);
+	}
+	/* Also a file that may be written in a directory that may not. */
+	f->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	if (f->fd < 0)
+		return error_usage(err, -errno, "%s '%s': cannot write: %m", option, path);
+	return 0;
+}
+
+int report_file_keep(struct report_file *f, struct error *err)
+{
+	int r = f->late.fd >= 0 ? late_file_keep(&f->late, err) : 0;
+
+	report_file_close(f);
+	return r;
+}
+
+void report_file_close(struct report_file *f)
+{
+	if (f->fd >= 0 && f->fd != f->late.fd)
+		close(f->fd);
+	late_file_close(&f->late);
+	f->fd = -1;
+}
