@@ -28,6 +28,8 @@ struct control_call {
 	unsigned num_fds;
 	bool at_end; /* answered by the machine's end */
 	bool events; /* and told what happens until then */
+	void (*cancel)(void *arg); /* has it answered when the machine ends first; or NULL */
+	void *cancel_arg;
 };
 
 struct connection {
@@ -56,6 +58,7 @@ struct control {
 	struct list connections;
 	unsigned num_connections;
 	const struct control_call *alone; /* the one at hand whose verb says so */
+	const struct machine_end *end;	  /* once @closing */
 	uint64_t start_ns;
 	pid_t pid, parent;
 	uid_t user; /* who may connect; the monitor may become another one later */
@@ -137,7 +140,11 @@ static void answer(struct control_call *call, json_t *object, const int *fds, un
 		c->out_fd[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
 		c->num_out_fds++;
 	}
-	if (flush_answer(c))
+	if (!flush_answer(c))
+		return;
+	if (c->control->closing)
+		hang_up(c);
+	else
 		watch(c);
 }
 
@@ -389,13 +396,13 @@ int control_create(struct control **ret_control, struct machine *m, int listen_f
 
 static void answer_at_end(struct control_call *call, const struct machine_end *end)
 {
-	if (!call->at_end) {
-		control_fail(call, -ECANCELED, "the microVM ended (%s)",
-			     machine_end_name(end->reason));
-		return;
-	}
-	control_reply(call, json_pack("{s:s, s:i}", "end", machine_end_name(end->reason), "status",
-				      end->status));
+	if (call->at_end)
+		control_reply(call, json_pack("{s:s, s:i}", "end", machine_end_name(end->reason),
+					      "status", end->status));
+	else if (call->cancel)
+		call->cancel(call->cancel_arg);
+	else
+		control_fail_ended(call);
 }
 
 void control_free(struct control *control, const struct machine_end *end)
@@ -406,14 +413,16 @@ void control_free(struct control *control, const struct machine_end *end)
 		return;
 	machine_watch(control->machine, NULL, NULL);
 	control->closing = true;
+	control->end = end;
+	/* Those whose answer is still to come are hung up on behind it. */
 	list_for_each_safe(pos, next, &control->connections) {
 		struct connection *c = list_entry(pos, struct connection, link);
 
 		if (c->call)
 			answer_at_end(c->call, end);
+		else
+			hang_up(c);
 	}
-	list_for_each_safe(pos, next, &control->connections)
-		hang_up(list_entry(pos, struct connection, link));
 	loop_timer_cancel(control->loop, &control->accept_again);
 	if (control->accepting)
 		loop_cancel(control->loop, &control->accept_op);
@@ -528,6 +537,18 @@ void control_fail(struct control_call *call, int error, const char *fmt, ...)
 void control_fail_error(struct control_call *call, const struct error *err)
 {
 	fail_text(call, err->code ? err->code : -EIO, err->msg);
+}
+
+void control_fail_ended(struct control_call *call)
+{
+	control_fail(call, -ECANCELED, "the microVM ended (%s)",
+		     machine_end_name(call->conn->control->end->reason));
+}
+
+void control_on_end(struct control_call *call, void (*cancel)(void *arg), void *arg)
+{
+	call->cancel = cancel;
+	call->cancel_arg = arg;
 }
 
 void control_reply_at_end(struct control_call *call)

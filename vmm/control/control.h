@@ -36,7 +36,8 @@ int control_create(struct control **ret_control, struct machine *m, int listen_f
 
 /*
  * The machine ended as @end says: answers what waited for that (control_reply_at_end()),
- * fails all other requests. Outside of loop_run(). Accepts NULL.
+ * fails all other requests, and waits for those that have to be cancelled (control_on_end()).
+ * Outside of loop_run(). Accepts NULL.
  */
 void control_free(struct control *control, const struct machine_end *end);
 
@@ -96,6 +97,14 @@ void control_reply_fds(struct control_call *call, json_t *result, const int *fds
 void control_fail(struct control_call *call, int error, const char *fmt, ...) __printf(3, 4);
 /* What @err says; a negative code in it becomes errno. */
 void control_fail_error(struct control_call *call, const struct error *err);
+/*
+ * For a call that an operation or a timer of the loop comes back to: should the machine end first,
+ * @cancel is called in place of an answer. It has the call answered, at once or soon from the loop,
+ * by control_fail_ended() if nothing better is known; from then on nothing refers to it.
+ */
+void control_on_end(struct control_call *call, void (*cancel)(void *arg), void *arg);
+/* The machine ended before this was done, and how: for @cancel and what it brings about. */
+void control_fail_ended(struct control_call *call);
 /* The machine is about to end, which will be the answer: {"ok":true,"end":"poweroff","status":0}.
  */
 void control_reply_at_end(struct control_call *call);

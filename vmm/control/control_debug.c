@@ -24,6 +24,7 @@ struct dump {
 	int report_fd; /* the copy's result, an int */
 	pid_t copy;
 	bool was_paused;
+	bool writing; /* @done is under way */
 	struct loop_op done;
 };
 
@@ -36,11 +37,32 @@ static void dump_free(struct dump *d)
 	free(d);
 }
 
+/* The machine has ended: the copy writes on, and is gone when the monitor is. */
+static void dump_ended(struct dump *d)
+{
+	control_fail_ended(d->call);
+	dump_free(d);
+}
+
+static void dump_cancel(void *arg)
+{
+	struct dump *d = arg;
+
+	if (d->writing)
+		loop_cancel(d->m->loop, &d->done);
+	else
+		dump_ended(d);
+}
+
 static void dump_done(struct loop_op *op, int res)
 {
 	struct dump *d = container_of(op, struct dump, done);
 	int r = -ECHILD;
 
+	if (res == -ECANCELED) {
+		dump_ended(d);
+		return;
+	}
 	if (read(d->report_fd, &r, sizeof(r)) != sizeof(r))
 		r = -ECHILD;
 	/* It has closed all its files, and so given its memory back: it is gone in a moment. */
@@ -86,6 +108,7 @@ static void dump_paused(void *arg)
 		return;
 	}
 	d->done.done = dump_done;
+	d->writing = true;
 	loop_poll(d->m->loop, &d->done, d->report_fd, POLLHUP);
 }
 
@@ -113,6 +136,7 @@ void control_verb_core(struct control_call *call)
 		dump_free(d);
 		return;
 	}
+	control_on_end(call, dump_cancel, d);
 	d->was_paused = machine_is_paused(d->m);
 	if (d->was_paused)
 		dump_paused(d);

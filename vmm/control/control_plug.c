@@ -22,6 +22,14 @@ static void done(void *arg, int r, const struct error *err)
 		control_reply(call, NULL);
 }
 
+static void give_up(void *arg)
+{
+	struct control_call *call = arg;
+
+	machine_plug_forget(control_machine(call));
+	control_fail_ended(call);
+}
+
 /* Of one disk: the file is open, and where it is, whatever directory the option was given in. */
 static int take_disk(struct control_call *call, struct machine_config *c, const char *value,
 		     const char *path, struct machine_files *files, struct error *err)
@@ -121,6 +129,7 @@ void control_verb_plug(struct control_call *call)
 	r = *disk ? take_disk(call, c, disk, path, &files, &err) :
 		    take_net(call, c, net, &files, &err);
 	if (!r) {
+		control_on_end(call, give_up, call);
 		machine_plug(control_machine(call), &a, done, call);
 	} else {
 		config_done(c);
@@ -143,5 +152,6 @@ void control_verb_unplug(struct control_call *call)
 	    control_arg_number(call, "patience", 10, MAX_PATIENCE_S, &patience) < 0 ||
 	    control_arg_bool(call, "force", false, &force) < 0)
 		return;
+	control_on_end(call, give_up, call);
 	machine_unplug(control_machine(call), id, patience * NSEC_PER_SEC, force, done, call);
 }

@@ -60,6 +60,8 @@ struct taking {
 	bool holding; /* it stays paused for us, whoever resumes it */
 	struct state_writer state;
 	struct loop_op go, done;
+	struct loop_op *awaited; /* one of them; NULL: it waits for the pause */
+	bool ended;		 /* the machine did: whatever comes, nothing new begins */
 };
 
 static void close_if_open(int *fd)
@@ -102,6 +104,31 @@ static void fail(struct taking *t, const struct error *err)
 	go_on(t);
 	control_fail_error(t->call, err);
 	free_taking(t);
+}
+
+/* The machine has ended, and with it all that goes on. */
+static void fail_ended(struct taking *t)
+{
+	let_go(t);
+	control_fail_ended(t->call);
+	free_taking(t);
+}
+
+static void cancel(void *arg)
+{
+	struct taking *t = arg;
+
+	t->ended = true;
+	if (t->awaited)
+		loop_cancel(t->m->loop, t->awaited);
+	else
+		fail_ended(t);
+}
+
+static void await(struct taking *t, struct loop_op *op, int fd, short events)
+{
+	t->awaited = op;
+	loop_poll(t->m->loop, op, fd, events);
 }
 
 /* ---- the copy ---- */
@@ -148,6 +175,11 @@ static void copy_done(struct loop_op *op, int res)
 	struct written w = { .r = -ECHILD };
 	struct error err = { 0 };
 
+	/* It writes on, and is gone when the monitor is: nobody waits for either. */
+	if (t->ended && res < 0) {
+		fail_ended(t);
+		return;
+	}
 	if (read(t->done_fd, &w, sizeof(w)) != sizeof(w))
 		w.r = -ECHILD;
 	reap(t);
@@ -230,7 +262,7 @@ static void take(struct taking *t)
 		t->call = NULL;
 	}
 	/* The end of file, not the report: whoever has only written that may take long to end. */
-	loop_poll(t->m->loop, &t->done, t->done_fd, POLLHUP);
+	await(t, &t->done, t->done_fd, POLLHUP);
 }
 
 /* ---- up to it ---- */
@@ -241,6 +273,10 @@ static void client_done(struct loop_op *op, int res)
 	struct error err = { 0 };
 	char byte;
 
+	if (t->ended) {
+		fail_ended(t);
+		return;
+	}
 	if (res >= 0 && read(t->go_fd, &byte, 1) == 1) {
 		take(t);
 		return;
@@ -337,7 +373,7 @@ static void paused(void *arg)
 		return;
 	}
 	t->go.done = client_done;
-	loop_poll(t->m->loop, &t->go, t->go_fd, POLLIN);
+	await(t, &t->go, t->go_fd, POLLIN);
 }
 
 static struct taking *new_taking(struct control_call *call)
@@ -363,6 +399,7 @@ static struct taking *new_taking(struct control_call *call)
 		.start_ns = clock_monotonic_ns(NULL),
 	};
 	state_writer_init(&t->state);
+	control_on_end(call, cancel, t);
 	return t;
 }
 

@@ -498,8 +498,6 @@ void machine_debug_continue(struct machine *m)
 
 static void resume_devices(struct machine *m)
 {
-	if (m->winding_down)
-		return;
 	m->paused = false;
 	for (unsigned i = 0; i < m->num_virtio; i++)
 		virtio_resume(m->virtio[i].dev);
@@ -511,6 +509,9 @@ void machine_resume(struct machine *m)
 {
 	const struct hv_ops *ops = m->hv->ops;
 
+	/* Its vCPUs are on their way out, and must not turn back. */
+	if (m->winding_down)
+		return;
 	m->resume_due = m->holds > 0;
 	if (m->resume_due)
 		return;
@@ -623,6 +624,8 @@ static void wind_down(struct machine *m)
 	bool quit = false;
 
 	m->winding_down = true;
+	/* Those who wait for a pause learn of the end. */
+	free_pausers(m);
 	vcpu_set_want(&m->vcpus, VCPU_QUIT, set_flag, &quit);
 	while (!quit)
 		loop_run_once(m->loop, UINT64_MAX);
@@ -631,8 +634,6 @@ static void wind_down(struct machine *m)
 	while (m->num_ports && !m->paused && virtio_console_flush(m->console))
 		loop_run_once(m->loop, UINT64_MAX);
 	if (!m->paused) {
-		/* Those who wait for a pause learn of the end. */
-		free_pausers(m);
 		vcpus_left(m);
 		for (unsigned i = 0; i < m->num_virtio; i++)
 			virtio_hurry(m->virtio[i].dev);

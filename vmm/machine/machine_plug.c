@@ -542,6 +542,20 @@ void machine_unplug(struct machine *m, const char *name, uint64_t patience_ns, b
 
 /* ---- the end ---- */
 
+static void tell_nobody(void *arg, int r, const struct error *err)
+{
+}
+
+void machine_plug_forget(struct machine *m)
+{
+	struct change *c = m->plugging ? m->plugging->change : NULL;
+
+	if (!c)
+		return;
+	loop_timer_cancel(m->loop, &c->patience);
+	c->done = tell_nobody;
+}
+
 void machine_free_plugging(struct machine *m)
 {
 	struct machine_plugging *p = m->plugging;

@@ -39,4 +39,7 @@ void machine_plug(struct machine *m, const struct machine_addition *a, machine_p
 void machine_unplug(struct machine *m, const char *name, uint64_t patience_ns, bool force,
 		    machine_plugged_fn *done, void *arg);
 
+/* The machine has ended: whatever becomes of a change under way, nobody is told of it any more. */
+void machine_plug_forget(struct machine *m);
+
 #endif

@@ -1,0 +1,273 @@
+/* The end of a machine while something that a client asked for is under way. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "tests/unit/made_machine.h"
+#include "tests/unit/patience.h"
+#include "vmm/control/control.h"
+#include "vmm/control/control_client.h"
+#include "vmm/run_dir.h"
+
+#define RESUME_PATIENCE_S 30
+
+struct served {
+	struct made made;
+	struct control *control;
+	struct run_dir dir;
+	char root[64];
+	int sock; /* a client */
+	unsigned descriptors;
+};
+
+/* Of the copy that a test holds up in its first moment; shared with it. */
+static pid_t *copy;
+
+static void copy_begins(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	*copy = getpid();
+	for (;;)
+		pause();
+}
+
+static unsigned open_descriptors(void)
+{
+	unsigned n = 0;
+
+	for (int fd = 0; fd < 1000; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+static void turn(struct served *s)
+{
+	loop_run_once(machine_loop(s->made.machine), NSEC_PER_MSEC);
+}
+
+static json_t *answer(struct served *s)
+{
+	static char buf[CONTROL_MAX_MESSAGE];
+	unsigned none = 0;
+
+	for (uint64_t end = patience(); !patience_ends(end); turn(s)) {
+		ssize_t n = control_receive(s->sock, buf, sizeof(buf), NULL, 0, &none,
+					    MSG_DONTWAIT);
+
+		if (n > 0)
+			return json_loadb(buf, n, 0, NULL);
+	}
+	fail_msg("no answer");
+	return NULL;
+}
+
+/* A machine that is paused, and a client. */
+static void create(struct served *s)
+{
+	struct error err = { 0 };
+
+	memset(s, 0, sizeof(*s));
+	made_first(&s->made, "pci");
+	snprintf(s->root, sizeof(s->root), "/tmp/wisp-test-XXXXXX");
+	assert_non_null(mkdtemp(s->root));
+	s->dir.listen_fd = -1;
+	if (run_dir_create(&s->dir, s->root, "box", &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(control_create(&s->control, s->made.machine, dup(s->dir.listen_fd), &err),
+			 0);
+	s->sock = control_connect(s->dir.path, &err);
+	assert_true(s->sock >= 0);
+	control_send(s->sock, "{\"do\":\"info\"}", 13, NULL, 0, 0);
+	json_decref(answer(s));
+	s->descriptors = open_descriptors();
+}
+
+static void ask(struct served *s, const char *text, const int *fds, unsigned num_fds)
+{
+	assert_int_equal(control_send(s->sock, text, strlen(text), fds, num_fds, 0), strlen(text));
+}
+
+/*
+ * The machine ends as if it had panicked, and with it all requests: this client's with one answer,
+ * behind which nothing is left but the control socket's own two descriptors, which are closed.
+ */
+static void end(struct served *s)
+{
+	struct machine_end how = { 0 };
+	json_t *o;
+
+	machine_end(s->made.machine, MACHINE_END_PANIC, 1, NULL);
+	machine_run(s->made.machine, &how);
+	control_free(s->control, &how);
+	assert_int_equal(open_descriptors(), s->descriptors - 2);
+	o = answer(s);
+	assert_int_equal(json_integer_value(json_object_get(o, "errno")), ECANCELED);
+	assert_string_equal(json_string_value(json_object_get(o, "error")),
+			    "the microVM ended (panic)");
+	json_decref(o);
+}
+
+/* What happens while a core is written and devices are freed reaches no request any more. */
+static void free_after(struct served *s)
+{
+	for (unsigned i = 0; i < 5; i++)
+		turn(s);
+	close(s->sock);
+	made_free(&s->made);
+	run_dir_remove(&s->dir);
+	rmdir(s->root);
+}
+
+/* Its files, of which the test keeps only the writing end of the client's pipe. */
+static int ask_snapshot(struct served *s)
+{
+	int go[2], fds[3];
+	json_t *o;
+
+	assert_int_equal(pipe2(go, O_CLOEXEC), 0);
+	fds[0] = go[0];
+	fds[1] = made_file(0);
+	fds[2] = made_file(0);
+	ask(s, "{\"do\":\"snapshot\"}", fds, 3);
+	for (unsigned i = 0; i < 3; i++)
+		close(fds[i]);
+	o = answer(s);
+	assert_non_null(json_object_get(o, "progress"));
+	json_decref(o);
+	s->descriptors++;
+	return go[1];
+}
+
+static void snapshot_whose_client_has_its_turn_ends_with_the_machine(void **state)
+{
+	struct served s;
+	int go;
+
+	create(&s);
+	go = ask_snapshot(&s);
+	end(&s);
+	close(go);
+	free_after(&s);
+}
+
+static void await_copy(struct served *s)
+{
+	for (uint64_t end = patience(); !*copy; turn(s))
+		assert_false(patience_ends(end));
+}
+
+static void copy_ends(void)
+{
+	kill(*copy, SIGKILL);
+	*copy = 0;
+}
+
+static void snapshot_that_is_being_written_ends_with_the_machine(void **state)
+{
+	struct served s;
+	int go;
+
+	create(&s);
+	go = ask_snapshot(&s);
+	assert_int_equal(write(go, "", 1), 1);
+	await_copy(&s);
+	end(&s);
+	copy_ends();
+	close(go);
+	free_after(&s);
+}
+
+static void core_that_is_being_written_ends_with_the_machine(void **state)
+{
+	struct served s;
+	int fd = made_file(0);
+
+	create(&s);
+	ask(&s, "{\"do\":\"core\"}", &fd, 1);
+	await_copy(&s);
+	close(fd);
+	s.descriptors--;
+	end(&s);
+	copy_ends();
+	free_after(&s);
+}
+
+static void unplugging_that_waits_for_the_guest_ends_with_the_machine(void **state)
+{
+	struct served s;
+
+	create(&s);
+	virtio_set_status(s.made.machine->virtio[0].dev, VIRTIO_CONFIG_S_ACKNOWLEDGE, true);
+	ask(&s, "{\"do\":\"unplug\",\"device\":\"root\",\"patience\":1}", NULL, 0);
+	for (uint64_t end = patience(); !s.made.machine->plugging; turn(&s))
+		assert_false(patience_ends(end));
+	/* The driver's doorbell is new. */
+	s.descriptors = open_descriptors();
+	end(&s);
+	clock_advance(&s.made.clock, 2 * NSEC_PER_SEC);
+	free_after(&s);
+}
+
+/* Stands for a client whose request comes while the vCPUs are on their way out. */
+struct resuming {
+	struct loop_task task;
+	struct machine *machine;
+};
+
+static void resume(struct loop_task *task)
+{
+	struct resuming *r = container_of(task, struct resuming, task);
+
+	assert_true(r->machine->winding_down);
+	machine_resume(r->machine);
+}
+
+static void machine_that_ends_is_not_resumed(void **state)
+{
+	struct resuming r = { .task.run = resume };
+	struct machine_end how = { 0 };
+	struct error err = { 0 };
+	struct served s;
+
+	create(&s);
+	assert_int_equal(machine_start(s.made.machine, &err), 0);
+	made_pause(s.made.machine);
+	machine_end(s.made.machine, MACHINE_END_PANIC, 1, NULL);
+	r.machine = s.made.machine;
+	loop_post(machine_loop(s.made.machine), &r.task);
+	/* Whose vCPUs have gone back waits for them for ever. */
+	alarm(RESUME_PATIENCE_S);
+	machine_run(s.made.machine, &how);
+	alarm(0);
+	assert_true(machine_is_paused(s.made.machine));
+	control_free(s.control, &how);
+	free_after(&s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(snapshot_whose_client_has_its_turn_ends_with_the_machine),
+		cmocka_unit_test(snapshot_that_is_being_written_ends_with_the_machine),
+		cmocka_unit_test(core_that_is_being_written_ends_with_the_machine),
+		cmocka_unit_test(unplugging_that_waits_for_the_guest_ends_with_the_machine),
+		cmocka_unit_test(machine_that_ends_is_not_resumed),
+	};
+
+	copy = mmap(NULL, sizeof(*copy), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (copy == MAP_FAILED || pthread_atfork(NULL, NULL, copy_begins))
+		return 1;
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
