@@ -7,6 +7,9 @@
  * are written over a memory file that is there already, which is complete then; without one the
  * file has holes for all other pages. Changes must be counted from a snapshot that was taken here:
  * else the snapshot becomes a complete one.
+ *
+ * What is answered to is on the disk: each file before it has its name, and the name too. A file
+ * that is written over has another name meanwhile, so that nobody takes a half for the whole.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,9 +31,11 @@
 
 /* A file that gets its name when it is complete. */
 struct draft {
+	const char *what; /* in errors */
 	const char *path;
 	char partial[PATH_MAX];
 	int fd; /* -1: there is none */
+	bool nameless; /* @partial names another file, see set_aside() */
 };
 
 struct taking {
@@ -54,27 +59,47 @@ static void close_if_open(int *fd)
 }
 
 /* Guests that run from an earlier file of that name keep it. */
-static int open_draft(struct draft *d, const char *path)
+static int open_draft(struct draft *d, const char *what, const char *path, struct error *err)
 {
+	d->what = what;
 	d->path = path;
-	if ((size_t)snprintf(d->partial, sizeof(d->partial), "%s.partial-XXXXXX", path) >=
+	errno = ENAMETOOLONG;
+	if ((size_t)snprintf(d->partial, sizeof(d->partial), "%s.partial-XXXXXX", path) <
 	    sizeof(d->partial))
-		return -ENAMETOOLONG;
-	d->fd = mkostemp(d->partial, O_CLOEXEC);
-	return d->fd < 0 ? -errno : 0;
+		d->fd = mkostemp(d->partial, O_CLOEXEC);
+	return d->fd < 0 ? error_set(err, -errno,
+				     "Cannot perform open on the %s backing file: %m", what) :
+			   0;
+}
+
+static int cannot_write(const struct draft *d, int r, struct error *err)
+{
+	return error_set(err, r, "Cannot perform write on the %s backing file: %m", d->what);
+}
+
+/* What is at @partial is complete, and on the disk but for its name. */
+static int give_name(const struct draft *d, struct error *err)
+{
+	int r;
+
+	if (rename(d->partial, d->path) < 0)
+		return error_set(err, -errno, "Cannot rename '%s': %m", d->partial);
+	r = io_sync_parent(d->path);
+	return r < 0 ? cannot_write(d, r, err) : 0;
 }
 
 static int name_draft(struct draft *d, struct error *err)
 {
-	if (rename(d->partial, d->path) < 0)
-		return error_set(err, -errno, "Cannot rename '%s': %m", d->partial);
-	close_if_open(&d->fd);
-	return 0;
+	int r = fsync(d->fd) < 0 ? cannot_write(d, -errno, err) : give_name(d, err);
+
+	if (!r)
+		close_if_open(&d->fd);
+	return r;
 }
 
 static void drop_draft(struct draft *d)
 {
-	if (d->fd >= 0)
+	if (d->fd >= 0 && !d->nameless)
 		unlink(d->partial);
 	close_if_open(&d->fd);
 }
@@ -190,10 +215,8 @@ static int write_state(const struct taking *t, struct error *err)
 			r = io_write(t->state.fd, text, strlen(text));
 		if (!r)
 			r = io_write(t->state.fd, state, st.st_size);
-		if (!r && fsync(t->state.fd) < 0)
-			r = -errno;
 		if (r < 0)
-			error_set(err, r, "Cannot perform write on the snapshot backing file: %m");
+			cannot_write(&t->state, r, err);
 		munmap(state, st.st_size);
 	}
 	free(text);
@@ -231,8 +254,22 @@ static uint64_t run_of_pages(const uint64_t *pages, uint64_t first, uint64_t end
 	return n;
 }
 
+/* Room for all @pages before any is written, as far as the file system promises that. */
+static int reserve(const struct taking *t, const uint64_t *pages)
+{
+	uint64_t end = t->ram_bytes >> PAGE_SHIFT, n;
+	int r = 0;
+
+	for (uint64_t page = 0; page < end && !r; page += MAX(n, (uint64_t)1)) {
+		n = run_of_pages(pages, page, end);
+		if (n && fallocate(t->merge_fd, 0, page * PAGE_SIZE, n * PAGE_SIZE) < 0)
+			r = -errno;
+	}
+	return r == -EOPNOTSUPP || r == -ENOSYS ? 0 : r;
+}
+
 /* All @pages of the draft, through @buf of MERGE_PAGES. What is not in the set stays. */
-static int write_over(const struct taking *t, const uint64_t *pages, uint8_t *buf)
+static int write_pages(const struct taking *t, const uint64_t *pages, uint8_t *buf)
 {
 	uint64_t end = t->ram_bytes >> PAGE_SHIFT, n;
 	int r = 0;
@@ -249,18 +286,46 @@ static int write_over(const struct taking *t, const uint64_t *pages, uint8_t *bu
 	return r;
 }
 
+/*
+ * The earlier file takes the draft's name until it is complete again: whoever is killed in between
+ * leaves no file that an earlier state seems to belong to. False where that cannot be (it is a
+ * mount point, or somebody else's among files of many): it is written over where it is.
+ */
+static bool set_aside(struct draft *d)
+{
+	d->nameless = rename(d->path, d->partial) == 0;
+	if (d->nameless)
+		io_sync_parent(d->path);
+	return d->nameless;
+}
+
+static int write_over(struct taking *t, const uint64_t *pages, uint8_t *buf, struct error *err)
+{
+	struct draft *d = &t->memory;
+	int r = reserve(t, pages);
+	bool aside;
+
+	if (r < 0)
+		return cannot_write(d, r, err);
+	aside = set_aside(d);
+	r = write_pages(t, pages, buf);
+	if (r < 0)
+		return error_set(err, r,
+				 "Cannot perform write on the memory backing file: %m; '%s', which "
+				 "is neither the earlier memory nor this one, is of no use",
+				 aside ? d->partial : d->path);
+	return aside ? give_name(d, err) : 0;
+}
+
 /* Write what changed over the memory file. */
-static int merge(const struct taking *t, struct error *err)
+static int merge(struct taking *t, struct error *err)
 {
 	uint8_t *buf = malloc(MERGE_PAGES * PAGE_SIZE);
 	uint64_t *pages = NULL;
 	int r = buf ? read_pages(t, &pages, err) : error_set(err, -ENOMEM, "merge: %m");
 
-	if (!r && pages) {
-		r = write_over(t, pages, buf);
-		if (r < 0)
-			error_set(err, r, "Cannot perform write on the memory backing file: %m");
-	}
+	if (!r && pages)
+		r = write_over(t, pages, buf, err);
 	free(pages);
 	free(buf);
 	return r;
@@ -284,13 +349,12 @@ static int open_earlier(const struct taking *t, const char *path)
 static int open_files(struct taking *t, const char *state_path, const char *memory_path,
 		      struct error *err)
 {
-	int r = open_draft(&t->state, state_path);
+	int r = open_draft(&t->state, "snapshot", state_path, err);
 
+	if (!r)
+		r = open_draft(&t->memory, "memory", memory_path, err);
 	if (r < 0)
-		return error_set(err, r, "Cannot perform open on the snapshot backing file: %m");
-	r = open_draft(&t->memory, memory_path);
-	if (r < 0)
-		return error_set(err, r, "Cannot perform open on the memory backing file: %m");
+		return r;
 	if (t->diff)
 		t->merge_fd = open_earlier(t, memory_path);
 	if (t->merge_fd >= 0)

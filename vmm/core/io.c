@@ -1,6 +1,8 @@
 #include "vmm/core/io.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -71,6 +73,24 @@ ssize_t io_readv(int fd, const struct iovec *iov, size_t num)
 ssize_t io_writev(int fd, const struct iovec *iov, size_t num)
 {
 	return pwritev2(fd, iov, (int)num, -1, 0);
+}
+
+int io_sync_parent(const char *path)
+{
+	char *above = strdup(path), *slash = above ? strrchr(above, '/') : NULL;
+	int fd, r = 0;
+
+	if (!above)
+		return -ENOMEM;
+	if (slash)
+		slash[slash == above ? 1 : 0] = '\0';
+	fd = open(slash ? above : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || (fsync(fd) < 0 && errno != EINVAL))
+		r = -errno;
+	if (fd >= 0)
+		close(fd);
+	free(above);
+	return r;
 }
 
 static int unix_address(struct sockaddr_un *addr, const char *path)

@@ -1,6 +1,7 @@
 /*
  * All of a buffer, in or out of a file, where read and write may move a part or be
- * interrupted; they block. And places in the file system where somebody listened. Any thread.
+ * interrupted; they block. And names in the file system: of files that are to last, and where
+ * somebody listened. Any thread.
  */
 #ifndef WISP_CORE_IO_H
 #define WISP_CORE_IO_H
@@ -22,6 +23,12 @@ int io_write(int fd, const void *buf, size_t len);
  */
 ssize_t io_readv(int fd, const struct iovec *iov, size_t num);
 ssize_t io_writev(int fd, const struct iovec *iov, size_t num);
+
+/*
+ * That there is a file of this name, or of this name no more, on the disk: the directory that @path
+ * is in. 0, also where the file system knows of no such thing, or -errno.
+ */
+int io_sync_parent(const char *path);
 
 /*
  * A UNIX socket of @type (SOCK_STREAM, or with SOCK_NONBLOCK, ...), connected to the one at @path;

@@ -160,22 +160,6 @@ static int write_manifest(struct snapshot_draft *d, const json_t *manifest)
 	return r;
 }
 
-/* The name, and what the directory above knows of it, on the disk too. */
-static void sync_parent(const char *path)
-{
-	char *above = strdup(path), *slash = above ? strrchr(above, '/') : NULL;
-	int fd;
-
-	if (slash)
-		slash[slash == above ? 1 : 0] = '\0';
-	fd = open(slash ? above : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd >= 0) {
-		fsync(fd);
-		close(fd);
-	}
-	free(above);
-}
-
 /* What it is: differential, with the file that says of which pages, or complete without it. */
 static int settle_format(struct snapshot_draft *d, json_t *manifest)
 {
@@ -270,7 +254,7 @@ int snapshot_draft_commit(struct snapshot_draft *d, json_t *manifest, struct err
 	r = give_name(d, err);
 	if (r < 0)
 		return r;
-	sync_parent(d->path);
+	io_sync_parent(d->path);
 	return 0;
 }
 
