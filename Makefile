@@ -111,6 +111,12 @@ test-epoll: ## the same but for Linux guests, where io_uring is forbidden
 	@$(MAKE) --no-print-directory all test-programs
 	@TEST_ONLY=unit,bare $(BUILD)/tests/guest/no_uring scripts/test $(BUILD)
 
+.PHONY: test-user
+test-user: ## unit tests and bare-metal guests as an ordinary user, whom root makes for it
+	@scripts/deps build run test
+	@$(MAKE) --no-print-directory all test-programs
+	@scripts/test-user $(BUILD)
+
 .PHONY: test-programs
 test-programs: $(UNIT) $(HELPERS) $(GUEST_TOOLS) hostile $(BUILD)/tests/sim/sim $(BUILD)/wisp-faults
 
