@@ -198,9 +198,9 @@ const struct block_config *block_chain_take(struct block_chain *c, struct block_
 					    const struct block_config *top);
 
 /*
- * Nothing may be in flight. Durable before it returns unless cache=unsafe. -errno when what an image
- * writes last, its tables, could not be written: it is as after a crash then. It is closed in any
- * case. Accepts NULL.
+ * Nothing may be in flight. Durable before it returns unless cache=unsafe. -errno when what an
+ * image writes last, its tables, could not be written: it is as after a crash then. It is closed in
+ * any case. Accepts NULL.
  */
 int block_close(struct block *b);
 

@@ -41,8 +41,8 @@ struct virtio_balloon {
 int balloon_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain);
 
 /*
- * What came of giving @pages back, @r: counted in @counter, or the driver's fault (-EFAULT). What the
- * host does not take (huge pages before Linux 5.18, no room for another mapping) loses nothing.
+ * What came of giving @pages back, @r: counted in @counter, or the driver's fault (-EFAULT). What
+ * the host does not take (huge pages before Linux 5.18, no room for another mapping) loses nothing.
  */
 int balloon_dropped(struct virtio_balloon *b, int r, uint64_t pages, uint64_t *counter);
 
