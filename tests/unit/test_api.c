@@ -303,7 +303,7 @@ static void device_that_cannot_be_limited_goes_again(void **state)
 		     "\"rate_limiter\":{\"ops\":{\"size\":10,\"refill_time\":100}}}",
 		     "Unable to create the virtio block device");
 	assert_non_null(strstr(commands, "plug --disk=/dev/null,"));
-	assert_non_null(strstr(commands, "wisp unplug --force --timeout=0 -- test d "));
+	assert_non_null(strstr(commands, "wisp unplug --force --timeout=0 -- test disk:d "));
 	assert_null(json_object_get(t->api.drives, "d"));
 	commands[0] = '\0';
 	expect_fault(t, "/network-interfaces/n",
@@ -311,7 +311,7 @@ static void device_that_cannot_be_limited_goes_again(void **state)
 		     "\"tx_rate_limiter\":{\"ops\":{\"size\":10,\"refill_time\":100}}}",
 		     "Could not create the network device");
 	assert_non_null(strstr(commands, "plug --net=tap,name=tap0"));
-	assert_non_null(strstr(commands, "wisp unplug --force --timeout=0 -- test n "));
+	assert_non_null(strstr(commands, "wisp unplug --force --timeout=0 -- test net:n "));
 	assert_null(json_object_get(t->api.nets, "n"));
 }
 
