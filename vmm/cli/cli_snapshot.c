@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/utsname.h>
@@ -16,6 +15,7 @@
 #include "vmm/cli/cli_control.h"
 #include "vmm/cli/cli_disks.h"
 #include "vmm/control/control_client.h"
+#include "vmm/saved/held_signals.h"
 #include "vmm/saved/snapshot_chain.h"
 
 struct snapshot_options {
@@ -51,6 +51,10 @@ struct taking {
 	int go[2]; /* a pipe: the monitor waits at its other end until the disks are seen to */
 	struct cli_disks disks;
 	json_t *manifest;
+	bool was_paused; /* before it was asked for */
+	struct held_signals signals;
+	int signals_fd; /* one has come */
+	struct control_extra extra;
 	struct error err;
 };
 
@@ -153,6 +157,9 @@ static void guest_is_paused(void *arg, const json_t *progress)
 		error_set(&t->err, -errno, "the monitor does not wait: %m");
 	close(t->go[1]);
 	t->go[1] = -1;
+	/* A guest that will stand still until we say what becomes of it must hear that. */
+	if (t->options->stop)
+		t->extra.give_up_fd = 0;
 }
 
 /* ---- the whole ---- */
@@ -177,23 +184,34 @@ static int complete_manifest(struct taking *t, json_t *reply)
 
 static int ask(struct taking *t, int sock, json_t **ret_reply)
 {
-	struct control_extra extra = { .progress = guest_is_paused, .arg = t };
 	const int fds[] = { t->go[0], t->draft.state_fd, t->draft.memory_fd, t->draft.pages_fd };
 	struct error err = { 0 };
 	int r;
 
+	/* Given up before it had our byte, the guest goes on without us. */
+	t->extra = (struct control_extra){
+		.progress = guest_is_paused,
+		.arg = t,
+		.give_up_fd = t->signals_fd,
+	};
 	r = control_ask_extra(sock,
 			      json_pack("{s:s, s:b, s:b, s:s}", "do", "snapshot", "stay_paused",
 					t->options->stop, "diff", t->options->diff, "id",
 					t->draft.id),
-			      fds, t->options->diff ? 4 : 3, ret_reply, &extra, &err);
+			      fds, t->options->diff ? 4 : 3, ret_reply, &t->extra, &err);
 	/* What went wrong here is the reason; what the monitor made of it is not. */
 	if (r < 0 && !t->err.code) {
 		t->err = err;
 		error_prefix(&t->err, "snapshot '%s'", t->draft.path);
 	}
+	if (!r) {
+		t->was_paused = json_is_true(json_object_get(*ret_reply, "was_paused"));
+		json_object_del(*ret_reply, "was_paused");
+	}
 	if (!r && !t->manifest)
 		r = error_set(&t->err, -EBADMSG, "the monitor's answer makes no sense");
+	if (!r && held_signals_came())
+		r = error_set(&t->err, -EINTR, "snapshot '%s': given up", t->draft.path);
 	return r;
 }
 
@@ -208,25 +226,16 @@ static int compress(struct taking *t, json_t *reply)
 	return r;
 }
 
-/* A guest that stands still until we say what becomes of it must hear that: the end can wait. */
-static void hold_signals(sigset_t *ret_before)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, ret_before);
-}
-
-/* With --stop the guest stands still until all is safe, and goes on when it will not be. */
-static int finish(struct taking *t, int sock, int r)
+/*
+ * With --stop the guest stands still until all is safe, and goes on when it will not be, unless it
+ * stood still before. When the monitor itself could not save it (no @reply), that has seen to it.
+ */
+static int finish(struct taking *t, int sock, const json_t *reply, int r)
 {
 	struct error err = { 0 };
 	int end;
 
-	if (!t->options->stop)
+	if (!t->options->stop || !reply || (r < 0 && t->was_paused))
 		return r;
 	end = control_ask(sock, json_pack("{s:s}", "do", r < 0 ? "resume" : "end"), NULL, 0, NULL,
 			  &err);
@@ -278,30 +287,55 @@ static void print(const struct snapshot_options *o, const char *id, const char *
 	}
 }
 
+/* Nothing has been made, and nobody waits, before the signals are held back. */
+static int begin(struct taking *t, int sock, const char *path)
+{
+	int r = cli_disks_get(&t->disks, sock, &t->err);
+
+	if (!r)
+		r = cli_disks_refuse(&t->disks, use_of_disks(t->options), &t->err);
+	held_signals_begin(&t->signals);
+	if (!r)
+		r = snapshot_draft_begin(&t->draft, path, t->options->diff, &t->err);
+	if (!r && pipe2(t->go, O_CLOEXEC) < 0)
+		r = error_set(&t->err, -errno, "pipe: %m");
+	if (!r && (t->signals_fd = held_signals_open(&t->signals)) < 0)
+		r = error_set(&t->err, t->signals_fd, "signals: %m");
+	return r;
+}
+
+static void end(struct taking *t)
+{
+	snapshot_draft_end(&t->draft);
+	held_signals_end(&t->signals);
+	cli_disks_done(&t->disks);
+	for (unsigned i = 0; i < 2; i++)
+		if (t->go[i] >= 0)
+			close(t->go[i]);
+	if (t->signals_fd >= 0)
+		close(t->signals_fd);
+	json_decref(t->manifest);
+}
+
 /* @ret_reply: what the monitor says of it; the caller's. */
 static int take(const struct snapshot_options *o, const char *id, const char *path,
 		json_t **ret_reply, struct error *err)
 {
-	struct taking t = { .options = o, .go = { -1, -1 } };
+	struct taking t = {
+		.options = o,
+		.draft = { .dir_fd = -1, .state_fd = -1, .memory_fd = -1, .pages_fd = -1 },
+		.go = { -1, -1 },
+		.signals_fd = -1,
+	};
 	json_t *reply = NULL;
-	sigset_t before;
 	int sock, r;
 
 	sock = control_connect_in(o->run_dir, id, err);
 	if (sock < 0)
 		return sock;
-	sigprocmask(SIG_BLOCK, NULL, &before);
-	r = snapshot_draft_begin(&t.draft, path, o->diff, &t.err);
-	if (!r)
-		r = cli_disks_get(&t.disks, sock, &t.err);
-	if (!r)
-		r = cli_disks_refuse(&t.disks, use_of_disks(o), &t.err);
-	if (!r && pipe2(t.go, O_CLOEXEC) < 0)
-		r = error_set(&t.err, -errno, "pipe: %m");
+	r = begin(&t, sock, path);
 	if (!r) {
 		r = ask(&t, sock, &reply);
-		if (!r && o->stop)
-			hold_signals(&before);
 		if (!r && o->compress)
 			r = compress(&t, reply);
 		if (!r)
@@ -310,22 +344,17 @@ static int take(const struct snapshot_options *o, const char *id, const char *pa
 			r = snapshot_draft_commit(&t.draft, t.manifest, &t.err);
 		if (!r)
 			tell_kept(&t, sock, reply);
-		r = finish(&t, sock, r);
+		r = finish(&t, sock, reply, r);
 	}
-	if (!r)
-		*ret_reply = json_incref(reply);
-	else
-		*err = t.err;
-	snapshot_draft_end(&t.draft);
-	sigprocmask(SIG_SETMASK, &before, NULL);
-	cli_disks_done(&t.disks);
-	for (unsigned i = 0; i < 2; i++)
-		if (t.go[i] >= 0)
-			close(t.go[i]);
+	end(&t);
 	close(sock);
-	json_decref(reply);
-	json_decref(t.manifest);
-	return r;
+	if (r < 0) {
+		json_decref(reply);
+		*err = t.err;
+		return r;
+	}
+	*ret_reply = reply;
+	return 0;
 }
 
 int snapshot_and_end(const char *run_dir, const char *id, const char *path, struct error *err)

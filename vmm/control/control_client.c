@@ -1,6 +1,7 @@
 #include "vmm/control/control_client.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -101,6 +102,23 @@ static int send_request(int sock, json_t *request, const int *fds, unsigned num_
 	return n < 0 && n != -EPIPE ? error_set(err, n, "the microVM cannot be asked: %m") : 0;
 }
 
+/* Until there is something to receive, or -EINTR. */
+static int await_message(int sock, const struct control_extra *extra)
+{
+	struct pollfd p[] = {
+		{ .fd = sock, .events = POLLIN },
+		{ .fd = extra ? extra->give_up_fd : 0, .events = POLLIN },
+	};
+
+	if (!p[1].fd)
+		return 0;
+	while (poll(p, ARRAY_SIZE(p), -1) < 0)
+		if (errno != EINTR)
+			return -errno;
+	/* What has come is heard first. */
+	return p[0].revents ? 0 : -EINTR;
+}
+
 /* One message as an object. */
 static int receive_object(int sock, char *buf, struct control_extra *extra, json_t **ret,
 			  struct error *err)
@@ -108,10 +126,14 @@ static int receive_object(int sock, char *buf, struct control_extra *extra, json
 	unsigned ignored;
 	int none[1];
 	json_error_t why;
-	ssize_t n = control_receive(sock, buf, CONTROL_MAX_MESSAGE, extra ? extra->fds : none,
-				    extra ? extra->max_fds : 0,
-				    extra ? &extra->num_fds : &ignored, 0);
+	ssize_t n = await_message(sock, extra);
 
+	if (!n)
+		n = control_receive(sock, buf, CONTROL_MAX_MESSAGE, extra ? extra->fds : none,
+				    extra ? extra->max_fds : 0, extra ? &extra->num_fds : &ignored,
+				    0);
+	if (n == -EINTR)
+		return error_set(err, -EINTR, "given up before the microVM answered");
 	if (n == -EAGAIN)
 		return error_set(err, -ETIMEDOUT, "the microVM does not answer");
 	if (n == -ECONNRESET || n == 0)

@@ -197,13 +197,14 @@ static void copy_done(struct loop_op *op, int res)
 		if (!*t->id)
 			snapshot_track_keep(t->m->track, t->id, "");
 	}
-	control_reply(t->call, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:b}", "pause_us",
+	control_reply(t->call, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:b}", "pause_us",
 					 (json_int_t)(t->pause_ns / 1000), "fork_us",
 					 (json_int_t)(t->fork_ns / 1000), "memory_bytes",
 					 (json_int_t)w.memory.size, "stored_bytes",
 					 (json_int_t)(w.memory.pages * PAGE_SIZE), "state_bytes",
 					 (json_int_t)w.state_bytes, "diff", t->changed != NULL,
-					 "tracked", t->m->track != NULL));
+					 "tracked", t->m->track != NULL, "was_paused",
+					 t->was_paused));
 	free_taking(t);
 }
 

@@ -1,7 +1,6 @@
 /* RAM of a snapshot packed, and unpacked as a whole: in the process of the verb. */
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 #define XXH_INLINE_ALL
@@ -10,6 +9,7 @@
 
 #include "vmm/core/guest_mem.h"
 #include "vmm/core/io.h"
+#include "vmm/saved/held_signals.h"
 #include "vmm/saved/packed_format.h"
 
 /* Packs memory to a third about as fast as a disk takes it; higher ones gain a few percent. */
@@ -68,16 +68,6 @@ static int find_data(int fd, uint64_t offset, uint64_t end, uint64_t *ret_data)
 	return 0;
 }
 
-/* Who holds back the signals that would end the process has something to put right first. */
-static bool is_told_to_end(void)
-{
-	sigset_t pending;
-
-	return sigpending(&pending) == 0 &&
-	       (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) ||
-		sigismember(&pending, SIGHUP));
-}
-
 static int pack_all(struct packing *p, uint64_t bytes)
 {
 	uint64_t data = 0, offset = 0;
@@ -92,7 +82,8 @@ static int pack_all(struct packing *p, uint64_t bytes)
 			r = pack_chunk(p, offset, len);
 		else if (!r)
 			put_entry(p, 0);
-		if (!r && is_told_to_end())
+		/* Who holds signals back has something to put right. */
+		if (!r && held_signals_came())
 			r = -EINTR;
 		offset += len;
 	}

@@ -8,7 +8,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/saved/held_signals.h"
 #include "vmm/saved/snapshot.h"
+
+/* So much at a time: the kernel would copy 2 GiB before it looks at a signal. */
+#define COPY_BYTES (64 * MiB)
 
 /* ---- copies ---- */
 
@@ -41,10 +45,15 @@ static int copy_data(int from, int to, off_t size)
 			return -errno;
 		while (at < hole) {
 			off_t in = at, out = at;
-			ssize_t n = copy_file_range(from, &in, to, &out, hole - at, 0);
+			size_t some = MIN((uint64_t)(hole - at), COPY_BYTES);
+			ssize_t n;
+
+			if (held_signals_came())
+				return -EINTR;
+			n = copy_file_range(from, &in, to, &out, some, 0);
 
 			if (n < 0 && (errno == EXDEV || errno == EOPNOTSUPP || errno == EINVAL))
-				n = copy_by_hand(from, at, to, hole - at);
+				n = copy_by_hand(from, at, to, some);
 			if (n < 0 && errno == EINTR)
 				continue;
 			if (n <= 0)

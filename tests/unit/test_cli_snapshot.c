@@ -1,0 +1,220 @@
+/* `wisp snapshot` before a monitor of the test's own: what it says to it, and what it leaves. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "vmm/cli/cli_snapshot.h"
+#include "vmm/control/control.h"
+#include "vmm/control/control_client.h"
+#include "vmm/core/io.h"
+#include "vmm/run_dir.h"
+
+#define ANSWER "\"pause_us\":1,\"stored_bytes\":0}"
+
+/* A run directory with a client that wants a snapshot of it beside it. */
+struct fixture {
+	char dir[64];
+	char target[80];
+	pid_t client;
+	int sock;
+	int go; /* the end of the pipe that it was sent */
+};
+
+static pid_t start_client(const struct fixture *f, const char *option)
+{
+	char *argv[] = { (char *)option, (char *)f->dir, (char *)f->target };
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		/* A test that runs in the background ignores it. */
+		signal(SIGINT, SIG_DFL);
+		signal(SIGHUP, SIG_DFL);
+		_exit(option ? snapshot_main(3, argv) : snapshot_main(2, argv + 1));
+	}
+	assert_true(pid > 0);
+	return pid;
+}
+
+static void receive(struct fixture *f, const char *what, int *fds, unsigned *num_fds)
+{
+	static char buf[CONTROL_MAX_MESSAGE];
+	ssize_t n = control_receive(f->sock, buf, sizeof(buf), fds, 4, num_fds, 0);
+	json_t *o = json_loadb(buf, n > 0 ? n : 0, 0, NULL);
+
+	assert_non_null(o);
+	assert_string_equal(json_string_value(json_object_get(o, "do")), what);
+	json_decref(o);
+}
+
+static void reply(struct fixture *f, const char *text)
+{
+	assert_int_equal(control_send(f->sock, text, strlen(text), NULL, 0, 0), strlen(text));
+}
+
+/* Up to where the guest stands still and the client has been told so, and has said go. */
+static void begin(struct fixture *f, const char *option)
+{
+	const struct timeval patience = { .tv_sec = 60 };
+	char path[96];
+	unsigned num;
+	int fds[4], listener;
+
+	snprintf(f->dir, sizeof(f->dir), "/tmp/wisp-test-snapshot-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	snprintf(f->target, sizeof(f->target), "%s/saved", f->dir);
+	snprintf(path, sizeof(path), "%s/" RUN_DIR_CONTROL, f->dir);
+	listener = io_listen(path, SOCK_SEQPACKET, 0, 1);
+	assert_true(listener >= 0);
+	setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	f->client = start_client(f, option);
+	f->sock = accept(listener, NULL, NULL);
+	assert_true(f->sock >= 0);
+	close(listener);
+	setsockopt(f->sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+
+	receive(f, "disks", fds, &num);
+	reply(f, "{\"ok\":true,\"disks\":[],\"args\":[],\"directory\":\"/\"}");
+	receive(f, "snapshot", fds, &num);
+	assert_int_equal(num, 3);
+	f->go = fds[0];
+	close(fds[1]);
+	close(fds[2]);
+}
+
+static void let_go(struct fixture *f)
+{
+	char byte;
+
+	reply(f, "{\"progress\":{}}");
+	assert_int_equal(read(f->go, &byte, 1), 1);
+}
+
+/* Its client has ended by @signal, or with status 1 (0), and nothing but the socket is left. */
+static void end(struct fixture *f, int signal)
+{
+	struct dirent *e;
+	char path[96];
+	int status;
+	DIR *d;
+
+	assert_int_equal(waitpid(f->client, &status, 0), f->client);
+	if (signal)
+		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == signal);
+	else
+		assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+	snprintf(path, sizeof(path), "%s/" RUN_DIR_CONTROL, f->dir);
+	assert_int_equal(unlink(path), 0);
+	d = opendir(f->dir);
+	while ((e = readdir(d)))
+		if (e->d_name[0] != '.')
+			fail_msg("%s is left", e->d_name);
+	closedir(d);
+	assert_int_equal(rmdir(f->dir), 0);
+	close(f->go);
+	close(f->sock);
+}
+
+/* Nothing more is asked: the next that comes is the end. */
+static void expect_hang_up(struct fixture *f)
+{
+	char buf[256];
+	unsigned num;
+	int fds[1];
+	ssize_t n = control_receive(f->sock, buf, sizeof(buf), fds, 0, &num, 0);
+
+	assert_true(n == 0 || n == -ECONNRESET);
+}
+
+/* Else it would stand still for good. */
+static void guest_goes_on_when_its_client_is_told_to_end(void **state)
+{
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++) {
+		struct fixture f;
+		unsigned num;
+		int fds[4];
+
+		begin(&f, "--stop");
+		let_go(&f);
+		kill(f.client, signals[i]);
+		reply(&f, "{\"ok\":true,\"was_paused\":false," ANSWER);
+		receive(&f, "resume", fds, &num);
+		reply(&f, "{\"ok\":true}");
+		end(&f, signals[i]);
+	}
+}
+
+/* Until it has said go it need not wait: the monitor sees the end of the pipe. */
+static void client_that_has_not_said_go_ends_at_once(void **state)
+{
+	struct fixture f;
+	char byte;
+
+	begin(&f, "--stop");
+	kill(f.client, SIGTERM);
+	assert_int_equal(read(f.go, &byte, 1), 0);
+	expect_hang_up(&f);
+	end(&f, SIGTERM);
+}
+
+/* A guest that goes on by itself is not waited for, and nothing half is left of the snapshot. */
+static void client_whose_guest_goes_on_ends_at_once(void **state)
+{
+	struct fixture f;
+
+	begin(&f, NULL);
+	let_go(&f);
+	kill(f.client, SIGINT);
+	expect_hang_up(&f);
+	end(&f, SIGINT);
+}
+
+static void guest_that_was_paused_stays_so(void **state)
+{
+	struct fixture f;
+
+	begin(&f, "--stop");
+	let_go(&f);
+	kill(f.client, SIGTERM);
+	reply(&f, "{\"ok\":true,\"was_paused\":true," ANSWER);
+	expect_hang_up(&f);
+	end(&f, SIGTERM);
+}
+
+/* The monitor has it go on, or not, before it says what went wrong. */
+static void guest_that_could_not_be_saved_is_the_monitors(void **state)
+{
+	struct fixture f;
+
+	begin(&f, "--stop");
+	let_go(&f);
+	reply(&f, "{\"error\":\"memory cannot be written\",\"errno\":28}");
+	expect_hang_up(&f);
+	end(&f, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(guest_goes_on_when_its_client_is_told_to_end),
+		cmocka_unit_test(client_that_has_not_said_go_ends_at_once),
+		cmocka_unit_test(client_whose_guest_goes_on_ends_at_once),
+		cmocka_unit_test(guest_that_was_paused_stays_so),
+		cmocka_unit_test(guest_that_could_not_be_saved_is_the_monitors),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
