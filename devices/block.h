@@ -121,9 +121,10 @@ int block_share(struct block **ret_block, struct block *origin, struct loop *loo
 bool block_can_share(const struct block *b);
 
 /*
- * Make the image @bytes long. Requests in flight past a new end fail. On the loop of @b, which
- * is no handle by block_share(). -EOPNOTSUPP, -EROFS, -EINVAL (not whole sectors), -EBUSY (it has
- * an overlay), or why not.
+ * Make the image @bytes long. Requests in flight past a new end fail, by any handle, and the file
+ * is that long when the last of them is over. On the loop of @b, which is no handle by
+ * block_share(). -EOPNOTSUPP, -EROFS, -EINVAL (not whole sectors), -EBUSY (it has an overlay), or
+ * why not.
  */
 int block_resize(struct block *b, uint64_t bytes);
 

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "devices/block_internal.h"
+#include "vmm/core/log.h"
 
 #define ZEROES_BYTES (64 * KiB)
 
@@ -37,6 +39,7 @@ struct block_raw {
 	uint32_t align_memory, align_offset;
 	bool unsynced; /* written since the last sync */
 	bool container; /* no end */
+	pthread_mutex_t length_lock; /* the origin's: the file is as long as size_bytes says */
 	/* Found out by trying; asked once. */
 	bool no_punch, no_zero_range;
 };
@@ -238,10 +241,35 @@ static void transferred(struct block_req *req, int res)
 		written(req);
 }
 
+/* Has the image been made shorter since @req was checked? */
+static bool is_behind_end(const struct block_req *req)
+{
+	return req->offset + req->len > block_size(req->block);
+}
+
+/* A write that was in flight then has made the file long again: a later start would show that. */
+static void cut_back(struct block_req *req)
+{
+	struct block_raw *raw = raw_of(req);
+
+	if (raw->b.origin)
+		raw = container_of(raw->b.origin, struct block_raw, b);
+	pthread_mutex_lock(&raw->length_lock);
+	if (ftruncate(raw->fd, (off_t)block_size(&raw->b)) < 0)
+		log_warn("disk '%s': what was written behind its new end stays: %m", raw->b.path);
+	pthread_mutex_unlock(&raw->length_lock);
+}
+
 static void raw_done(struct loop_op *op, int res)
 {
 	struct block_req *req = container_of(op, struct block_req, io);
 
+	if (req->stage != STAGE_SYNC && is_behind_end(req)) {
+		if (req->op == BLOCK_WRITE || req->op == BLOCK_WRITE_ZEROES)
+			cut_back(req);
+		block_finish(req, -EIO);
+		return;
+	}
 	switch (req->stage) {
 	case STAGE_TRANSFER:
 		transferred(req, res);
@@ -289,6 +317,7 @@ static int raw_free(struct block *b)
 		free(raw);
 		return r;
 	}
+	pthread_mutex_destroy(&raw->length_lock);
 	if (raw->buffered_fd >= 0)
 		close(raw->buffered_fd);
 	if (raw->fd >= 0) {
@@ -315,6 +344,20 @@ static int raw_share(struct block *b, struct block **ret_handle)
 	return 0;
 }
 
+static int set_length(struct block_raw *raw, uint64_t bytes)
+{
+	uint64_t was = raw->b.size_bytes;
+	int r;
+
+	pthread_mutex_lock(&raw->length_lock);
+	/* Shorter first: a write that ends after the file was cut must see that it was. */
+	__atomic_store_n(&raw->b.size_bytes, MIN(bytes, was), __ATOMIC_RELAXED);
+	r = ftruncate(raw->fd, (off_t)bytes) < 0 ? -errno : 0;
+	__atomic_store_n(&raw->b.size_bytes, r ? was : bytes, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&raw->length_lock);
+	return r;
+}
+
 static int raw_resize(struct block *b, uint64_t bytes)
 {
 	struct block_raw *raw = container_of(b, struct block_raw, b);
@@ -326,7 +369,7 @@ static int raw_resize(struct block *b, uint64_t bytes)
 	if (S_ISREG(st.st_mode)) {
 		/* A new length is metadata that a later fdatasync() takes along. */
 		raw->unsynced = true;
-		return ftruncate(raw->fd, (off_t)bytes) < 0 ? -errno : 0;
+		return set_length(raw, bytes);
 	}
 	/* A device has the size it has; whoever changed it tells us, up to how far we may go. */
 	if (ioctl(raw->fd, BLKGETSIZE64, &size) < 0)
@@ -396,6 +439,7 @@ int block_raw_create(struct block **ret_block, const struct block_file *file,
 		.writethrough = config->cache == BLOCK_CACHE_WRITETHROUGH,
 		.no_flush = config->cache == BLOCK_CACHE_UNSAFE,
 	};
+	pthread_mutex_init(&raw->length_lock, NULL);
 	raw->fd = file->fd;
 	raw->buffered_fd = -1;
 	raw->container = config->container;

@@ -285,6 +285,46 @@ static void many_requests_are_in_flight_at_once(void **state)
 	free(buf);
 }
 
+static uint64_t file_bytes(const struct fixture *f)
+{
+	struct stat st;
+
+	assert_int_equal(stat(f->path, &st), 0);
+	return st.st_size;
+}
+
+/* On its way to the kernel, or there already, while the image is made shorter. */
+static void a_write_behind_a_new_end_does_not_lengthen_the_file(void **state)
+{
+	struct fixture *f = *state;
+	struct block *b = open_block(f, (struct block_config){ 0 }), *handle;
+	uint8_t buf[1024] = { 1 };
+	struct iovec iov = { buf, sizeof(buf) };
+	struct block_result r[3];
+
+	assert_int_equal(block_share(&handle, b, f->loop), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(r); i++) {
+		r[i] = (struct block_result){
+			.req = { .op = BLOCK_WRITE, .offset = SIZE - 4096 - i * 1024, .len = 1024,
+				 .iov = &iov, .iovcnt = 1, .done = block_result_record } };
+		block_submit(i ? handle : b, &r[i].req);
+	}
+	/* The last of them crosses the new end. */
+	assert_int_equal(block_resize(b, SIZE - 4096 - 1536), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(r); i++)
+		assert_int_equal(block_result_await(f->loop, &r[i]), -EIO);
+	assert_int_equal(block_size(handle), SIZE - 4096 - 1536);
+	assert_int_equal(file_bytes(f), SIZE - 4096 - 1536);
+
+	/* What is in front of the end, and what comes once there is room again, is written. */
+	assert_int_equal(transfer(f, handle, BLOCK_WRITE, buf, 512, SIZE - 4096 - 2048), 0);
+	assert_int_equal(block_resize(b, SIZE), 0);
+	assert_int_equal(transfer(f, handle, BLOCK_WRITE, buf, 512, SIZE - 512), 0);
+	assert_int_equal(file_bytes(f), SIZE);
+	block_close(handle);
+	block_close(b);
+}
+
 static void what_is_outside_is_an_error(void **state)
 {
 	struct fixture *f = *state;
@@ -470,6 +510,7 @@ int main(void)
 		block_test(the_size_is_whole_sectors),
 		block_test(scattered_bytes_arrive_in_order),
 		block_test(many_requests_are_in_flight_at_once),
+		block_test(a_write_behind_a_new_end_does_not_lengthen_the_file),
 		block_test(what_is_outside_is_an_error),
 		block_test(a_file_cut_short_is_an_error_not_a_hang),
 		block_test(a_full_host_is_an_error),
