@@ -213,11 +213,17 @@ static int build(const struct monitor_params *p, struct sandbox *sandbox, struct
  * A page of a restored guest cannot be read. Whoever waits for it, the loop perhaps, does so for
  * good: no end in good order.
  */
-static void memory_broken(void *arg, int r)
+static void memory_broken(void *arg, const char *name, int r)
 {
 	struct machine_end *end = arg;
 
-	log_error("saved memory: cannot be read, and the guest cannot go on: %s", strerror(-r));
+	if (name)
+		log_error("snapshot '%s': its memory cannot be read, and the guest cannot go "
+			  "on: %s",
+			  name, strerror(-r));
+	else
+		log_error("saved memory: cannot be had, and the guest cannot go on: %s",
+			  strerror(-r));
 	end->reason = MACHINE_END_INTERNAL;
 	end->status = MACHINE_STATUS_INTERNAL;
 	_exit(end->status);

@@ -33,6 +33,7 @@ struct fixture {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	int broken; /* under lock: why, or 0 */
+	const char *blamed;
 };
 
 static void set_bit(uint64_t *words, uint64_t page)
@@ -40,12 +41,13 @@ static void set_bit(uint64_t *words, uint64_t page)
 	words[page / 64] |= 1ull << (page % 64);
 }
 
-static void broken(void *arg, int r)
+static void broken(void *arg, const char *name, int r)
 {
 	struct fixture *x = arg;
 
 	pthread_mutex_lock(&x->lock);
 	x->broken = r;
+	x->blamed = name;
 	pthread_cond_broadcast(&x->changed);
 	pthread_mutex_unlock(&x->lock);
 }
@@ -86,9 +88,14 @@ static void create(struct fixture *x)
 	pthread_mutex_init(&x->lock, NULL);
 	pthread_cond_init(&x->changed, NULL);
 	x->image.memory_fd = new_file();
+	x->image.memory_name = "first";
 	x->image.layer = x->layer;
 	for (unsigned i = 0; i < ARRAY_SIZE(x->layer); i++)
-		x->layer[i] = (struct machine_layer){ .fd = new_file(), .pages = x->pages[i] };
+		x->layer[i] = (struct machine_layer){
+			.name = i ? "newest" : "second",
+			.fd = new_file(),
+			.pages = x->pages[i],
+		};
 }
 
 /* From now on @fd's pages are to be had compressed only. */
@@ -188,6 +195,20 @@ static void so_it_is_when_some_are_compressed(void **state)
 		expect_newest(packed);
 }
 
+/* Until it cannot go on, for @why and for the sake of the file called @blamed. */
+static void expect_broken(struct fixture *x, int why, const char *blamed)
+{
+	start(x);
+	pthread_mutex_lock(&x->lock);
+	while (!x->broken)
+		pthread_cond_wait(&x->changed, &x->lock);
+	pthread_mutex_unlock(&x->lock);
+	assert_int_equal(x->broken, why);
+	assert_string_equal(x->blamed, blamed);
+	assert_false(guest_mem_is_whole(x->mem));
+	destroy(x);
+}
+
 static void a_frame_that_is_damaged_is_told_of(void **state)
 {
 	struct fixture x;
@@ -196,14 +217,26 @@ static void a_frame_that_is_damaged_is_told_of(void **state)
 	put(x.image.memory_fd, 3, 1);
 	x.image.packed = pack(&x.packed[0], &x.image.memory_fd);
 	assert_int_equal(pwrite(x.packed[0].fd, "wrong", 5, 10), 5);
-	start(&x);
-	pthread_mutex_lock(&x.lock);
-	while (!x.broken)
-		pthread_cond_wait(&x.changed, &x.lock);
-	pthread_mutex_unlock(&x.lock);
-	assert_int_equal(x.broken, -EBADMSG);
-	assert_false(guest_mem_is_whole(x.mem));
-	destroy(&x);
+	expect_broken(&x, -EBADMSG, "first");
+}
+
+/* The others are as they should be, also the one that has most of it. */
+static void whose_frame_is_damaged_is_told(void **state)
+{
+	struct fixture x;
+
+	create(&x);
+	x.image.num_layers = ARRAY_SIZE(x.layer);
+	for (uint64_t page = 0; page < NUM_PAGES; page++)
+		put(x.image.memory_fd, page, page + 1);
+	for (unsigned i = 0; i < ARRAY_SIZE(x.layer); i++) {
+		put(x.layer[i].fd, 40 + 40 * i, 1);
+		set_bit(x.pages[i], 40 + 40 * i);
+	}
+	x.layer[0].packed = pack(&x.packed[1], &x.layer[0].fd);
+	x.layer[1].packed = pack(&x.packed[2], &x.layer[1].fd);
+	assert_int_equal(pwrite(x.packed[1].fd, "wrong", 5, 10), 5);
+	expect_broken(&x, -EBADMSG, "second");
 }
 
 static void afterwards_the_files_are_of_no_use(void **state)
@@ -267,14 +300,7 @@ static void a_file_that_cannot_be_read_is_told_of(void **state)
 	assert_true(fd >= 0);
 	close(x.image.memory_fd);
 	x.image.memory_fd = fd;
-	start(&x);
-	pthread_mutex_lock(&x.lock);
-	while (!x.broken)
-		pthread_cond_wait(&x.changed, &x.lock);
-	pthread_mutex_unlock(&x.lock);
-	assert_int_equal(x.broken, -EBADF);
-	assert_false(guest_mem_is_whole(x.mem));
-	destroy(&x);
+	expect_broken(&x, -EBADF, "first");
 }
 
 static void files_of_another_size_are_refused(void **state)
@@ -287,7 +313,8 @@ static void files_of_another_size_are_refused(void **state)
 	assert_int_equal(ftruncate(x.layer[1].fd, RAM_BYTES - 1), 0);
 	assert_int_equal(demand_start(&x.demand, x.mem, &x.image, x.loop, NULL, &err), -EBADMSG);
 	assert_string_equal(err.msg,
-			    "saved memory: a file of 4194303 bytes for RAM of 4194304 bytes");
+			    "snapshot 'newest': saved memory: a file of 4194303 bytes for "
+			    "RAM of 4194304 bytes");
 	assert_true(guest_mem_is_whole(x.mem));
 	destroy(&x);
 }
@@ -331,6 +358,7 @@ int main(void)
 		cmocka_unit_test(every_page_is_as_the_newest_file_has_it),
 		cmocka_unit_test(so_it_is_when_some_are_compressed),
 		cmocka_unit_test(a_frame_that_is_damaged_is_told_of),
+		cmocka_unit_test(whose_frame_is_damaged_is_told),
 		cmocka_unit_test(afterwards_the_files_are_of_no_use),
 		cmocka_unit_test(the_working_set_is_part_of_it),
 		cmocka_unit_test(empty_memory_is_there_at_once),

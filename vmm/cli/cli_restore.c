@@ -377,6 +377,7 @@ static void use_chain(struct machine_image *image, struct restoring *t)
 
 	image->state = &snapshot_chain_last(&t->chain)->state;
 	image->memory_fd = c->link[0].memory_fd;
+	image->memory_name = c->link[0].path;
 	image->packed = packed_of(&c->link[0]);
 	image->layer = t->layers;
 	image->working_set = t->working_set.touched ? &t->working_set : NULL;
@@ -386,6 +387,7 @@ static void use_chain(struct machine_image *image, struct restoring *t)
 		image->demand = &t->demand;
 	for (unsigned i = 1; i < c->num; i++)
 		t->layers[image->num_layers++] = (struct machine_layer){
+			.name = c->link[i].path,
 			.fd = c->link[i].memory_fd,
 			.packed = packed_of(&c->link[i]),
 			.pages = c->link[i].pages,

@@ -136,7 +136,8 @@ static int fill_memory(struct machine *m, const struct machine_image *image, str
 	for (unsigned i = 0; i < image->num_layers && !r; i++) {
 		r = guest_mem_load_pages(m->mem, image->layer[i].fd, image->layer[i].pages);
 		if (r < 0)
-			error_set(err, r, "saved memory: cannot be read: %m");
+			error_set(err, r, "snapshot '%s': its memory cannot be read: %m",
+				  image->layer[i].name);
 	}
 	if (!r && image->working_set)
 		working_set_bring_in(image->working_set, m->mem);

@@ -20,6 +20,7 @@ enum machine_clock { MACHINE_CLOCK_CONTINUE, MACHINE_CLOCK_REALTIME };
  * (vmm/saved/packed_memory.h) that is what has them, and there is no @fd.
  */
 struct machine_layer {
+	const char *name; /* as in machine_image */
 	int fd;
 	const struct packed_memory *packed;
 	const uint64_t *pages;
@@ -29,6 +30,7 @@ struct machine_layer {
 struct machine_image {
 	struct state_set *state; /* with "machine" and "machine/config" taken */
 	int memory_fd;		 /* guest RAM from its start to its end, or -1 */
+	const char *memory_name; /* the snapshot that it is of, for messages; or NULL */
 	const struct packed_memory *packed; /* the same, compressed, or NULL: needs @demand */
 	const struct machine_layer *layer; /* what goes over that, in this order */
 	unsigned num_layers;

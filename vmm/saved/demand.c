@@ -33,14 +33,22 @@ static int file_of(const struct demand *d, uint64_t page)
 	return -1;
 }
 
+static const char *name_of(const struct machine_image *image, int file)
+{
+	return file < 0 ? image->memory_name : image->layer[file].name;
+}
+
 static int read_file(struct demand *d, int file, size_t len, uint64_t offset)
 {
 	const struct machine_image *image = d->image;
 	const struct packed_memory *packed = file < 0 ? image->packed : image->layer[file].packed;
 	int fd = file < 0 ? image->memory_fd : image->layer[file].fd;
+	int r = packed ? packed_memory_read(packed, &d->reader, d->buf, len, offset)
+		       : io_read_at(fd, d->buf, len, offset);
 
-	return packed ? packed_memory_read(packed, &d->reader, d->buf, len, offset)
-		      : io_read_at(fd, d->buf, len, offset);
+	if (r < 0)
+		d->damaged = name_of(image, file);
+	return r;
 }
 
 /* Runs of pages that are zero cost no memory: of a chunk that is unpacked many are. */
@@ -116,7 +124,7 @@ static void ended(void *ctx, int r)
 	struct demand *d = ctx;
 
 	if (r < 0)
-		d->broken(d->arg, r);
+		d->broken(d->arg, d->damaged, r);
 	else
 		loop_post(d->loop, &d->over);
 }
@@ -188,7 +196,7 @@ static int find_pages(struct demand *d)
 }
 
 /* Like guest_mem_load(): a file of another size is another guest's. */
-static int check_file(int fd, const struct packed_memory *packed, uint64_t bytes,
+static int check_size(int fd, const struct packed_memory *packed, uint64_t bytes,
 		      struct error *err)
 {
 	struct stat st;
@@ -209,10 +217,13 @@ static int check_file(int fd, const struct packed_memory *packed, uint64_t bytes
 
 static int check_files(const struct machine_image *image, uint64_t bytes, struct error *err)
 {
-	int r = check_file(image->memory_fd, image->packed, bytes, err);
+	int r = check_size(image->memory_fd, image->packed, bytes, err);
+	int file = -1;
 
-	for (unsigned i = 0; i < image->num_layers && !r; i++)
-		r = check_file(image->layer[i].fd, image->layer[i].packed, bytes, err);
+	while (!r && ++file < (int)image->num_layers)
+		r = check_size(image->layer[file].fd, image->layer[file].packed, bytes, err);
+	if (r < 0 && name_of(image, file))
+		error_prefix(err, "snapshot '%s'", name_of(image, file));
 	return r;
 }
 

@@ -26,9 +26,10 @@ struct demand {
 	int handler_fd;
 	/*
 	 * A page cannot be had, by -errno: the guest cannot go on, nor can any thread of ours
-	 * that touches it, the loop among them. On the fault thread; does not return.
+	 * that touches it, the loop among them. @name is whose file it is that cannot be read, NULL
+	 * when it is none's or that has no name. On the fault thread; does not return.
 	 */
-	void (*broken)(void *arg, int r);
+	void (*broken)(void *arg, const char *name, int r);
 	void *arg;
 
 	/* The rest is its own. */
@@ -43,6 +44,7 @@ struct demand {
 	uint64_t *front; /* those of them to bring first, until that is done; or NULL */
 	uint64_t at;	 /* where the background is */
 	uint8_t *buf;	 /* for one step of it */
+	const char *damaged; /* whose file could not be read */
 	struct packed_reader reader; /* of files that are compressed */
 };
 
