@@ -138,6 +138,14 @@ void machine_ejected(void *machine, uint32_t slots);
 void machine_eject_seen(struct loop_task *task);
 void machine_free_plugging(struct machine *m);
 
+/*
+ * machine_pause.c: have the queues drained, and those who wait for a pause told. Forget those: they
+ * learn of the end. Let the devices go on, the vCPUs not yet.
+ */
+void machine_drain(struct machine *m);
+void machine_free_pausers(struct machine *m);
+void machine_resume_devices(struct machine *m);
+
 /* machine.c: tell every vCPU what it is, and remember it. */
 int machine_set_cpuid(struct machine *m, const struct x86_cpuid *cpuid, struct error *err);
 
