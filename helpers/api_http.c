@@ -62,15 +62,36 @@ static enum MHD_Result answer_request(struct api *api, struct MHD_Connection *c,
 	return done;
 }
 
+/* What is wrong with HTTP itself, and not with what is asked: Firecracker's server says so. */
+static enum MHD_Result refuse(struct MHD_Connection *c, const char *why)
+{
+	char text[240];
+
+	/* Its newline has no backslash, so that nobody can parse its answer; ours has. */
+	snprintf(text, sizeof(text),
+		 "{\"error\":\"%s\\nAll previous unanswered requests will be dropped.\"}", why);
+	return respond(c, MHD_HTTP_BAD_REQUEST, text, false);
+}
+
 static enum MHD_Result refuse_size(const struct api *api, struct MHD_Connection *c, size_t size)
 {
-	char text[200];
+	char why[140];
 
-	snprintf(text, sizeof(text),
-		 "{\"error\":\"Request payload with size %zu is larger than the limit of %zu "
-		 "allowed by server.\\nAll previous unanswered requests will be dropped.\"}",
+	snprintf(why, sizeof(why),
+		 "Request payload with size %zu is larger than the limit of %zu allowed by server.",
 		 size, api->options.payload_limit);
-	return respond(c, MHD_HTTP_CONTENT_TOO_LARGE, text, false);
+	return refuse(c, why);
+}
+
+/* HTTP has more, and a server of Firecracker's does not know them, whatever the path. */
+static bool is_known(const char *method)
+{
+	static const char *const known[] = { "GET", "PUT", "PATCH", "DELETE" };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(known); i++)
+		if (!strcmp(method, known[i]))
+			return true;
+	return false;
 }
 
 /* Keep a piece of the body. */
@@ -111,6 +132,8 @@ static enum MHD_Result request_arrives(void *arg, struct MHD_Connection *c, cons
 		in = *state = calloc(1, sizeof(*in));
 		if (!in)
 			return MHD_NO;
+		if (!is_known(method))
+			return refuse(c, "Invalid HTTP Method: Unsupported HTTP method.");
 		/* At once: the client should not send it first. */
 		if (announced(c) > http->api->options.payload_limit)
 			return refuse_size(http->api, c, announced(c));
