@@ -179,6 +179,7 @@ static void a_disk_called_as_another_device_is_saved(void **unused)
 	devices_of_one_name_are_told_apart("net0", "pci");
 	devices_of_one_name_are_told_apart("net0", "mmio");
 	devices_of_one_name_are_told_apart("rng0", "pci");
+	devices_of_one_name_are_told_apart("cache", "pci"); /* as the persistent memory */
 }
 
 static void golden_state_is_read(const char *name)

@@ -241,26 +241,6 @@ static int check_disk(const struct machine_config *c, unsigned i, struct error *
 	return 0;
 }
 
-/* Either may be still open. */
-static bool is_same(const char *a, const char *b)
-{
-	return a && b && !strcmp(a, b);
-}
-
-/* Persistent memory has a name that no disk and no network has; those two may have the same. */
-static bool id_is_taken(const struct machine_config *c, unsigned pmem, const char *id)
-{
-	bool taken = false;
-
-	for (unsigned i = 0; i < pmem; i++)
-		taken |= is_same(id, c->pmem[i].id);
-	for (unsigned i = 0; i < c->num_disks; i++)
-		taken |= is_same(id, c->disk[i].id);
-	for (unsigned i = 0; i < c->num_nets; i++)
-		taken |= is_same(id, c->net[i].id);
-	return taken;
-}
-
 static int check_pmem(const struct machine_config *c, unsigned i, struct error *err)
 {
 	const struct config_pmem *p = &c->pmem[i];
@@ -268,8 +248,9 @@ static int check_pmem(const struct machine_config *c, unsigned i, struct error *
 
 	if (r < 0)
 		return r;
-	if (id_is_taken(c, i, p->id))
-		return error_usage(err, -EEXIST, "--pmem: id '%s' is given twice", p->id);
+	for (unsigned k = 0; k < i; k++)
+		if (p->id && c->pmem[k].id && !strcmp(p->id, c->pmem[k].id))
+			return error_usage(err, -EEXIST, "--pmem: id '%s' is given twice", p->id);
 	return 0;
 }
 
