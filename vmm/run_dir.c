@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -205,17 +206,76 @@ static bool is_dead(const char *path)
 	return fd == -ECONNREFUSED;
 }
 
-/* Give the directory @from, which listens, the name @to; one that a dead microVM left gives way. */
-static int take_name(const char *from, const char *to)
+/*
+ * Whoever takes the name @path from a dead one, or removes that, holds this from his last look on:
+ * a microVM that was given the name meanwhile would lose its directory. Close it to let go. A name
+ * that is free is taken without: rename() replaces nothing that has a socket in it. -1 where the
+ * file system has no such locks; then there is only the look.
+ */
+static int lock_above(const char *path)
+{
+	char above[PATH_MAX];
+	size_t len = (size_t)snprintf(above, sizeof(above), "%s", path);
+	int fd, r;
+
+	if (len >= sizeof(above))
+		return -1;
+	while (len && above[len - 1] == '/')
+		len--;
+	while (len && above[len - 1] != '/')
+		len--;
+	above[len] = '\0';
+	fd = open(len ? above : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	do
+		r = fd < 0 ? 0 : flock(fd, LOCK_EX);
+	while (r < 0 && errno == EINTR);
+	return fd;
+}
+
+static void unlock(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+}
+
+/* Was the microVM of @path killed? Then all that it left is gone. */
+static bool remove_if_dead(const char *path)
+{
+	bool dead = is_dead(path);
+	int lock;
+
+	if (!dead)
+		return false;
+	lock = lock_above(path);
+	dead = is_dead(path);
+	if (dead)
+		remove_dead(path);
+	unlock(lock);
+	return dead;
+}
+
+/* As rename(), with -EEXIST when something is there already. */
+static int rename_to(const char *from, const char *to)
 {
 	if (rename(from, to) == 0)
 		return 0;
-	if (errno != ENOTEMPTY && errno != EEXIST)
-		return -errno;
-	if (!is_dead(to))
-		return -EEXIST;
-	remove_dead(to);
-	return rename(from, to) < 0 ? -errno : 0;
+	return errno == ENOTEMPTY ? -EEXIST : -errno;
+}
+
+/* Give the directory @from, which listens, the name @to; one that a dead microVM left gives way. */
+static int take_name(const char *from, const char *to)
+{
+	int r = rename_to(from, to), lock;
+
+	if (r != -EEXIST)
+		return r;
+	lock = lock_above(to);
+	if (is_dead(to))
+		remove_dead(to);
+	/* What was there may be gone by now in any case. */
+	r = rename_to(from, to);
+	unlock(lock);
+	return r;
 }
 
 int run_dir_create(struct run_dir *dir, const char *root, const char *id, struct error *err)
@@ -391,11 +451,8 @@ int run_dir_connect(const char *root, const char *id, const char *name, int type
 		return r;
 	if (r != -ECONNREFUSED && r != -ENOENT)
 		return error_usage(err, r, "microVM '%s': %m", id);
-	if (is_dead(path)) {
-		remove_dead(path);
-	} else if (access(path, F_OK) == 0) {
+	if (!remove_if_dead(path) && access(path, F_OK) == 0)
 		return error_usage(err, -ENOENT, "microVM '%s' has no %s", id, name);
-	}
 	error_usage(err, -ENOENT, "there is no microVM '%s'", id);
 	error_hint(err, "'wisp ls' lists those that run");
 	return -ENOENT;
@@ -432,10 +489,7 @@ static void remove_unfinished(const char *root)
 
 bool run_dir_remove_dead(const char *path)
 {
-	if (!is_dead(path))
-		return false;
-	remove_dead(path);
-	return true;
+	return remove_if_dead(path);
 }
 
 int run_dir_for_each(const char *root, int (*fn)(void *arg, const char *id, const char *path),

@@ -7,7 +7,8 @@
  * it must belong to the user and to nobody else. The parent of a microVM makes
  * its directory, with the socket listening before the name appears, and removes
  * it at the end. So a directory whose socket refuses connections is one whose
- * microVM was killed, and whoever comes across it removes it.
+ * microVM was killed, and whoever comes across it removes it, with RUNDIR locked (flock)
+ * from the last look on, so that no live one that took the name goes in its place.
  *
  * No threads, no state beyond the struct.
  */

@@ -156,6 +156,127 @@ static void name_of_a_dead_one_is_free(void **state)
 	run_dir_remove(&dir);
 }
 
+/* Processes that begin together, and end when all have tried. */
+struct crowd {
+	int begin[2], tried[2], end[2];
+	pid_t pid[4];
+	unsigned num;
+};
+
+static void open_crowd(struct crowd *c)
+{
+	c->num = 0;
+	assert_int_equal(pipe(c->begin), 0);
+	assert_int_equal(pipe(c->tried), 0);
+	assert_int_equal(pipe(c->end), 0);
+}
+
+/* True in the new one, once all may begin. */
+static bool join(struct crowd *c)
+{
+	pid_t pid = fork();
+	char byte;
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		close(c->begin[1]);
+		close(c->end[1]);
+		return read(c->begin[0], &byte, 1) == 0;
+	}
+	c->pid[c->num++] = pid;
+	return false;
+}
+
+/* In one of them: it ends well or not. */
+static _Noreturn void leave(struct crowd *c, bool well)
+{
+	char byte = 0;
+
+	if (write(c->tried[1], &byte, 1) != 1 || read(c->end[0], &byte, 1) != 0)
+		well = false;
+	_exit(!well);
+}
+
+static void let_begin(struct crowd *c)
+{
+	close(c->begin[0]);
+	close(c->begin[1]);
+}
+
+/* A bit for each that ended well. */
+static unsigned let_end(struct crowd *c)
+{
+	unsigned well = 0;
+	int status;
+	char byte;
+
+	for (unsigned i = 0; i < c->num; i++)
+		assert_int_equal(read(c->tried[0], &byte, 1), 1);
+	for (unsigned i = 0; i < 2; i++) {
+		close(c->tried[i]);
+		close(c->end[i]);
+	}
+	for (unsigned i = 0; i < c->num; i++) {
+		assert_int_equal(waitpid(c->pid[i], &status, 0), c->pid[i]);
+		well |= (status == 0) << i;
+	}
+	return well;
+}
+
+#define ROUNDS 100
+
+static void name_of_a_dead_one_is_taken_once(void **state)
+{
+	struct place *p = *state;
+
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		struct crowd c;
+		unsigned won;
+
+		leave_a_dead_one(p->root, "a");
+		open_crowd(&c);
+		while (c.num < ARRAY_SIZE(c.pid))
+			if (join(&c)) {
+				struct run_dir dir = { .listen_fd = -1 };
+
+				leave(&c, run_dir_create(&dir, p->root, "a", NULL) == 0);
+			}
+		let_begin(&c);
+		won = let_end(&c);
+		if (!won || won & (won - 1))
+			fail_msg("round %u: %x have the name", i, won);
+	}
+	assert_int_equal(run_dir_connect(p->root, "a", RUN_DIR_CONTROL, SOCK_SEQPACKET, NULL),
+			 -ENOENT);
+}
+
+/* Who comes across a dead one removes nothing that has its name by then. */
+static void live_one_is_not_removed_for_a_dead_one(void **state)
+{
+	struct place *p = *state;
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/a", p->root);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		struct run_dir dir = { .listen_fd = -1 };
+		struct crowd c;
+
+		leave_a_dead_one(p->root, "a");
+		open_crowd(&c);
+		while (c.num < ARRAY_SIZE(c.pid))
+			if (join(&c)) {
+				run_dir_remove_dead(path);
+				leave(&c, true);
+			}
+		let_begin(&c);
+		assert_int_equal(run_dir_create(&dir, p->root, "a", NULL), 0);
+		let_end(&c);
+		if (!exists(p->root, "a/" RUN_DIR_CONTROL))
+			fail_msg("round %u: removed while it runs", i);
+		run_dir_remove(&dir);
+	}
+}
+
 static void connecting_to_a_dead_one_finds_none_and_cleans_up(void **state)
 {
 	struct place *p = *state;
@@ -318,6 +439,8 @@ int main(void)
 		IN_PLACE(name_of_a_running_one_is_refused),
 		IN_PLACE(one_that_was_given_another_name_goes_by_that),
 		IN_PLACE(name_of_a_dead_one_is_free),
+		IN_PLACE(name_of_a_dead_one_is_taken_once),
+		IN_PLACE(live_one_is_not_removed_for_a_dead_one),
 		IN_PLACE(connecting_to_a_dead_one_finds_none_and_cleans_up),
 		IN_PLACE(directory_that_is_no_microvms_is_left_alone),
 		IN_PLACE(root_that_others_may_write_to_is_refused),
