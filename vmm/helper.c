@@ -57,8 +57,8 @@ int helper_exec(const char *name, char *const *argv, struct error *err)
 
 /*
  * In the child of a helper that starts late: wait for the guest's first frame, or for a word from
- * outside. No descriptor but
- * the helper's own stays open, or the monitor's end of the socket could never close.
+ * outside. No descriptor but the helper's own stays open, or the monitor's end of the socket could
+ * never close.
  */
 static void await_first_frame(int socket, int listening)
 {
@@ -66,7 +66,8 @@ static void await_first_frame(int socket, int listening)
 			      { .fd = listening, .events = POLLIN } };
 
 	prctl(PR_SET_NAME, "wisp-net (idle)");
-	/* The status descriptor's place is free, and the next one is the listening socket's. */
+	/* In the place of the status descriptor may be anything, the monitor's end too. */
+	close(socket + 1);
 	close_range(listening < 0 ? socket + 1 : listening + 1, ~0u, 0);
 	while (poll(p, ARRAY_SIZE(p), -1) < 0 && errno == EINTR)
 		;

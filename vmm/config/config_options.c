@@ -242,3 +242,5 @@ const struct config_item config_run_options[] = {
 	  MEMBER(log_file) },
 	{ 0 },
 };
+
+_Static_assert(ARRAY_SIZE(config_run_options) - 1 <= 64, "which were given is told by 64 bits");
