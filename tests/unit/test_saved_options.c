@@ -4,10 +4,12 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "vmm/cli/cli_saved.h"
+#include "vmm/config/config_state.h"
 
 /* A guest that was saved with two disks, a network of each kind and sockets. */
 static void saved_guest(struct machine_config *c)
@@ -134,6 +136,64 @@ static void what_the_guest_does_not_have_is_refused(void **state)
 	}
 }
 
+/* Save @c and load it again, as a snapshot does. */
+static int save_and_load(const struct machine_config *c, struct error *err)
+{
+	struct state_set set = { 0 };
+	struct machine_config loaded;
+	struct state_writer w;
+	int r;
+
+	config_init(&loaded);
+	state_writer_init(&w);
+	config_save(c, &w);
+	state_seal(&w);
+	r = state_set_open(&set, w.buf, w.len, err);
+	if (!r)
+		r = config_load(&loaded, &set, err);
+	config_done(&loaded);
+	state_writer_done(&w);
+	return r;
+}
+
+/* What can be saved can be loaded, and what cannot is said while there still is a guest. */
+static void saved_is_what_can_be_loaded(void **state)
+{
+	static const size_t lengths[] = { 4095, 4096 };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(lengths); i++) {
+		struct machine_config c;
+		struct error err = { 0 };
+
+		config_init(&c);
+		c.args_dir = strdup("/");
+		c.args = calloc(3, sizeof(*c.args));
+		c.num_args = 2;
+		c.args[0] = strdup("--kernel");
+		c.args[1] = calloc(1, lengths[i] + 1);
+		memset(c.args[1], 'k', lengths[i]);
+		assert_int_equal(config_check_saved(&c, &err), i ? -E2BIG : 0);
+		assert_int_equal(save_and_load(&c, &err) < 0, i);
+		config_done(&c);
+	}
+}
+
+static void too_many_arguments_are_not_saved(void **state)
+{
+	struct machine_config c;
+	struct error err = { 0 };
+
+	config_init(&c);
+	c.num_args = 1025;
+	c.args = calloc(c.num_args + 1, sizeof(*c.args));
+	for (unsigned i = 0; i < c.num_args; i++)
+		c.args[i] = strdup("--no-hotplug");
+	assert_int_equal(config_check_saved(&c, &err), -E2BIG);
+	assert_non_null(strstr(err.msg, "1025 arguments"));
+	assert_true(save_and_load(&c, &err) < 0);
+	config_done(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -141,6 +201,8 @@ int main(void)
 		cmocka_unit_test(everything_may_be_elsewhere_now),
 		cmocka_unit_test(a_tap_by_descriptor_gets_a_name),
 		cmocka_unit_test(what_the_guest_does_not_have_is_refused),
+		cmocka_unit_test(saved_is_what_can_be_loaded),
+		cmocka_unit_test(too_many_arguments_are_not_saved),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,6 +15,31 @@
 #define MAX_ARGS      1024
 #define MAX_ARG_BYTES 4096
 
+static int check_length(const char *text, struct error *err)
+{
+	if (strlen(text) < MAX_ARG_BYTES)
+		return 0;
+	return error_set(err, -E2BIG,
+			 "a guest with an argument of %zu bytes ('%.40s...') cannot be saved: %u "
+			 "are the most",
+			 strlen(text), text, MAX_ARG_BYTES - 1);
+}
+
+int config_check_saved(const struct machine_config *c, struct error *err)
+{
+	int r = c->args_dir ? check_length(c->args_dir, err) : 0;
+
+	if (c->num_args > MAX_ARGS)
+		return error_set(err, -E2BIG,
+				 "a guest with %u arguments cannot be saved: %u are the most",
+				 c->num_args, MAX_ARGS);
+	for (unsigned i = 0; i < c->num_args && !r; i++)
+		r = check_length(c->args[i], err);
+	for (unsigned i = 0; i < c->num_disks && !r; i++)
+		r = check_length(c->disk[i].path, err);
+	return r;
+}
+
 void config_save(const struct machine_config *c, struct state_writer *w)
 {
 	state_begin(w, SECTION, 0, VERSION);

@@ -9,6 +9,9 @@
 #include "vmm/config/config.h"
 #include "vmm/core/state.h"
 
+/* Would config_load() take it: are there not too many arguments, and none too long? Or -E2BIG. */
+int config_check_saved(const struct machine_config *c, struct error *err);
+
 void config_save(const struct machine_config *c, struct state_writer *w);
 
 /*

@@ -20,6 +20,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "vmm/config/config_state.h"
 #include "vmm/core/io.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
@@ -420,11 +421,18 @@ static const char *pmem_forbids(const struct machine_config *c, bool clone)
 static void begin(struct taking *t)
 {
 	const char *why = pmem_forbids(t->m->config, t->nursery_fd >= 0);
+	struct error err = { 0 };
 
 	if (!why)
 		why = reset_devices_forbid_copy(t->m);
 	if (why) {
 		control_fail(t->call, -ENOTSUP, "%s", why);
+		free_taking(t);
+		return;
+	}
+	/* A clone reads its configuration from nowhere. */
+	if (t->nursery_fd < 0 && config_check_saved(t->m->config, &err) < 0) {
+		control_fail_error(t->call, &err);
 		free_taking(t);
 		return;
 	}
