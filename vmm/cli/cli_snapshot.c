@@ -378,6 +378,17 @@ int snapshot_and_end(const char *run_dir, const char *id, const char *path, stru
 /* Chains are short, and have all their snapshots named at most. */
 #define MAX_ARGS (1 + SNAPSHOT_MAX_LINKS)
 
+/* A name of a file may be anything but JSON. */
+static int print_merged(const char *to, unsigned num, struct error *err)
+{
+	json_t *o = json_pack("{s:s, s:i}", "path", to, "merged", (int)num);
+
+	if (!o)
+		return error_set(err, -EILSEQ, "snapshot merge: '%s' is there, but no text", to);
+	control_print_json(o, NULL);
+	return 0;
+}
+
 static int merge(const struct snapshot_options *o, const char *const *paths, int num,
 		 struct error *err)
 {
@@ -396,7 +407,7 @@ static int merge(const struct snapshot_options *o, const char *const *paths, int
 	if (!r)
 		r = snapshot_chain_merge(c, to, o->compress, err);
 	if (!r && o->json)
-		printf("{\"path\": \"%s\", \"merged\": %u}\n", to, c->num);
+		r = print_merged(to, c->num, err);
 	else if (!r)
 		printf("snapshot '%s': complete now, out of %u\n", to, c->num);
 	snapshot_chain_close(c);
