@@ -1,6 +1,7 @@
 #include "vmm/monitor.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -322,6 +323,12 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 		return end->status;
 	}
 
+	/*
+	 * What of a clone's heap was written is its own and no more its parent's: what was only
+	 * needed to make it goes back.
+	 */
+	if (p->image && p->image->mem)
+		malloc_trim(0);
 	tell_started(p->started_fd);
 	machine_run(m, end);
 	control_free(control, end);
