@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -443,8 +444,60 @@ API_HANDLER(patch_net)
 		api_no_content(answer);
 }
 
+/* What the guest's drive @id is on: a name may stand for another file since. */
+static int stat_drive(struct api *api, const char *id, struct stat *ret_st, struct error *err)
+{
+	int fds[CONFIG_MAX_DISKS], r;
+	struct control_extra extra = { .fds = fds, .max_fds = CONFIG_MAX_DISKS };
+	json_t *reply = NULL, *disk;
+	size_t i;
+
+	r = control_ask_extra(api->control, json_pack("{s:s}", "do", "disks"), NULL, 0, &reply,
+			      &extra, err);
+	if (!r)
+		r = error_set(err, -ENOENT, "the microVM does not have it");
+	json_array_foreach(json_object_get(reply, "disks"), i, disk)
+	{
+		const char *name = json_string_value(json_object_get(disk, "id"));
+
+		if (i < extra.num_fds && name && !strcmp(name, id) && fstat(fds[i], ret_st) == 0)
+			r = 0;
+	}
+	while (extra.num_fds > 0)
+		close(fds[--extra.num_fds]);
+	json_decref(reply);
+	return r;
+}
+
+/*
+ * PATCH with the path that the drive has: its file has another size by now; the guest is told.
+ * No other file is put beneath it.
+ */
+static int rescan_drive(struct api *api, const char *id, const char *path, struct error *err)
+{
+	struct stat now, used;
+	int r = stat_drive(api, id, &used, err);
+
+	if (r < 0)
+		return r;
+	if (stat(path, &now) < 0)
+		return error_set(err, -errno, "'%s': %m.", path);
+	if (now.st_dev != used.st_dev || now.st_ino != used.st_ino || !S_ISREG(now.st_mode))
+		return error_set(err, -ENOTSUP, "The requested operation is not supported: wisp "
+				 "puts no other file beneath a disk that is in use.");
+	/* To be set to less would cut the file. */
+	if (now.st_size % 512)
+		return error_set(err, -EINVAL, "The requested operation is not supported: the "
+				 "file is no whole number of sectors.");
+	return control_ask(api->control,
+			   json_pack("{s:s, s:s+, s:I}", "do", "change", "device", "disk:", id,
+				     "size", (json_int_t)now.st_size),
+			   NULL, 0, NULL, err);
+}
+
 API_HANDLER(patch_drive)
 {
+	const json_t *path = json_object_get(body, "path_on_host");
 	json_t *drive = json_object_get(api->drives, id);
 	static const char cannot[] = "Drive config error: Unable to patch the block device:";
 	static const char hint[] = "Please verify the request arguments.";
@@ -454,9 +507,8 @@ API_HANDLER(patch_drive)
 		api_fault(answer, "%s Device not found. %s", cannot, hint);
 		return;
 	}
-	if (json_is_string(json_object_get(body, "path_on_host"))) {
-		api_fault(answer, "The requested operation is not supported: wisp puts no other "
-				  "file beneath a disk that is in use.");
+	if (json_is_string(path) && rescan_drive(api, id, json_string_value(path), &err) < 0) {
+		api_fault(answer, "%s %s %s", cannot, err.msg, hint);
 		return;
 	}
 	if (update_limiter(api, drive, id, "rate_limiter", OF_DISK,
