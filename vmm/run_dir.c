@@ -379,6 +379,17 @@ void run_dir_note_cgroup(const struct run_dir *dir, const char *path)
 	free(link);
 }
 
+void run_dir_note_monitor(const struct run_dir *dir, pid_t pid)
+{
+	char *link = run_dir_file(dir, RUN_DIR_MONITOR), text[16];
+
+	snprintf(text, sizeof(text), "%d", pid);
+	/* Without it, one that is stuck is not found; no reason not to run. */
+	if (link && symlink(text, link) < 0)
+		log_warn("'%s': %m", link);
+	free(link);
+}
+
 void run_dir_remove(struct run_dir *dir)
 {
 	char root[PATH_MAX], hidden[PATH_MAX - 32], *slash;
@@ -432,20 +443,49 @@ int run_dir_listen(const struct run_dir *dir, const char *name)
 
 /* ---- finding them ---- */
 
-int run_dir_connect(const char *root, const char *id, const char *name, int type,
-		    struct error *err)
+/* The path of the microVM @id's directory. */
+static int find_directory(const char *root, const char *id, char *buf, size_t size,
+			  struct error *err)
 {
-	char base[PATH_MAX - 300], path[PATH_MAX];
+	char base[PATH_MAX - 300];
 	int r;
 
 	if (strchr(id, '/')) {
-		snprintf(path, sizeof(path), "%s", id);
-	} else {
-		r = run_dir_root(base, sizeof(base), root, false, err);
-		if (r < 0 && r != -ENOENT)
-			return r;
-		snprintf(path, sizeof(path), "%s/%s", base, id);
+		snprintf(buf, size, "%s", id);
+		return 0;
 	}
+	r = run_dir_root(base, sizeof(base), root, false, err);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	snprintf(buf, size, "%s/%s", base, id);
+	return 0;
+}
+
+pid_t run_dir_monitor(const char *root, const char *id)
+{
+	char path[PATH_MAX], link[PATH_MAX + 16], text[16], *end;
+	ssize_t n = -1;
+	long pid;
+
+	if (find_directory(root, id, path, sizeof(path), NULL) == 0) {
+		snprintf(link, sizeof(link), "%s/" RUN_DIR_MONITOR, path);
+		n = readlink(link, text, sizeof(text) - 1);
+	}
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	pid = strtol(text, &end, 10);
+	return *end || pid <= 0 || pid > INT_MAX ? 0 : (pid_t)pid;
+}
+
+int run_dir_connect(const char *root, const char *id, const char *name, int type,
+		    struct error *err)
+{
+	char path[PATH_MAX];
+	int r = find_directory(root, id, path, sizeof(path), err);
+
+	if (r < 0)
+		return r;
 	r = connect_in(path, name, type);
 	if (r >= 0)
 		return r;

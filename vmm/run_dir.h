@@ -16,6 +16,7 @@
 #define WISP_VMM_RUN_DIR_H
 
 #include <limits.h>
+#include <sys/types.h>
 
 #include "vmm/core/error.h"
 
@@ -24,6 +25,8 @@
 #define RUN_DIR_LOG	"log"
 #define RUN_DIR_LATE	"late.sock" /* of one that came with some of its memory still to come */
 #define RUN_DIR_CGROUP	"cgroup" /* a link to the microVM's own, for whoever removes a dead one */
+
+#define RUN_DIR_MONITOR "monitor" /* a link to the process, where it is no child of who listens */
 
 /* One microVM's, while it runs. Zero-initialised with listen_fd -1: none. */
 struct run_dir {
@@ -68,6 +71,13 @@ void run_dir_inherit(struct run_dir *dir);
  * parent otherwise.
  */
 void run_dir_note_cgroup(const struct run_dir *dir, const char *path);
+
+/*
+ * The monitor of a clone is no child of the process that keeps its directory: note which process it
+ * is, and read that for the microVM @id of @root (both as for run_dir_connect()), 0 without a note.
+ */
+void run_dir_note_monitor(const struct run_dir *dir, pid_t pid);
+pid_t run_dir_monitor(const char *root, const char *id);
 
 /* Remove the directory and all that is in it, and close the socket. Harmless without one. */
 void run_dir_remove(struct run_dir *dir);

@@ -431,6 +431,31 @@ static void noted_cgroup_is_a_link(void **state)
 	run_dir_remove(&dir);
 }
 
+static void noted_monitor_is_found_by_name_and_by_path(void **state)
+{
+	struct place *p = *state;
+	struct run_dir dir = { .listen_fd = -1 };
+	char *link;
+
+	assert_int_equal(run_dir_monitor(p->root, "a"), 0);
+	assert_int_equal(run_dir_create(&dir, p->root, "a", NULL), 0);
+	assert_int_equal(run_dir_monitor(p->root, "a"), 0);
+	run_dir_note_monitor(&dir, 4711);
+	assert_int_equal(run_dir_monitor(p->root, "a"), 4711);
+	assert_int_equal(run_dir_monitor(NULL, dir.path), 4711);
+	/* What is no process, or more than one, is nobody to kill. */
+	link = run_dir_file(&dir, RUN_DIR_MONITOR);
+	for (unsigned i = 0; i < 3; i++) {
+		static const char *const bad[] = { "-1", "47x", "0" };
+
+		assert_int_equal(unlink(link), 0);
+		assert_int_equal(symlink(bad[i], link), 0);
+		assert_int_equal(run_dir_monitor(p->root, "a"), 0);
+	}
+	free(link);
+	run_dir_remove(&dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -449,6 +474,7 @@ int main(void)
 		IN_PLACE(all_are_found_in_order_and_what_was_never_finished_goes),
 		IN_PLACE(dead_ones_cgroup_goes_with_its_directory),
 		IN_PLACE(noted_cgroup_is_a_link),
+		IN_PLACE(noted_monitor_is_found_by_name_and_by_path),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -136,8 +136,7 @@ int console_main(int argc, char **argv)
 		terminal_restore();
 		r = 0;
 		if (how == END_ASKED)
-			r = control_end_machine(control, json_pack("{s:s}", "do", "kill"), false,
-						NULL,
+			r = control_end_machine(control, json_pack("{s:s}", "do", "kill"), 0, NULL,
 						&err);
 		else if (how == DETACHED)
 			fprintf(stderr, "\r\nwisp: detached from '%s'\n", id);

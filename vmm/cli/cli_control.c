@@ -125,15 +125,19 @@ static pid_t peer_pid(int sock)
 }
 
 /*
- * A monitor that is stuck: kill it by force. It is a child of the process that listens; that one
- * notices, and cleans up.
+ * A monitor that is stuck: kill it by force. Its process is known, or it is a child of the one that
+ * listens; that one notices, and cleans up.
  */
-static int kill_stuck(pid_t parent, struct error *err)
+static int kill_stuck(pid_t monitor, pid_t parent, struct error *err)
 {
 	char path[64];
 	FILE *f;
 	int child, killed = 0;
 
+	if (monitor > 0)
+		return kill(monitor, SIGKILL) < 0 && errno != ESRCH
+			       ? error_set(err, -errno, "process %d cannot be killed: %m", monitor)
+			       : 0;
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", parent, parent);
 	f = fopen(path, "re");
 	while (f && fscanf(f, "%d", &child) == 1)
@@ -155,7 +159,7 @@ static void await_parent(int pidfd)
 	poll(&p, 1, PATIENCE_SECONDS * 1000);
 }
 
-int control_end_machine(int sock, json_t *request, bool force, json_t **ret_reply,
+int control_end_machine(int sock, json_t *request, pid_t force, json_t **ret_reply,
 			struct error *err)
 {
 	pid_t parent = peer_pid(sock);
@@ -166,7 +170,7 @@ int control_end_machine(int sock, json_t *request, bool force, json_t **ret_repl
 		*ret_reply = NULL;
 	r = control_ask(sock, request, NULL, 0, ret_reply, err);
 	if (force && (r == -ETIMEDOUT || r == -EAGAIN) && parent > 0)
-		r = kill_stuck(parent, err);
+		r = kill_stuck(force, parent, err);
 	/* That it is gone is what was wanted. */
 	if (r == -ECONNRESET || r == -EPIPE)
 		r = 0;
@@ -201,7 +205,7 @@ int stop_main(int argc, char **argv)
 	sock = r = control_open("stop", control_stop_options, &o, argc, argv, &id, &err);
 	if (sock >= 0) {
 		request = json_pack("{s:s, s:i}", "do", "stop", "timeout", o.timeout_seconds);
-		r = control_end_machine(sock, request, false, &reply, &err);
+		r = control_end_machine(sock, request, 0, &reply, &err);
 		close(sock);
 		if (!r)
 			print_stopped(&o, id, reply);
@@ -217,14 +221,17 @@ int kill_main(int argc, char **argv)
 	struct control_options o = { 0 };
 	struct error err = { 0 };
 	const char *id;
+	pid_t monitor;
 	int sock, r;
 
 	sock = r = control_open("kill", control_plain_options, &o, argc, argv, &id, &err);
 	if (sock >= 0) {
 		setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 		setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-		r = control_end_machine(sock, json_pack("{s:s}", "do", "kill"), true, NULL,
-					&err);
+		/* What a clone's keeper has for children are its helpers. */
+		monitor = run_dir_monitor(o.run_dir, id);
+		r = control_end_machine(sock, json_pack("{s:s}", "do", "kill"),
+					monitor ? monitor : CONTROL_FORCE_CHILD, NULL, &err);
 		close(sock);
 	}
 	control_options_done(&o);

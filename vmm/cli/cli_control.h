@@ -38,12 +38,15 @@ void control_print_json(json_t *o, const char *id);
 int control_open(const char *verb, const struct config_item *options, struct control_options *o,
 		 int argc, char *const *argv, const char **ret_id, struct error *err);
 
+#define CONTROL_FORCE_CHILD (-1)
+
 /*
  * Ask for the end by @request ("stop", "kill") and return after it; with @force also that of a
- * monitor that does not answer. @ret_reply, which may be NULL, says how it ended, or becomes NULL
- * when nobody was left to say so.
+ * monitor that does not answer: it is that process, or (CONTROL_FORCE_CHILD) a child of who
+ * listens. @ret_reply, which may be NULL, says how it ended, or becomes NULL when nobody was left
+ * to say so.
  */
-int control_end_machine(int sock, json_t *request, bool force, json_t **ret_reply,
+int control_end_machine(int sock, json_t *request, pid_t force, json_t **ret_reply,
 			struct error *err);
 
 #endif

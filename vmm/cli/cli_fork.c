@@ -151,6 +151,7 @@ static int open_ends(struct cli_fork *c, const struct run_dir *dir, int alive, s
 	return r < 0 ? r : num;
 }
 
+/* The clone's process, or -errno. */
 static int ask_nursery(struct cli_fork *c, const char *name, const int *fds, unsigned num,
 		       struct error *err)
 {
@@ -159,6 +160,7 @@ static int ask_nursery(struct cli_fork *c, const char *name, const int *fds, uns
 	unsigned none;
 	ssize_t n = text ? control_send(c->nursery[1], text, strlen(text), fds, num, 0) : -ENOMEM;
 	const char *why;
+	int pid;
 
 	json_decref(request);
 	free(text);
@@ -168,10 +170,11 @@ static int ask_nursery(struct cli_fork *c, const char *name, const int *fds, uns
 		return error_set(err, n ? (int)n : -ECONNRESET, "the nursery is gone: %m");
 	answer = json_loadb(buf, n, 0, NULL);
 	why = json_string_value(json_object_get(answer, "error"));
-	if (why || !answer)
-		error_set(err, -ECHILD, "cannot be forked: %s", why ? why : "no answer");
+	pid = (int)json_integer_value(json_object_get(answer, "pid"));
+	if (why || pid <= 0)
+		pid = error_set(err, -ECHILD, "cannot be forked: %s", why ? why : "no answer");
 	json_decref(answer);
-	return why || !answer ? -ECHILD : 0;
+	return pid;
 }
 
 /* ---- its keeper ---- */
@@ -209,6 +212,9 @@ static int be_keeper(struct cli_fork *c, const char *name, int started)
 	if (!r) {
 		num = open_ends(c, &dir, alive[1], &own, fds, &err);
 		r = num < 0 ? num : ask_nursery(c, name, fds, num, &err);
+		/* It is no child of ours, who listen. */
+		if (r > 0)
+			run_dir_note_monitor(&dir, r);
 		/* What is the clone's is closed here: its helpers and we notice its end by that. */
 		for (int i = 1; i < num; i++)
 			close(fds[i]);

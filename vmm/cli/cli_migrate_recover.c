@@ -213,7 +213,8 @@ static bool run_there(struct party *dst, const struct recovery *rec)
 static bool end_there(struct party *dst, const struct recovery *rec)
 {
 	struct error err = { 0 };
-	int r = control_end_machine(dst->sock, json_pack("{s:s}", "do", "kill"), true, NULL, &err);
+	int r = control_end_machine(dst->sock, json_pack("{s:s}", "do", "kill"),
+				    CONTROL_FORCE_CHILD, NULL, &err);
 
 	if (r < 0) {
 		error_print(&err);

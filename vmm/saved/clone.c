@@ -193,10 +193,10 @@ static _Noreturn void be_born(struct nursery *n, struct birth *b)
 /* ---- requests ---- */
 
 /* A client that cannot be told waits for ever, but for the end of the socket. */
-static void reply(struct nursery *n, const char *error)
+static void reply(struct nursery *n, const char *error, pid_t child)
 {
-	json_t *answer =
-		error ? json_pack("{s:s}", "error", error) : json_pack("{s:b}", "ok", true);
+	json_t *answer = error ? json_pack("{s:s}", "error", error)
+			       : json_pack("{s:b, s:i}", "ok", true, "pid", (int)child);
 	char *text = json_dumps(answer, JSON_COMPACT);
 
 	if (!text || control_send(n->sock, text, strlen(text), NULL, 0, 0) < 0)
@@ -238,7 +238,7 @@ static void serve(struct nursery *n, const char *text, size_t len, struct birth 
 		be_born(n, b);
 	if (pid < 0)
 		why = strerror(errno);
-	reply(n, why);
+	reply(n, why, pid);
 }
 
 _Noreturn void clone_nursery(struct machine *m, const struct state_writer *state, int sock,

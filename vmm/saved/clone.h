@@ -11,7 +11,8 @@
  * at the end (and breaks when the keeper at its other end is gone, which ends the clone), log;
  * listening console and serial sockets, where the machine has these; each disk's; each network's
  * socket; each share's; a listening socket for vsock, where it has that.
- * The reply is {"ok":true}, or {"error":TEXT}: the child tells itself what came of it.
+ * The reply is {"ok":true,"pid":PID}, the child's, or {"error":TEXT}: what came of it the child
+ * tells itself.
  */
 #ifndef WISP_VMM_CLONE_H
 #define WISP_VMM_CLONE_H
