@@ -385,6 +385,42 @@ static void rewind_refuses_memory_that_forks_cannot_share(void **state)
 	config_done(&c);
 }
 
+#define NOT_UTF8 \
+	" is not UTF-8: what a microVM is asked and says is JSON, which has no other text"
+
+/* Latin-1, a sequence that is cut off, a surrogate, and what is longer than need be. */
+static void text_that_json_cannot_say_is_refused_by_name(void **state)
+{
+	struct line m;
+
+	line_refuse("caf\xe9.img", "the argument 'caf\\xe9.img'" NOT_UTF8);
+	line_refuse("--kernel \xe2\x82", "the argument '\\xe2\\x82'" NOT_UTF8);
+	line_refuse("--disk a,id=\xed\xa0\x80", "the argument 'a,id=\\xed\\xa0\\x80'" NOT_UTF8);
+	line_refuse("--disk=\xc0\xaf", "the argument '--disk=\\xc0\\xaf'" NOT_UTF8);
+	line_take(&m, "--disk caf\xc3\xa9.img --kernel \xf0\x9f\x90\xa7");
+	config_done(&m.config);
+}
+
+/* Which no argument of this command line says. */
+static void places_that_json_cannot_say_are_refused_too(void **state)
+{
+	struct error err = { 0 };
+	struct line m;
+
+	line_take(&m, "--disk a.img");
+	free(m.config.disk[0].path);
+	m.config.disk[0].path = strdup("/b\xff.img");
+	assert_int_equal(config_validate(&m.config, &err), -EILSEQ);
+	assert_non_null(strstr(err.msg, "'/b\\xff.img' is not UTF-8"));
+	config_done(&m.config);
+	line_take(&m, "--disk a.img");
+	free(m.config.args_dir);
+	m.config.args_dir = strdup("/home/andr\xe9");
+	assert_int_equal(config_validate(&m.config, &err), -EILSEQ);
+	assert_non_null(strstr(err.msg, "the directory '/home/andr\\xe9' is not UTF-8"));
+	config_done(&m.config);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -400,6 +436,8 @@ int main(void)
 		cmocka_unit_test(memory_has_limits),
 		cmocka_unit_test(unknown_words_name_the_known_ones),
 		cmocka_unit_test(nothing_is_given_twice),
+		cmocka_unit_test(text_that_json_cannot_say_is_refused_by_name),
+		cmocka_unit_test(places_that_json_cannot_say_are_refused_too),
 		cmocka_unit_test(values_that_are_missing_or_too_many_are_named),
 		cmocka_unit_test(what_contradicts_itself_is_refused),
 		cmocka_unit_test(names_are_fit_for_file_names),

@@ -217,6 +217,9 @@ static int check_disk(const struct machine_config *c, unsigned i, struct error *
 	const struct config_disk *d = &c->disk[i];
 	int r = check_id("--disk", d->id, err);
 
+	/* A saved machine's may be elsewhere than its arguments say. */
+	if (!r)
+		r = config_check_text("--disk:", d->path, err);
 	if (r < 0)
 		return r;
 	if (d->serial && strlen(d->serial) > CONFIG_DISK_SERIAL)
@@ -362,6 +365,8 @@ int config_validate(struct machine_config *c, struct error *err)
 				   "go with it",
 				   x86_cpu_model_name(c->cpu));
 	r = check_memory(c, err);
+	if (!r && c->args_dir)
+		r = config_check_text("the directory", c->args_dir, err);
 	if (!r && c->hotplug.bytes)
 		r = config_check_hotplug(c, err);
 	if (!r)

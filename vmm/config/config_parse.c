@@ -372,9 +372,14 @@ static int complete(struct config_parse *p)
 static int keep_args(struct config_parse *p, int argc, char *const *argv)
 {
 	struct machine_config *c = p->config;
+	int r = 0;
 
 	p->option = "run";
 	c->args_dir = getcwd(NULL, 0);
+	for (int i = 0; i < argc && !r; i++)
+		r = config_check_text("the argument", argv[i], p->err);
+	if (r < 0)
+		return r;
 	c->args = calloc(argc + 1, sizeof(*c->args));
 	if (!c->args)
 		return no_memory(p);

@@ -116,6 +116,12 @@ int config_set_keys(struct config_parse *p, const char *text, const struct confi
 		    int (*first)(struct config_parse *p, const char *value, void *target),
 		    void *target);
 
+/*
+ * config_text.c: @text is UTF-8, or -EILSEQ that says so of "@what '@text'". All that the control
+ * socket tells of is JSON, and jansson makes nothing of an object with any other text in it.
+ */
+int config_check_text(const char *what, const char *text, struct error *err);
+
 /* config_unplugged.c: devices that are not there any more, or not here. */
 int config_parse_unplugged(struct config_parse *p, const char *value, void *target);
 int config_take_unplugged(struct config_parse *p);
