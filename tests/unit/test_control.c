@@ -20,6 +20,7 @@
 #include "tests/unit/patience.h"
 #include "vmm/control/control.h"
 #include "vmm/control/control_client.h"
+#include "vmm/machine/machine_internal.h"
 #include "vmm/run_dir.h"
 
 struct served {
@@ -192,6 +193,34 @@ static void clients_are_served_once_there_are_descriptors_again(void **state)
 		loop_run_once(machine_loop(s.machine), NSEC_PER_MSEC);
 	setrlimit(RLIMIT_NOFILE, &limit);
 	expect_state(ask(&s, sock, "{\"do\":\"info\"}"), "running");
+	close(sock);
+	destroy(&s);
+}
+
+/* Its disk's file is part of the answer, of which there is all or none. */
+static void answer_without_room_for_its_files_says_so(void **state)
+{
+	struct rlimit limit, none;
+	struct config_disk disk = { .id = "root", .path = "/root.img" };
+	struct served s;
+	int sock, next;
+
+	create(&s);
+	sock = client(&s);
+	expect_ok(ask(&s, sock, "{\"do\":\"info\"}"));
+	s.config.num_disks = 1;
+	s.config.disk[0] = disk;
+	s.machine->disk_fd[0] = STDIN_FILENO;
+	getrlimit(RLIMIT_NOFILE, &limit);
+	none = limit;
+	next = dup(sock);
+	close(next);
+	none.rlim_cur = next;
+	setrlimit(RLIMIT_NOFILE, &none);
+	expect_error(ask(&s, sock, "{\"do\":\"disks\"}"), EMFILE);
+	setrlimit(RLIMIT_NOFILE, &limit);
+	expect_ok(ask(&s, sock, "{\"do\":\"disks\"}"));
+	s.config.num_disks = 0;
 	close(sock);
 	destroy(&s);
 }
@@ -632,6 +661,7 @@ int main(void)
 		cmocka_unit_test(client_that_leaves_before_its_answer_harms_nobody),
 		cmocka_unit_test(client_that_never_reads_only_waits_for_itself),
 		cmocka_unit_test(clients_are_served_once_there_are_descriptors_again),
+		cmocka_unit_test(answer_without_room_for_its_files_says_so),
 		cmocka_unit_test(who_waits_for_the_end_is_told_how_it_came),
 		cmocka_unit_test(stop_forces_a_guest_that_ignores_the_button),
 		cmocka_unit_test(client_passes_on_the_monitors_words),

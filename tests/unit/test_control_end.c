@@ -189,6 +189,35 @@ static void snapshot_that_is_being_written_ends_with_the_machine(void **state)
 	free_after(&s);
 }
 
+/* The kernel's own choice, for want of memory. */
+static void copy_that_was_killed_is_said_to_be(void **state)
+{
+	struct served s;
+	json_t *o;
+	int go, fd = made_file(0);
+
+	create(&s);
+	go = ask_snapshot(&s);
+	assert_int_equal(write(go, "", 1), 1);
+	await_copy(&s);
+	copy_ends();
+	o = answer(&s);
+	assert_string_equal(json_string_value(json_object_get(o, "error")),
+			    "the process that wrote memory was killed");
+	json_decref(o);
+	ask(&s, "{\"do\":\"core\"}", &fd, 1);
+	await_copy(&s);
+	copy_ends();
+	o = answer(&s);
+	assert_string_equal(json_string_value(json_object_get(o, "error")),
+			    "core: the process that wrote it was killed");
+	json_decref(o);
+	control_free(s.control, &(struct machine_end){ 0 });
+	close(fd);
+	close(go);
+	free_after(&s);
+}
+
 static void core_that_is_being_written_ends_with_the_machine(void **state)
 {
 	struct served s;
@@ -261,6 +290,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(snapshot_whose_client_has_its_turn_ends_with_the_machine),
 		cmocka_unit_test(snapshot_that_is_being_written_ends_with_the_machine),
+		cmocka_unit_test(copy_that_was_killed_is_said_to_be),
 		cmocka_unit_test(core_that_is_being_written_ends_with_the_machine),
 		cmocka_unit_test(unplugging_that_waits_for_the_guest_ends_with_the_machine),
 		cmocka_unit_test(machine_that_ends_is_not_resumed),

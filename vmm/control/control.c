@@ -112,16 +112,48 @@ static bool flush_answer(struct connection *c)
 	return n >= 0;
 }
 
+/* Copies, which the answer keeps until it is sent. All, or -errno and none. */
+static int copy_fds(struct connection *c, const int *fds, unsigned num)
+{
+	for (unsigned i = 0; i < num; i++) {
+		c->out_fd[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+		if (c->out_fd[i] < 0) {
+			int r = -errno;
+
+			close_fds(c->out_fd, i);
+			return r;
+		}
+	}
+	c->num_out_fds = num;
+	return 0;
+}
+
+static json_t *failure(int error, const char *text)
+{
+	return json_pack("{s:s, s:i}", "error", text, "errno", abs(error));
+}
+
+/* @object is taken over. NULL: no memory. */
+static char *to_text(json_t *object)
+{
+	char *text = json_dumps(object, JSON_COMPACT);
+
+	json_decref(object);
+	return text;
+}
+
 /* The call's one answer, @object taken over; the call is gone afterwards. */
 static void answer(struct control_call *call, json_t *object, const int *fds, unsigned num_fds)
 {
 	struct connection *c = call->conn;
-	char *text = json_dumps(object, JSON_COMPACT);
+	char *text = to_text(object);
+	int r = text && strlen(text) > CONTROL_MAX_MESSAGE ? -EMSGSIZE : copy_fds(c, fds, num_fds);
 
-	json_decref(object);
-	if (text && strlen(text) > CONTROL_MAX_MESSAGE) {
+	if (r < 0) {
 		free(text);
-		text = strdup("{\"error\":\"the answer is too long for a message\",\"errno\":90}");
+		text = to_text(failure(r, r == -EMSGSIZE ?
+						"the answer is too long for a message" :
+						"no descriptors are left for the answer's files"));
 	}
 	if (c->control->alone == call)
 		c->control->alone = NULL;
@@ -136,10 +168,6 @@ static void answer(struct control_call *call, json_t *object, const int *fds, un
 	}
 	c->out = text;
 	c->out_len = strlen(text);
-	for (unsigned i = 0; i < num_fds; i++) {
-		c->out_fd[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
-		c->num_out_fds++;
-	}
 	if (!flush_answer(c))
 		return;
 	if (c->control->closing)
@@ -515,12 +543,10 @@ void control_reply(struct control_call *call, json_t *result)
 
 static void fail_text(struct control_call *call, int error, const char *text)
 {
-	json_t *o = json_pack("{s:s, s:i}", "error", text, "errno", abs(error));
+	json_t *o = failure(error, text);
 
 	/* Not UTF-8: it quotes what the client sent. */
-	if (!o)
-		o = json_pack("{s:s, s:i}", "error", strerror(abs(error)), "errno", abs(error));
-	answer(call, o, NULL, 0);
+	answer(call, o ? o : failure(error, strerror(abs(error))), NULL, 0);
 }
 
 void control_fail(struct control_call *call, int error, const char *fmt, ...)

@@ -57,7 +57,7 @@ static void dump_cancel(void *arg)
 static void dump_done(struct loop_op *op, int res)
 {
 	struct dump *d = container_of(op, struct dump, done);
-	int r = -ECHILD;
+	int r;
 
 	if (res == -ECANCELED) {
 		dump_ended(d);
@@ -67,7 +67,9 @@ static void dump_done(struct loop_op *op, int res)
 		r = -ECHILD;
 	/* It has closed all its files, and so given its memory back: it is gone in a moment. */
 	maker_reap(d->m->maker, d->copy);
-	if (r < 0)
+	if (r == -ECHILD)
+		control_fail(d->call, r, "core: the process that wrote it was killed");
+	else if (r < 0)
 		control_fail(d->call, r, "core: cannot be written: %s", strerror(-r));
 	else
 		control_reply(d->call, NULL);
@@ -89,10 +91,12 @@ static void dump_paused(void *arg)
 {
 	struct dump *d = arg;
 	struct error err = { 0 };
-	int r = machine_is_paused(d->m) ?
-			elf_core_create(&d->core, d->m, &err) :
-			error_set(&err, -EBUSY, "core: the guest was resumed meanwhile");
+	int r = machine_check_paused(d->m, &err);
 
+	if (r < 0)
+		error_prefix(&err, "core");
+	else
+		r = elf_core_create(&d->core, d->m, &err);
 	if (!r) {
 		d->copy = maker_fork(d->m->maker, write_copy, d, &d->report_fd);
 		if (d->copy < 0)

@@ -82,8 +82,8 @@ static void carry_out(struct control_call *call, bool resume)
 	bool set;
 	int r;
 
-	if (!machine_is_paused(m)) {
-		control_fail(call, -EBUSY, "the guest was resumed meanwhile");
+	if (machine_check_paused(m, &err) < 0) {
+		control_fail_error(call, &err);
 		return;
 	}
 	control_arg_bool(call, "set", false, &set);

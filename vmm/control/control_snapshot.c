@@ -173,7 +173,7 @@ static void reap(struct taking *t)
 static void copy_done(struct loop_op *op, int res)
 {
 	struct taking *t = container_of(op, struct taking, done);
-	struct written w = { .r = -ECHILD };
+	struct written w;
 	struct error err = { 0 };
 
 	/* It writes on, and is gone when the monitor is: nobody waits for either. */
@@ -185,7 +185,8 @@ static void copy_done(struct loop_op *op, int res)
 		w.r = -ECHILD;
 	reap(t);
 	if (w.r < 0) {
-		error_set(&err, w.r, "memory cannot be written: %m");
+		error_set(&err, w.r, w.r == -ECHILD ? "the process that wrote memory was killed"
+						    : "memory cannot be written: %m");
 		fail(t, &err);
 		return;
 	}

@@ -85,10 +85,12 @@ static void verb_stat(struct control_call *call)
 
 static void now_paused(void *arg)
 {
-	if (machine_is_paused(control_machine(arg)))
-		control_reply(arg, json_pack("{s:s}", "state", "paused"));
+	struct error err = { 0 };
+
+	if (machine_check_paused(control_machine(arg), &err) < 0)
+		control_fail_error(arg, &err);
 	else
-		control_fail(arg, -EBUSY, "the guest was resumed meanwhile");
+		control_reply(arg, json_pack("{s:s}", "state", "paused"));
 }
 
 /* {"do":"pause"}: answered when the vCPUs are out and the queues drained. */

@@ -2,6 +2,8 @@
 #ifndef WISP_VMM_MACHINE_INTERNAL_H
 #define WISP_VMM_MACHINE_INTERNAL_H
 
+#include <errno.h>
+
 #include "devices/chardev.h"
 #include "devices/pci.h"
 #include "devices/power.h"
@@ -104,6 +106,17 @@ struct machine {
 	_Atomic bool ended;  /* @end is complete */
 	struct machine_end end;
 };
+
+/*
+ * For what machine_pause() calls: 0, or -EBUSY with @err where the machine is not paused after all.
+ */
+static inline int machine_check_paused(const struct machine *m, struct error *err)
+{
+	return m->paused ? 0 :
+			   error_set(err, -EBUSY,
+				     "the guest was resumed meanwhile, or there was no memory to "
+				     "wait for its pause");
+}
 
 /* machine_devices.c: everything the guest can see but processors and memory. */
 int machine_add_devices(struct machine *m, struct machine_files *files, bool layout_only,

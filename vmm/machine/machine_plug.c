@@ -339,7 +339,7 @@ static void add(void *arg)
 	struct machine *m = c->m;
 	struct error err = { 0 };
 	const char *value = c->addition->value;
-	int r = machine_is_paused(m) ? 0 : error_set(&err, -ENOMEM, "no memory");
+	int r = machine_check_paused(m, &err);
 
 	machine_hold(m);
 	c->addition->value = NULL;
@@ -457,11 +457,10 @@ static void reset_and_drop(void *arg)
 	struct change *c = arg;
 	struct machine *m = c->m;
 	struct error err = { 0 };
-	int i = machine_virtio_index(m, c->kind, c->id);
+	int i = machine_virtio_index(m, c->kind, c->id), r = machine_check_paused(m, &err);
 
-	if (!machine_is_paused(m)) {
-		error_set(&err, -ENOMEM, "no memory");
-		finish(c, -ENOMEM, &err);
+	if (r < 0) {
+		finish(c, r, &err);
 		return;
 	}
 	machine_hold(m);

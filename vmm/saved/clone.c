@@ -218,8 +218,10 @@ static const char *understand(struct nursery *n, const char *text, size_t len, s
 	const char *name = json_string_value(json_object_get(request, "name"));
 	const char *why = NULL;
 
-	if (!name || strlen(name) >= sizeof(b->name))
+	if (!name || !*name)
 		why = "a clone needs a name";
+	else if (strlen(name) >= sizeof(b->name))
+		why = "a clone's name is too long";
 	else if (b->num_fds != fds_needed(n->m->config))
 		why = "not the descriptors that a clone needs";
 	else
