@@ -291,6 +291,58 @@ static void remove_sockets(const struct machine_config *c)
 		unlink(c->console.path);
 }
 
+/* In the child of the fork. */
+static _Noreturn void be_monitor(const struct monitor_params *params)
+{
+	/* Ends in good order when the parent is killed; it may be already. */
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	if (getppid() != params->parent)
+		_exit(1);
+	if (params->broker_fd >= 0)
+		close(params->broker_fd);
+	close_dialers(params->config, params->dialer);
+	if (copies_of(params))
+		migrate_copies_in_monitor(copies_of(params));
+	exit(monitor_main(params));
+}
+
+/* What the monitor has is to be its own alone, and to go with it. */
+static void let_go_in_parent(struct monitor_params *params)
+{
+	const struct machine_image *image = params->image;
+
+	close(params->signal_fd);
+	if (params->started_fd >= 0)
+		close(params->started_fd);
+	params->started_fd = -1;
+	machine_files_close(params->files);
+	/* A source is to see the monitor's end at once, and its memory to go with the monitor. */
+	if (image && image->arrival) {
+		migrate_arrival_close(image->arrival);
+		migrate_fill_in_parent(image->arrival->fill);
+	}
+	if (image && image->demand)
+		demand_in_parent(image->demand);
+}
+
+/* Of a monitor that was killed, by signal @number. */
+static int report_killed(const struct monitor_params *params, int number)
+{
+	struct error err = { 0 };
+
+	/* What it left in its report is not believed. */
+	params->end->reason = MACHINE_END_NONE;
+	params->end->metrics_written = false;
+	error_set(&err, -ECHILD, "the monitor was killed by signal %d (%s)", number,
+		  strsignal(number));
+	if (number == SIGSYS)
+		error_hint(&err,
+			   "it made a system call that its sandbox does not allow, by a mistake of "
+			   "wisp's or in somebody else's hands; the kernel's log names it");
+	error_print(&err);
+	return error_status(&err);
+}
+
 /* One life of the guest: fork, wait, put the terminal back. Returns the exit status. */
 static int run_once(struct monitor_params *params)
 {
@@ -309,54 +361,22 @@ static int run_once(struct monitor_params *params)
 		error_print(&err);
 		return error_status(&err);
 	}
-	if (monitor == 0) {
-		/* Ends in good order when the parent is killed; it may be already. */
-		prctl(PR_SET_PDEATHSIG, SIGTERM);
-		if (getppid() != params->parent)
-			_exit(1);
-		if (params->broker_fd >= 0)
-			close(params->broker_fd);
-		close_dialers(params->config, params->dialer);
-		if (copies_of(params))
-			migrate_copies_in_monitor(copies_of(params));
-		exit(monitor_main(params));
-	}
-	close(params->signal_fd);
-	if (params->started_fd >= 0)
-		close(params->started_fd);
-	params->started_fd = -1;
-	machine_files_close(params->files);
-	/* A source is to see the monitor's end at once, and its memory to go with the monitor. */
-	if (params->image && params->image->arrival)
-		migrate_arrival_close(params->image->arrival);
-	if (params->image && params->image->arrival)
-		migrate_fill_in_parent(params->image->arrival->fill);
-	if (params->image && params->image->demand)
-		demand_in_parent(params->image->demand);
+	if (monitor == 0)
+		be_monitor(params);
+	let_go_in_parent(params);
 	status = await_monitor(params, monitor, &set, &signal);
 	terminal_restore();
-	if (WIFEXITED(status)) {
-		/* One that never started may have found somebody else's. */
-		if (params->end->reason != MACHINE_END_START_FAILED)
-			remove_sockets(params->config);
-		/* A signal that met a monitor about to restart its guest is not lost. */
-		if (signal && params->end->reason == MACHINE_END_REBOOT) {
-			params->end->reason = MACHINE_END_SIGNAL;
-			return 128 + signal;
-		}
-		return WEXITSTATUS(status);
+	if (!WIFEXITED(status))
+		return report_killed(params, WTERMSIG(status));
+	/* One that never started may have found somebody else's. */
+	if (params->end->reason != MACHINE_END_START_FAILED)
+		remove_sockets(params->config);
+	/* A signal that met a monitor about to restart its guest is not lost. */
+	if (signal && params->end->reason == MACHINE_END_REBOOT) {
+		params->end->reason = MACHINE_END_SIGNAL;
+		return 128 + signal;
 	}
-	/* What a killed monitor left in its report is not believed. */
-	params->end->reason = MACHINE_END_NONE;
-	params->end->metrics_written = false;
-	error_set(&err, -ECHILD, "the monitor was killed by signal %d (%s)", WTERMSIG(status),
-		  strsignal(WTERMSIG(status)));
-	if (WTERMSIG(status) == SIGSYS)
-		error_hint(&err,
-			   "it made a system call that its sandbox does not allow, by a mistake of "
-			   "wisp's or in somebody else's hands; the kernel's log names it");
-	error_print(&err);
-	return error_status(&err);
+	return WEXITSTATUS(status);
 }
 
 /* Descriptors that each life gets copies of: an initrd is read at the place where it stands. */
@@ -502,10 +522,33 @@ static int create_run_dir(const struct machine_config *c, const struct launch_en
 	return 0;
 }
 
+/* Within the limits that its cgroup sets. */
+static int run_limited(struct monitor_params *params, const struct launch_ends *ends,
+		       const struct run_dir *dir)
+{
+	const struct machine_config *c = params->config;
+	struct cgroup cgroup = { 0 };
+	struct error err = { 0 };
+	int status, r = resources_apply(&c->resources,
+					ends && ends->run_id ? ends->run_id : c->name, &cgroup,
+					&err);
+
+	if (r < 0) {
+		error_print(&err);
+		params->end->reason = MACHINE_END_START_FAILED;
+		status = error_status(&err);
+	} else {
+		if (cgroup.path[0])
+			run_dir_note_cgroup(dir, cgroup.path);
+		status = run_lives(params, ends, dir);
+	}
+	cgroup_leave(&cgroup);
+	return status;
+}
+
 int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 		   struct machine_end *end)
 {
-	const char *run_id = ends ? ends->run_id : NULL;
 	struct run_dir dir = { .listen_fd = -1 };
 	struct machine_files files;
 	struct kvm_host host;
@@ -519,7 +562,6 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 		.end = end,
 	};
 	struct late_file core = { .fd = -1 };
-	struct cgroup cgroup = { 0 };
 	struct error err = { 0 };
 	int status, admission = -1, r = 0;
 
@@ -556,17 +598,7 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 	params.core_fd = core.fd;
 	if (dir.listen_fd >= 0 && recorder_start(c, &err) < 0)
 		error_print(&err);
-	r = resources_apply(&c->resources, run_id ? run_id : c->name, &cgroup, &err);
-	if (r < 0) {
-		error_print(&err);
-		end->reason = MACHINE_END_START_FAILED;
-		status = error_status(&err);
-	} else {
-		if (cgroup.path[0])
-			run_dir_note_cgroup(&dir, cgroup.path);
-		status = run_lives(&params, ends, &dir);
-	}
-	cgroup_leave(&cgroup);
+	status = run_limited(&params, ends, &dir);
 	if (end->core_written && late_file_keep(&core, &err) < 0)
 		error_print(&err);
 	late_file_close(&core);

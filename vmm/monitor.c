@@ -176,12 +176,14 @@ static int open_page_map(const struct machine_image *image)
 
 static void write_working_set(struct machine *m, const struct machine_image *image, int map_fd)
 {
-	int r = map_fd < 0 ? 0 : working_set_record(machine_memory(m), map_fd, image->record_fd);
+	int r;
 
+	if (!image || map_fd < 0)
+		return;
+	r = working_set_record(machine_memory(m), map_fd, image->record_fd);
 	if (r < 0)
 		log_warn("--prefetch record: cannot be written: %s", strerror(-r));
-	if (map_fd >= 0)
-		close(map_fd);
+	close(map_fd);
 }
 
 static int build(const struct monitor_params *p, struct sandbox *sandbox, struct machine **ret_m,
@@ -253,76 +255,120 @@ static void tell_started(int fd)
 	close(fd);
 }
 
-int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
+/* A machine, and what its monitor has beside it. */
+struct serving {
+	struct machine *machine;
+	struct control *control;
+	struct signals signals;
+	struct keeper keeper;
+	FILE *metrics;
+	int page_map;
+};
+
+/* The terminal, and who may say from outside what is to become of the machine. */
+static int listen_outside(struct serving *s, const struct monitor_params *p, struct error *err)
 {
-	struct signals signals = {
+	struct machine *m = s->machine;
+	int r = uses_terminal(p->config) ? terminal_raw() : 0;
+
+	if (r < 0)
+		return error_set(err, r, "terminal: cannot set raw mode: %m");
+	s->signals = (struct signals){
 		.ready.done = signals_ready,
+		.machine = m,
 		.end = p->end,
 		.fd = p->signal_fd,
 	};
-	struct keeper keeper = { .gone.done = keeper_gone };
-	const struct migrate_arrival *arrival = p->image ? p->image->arrival : NULL;
-	const struct machine_config *config = p->config;
-	struct machine_end *end = p->end;
-	struct control *control = NULL;
-	FILE *metrics = p->metrics_fd < 0 ? NULL : fdopen(p->metrics_fd, "w");
-	int page_map = -1;
-	struct machine *m = NULL;
-	struct error err = { 0 };
-	int r;
+	s->keeper = (struct keeper){ .gone.done = keeper_gone, .machine = m };
+	machine_set_monitor(m, p);
+	machine_ask_again(m, p->end);
+	watch_signals(&s->signals);
+	/* No event but that the other end is closed, which is always reported. */
+	if (p->keeper_fd >= 0)
+		loop_poll(machine_loop(m), &s->keeper.gone, p->keeper_fd, 0);
+	if (p->deadline_ns)
+		machine_set_deadline(m, p->deadline_ns);
+	if (p->metrics_fd >= 0)
+		s->metrics = fdopen(p->metrics_fd, "w");
+	s->page_map = open_page_map(p->image);
+	return p->control_fd < 0 ? 0 : control_create(&s->control, m, p->control_fd, err);
+}
 
-	r = build(p, sandbox, &m, &err);
-	if (!r && uses_terminal(config)) {
-		r = terminal_raw();
-		if (r < 0)
-			error_set(&err, r, "terminal: cannot set raw mode: %m");
-	}
-	if (!r) {
-		signals.machine = m;
-		machine_set_monitor(m, p);
-		machine_ask_again(m, end);
-		watch_signals(&signals);
-		keeper.machine = m;
-		/* No event but that the other end is closed, which is always reported. */
-		if (p->keeper_fd >= 0)
-			loop_poll(machine_loop(m), &keeper.gone, p->keeper_fd, 0);
-		if (p->deadline_ns)
-			machine_set_deadline(m, p->deadline_ns);
-		page_map = open_page_map(p->image);
-		if (!r && p->control_fd >= 0)
-			r = control_create(&control, m, p->control_fd, &err);
-	}
-	/* From here on no path leads anywhere: what follows has its descriptors. */
-	if (!r && !p->locked_in)
-		r = sandbox_lock(sandbox, &err);
+/* From here on no path leads anywhere: what follows has its descriptors. */
+static int lock_in(struct machine *m, const struct monitor_params *p, struct sandbox *sandbox,
+		   struct error *err)
+{
+	int r = p->locked_in ? 0 : sandbox_lock(sandbox, err);
+
 	/* From the first byte that somebody else's monitor sends. */
-	if (!r && arrival && (r = sandbox_filter(sandbox, SANDBOX_THREAD_MAKER)) < 0)
-		error_set(&err, r, "system call filter: %m");
+	if (!r && p->image && p->image->arrival &&
+	    (r = sandbox_filter(sandbox, SANDBOX_THREAD_MAKER)) < 0)
+		error_set(err, r, "system call filter: %m");
 	/* Before anything that may have to wait: from then on no orphan stays. */
-	if (!r)
-		r = machine_start_maker(m, &err);
-	if (!r && p->image && p->image->demand)
-		r = load_on_demand(p, sandbox, m, &err);
+	return r ? r : machine_start_maker(m, err);
+}
+
+/* What is to come of a saved guest, or all of one that moves here; then it runs. */
+static int start(struct machine *m, const struct monitor_params *p, struct sandbox *sandbox,
+		 struct error *err)
+{
+	const struct migrate_arrival *arrival = p->image ? p->image->arrival : NULL;
+	int r = 0;
+
+	if (p->image && p->image->demand)
+		r = load_on_demand(p, sandbox, m, err);
 	if (!r && arrival) {
 		if (arrival->fill)
 			arrival->fill->sandbox = sandbox;
-		r = migrate_receive(m, arrival, &p->host->cpuid, &err);
+		r = migrate_receive(m, arrival, &p->host->cpuid, err);
 	}
-	if (!r)
-		r = machine_start(m, &err);
-	if (arrival)
-		migrate_arrived(m, arrival, r, &err);
-	if (r < 0) {
-		terminal_restore();
-		/* Whatever has no better name: it could not be started. */
-		if (err.kind == ERROR_OTHER)
-			err.kind = ERROR_START;
-		error_print(&err);
-		end->reason = MACHINE_END_START_FAILED;
-		end->status = error_status(&err);
-		return end->status;
-	}
+	return r ? r : machine_start(m, err);
+}
 
+static int not_started(const struct monitor_params *p, struct error *err)
+{
+	terminal_restore();
+	/* Whatever has no better name: it could not be started. */
+	if (err->kind == ERROR_OTHER)
+		err->kind = ERROR_START;
+	error_print(err);
+	p->end->reason = MACHINE_END_START_FAILED;
+	p->end->status = error_status(err);
+	return p->end->status;
+}
+
+/* What there is to say and to write of it, and its end. */
+static void leave(struct serving *s, const struct monitor_params *p)
+{
+	control_free(s->control, p->end);
+	terminal_restore();
+	report(p->config, p->end);
+	write_core(s->machine, p->core_fd, p->end);
+	write_metrics(s->machine, s->metrics, p->config->metrics_file, p->end);
+	write_working_set(s->machine, p->image, s->page_map);
+	if (p->image && p->image->demand)
+		demand_stop(p->image->demand);
+	machine_free(s->machine);
+}
+
+int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
+{
+	const struct migrate_arrival *arrival = p->image ? p->image->arrival : NULL;
+	struct serving s = { .page_map = -1 };
+	struct error err = { 0 };
+	int r;
+
+	r = build(p, sandbox, &s.machine, &err);
+	if (!r)
+		r = listen_outside(&s, p, &err);
+	if (!r)
+		r = lock_in(s.machine, p, sandbox, &err);
+	if (!r)
+		r = start(s.machine, p, sandbox, &err);
+	if (arrival)
+		migrate_arrived(s.machine, arrival, r, &err);
+	if (r < 0)
+		return not_started(p, &err);
 	/*
 	 * What of a clone's heap was written is its own and no more its parent's: what was only
 	 * needed to make it goes back.
@@ -330,17 +376,9 @@ int monitor_serve(const struct monitor_params *p, struct sandbox *sandbox)
 	if (p->image && p->image->mem)
 		malloc_trim(0);
 	tell_started(p->started_fd);
-	machine_run(m, end);
-	control_free(control, end);
-	terminal_restore();
-	report(config, end);
-	write_core(m, p->core_fd, end);
-	write_metrics(m, metrics, config->metrics_file, end);
-	write_working_set(m, p->image, page_map);
-	if (p->image && p->image->demand)
-		demand_stop(p->image->demand);
-	machine_free(m);
-	return end->status;
+	machine_run(s.machine, p->end);
+	leave(&s, p);
+	return p->end->status;
 }
 
 int monitor_main(const struct monitor_params *p)
