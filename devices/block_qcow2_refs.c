@@ -103,6 +103,7 @@ struct growing {
 	uint64_t cluster; /* the first of the new ones */
 	uint8_t *buf;	  /* new table: what goes there */
 	uint64_t num_blocks, table_clusters;
+	struct q2_table table; /* the new one, when it is in use */
 	uint8_t header[12] __attribute__((aligned(8)));
 	unsigned step;
 };
@@ -135,6 +136,7 @@ static void growing_end(struct growing *g, int res)
 	struct qcow2 *q = g->q;
 
 	q->refs_gate.busy = false;
+	q2_table_done(&g->table);
 	free(g->buf);
 	free(g);
 	q2_wake(&q->refs_gate.waiters, res);
@@ -209,29 +211,36 @@ static void put_table(struct growing *g)
 	}
 }
 
+/* Before the file names the new table: from then on there is no way back. */
+static int get_table(struct growing *g)
+{
+	const struct qcow2 *q = g->q;
+	uint64_t bytes = g->table_clusters << q->cluster_bits;
+
+	g->buf = calloc(1, (g->num_blocks << q->cluster_bits) + bytes);
+	g->table = (struct q2_table){
+		.offset = (g->cluster + g->num_blocks) << q->cluster_bits,
+		.entries = bytes / 8,
+		.entry = malloc(bytes),
+		.dirty = calloc(1, bytes / q->slice_size + 1),
+	};
+	return g->buf && g->table.entry && g->table.dirty ? 0 : -ENOMEM;
+}
+
 /* From now on the new table is the one in memory too. */
-static int use_table(struct growing *g)
+static void use_table(struct growing *g)
 {
 	struct qcow2 *q = g->q;
-	uint64_t entries = g->table_clusters << q->cluster_bits >> 3;
 	uint8_t *from = g->buf + (g->num_blocks << q->cluster_bits);
-	struct q2_table old = q->reftable, t = { .entries = entries };
+	struct q2_table old = q->reftable;
 
-	t.offset = (g->cluster + g->num_blocks) << q->cluster_bits;
-	t.entry = malloc(entries * 8);
-	t.dirty = calloc(1, entries * 8 / q->slice_size + 1);
-	if (!t.entry || !t.dirty) {
-		q2_table_done(&t);
-		return -ENOMEM;
-	}
-	for (uint64_t i = 0; i < entries; i++)
-		t.entry[i] = get_be64(from + i * 8);
-	q->reftable = t;
-	q->h.reftable_offset = t.offset;
+	for (uint64_t i = 0; i < g->table.entries; i++)
+		g->table.entry[i] = get_be64(from + i * 8);
+	q->reftable = g->table;
+	g->table = old; /* goes with @g */
+	q->h.reftable_offset = q->reftable.offset;
 	q->h.reftable_clusters = g->table_clusters;
 	q2_free_clusters(q, old.offset >> q->cluster_bits, old.entries * 8 >> q->cluster_bits);
-	q2_table_done(&old);
-	return 0;
 }
 
 static void grow_step(struct block_req *req, int res);
@@ -256,7 +265,8 @@ static void grow_step(struct block_req *req, int res)
 	struct growing *g = container_of(req, struct growing, req);
 	struct qcow2 *q = g->q;
 
-	if (res < 0) {
+	/* The header that is written counts, also when nobody knows whether it will last. */
+	if (res < 0 && g->step < 3) {
 		growing_end(g, res);
 		return;
 	}
@@ -271,7 +281,8 @@ static void grow_step(struct block_req *req, int res)
 		grow_submit(g, BLOCK_WRITE, QCOW2_AT_REFTABLE, g->header, sizeof(g->header));
 		break;
 	default:
-		growing_end(g, use_table(g));
+		use_table(g);
+		growing_end(g, res);
 	}
 }
 
@@ -296,10 +307,8 @@ static void grow_table(struct q2_wait *w, int res)
 		r = -EFBIG;
 	if (!r)
 		r = take_place(q, g->cluster, g->num_blocks + g->table_clusters);
-	if (!r) {
-		g->buf = calloc(1, bytes);
-		r = g->buf ? 0 : -ENOMEM;
-	}
+	if (!r)
+		r = get_table(g);
 	if (r < 0) {
 		growing_end(g, r);
 		return;
