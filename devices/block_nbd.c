@@ -19,6 +19,7 @@
 
 #define MAX_SEGMENTS (NBD_MAX_IOV - 1)
 #define SILENCE_NS   (30 * NSEC_PER_SEC)
+#define WORK_NS	     (600 * NSEC_PER_SEC) /* while it owes what may take long */
 
 #define MAX_LENGTH align_down(UINT32_MAX, PAGE_SIZE) /* of what carries no data */
 
@@ -89,11 +90,17 @@ static void stream_go(struct block_nbd *n, struct nbd_stream *s)
 		loop_recvmsg(n->b.loop, &s->op, n->fd, &s->msg, 0);
 }
 
-static void heard(struct block_nbd *n)
+/*
+ * A server may be busy for minutes with making durable all that it has, or with zeroes for a
+ * device that cannot make them. One that is gone meanwhile is found out by the connection.
+ */
+void nbd_heard(struct block_nbd *n)
 {
+	uint64_t limit = n->at_work && !n->redial.hurried ? WORK_NS : SILENCE_NS;
+
 	if (n->busy)
 		loop_timer_set(n->b.loop, &n->silence,
-			       clock_monotonic_ns(loop_clock(n->b.loop)) + SILENCE_NS);
+			       clock_monotonic_ns(loop_clock(n->b.loop)) + limit);
 	else
 		loop_timer_cancel(n->b.loop, &n->silence);
 }
@@ -143,6 +150,7 @@ static void fill_slot(struct block_nbd *n, struct nbd_slot *s, struct block_req 
 		flags |= FLAG_FUA;
 	if (command == CMD_WRITE_ZEROES && !req->may_unmap)
 		flags |= FLAG_NO_HOLE;
+	s->long_work = flags & FLAG_FUA || (command != CMD_READ && command != CMD_WRITE);
 	s->head = (struct nbd_request_head){
 		.magic = htobe32(REQUEST_MAGIC),
 		.flags = htobe16(flags),
@@ -153,6 +161,7 @@ static void fill_slot(struct block_nbd *n, struct nbd_slot *s, struct block_req 
 	};
 	n->busy++;
 	n->owed++;
+	n->at_work += s->long_work;
 	stream_add(&n->out, &s->head, sizeof(s->head));
 	if (command == CMD_WRITE)
 		stream_add_data(&n->out, req, req->progress, s->len);
@@ -189,7 +198,7 @@ static void send_waiting(struct loop_task *task)
 	stream_go(n, &n->out);
 	if (!n->in.busy)
 		read_reply(n);
-	heard(n);
+	nbd_heard(n);
 }
 
 /* ---- answers ---- */
@@ -228,6 +237,7 @@ static void piece_done(struct block_nbd *n, struct nbd_slot *s)
 static void answered(struct block_nbd *n, struct nbd_slot *s, int res)
 {
 	n->owed--;
+	n->at_work -= s->long_work;
 	s->answered = true;
 	s->res = res;
 	/* Else its buffers, and those behind it in the message, are still being sent. */
@@ -260,7 +270,7 @@ static void sent(struct loop_op *op, int res)
 	if (!list_empty(&n->waiting))
 		loop_defer(n->b.loop, &n->send);
 	/* It may have answered all of it before it had read all of it. */
-	heard(n);
+	nbd_heard(n);
 }
 
 /* The protocol's errors have the numbers that Linux has. */
@@ -330,7 +340,7 @@ static void received(struct loop_op *op, int res)
 	/* No longer than that: what outlives all requests could outlive the disk. */
 	if (n->owed)
 		read_reply(n);
-	heard(n);
+	nbd_heard(n);
 }
 
 /* ---- between connections ---- */
@@ -369,6 +379,7 @@ void nbd_take_back(struct block_nbd *n)
 	}
 	n->busy = 0;
 	n->owed = 0;
+	n->at_work = 0;
 	n->reading = NULL;
 }
 

@@ -32,6 +32,7 @@ struct nbd_slot {
 	uint64_t len;	       /* of this piece */
 	bool leaving;	       /* part of the message that is being sent: its buffers are in use */
 	bool answered;
+	bool long_work;	       /* a flush, a write that must last, a range without data */
 	int res;
 	struct nbd_request_head head;
 };
@@ -81,6 +82,7 @@ struct block_nbd {
 	struct nbd_slot slot[NBD_SLOTS];
 	unsigned busy;
 	unsigned owed; /* of these, what the server has still to answer: while any, we listen */
+	unsigned at_work; /* of what is owed, that which may take long */
 	struct loop_task send;
 	struct loop_timer silence;
 	struct nbd_stream out, in;
@@ -114,6 +116,9 @@ static inline bool nbd_is_asked(const struct block_nbd *n)
 void nbd_take_back(struct block_nbd *n);
 void nbd_fail_all(struct block_nbd *n);
 void nbd_connected(struct block_nbd *n, int fd);
+
+/* block_nbd.c: how long the server may be silent counts from now, while it owes anything. */
+void nbd_heard(struct block_nbd *n);
 
 void nbd_redial_init(struct block_nbd *n, int dialer, unsigned limit_s);
 void nbd_redial_done(struct block_nbd *n);

@@ -137,6 +137,8 @@ void nbd_hurry(struct block_nbd *n)
 	case NBD_UP:
 		if (n->redial.deadline_ns && nbd_is_asked(n))
 			nbd_lost(n, "nobody waits for it");
+		else
+			nbd_heard(n);
 		break;
 	case NBD_DIALING:
 		loop_cancel(n->b.loop, &n->redial.op);

@@ -488,6 +488,58 @@ static void a_server_that_answers_before_it_has_read_all_is_not_silent_later(voi
 	free(large);
 }
 
+/* How long a server is silent before it counts as gone: while it owes @op, in seconds. */
+static void assert_patience(struct fixture *f, enum block_op op, bool durable, unsigned seconds)
+{
+	struct nbd_export export = container_of(f->b, struct block_nbd, b)->export;
+	struct nbd_peer_head h;
+	struct request r;
+
+	submit(f, &r, op, durable);
+	h = take(f);
+	later(f, seconds - 1);
+	assert_int_equal(asked(f), 0);
+	answer(f, &h);
+	assert_int_equal(r.calls, 1);
+	assert_int_equal(r.res, 0);
+
+	submit(f, &r, op, durable);
+	take(f);
+	later(f, seconds + 1);
+	dialed(f, asked(f), &export);
+	assert_served(f, &r);
+}
+
+static void a_server_has_time_for_what_takes_long(void **state)
+{
+	struct fixture *f = *state;
+	struct block_nbd *n = container_of(f->b, struct block_nbd, b);
+
+	assert_patience(f, BLOCK_READ, false, 30);
+	assert_patience(f, BLOCK_WRITE, false, 30);
+	assert_patience(f, BLOCK_FLUSH, false, 600);
+	assert_patience(f, BLOCK_READ, false, 30);
+	n->export.flags |= NBD_FUA;
+	assert_patience(f, BLOCK_WRITE, true, 600);
+	assert_int_equal(n->at_work, 0);
+}
+
+/* Nobody waits ten minutes for a machine that ends. */
+static void in_a_hurry_it_has_not(void **state)
+{
+	struct fixture *f = *state;
+	struct request r;
+
+	submit(f, &r, BLOCK_FLUSH, false);
+	take(f);
+	later(f, 60);
+	assert_int_equal(r.calls, 0);
+	block_hurry(f->b);
+	later(f, 31);
+	assert_int_equal(r.calls, 1);
+	assert_int_equal(r.res, -EIO);
+}
+
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
@@ -546,6 +598,8 @@ int main(void)
 		redial_test(in_a_hurry_what_a_server_works_on_is_completed),
 		redial_test(in_a_hurry_a_server_that_is_not_back_for_sure_counts_as_gone),
 		redial_test(a_server_that_answers_before_it_has_read_all_is_not_silent_later),
+		redial_test(a_server_has_time_for_what_takes_long),
+		redial_test(in_a_hurry_it_has_not),
 	};
 
 	/* What is said of servers that go is not for whoever runs this. */
