@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 
 #define OUT_BYTES (64 * KiB)
 #define IN_BYTES  4096u
+#define LEFT_BYTES (64 * KiB) /* kept of what a peer has said before it left */
 #define CTRL_A	  1
 #define CTRL_D	  4
 
@@ -38,7 +40,7 @@ struct chardev {
 	bool discard;	   /* output goes nowhere any more */
 
 	/* What was read and has not found room yet. */
-	uint8_t in[IN_BYTES];
+	uint8_t *in;
 	size_t in_pos, in_len;
 	struct loop_op poll_op;
 	int polling;		 /* events asked for, or POLL_NOTHING */
@@ -58,6 +60,7 @@ struct chardev {
 };
 
 static void update_poll(struct chardev *c);
+static void feed_input(struct chardev *c);
 
 static void tell_open(struct chardev *c)
 {
@@ -109,9 +112,37 @@ static void accepted(struct loop_op *op, int res)
 		return;
 	}
 	c->end.in_fd = c->end.out_fd = res;
-	c->ended = c->gone = false;
+	c->ended = false;
 	tell_open(c);
 	update_poll(c);
+}
+
+/*
+ * Who pipes a line to the socket is gone before a guest that takes a few bytes at a time has heard
+ * it: what has not found room yet waits here, and what was not read yet with it.
+ */
+static void keep_unread(struct chardev *c)
+{
+	uint8_t *larger;
+	ssize_t n;
+
+	/* Of a port that reads nothing ahead, what was not taken goes with who said it. */
+	if (c->user.no_read_ahead)
+		c->in_len = 0;
+	if (c->user.no_read_ahead || !c->user.input)
+		return;
+	memmove(c->in, c->in + c->in_pos, c->in_len);
+	c->in_pos = 0;
+	larger = realloc(c->in, IN_BYTES + LEFT_BYTES);
+	if (!larger)
+		return;
+	c->in = larger;
+	do {
+		/* It may be there and only not listen any more: it is not waited for. */
+		n = recv(c->end.in_fd, c->in + c->in_len, IN_BYTES + LEFT_BYTES - c->in_len,
+			 MSG_DONTWAIT);
+		c->in_len += MAX(n, (ssize_t)0);
+	} while (n > 0);
 }
 
 static void drop_peer(struct chardev *c)
@@ -124,12 +155,15 @@ static void drop_peer(struct chardev *c)
 	if (c->polling != POLL_NOTHING || c->writing)
 		return; /* and once more when they have ended */
 	loop_timer_cancel(c->loop, &c->later);
+	keep_unread(c);
 	close(c->end.in_fd);
 	c->end.in_fd = c->end.out_fd = -1;
-	c->in_len = c->out_len = c->out_head = 0;
+	c->out_len = c->out_head = 0;
+	c->gone = false;
 	tell_open(c);
 	wake_writer(c);
 	watch_listener(c);
+	feed_input(c);
 }
 
 /* ---- input ---- */
@@ -178,7 +212,7 @@ static int wanted_events(const struct chardev *c)
 	/* A terminal is read ahead, so that the escapes work while the guest does not read. */
 	bool space = !c->in_len || (c->end.terminal && c->in_len < IN_BYTES);
 
-	if (c->user.no_read_ahead && !c->end.terminal)
+	if (c->user.no_read_ahead && c->user.room && !c->end.terminal)
 		space = space && c->user.room(c->user.arg);
 	if (c->end.in_fd < 0 || c->later.armed || c->closing)
 		return POLL_NOTHING;
@@ -399,6 +433,11 @@ int chardev_create(struct chardev **ret_c, const struct chardev_config *config, 
 
 	if (!c)
 		return error_set(err, -ENOMEM, "character device: %m");
+	c->in = malloc(IN_BYTES);
+	if (!c->in) {
+		free(c);
+		return error_set(err, -ENOMEM, "character device: %m");
+	}
 	c->loop = loop;
 	c->polling = POLL_NOTHING;
 	c->write_op.done = written;
@@ -407,6 +446,7 @@ int chardev_create(struct chardev **ret_c, const struct chardev_config *config, 
 	c->later.expired = look_again;
 	r = chardev_open_ends(&c->end, config, err);
 	if (r < 0) {
+		free(c->in);
 		free(c);
 		return r;
 	}
@@ -425,6 +465,7 @@ void chardev_free(struct chardev *c)
 	finish_operations(c);
 	chardev_close_ends(&c->end);
 	free(c->out);
+	free(c->in);
 	free(c);
 }
 

@@ -5,7 +5,9 @@
  * A chardev belongs to one loop. Output is queued up to a bound; a full queue
  * is back-pressure on the port that writes and nobody else. Input is read only
  * while its user has room. Neither direction loses a byte while the peer is
- * there; without a peer (a socket nobody connected to) output is dropped.
+ * there; without a peer (a socket nobody connected to) output is dropped. What a
+ * socket's peer said before it left is still heard, and before what the next one
+ * says: all that was read, and up to 64 KiB more.
  *
  * Standard input that is no terminal but had something to say is followed by
  * one Ctrl-D when it ends, as if all of it had been typed.
@@ -44,7 +46,8 @@ struct chardev_user {
 	void *arg;
 	/*
 	 * Read nothing before there is room for it, so that another one may come in our place and
-	 * find all that was not taken. The end of input is seen then only.
+	 * find all that was not taken. The end of input is seen then only, and what a peer that
+	 * leaves has said and nobody took is nobody's.
 	 */
 	bool no_read_ahead;
 };

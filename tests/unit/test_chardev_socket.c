@@ -105,12 +105,14 @@ static void a_client_that_leaves_unread_input_is_noticed(void **state)
 	close(fd);
 	fake_port_await(&p, p.closed == 1);
 
-	/* The next one starts afresh. */
-	p.room = SIZE_MAX;
+	/* The next one is heard, after what is still to be said. */
 	fd = dial(path);
 	assert_int_equal(write(fd, "b", 1), 1);
-	fake_port_await(&p, p.num_got == 1);
-	assert_int_equal(p.got[0], 'b');
+	fake_port_await(&p, p.opened == 2);
+	p.room = SIZE_MAX;
+	chardev_resume_input(p.c);
+	fake_port_await(&p, p.num_got == 11);
+	assert_memory_equal(p.got, "never readb", 11);
 	/* One that goes with output under way does not hold up the guest. */
 	p.out_left = sizeof(p.got);
 	p.out = p.got;
@@ -127,6 +129,78 @@ static void a_client_that_leaves_unread_input_is_noticed(void **state)
 		fake_port_pump(&p);
 	assert_int_equal(p.out_left, 0);
 	fake_port_done(&p);
+}
+
+/* More than is read at once, a few bytes of room at a time, and nobody there when it comes. */
+static void what_a_client_said_before_it_left_is_heard(void **state)
+{
+	struct chardev_config config = { .kind = CHARDEV_SOCKET };
+	static struct fake_port p;
+	uint8_t said[20000];
+	char path[64];
+	int fd;
+
+	for (size_t i = 0; i < sizeof(said); i++)
+		said[i] = i * 7 + i / 256;
+	socket_path(path, sizeof(path));
+	config.path = path;
+	fake_port_init(&p, &config);
+	p.room = 16;
+	fd = dial(path);
+	assert_int_equal(write(fd, said, sizeof(said)), sizeof(said));
+	close(fd);
+	fake_port_await(&p, p.closed == 1);
+	while (p.num_got < sizeof(said)) {
+		size_t got = p.num_got;
+
+		p.room = 16;
+		chardev_resume_input(p.c);
+		fake_port_await(&p, p.num_got > got);
+	}
+	assert_int_equal(p.num_got, sizeof(said));
+	assert_memory_equal(p.got, said, sizeof(said));
+	fake_port_done(&p);
+}
+
+/* The guest's output is what finds out that nobody is there any more, or nobody who listens. */
+static void output_finds_it_gone(bool gone)
+{
+	struct chardev_config config = { .kind = CHARDEV_SOCKET };
+	static struct fake_port p;
+	char path[64];
+	int fd;
+
+	socket_path(path, sizeof(path));
+	config.path = path;
+	fake_port_init(&p, &config);
+	p.room = 0;
+	fd = dial(path);
+	fake_port_await(&p, p.opened == 1);
+	assert_int_equal(write(fd, "all of it", 9), 9);
+	if (gone)
+		close(fd);
+	else
+		shutdown(fd, SHUT_RD);
+	chardev_write(p.c, "?", 1);
+	fake_port_await(&p, p.closed == 1);
+	p.room = SIZE_MAX;
+	chardev_resume_input(p.c);
+	assert_int_equal(p.num_got, 9);
+	assert_memory_equal(p.got, "all of it", 9);
+	fake_port_done(&p);
+	if (!gone)
+		close(fd);
+}
+
+static void what_a_client_said_is_heard_when_output_finds_it_gone(void **state)
+{
+	output_finds_it_gone(true);
+}
+
+/* It could still say something, for which nobody waits. */
+static void a_client_that_does_not_listen_is_not_waited_for(void **state)
+{
+	output_finds_it_gone(false);
 }
 
 static void a_stale_socket_is_replaced_and_a_live_one_is_not(void **state)
@@ -208,6 +282,9 @@ int main(void)
 		cmocka_unit_test(clients_come_and_go),
 		cmocka_unit_test(a_client_that_said_all_still_hears_the_answer),
 		cmocka_unit_test(a_client_that_leaves_unread_input_is_noticed),
+		cmocka_unit_test(what_a_client_said_before_it_left_is_heard),
+		cmocka_unit_test(what_a_client_said_is_heard_when_output_finds_it_gone),
+		cmocka_unit_test(a_client_that_does_not_listen_is_not_waited_for),
 		cmocka_unit_test(a_stale_socket_is_replaced_and_a_live_one_is_not),
 		cmocka_unit_test(what_is_no_socket_stays),
 		cmocka_unit_test(a_client_is_taken_once_there_are_descriptors_again),
