@@ -65,7 +65,16 @@ void fs_fill_entry(const struct fs_server *s, const struct fs_node *n, const str
 	fs_fill_attr(s, n, stx, &entry->attr);
 }
 
-static int reply_attr(struct fs_call *c, struct fs_node *n)
+/* Of an open file, whose name may be gone and with it the way to @n; else NULL. */
+static struct fs_handle *handle_of(struct fs_server *s, const struct fs_node *n, uint64_t fh)
+{
+	struct fs_handle *h = fs_handle_find(s, fh, false);
+
+	return h && h->node_id == n->id ? h : NULL;
+}
+
+/* @h: how it is open, or NULL. */
+static int reply_attr(struct fs_call *c, struct fs_node *n, const struct fs_handle *h)
 {
 	struct fuse_attr_out *out = fs_put(c, sizeof(*out));
 	struct statx stx;
@@ -73,7 +82,7 @@ static int reply_attr(struct fs_call *c, struct fs_node *n)
 
 	if (!out)
 		return -EINVAL;
-	r = fs_node_stat(c->s, n, &stx);
+	r = h ? fs_stat_fd(h->fd, &stx) : fs_node_stat(c->s, n, &stx);
 	if (r < 0)
 		return r;
 	out->attr_valid = fs_valid_seconds(c->s);
@@ -83,9 +92,13 @@ static int reply_attr(struct fs_call *c, struct fs_node *n)
 
 int fs_op_getattr(struct fs_call *c)
 {
+	const struct fuse_getattr_in *in = fs_take(c, sizeof(*in));
 	struct fs_node *n = fs_node_find(c->s, c->h->nodeid);
 
-	return n ? reply_attr(c, n) : -ESTALE;
+	if (!n)
+		return -ESTALE;
+	return reply_attr(c, n, in && in->getattr_flags & FUSE_GETATTR_FH ?
+					handle_of(c->s, n, in->fh) : NULL);
 }
 
 /* ---- setattr ---- */
@@ -123,8 +136,8 @@ static int set_size(struct fs_server *s, struct fs_node *n, const struct fuse_se
 	if (in->size > INT64_MAX)
 		return -EFBIG;
 	if (in->valid & FATTR_FH) {
-		h = fs_handle_find(s, in->fh, false);
-		if (!h || h->node_id != n->id)
+		h = handle_of(s, n, in->fh);
+		if (!h)
 			return -EBADF;
 		return ftruncate(h->fd, in->size) < 0 ? -errno : 0;
 	}
@@ -182,7 +195,9 @@ int fs_op_setattr(struct fs_call *c)
 		r = set_size(c->s, n, in);
 	if (!r && in->valid & (FATTR_ATIME | FATTR_ATIME_NOW | FATTR_MTIME | FATTR_MTIME_NOW))
 		r = set_times(c->s, n, in);
-	return r < 0 ? r : reply_attr(c, n);
+	if (r < 0)
+		return r;
+	return reply_attr(c, n, in->valid & FATTR_FH ? handle_of(c->s, n, in->fh) : NULL);
 }
 
 /* ---- of the whole, and of links ---- */

@@ -127,6 +127,7 @@ struct fs_node *fs_node_by_place(struct fs_server *s, uint64_t id);
 
 /* A descriptor (O_PATH) of @n, the node's; or -errno, -ESTALE when it is not where it was. */
 int fs_node_fd(struct fs_server *s, struct fs_node *n);
+int fs_stat_fd(int fd, struct statx *ret_stx);
 int fs_node_stat(struct fs_server *s, struct fs_node *n, struct statx *ret_stx);
 bool fs_node_hollow(struct fs_server *s, struct fs_node *n);
 

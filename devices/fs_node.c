@@ -80,9 +80,9 @@ bool fs_node_is(const struct fs_node *n, const struct statx *stx)
 	return same_file(&n->is, &is);
 }
 
-static int stat_fd(int fd, struct statx *stx)
+int fs_stat_fd(int fd, struct statx *ret_stx)
 {
-	return statx(fd, "", AT_EMPTY_PATH | STATX_AT, STATX_MASK, stx) < 0 ? -errno : 0;
+	return statx(fd, "", AT_EMPTY_PATH | STATX_AT, STATX_MASK, ret_stx) < 0 ? -errno : 0;
 }
 
 /* ---- by number ---- */
@@ -264,7 +264,7 @@ static int walk_down(struct fs_node *top, struct fs_node *n)
 		struct fs_node *child = at->walk;
 		struct statx stx;
 		int next = fs_open_beneath(fd, child->name, O_PATH, 0);
-		int r = next < 0 ? next : stat_fd(next, &stx);
+		int r = next < 0 ? next : fs_stat_fd(next, &stx);
 
 		if (fd != top->fd)
 			close(fd);
@@ -321,7 +321,7 @@ int fs_node_stat(struct fs_server *s, struct fs_node *n, struct statx *ret_stx)
 
 	/* A look costs less than a descriptor. */
 	if (n->fd >= 0)
-		return stat_fd(n->fd, ret_stx);
+		return fs_stat_fd(n->fd, ret_stx);
 	if (!n->parent)
 		return -ESTALE;
 	r = fs_stat_name(s, n->parent, n->name, ret_stx);
@@ -597,7 +597,7 @@ int fs_nodes_init(struct fs_server *s)
 	s->free_node = NO_PLACE;
 	r = grow_hash(s);
 	if (!r)
-		r = stat_fd(s->config.root_fd, &stx);
+		r = fs_stat_fd(s->config.root_fd, &stx);
 	if (!r && !S_ISDIR(stx.stx_mode))
 		r = -ENOTDIR;
 	if (!r)

@@ -312,6 +312,40 @@ static void removed_file_lives_on_while_it_is_known(void **state)
 	fake_fuse_done(&f);
 }
 
+static int getattr_as(struct fake_fuse *f, uint64_t node, const struct fuse_getattr_in *in)
+{
+	return fake_request(f, FUSE_GETATTR, node, in, sizeof(*in), NULL, 0, NULL, 0);
+}
+
+/* Few descriptors of nodes are kept, and the name by which it could be found again is gone. */
+static void an_open_file_has_attributes_without_a_name(void **state)
+{
+	struct fuse_getattr_in in = { .getattr_flags = FUSE_GETATTR_FH };
+	struct fuse_setattr_in size = { .valid = FATTR_SIZE | FATTR_FH, .size = 7 };
+	uint64_t node, other;
+	struct fake_fuse f;
+	char name[8];
+
+	fake_fuse_init(&f, &(struct fs_server_config){ .max_open = 1 });
+	assert_int_equal(fake_create(&f, ROOT, "f", O_RDWR, &node, &in.fh), 0);
+	for (unsigned i = 0; i < 20; i++) {
+		snprintf(name, sizeof(name), "d%u", i);
+		assert_int_equal(fake_mkdir(&f, ROOT, name, &other), 0);
+		assert_int_equal(fake_lookup(&f, other, "none", NULL), -ENOENT);
+	}
+	assert_int_equal(unlink(fake_path(&f, "f")), 0);
+	assert_int_equal(fake_getattr(&f, node, NULL), -ESTALE);
+	size.fh = in.fh;
+	assert_int_equal(fake_setattr(&f, node, &size), 0);
+	assert_int_equal(getattr_as(&f, node, &in), 0);
+	assert_int_equal(((const struct fuse_attr_out *)fake_body(&f))->attr.size, 7);
+	assert_int_equal(((const struct fuse_attr_out *)fake_body(&f))->attr.nlink, 0);
+	/* Of another file it says nothing. */
+	assert_int_equal(getattr_as(&f, ROOT, &in), 0);
+	assert_true(S_ISDIR(((const struct fuse_attr_out *)fake_body(&f))->attr.mode));
+	fake_fuse_done(&f);
+}
+
 static void node_follows_its_file_when_it_moves(void **state)
 {
 	uint64_t a, b, x, y;
@@ -639,6 +673,7 @@ int main(void)
 		cmocka_unit_test(short_requests_are_refused),
 		cmocka_unit_test(file_is_created_written_and_read),
 		cmocka_unit_test(removed_file_lives_on_while_it_is_known),
+		cmocka_unit_test(an_open_file_has_attributes_without_a_name),
 		cmocka_unit_test(node_follows_its_file_when_it_moves),
 		cmocka_unit_test(what_is_exchanged_may_have_been_the_others_place),
 		cmocka_unit_test(file_that_the_host_replaced_is_stale),
