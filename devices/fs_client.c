@@ -52,6 +52,8 @@ void fs_client_forget_files(struct fs_client *c)
 	for (uint32_t i = 0; i < c->room_files; i++)
 		if (c->file[i])
 			file_forget(c, c->file[i]->id);
+	/* The server forgets all of them, too. */
+	c->num_unheard = 0;
 }
 
 /* The server's id says where; it uses low places first, so the table stays small. */
@@ -413,20 +415,50 @@ static void pass_on(struct fs_request *req)
 	loop_sendmsg(c->loop, &req->op, c->socket, &req->msg, MSG_NOSIGNAL);
 }
 
-/* Have the server close a file that the guest will not hear of. */
-static void release_unheard(struct fs_client *c, uint64_t id)
+int fs_client_release_one(struct fs_client *c, int flags)
 {
 	struct {
 		struct fuse_in_header head;
 		struct fuse_release_in in;
-	} msg = {
-		.head = { .len = sizeof(msg), .opcode = FUSE_RELEASE },
-		.in.fh = id,
-	};
+	} msg = { .head = { .len = sizeof(msg), .opcode = FUSE_RELEASE } };
 	const struct fs_wire wire = { .kind = FS_WIRE_FUSE, .slot = FS_CLIENT_MAX_REQUESTS };
+	int r;
 
-	if (fs_wire_send(c->socket, &wire, &msg, sizeof(msg), -1, MSG_DONTWAIT) < 0)
-		log_warn("'%s': cannot tell the server to close a file", c->name);
+	if (!c->num_unheard || c->gone)
+		return 0;
+	msg.in.fh = c->unheard[c->num_unheard - 1];
+	r = fs_wire_send(c->socket, &wire, &msg, sizeof(msg), -1, flags);
+	if (r < 0)
+		return r;
+	c->num_unheard--;
+	return 1;
+}
+
+/* As many as it has room for. */
+static void release_some(struct fs_client *c)
+{
+	while (fs_client_release_one(c, MSG_DONTWAIT) > 0)
+		;
+}
+
+/* Have the server close a file that the guest will not hear of. */
+static void release_unheard(struct fs_client *c, uint64_t id)
+{
+	size_t room = c->room_unheard ? 2 * c->room_unheard : 16;
+	uint64_t *larger;
+
+	if (c->num_unheard == c->room_unheard) {
+		larger = reallocarray(c->unheard, room, sizeof(larger[0]));
+		if (!larger) {
+			log_limited(&c->complaints, LOG_WARN,
+				    "'%s': no memory to have the server close a file", c->name);
+			return;
+		}
+		c->unheard = larger;
+		c->room_unheard = room;
+	}
+	c->unheard[c->num_unheard++] = id;
+	release_some(c);
 }
 
 /* The reply to an open: keep the descriptor by the file's id. 0, or -errno. */
@@ -489,10 +521,13 @@ static void received(struct loop_op *op, int res)
 	struct fs_client *c = container_of(op, struct fs_client, op);
 
 	c->listening = false;
-	if (res > 0)
+	if (res > 0) {
 		reply_arrived(c, res, fds_take_one(&c->msg));
-	else if (res != -ECANCELED || !c->stopped)
+		/* It has read what it answers: there may be room. */
+		release_some(c);
+	} else if (res != -ECANCELED || !c->stopped) {
 		server_gone(c, res);
+	}
 	if (c->stopped) {
 		void (*fn)(void *arg) = c->stopped;
 
@@ -614,6 +649,7 @@ void fs_client_free(struct fs_client *c)
 	fs_client_forget_files(c);
 	close(c->socket);
 	free(c->file);
+	free(c->unheard);
 	free(c->buffer);
 	free(c);
 }

@@ -23,6 +23,11 @@ struct fs_client {
 	struct fs_file **file; /* by the lower half of the id, less one */
 	uint32_t room_files, num_files, max_files;
 
+	/* Files that the server has to close, and has no room to be told of yet. */
+	uint64_t *unheard;
+	size_t num_unheard, room_unheard;
+	struct log_limit complaints;
+
 	struct fs_request *slot[FS_CLIENT_MAX_REQUESTS]; /* passed on, unanswered */
 	uint32_t free_slot[FS_CLIENT_MAX_REQUESTS];
 	unsigned num_free;
@@ -42,5 +47,11 @@ struct fs_client {
 int fs_client_add_file(struct fs_client *c, uint64_t id, int fd);
 void fs_client_forget_files(struct fs_client *c);
 void fs_file_put(struct fs_file *f);
+
+/*
+ * Tell the server of one of the files that it has to close (@flags: MSG_DONTWAIT or 0), which it
+ * answers. 1, 0 when there are none, or -errno.
+ */
+int fs_client_release_one(struct fs_client *c, int flags);
 
 #endif

@@ -8,18 +8,49 @@
 #define PIECE	  (64 * KiB)
 #define MAX_STATE (1 * GiB)
 
+/*
+ * The next message that is no reply to a request: of the files that the guest did not hear of there
+ * may be some left, which nobody listens for any more. As fs_wire_receive().
+ */
+static int receive(struct fs_client *c, struct fs_wire *ret_head, size_t size, size_t *ret_len)
+{
+	int r;
+
+	do
+		r = fs_wire_receive(c->socket, ret_head, c->buffer, size, ret_len, NULL);
+	while (r > 0 && ret_head->kind == FS_WIRE_FUSE);
+	return r;
+}
+
+/* An answer is read for each, so that neither side waits for the other to make room. */
+static int release_all(struct fs_client *c)
+{
+	struct fs_wire head;
+	size_t len;
+	int r;
+
+	while ((r = fs_client_release_one(c, 0)) > 0) {
+		r = fs_wire_receive(c->socket, &head, c->buffer, FS_MAX_MESSAGE, &len, NULL);
+		if (r <= 0)
+			return r < 0 ? r : -EIO;
+	}
+	return r;
+}
+
 void fs_client_save(struct fs_client *c, struct state_writer *w)
 {
 	const struct fs_wire ask = { .kind = FS_WIRE_SAVE };
 	size_t at = w->len, len = 0;
 	uint64_t total = 0;
 	struct fs_wire head = { 0 };
-	int r = c->gone ? -EIO : fs_wire_send(c->socket, &ask, NULL, 0, -1, 0);
+	int r = c->gone ? -EIO : release_all(c);
 
+	if (!r)
+		r = fs_wire_send(c->socket, &ask, NULL, 0, -1, 0);
 	/* The length is known at the end, and put in then. */
 	state_put_u64(w, 0);
 	while (!r) {
-		r = fs_wire_receive(c->socket, &head, c->buffer, FS_MAX_MESSAGE, &len, NULL);
+		r = receive(c, &head, FS_MAX_MESSAGE, &len);
 		if (r <= 0 || head.kind != FS_WIRE_SAVE || !len)
 			break;
 		state_put_bytes(w, c->buffer, len);
@@ -78,7 +109,7 @@ int fs_client_load(struct fs_client *c, struct state_reader *r)
 	if (r->failed)
 		return r->failed;
 	if (!fail)
-		fail = fs_wire_receive(c->socket, &head, c->buffer, FS_MAX_MESSAGE - 1, &len, NULL);
+		fail = receive(c, &head, FS_MAX_MESSAGE - 1, &len);
 	if (fail <= 0 || head.kind != FS_WIRE_LOADED)
 		return state_reader_fail(r, "the server of '%s' gives no answer", c->name);
 	/* It has closed what was open; of a machine that goes back there may be such. */

@@ -12,9 +12,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "devices/fs_client.h"
+#include "devices/fs_wire.h"
 #include "tests/unit/fake_device.h"
 #include "tests/unit/fake_driver.h"
 #include "tests/unit/fake_fuse.h"
+#include "tests/unit/loop_fixture.h"
 #include "virtio/virtio_devices.h"
 
 #define HIPRIO	0
@@ -287,6 +290,8 @@ static void forgetting_has_no_reply(void **state)
 
 static void open_files_outlive_a_save_and_load(void **state)
 {
+	const struct fs_wire stray = { .kind = FS_WIRE_FUSE, .slot = FS_CLIENT_MAX_REQUESTS };
+	const struct fuse_out_header reply = { .len = sizeof(reply) };
 	struct virtio_device *copy;
 	struct end second = { 0 };
 	struct state_writer w;
@@ -300,6 +305,8 @@ static void open_files_outlive_a_save_and_load(void **state)
 	fh = create(&f, "file", &node);
 	assert_int_equal(write_file(&f, node, fh, 0, 5, "saved"), 0);
 	fake_pause(&f.d);
+	/* What nobody listened for: the answer to a release that the guest knows nothing of. */
+	assert_int_equal(fs_wire_send(f.server.socket, &stray, &reply, sizeof(reply), -1, 0), 0);
 	state_writer_init(&w);
 	state_begin(&w, "share0", 0, 1);
 	virtio_save(f.d.dev, &w);
@@ -330,6 +337,127 @@ static void open_files_outlive_a_save_and_load(void **state)
 	end(&f);
 }
 
+/* A client whose server is the test, and which takes its time. */
+struct talk {
+	struct loop *loop;
+	struct fs_client *c;
+	int server;
+	unsigned done;
+};
+
+struct question {
+	struct fs_request req;
+	struct talk *t;
+	struct fuse_in_header in;
+	struct fuse_open_in open;
+	struct iovec out[2], in_iov[1], scratch[8];
+	uint8_t reply[256];
+};
+
+static void answered(struct fs_request *req, uint32_t bytes)
+{
+	container_of(req, struct question, req)->t->done++;
+}
+
+static void ask_open(struct talk *t, struct question *q)
+{
+	*q = (struct question){ .t = t };
+	q->in = (struct fuse_in_header){ .len = sizeof(q->in) + sizeof(q->open),
+					 .opcode = FUSE_OPEN, .nodeid = ROOT };
+	q->out[0] = (struct iovec){ &q->in, sizeof(q->in) };
+	q->out[1] = (struct iovec){ &q->open, sizeof(q->open) };
+	q->in_iov[0] = (struct iovec){ q->reply, sizeof(q->reply) };
+	q->req = (struct fs_request){
+		.out = q->out, .num_out = 2, .out_bytes = q->in.len,
+		.in = q->in_iov, .num_in = 1, .in_bytes = sizeof(q->reply),
+		.scratch = q->scratch, .done = answered,
+	};
+	fs_client_submit(t->c, &q->req);
+	loop_run_once(t->loop, 0);
+}
+
+static void turn(struct talk *t)
+{
+	while (loop_run_once(t->loop, 20 * NSEC_PER_MSEC))
+		;
+}
+
+/* The next request that the server reads: its opcode, and its slot and its file. 0: none. */
+static uint32_t hear(struct talk *t, uint32_t *ret_slot, uint64_t *ret_fh)
+{
+	struct {
+		struct fs_wire wire;
+		struct fuse_in_header in;
+		struct fuse_release_in release;
+	} m = { 0 };
+
+	if (recv(t->server, &m, sizeof(m), MSG_DONTWAIT) <= 0)
+		return 0;
+	*ret_slot = m.wire.slot;
+	*ret_fh = m.release.fh;
+	return m.in.opcode;
+}
+
+/* It has opened a file as @fh, and the descriptor does not come. */
+static void say_open(struct talk *t, uint32_t slot, uint64_t fh)
+{
+	const struct fs_wire wire = { .kind = FS_WIRE_FUSE, .slot = slot };
+	struct {
+		struct fuse_out_header head;
+		struct fuse_open_out out;
+	} m = { .head.len = sizeof(m), .out.fh = fh };
+
+	assert_int_equal(fs_wire_send(t->server, &wire, &m, sizeof(m), -1, 0), 0);
+}
+
+/* The way to a server is full when it has to be told of files that the guest cannot have. */
+static void files_that_the_guest_cannot_have_are_closed_in_the_end(void **state)
+{
+	enum { N = 32 };
+	const struct fuse_out_header reply = { .len = sizeof(reply) };
+	struct fs_wire wire = { .kind = FS_WIRE_FUSE };
+	struct question *q = calloc(N, sizeof(*q));
+	struct talk t = { .loop = loop_fixture_create(NULL) };
+	unsigned opened = 0, closed = 0, released[N] = { 0 };
+	uint32_t slot = 0, opcode;
+	const int small = 1;
+	uint64_t fh = 0;
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+	t.server = pair[1];
+	assert_int_equal(fs_client_create(&t.c, pair[0], t.loop, "share0", NULL), 0);
+	fs_client_start(t.c);
+	for (unsigned i = 0; i < N; i++)
+		ask_open(&t, &q[i]);
+	/* Each is answered while those behind it leave no room. */
+	while (closed < N) {
+		opcode = hear(&t, &slot, &fh);
+		turn(&t);
+		if (opcode == FUSE_OPEN) {
+			say_open(&t, slot, opened++);
+		} else if (opcode == FUSE_RELEASE && fh < N) {
+			assert_int_equal(released[fh]++, 0);
+			closed++;
+			/* Its answer makes the client look again. */
+			wire.slot = slot;
+			assert_int_equal(
+				fs_wire_send(t.server, &wire, &reply, sizeof(reply), -1, 0), 0);
+		} else {
+			fail_msg("%u of %u files are closed", closed, opened);
+		}
+		turn(&t);
+	}
+	assert_int_equal(t.done, N);
+	assert_int_equal(opened, N);
+	assert_int_equal(hear(&t, &slot, &fh), 0);
+	fs_client_free(t.c);
+	close(t.server);
+	loop_free(t.loop);
+	free(q);
+}
+
 static void dead_server_is_an_input_output_error(void **state)
 {
 	struct fuse_getattr_in in = { 0 };
@@ -358,6 +486,7 @@ int main(void)
 		cmocka_unit_test(headers_that_lie_get_an_error_or_nothing),
 		cmocka_unit_test(forgetting_has_no_reply),
 		cmocka_unit_test(open_files_outlive_a_save_and_load),
+		cmocka_unit_test(files_that_the_guest_cannot_have_are_closed_in_the_end),
 		cmocka_unit_test(dead_server_is_an_input_output_error),
 	};
 
