@@ -143,8 +143,10 @@ static int open_qcow2(struct block **ret_block, struct block_file *f,
 	if (under.cache == BLOCK_CACHE_WRITETHROUGH)
 		under.cache = BLOCK_CACHE_WRITEBACK;
 	r = block_raw_create(&container, f, &under, err);
-	if (r < 0)
+	if (r < 0) {
+		block_close_configs(config->backing);
 		return r;
+	}
 	r = block_qcow2_create(ret_block, container, f->fd, config, err);
 	if (r < 0) {
 		/* The descriptor is the container's, and the caller closes it too. */
@@ -154,13 +156,46 @@ static int open_qcow2(struct block **ret_block, struct block_file *f,
 	return r;
 }
 
+void block_close_configs(const struct block_config *config)
+{
+	for (; config; config = config->backing) {
+		if (config->fd >= 0)
+			close(config->fd);
+	}
+}
+
+/* A file of any kind, as the format that it has. The backing file is taken over, or closed. */
+static int open_file(struct block **ret_block, struct block_file *f,
+		     const struct block_config *config, bool *ret_qcow2, struct error *err)
+{
+	bool qcow2 = config->format == BLOCK_FORMAT_QCOW2;
+	int r = measure(f, err);
+
+	/* Formats read their tables at once, which need not be aligned. */
+	if (!r)
+		r = set_flags(f, false, err);
+	if (!r && !config->unlocked)
+		r = block_file_lock(f, config->read_only, err);
+	if (!r && config->format == BLOCK_FORMAT_AUTO)
+		r = is_qcow2(f, &qcow2, err);
+	*ret_qcow2 = qcow2;
+	if (!r && qcow2)
+		return open_qcow2(ret_block, f, config, err);
+	if (!r)
+		r = open_raw(ret_block, f, config, err);
+	block_close_configs(config->backing);
+	return r;
+}
+
 int block_open(struct block **ret_block, const struct block_config *config, struct error *err)
 {
 	struct block_file f = { .fd = open_fd(config, err), .path = config->path };
-	bool qcow2 = config->format == BLOCK_FORMAT_QCOW2;
 	struct block *b = NULL;
+	bool qcow2;
 	int r;
 
+	if (f.fd < 0 || nbd_is_uri(config->path))
+		block_close_configs(config->backing);
 	if (f.fd < 0)
 		return f.fd;
 	if (nbd_is_uri(config->path)) {
@@ -169,16 +204,7 @@ int block_open(struct block **ret_block, const struct block_config *config, stru
 			close(f.fd);
 		return r;
 	}
-	r = measure(&f, err);
-	/* Formats read their tables at once, which need not be aligned. */
-	if (!r)
-		r = set_flags(&f, false, err);
-	if (!r && !config->unlocked)
-		r = block_file_lock(&f, config->read_only, err);
-	if (!r && config->format == BLOCK_FORMAT_AUTO)
-		r = is_qcow2(&f, &qcow2, err);
-	if (!r)
-		r = qcow2 ? open_qcow2(&b, &f, config, err) : open_raw(&b, &f, config, err);
+	r = open_file(&b, &f, config, &qcow2, err);
 	if (r || !b) {
 		close(f.fd);
 		return r;

@@ -101,7 +101,10 @@ struct block_config {
 	unsigned reconnect_seconds;
 	/* The file under a format: grows when written behind its end, and is zero there. */
 	bool container;
-	/* What lies under this image; without it, one that names a backing file is refused. */
+	/*
+	 * What lies under this image; without it, one that names a backing file is refused. Its
+	 * descriptors are the block's as well.
+	 */
 	const struct block_config *backing;
 };
 

@@ -11,10 +11,13 @@
 /*
  * A qcow2 image over @container, which the block owns on success only. @fd is
  * the container's, for reading what must be known at once; not in direct mode yet.
- * Opens @config->backing when the image has a backing file.
+ * Opens @config->backing when the image has a backing file; closes it otherwise.
  */
 int block_qcow2_create(struct block **ret_block, struct block *container, int fd,
 		       const struct block_config *config, struct error *err);
+
+/* The descriptors that @config and all beneath it came with, and that nobody took. Accepts NULL. */
+void block_close_configs(const struct block_config *config);
 
 /* A disk behind the NBD server at the socket @fd, which the block owns on success only. */
 int block_nbd_create(struct block **ret_block, int fd, const struct block_config *config,

@@ -503,6 +503,7 @@ static int open_backing(struct qcow2 *q, const struct block_config *config, stru
 	if (!*q->h.backing) {
 		if (!config->backing)
 			return 0;
+		block_close_configs(config->backing);
 		return error_usage(err, -EINVAL,
 				   "disk '%s': has no backing file, but '%s' is given", q->b.path,
 				   config->backing->path);
@@ -523,8 +524,10 @@ int block_qcow2_create(struct block **ret_block, struct block *container, int fd
 	struct qcow2 *q = calloc(1, sizeof(*q));
 	int r;
 
-	if (!q)
+	if (!q) {
+		block_close_configs(config->backing);
 		return error_set(err, -ENOMEM, "disk '%s': %m", config->path);
+	}
 	q->b = (struct block){
 		.ops = &q2_ops,
 		.path = strdup(config->path),
@@ -551,6 +554,8 @@ int block_qcow2_create(struct block **ret_block, struct block *container, int fd
 			error_set(err, -ENOMEM, "disk '%s': %m", config->path);
 	if (!r)
 		r = open_backing(q, config, err);
+	else
+		block_close_configs(config->backing);
 	if (r < 0) {
 		q2_free(&q->b);
 		return r;

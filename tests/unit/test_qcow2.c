@@ -283,6 +283,38 @@ static void backing_files_are_opened_only_when_allowed(void **state)
 }
 
 /* What is behind its end is zero for as long as it is open, as for QEMU; docs/security.md. */
+/* Descriptors of a chain of two, given to an image that is refused for @why, are closed. */
+static void assert_chain_is_closed(struct images *im, const char *name, int format,
+				   const char *why)
+{
+	struct block_config under[2] = { { .path = "mid", .backing = &under[1] },
+					 { .path = "base" } };
+
+	for (unsigned i = 0; i < 2; i++)
+		under[i].fd = open(image_path(im, "under"), O_RDONLY);
+	image_refused(im, name, (struct block_config){ .backing = under, .format = format }, why);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(fcntl(under[i].fd, F_GETFD), -1);
+}
+
+static void what_lies_under_an_image_that_is_refused_is_closed(void **state)
+{
+	struct images *im = *state;
+
+	must(im, "truncate -s 1M under; rm -f x; mkfifo pipe");
+	assert_chain_is_closed(im, "missing", BLOCK_FORMAT_AUTO, "cannot open");
+	assert_chain_is_closed(im, "pipe", BLOCK_FORMAT_AUTO, "is a pipe");
+	assert_chain_is_closed(im, "under", BLOCK_FORMAT_QCOW2, "not a qcow2 image");
+	fresh(im, "");
+	assert_chain_is_closed(im, "x", BLOCK_FORMAT_AUTO, "has no backing file");
+	poke64(im, 24, 0);
+	assert_chain_is_closed(im, "x", BLOCK_FORMAT_AUTO, "has no size");
+	/* Itself refused, with what lies under it. */
+	must(im, "rm x under; qemu-img create -q -f qcow2 under 1M; "
+		 "qemu-img create -q -f qcow2 -u -b under -F qcow2 x 1M");
+	assert_chain_is_closed(im, "x", BLOCK_FORMAT_AUTO, "'mid': has no backing file");
+}
+
 static void a_backing_file_that_grows_is_as_long_as_it_was(void **state)
 {
 	struct images *im = *state;
@@ -517,3 +549,4 @@ int main(void)
 	log_setup(open("/dev/null", O_WRONLY), LOG_ERROR);
 	return cmocka_run_group_tests_name("qcow2", tests, NULL, NULL);
 }
+		image_test(what_lies_under_an_image_that_is_refused_is_closed),
