@@ -132,6 +132,7 @@ struct q2_gate {
 
 struct q2_commit {
 	bool running;
+	bool failed; /* the last one has */
 	unsigned step;
 	unsigned pending;
 	int res;
@@ -196,6 +197,9 @@ void q2_cache_done(struct qcow2 *q);
 int q2_slice_get(struct qcow2 *q, uint64_t offset, enum q2_slice_kind kind, struct q2_wait *w,
 		 struct q2_slice **ret_s);
 void q2_slice_dirty(struct q2_slice *s);
+
+/* A commit has ended: there may be room for slices that are waited for. */
+void q2_cache_committed(struct qcow2 *q, int res);
 
 /* Forget what was cached of a cluster that has been given a new meaning. Not dirty, not loading. */
 void q2_cache_drop(struct qcow2 *q, uint64_t offset, uint64_t len);

@@ -77,21 +77,33 @@ static struct q2_slice *lookup(struct qcow2 *q, uint64_t offset)
 	return NULL;
 }
 
+/*
+ * While no commit succeeds, as on a full host, what is dirty stays: there is room beside it for as
+ * much again, so that what is in the image can still be read.
+ */
+static bool has_room(const struct qcow2 *q)
+{
+	return q->num_slices < q->max_slices * (q->commit.failed ? 2 : 1);
+}
+
 static bool make_room(struct qcow2 *q)
 {
-	struct list *pos;
+	struct list *pos = q->lru.next;
 
-	if (q->num_slices < q->max_slices)
-		return true;
-	list_for_each(pos, &q->lru) {
+	while (pos != &q->lru && q->num_slices >= q->max_slices) {
 		struct q2_slice *s = list_entry(pos, struct q2_slice, lru);
 
-		if (!s->loading && !s->dirty && !s->writing) {
+		pos = pos->next;
+		if (!s->loading && !s->dirty && !s->writing)
 			slice_free(s);
-			return true;
-		}
 	}
-	return false;
+	return has_room(q);
+}
+
+void q2_cache_committed(struct qcow2 *q, int res)
+{
+	q->commit.failed = res < 0;
+	q2_wake(&q->room_waiters, has_room(q) ? 0 : res);
 }
 
 static void loaded(struct block_req *req, int res)

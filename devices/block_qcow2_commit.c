@@ -140,7 +140,7 @@ static void commit_end(struct qcow2 *q, int res)
 	list_init(&waiters);
 	list_move_all(&waiters, &c->now);
 	q2_wake(&waiters, res);
-	q2_wake(&q->room_waiters, res);
+	q2_cache_committed(q, res);
 	if (!c->running && !list_empty(&c->next))
 		start(q);
 }

@@ -453,6 +453,65 @@ static void discarding_gives_space_back(void **state)
 	free(buf);
 }
 
+/* Our descriptor of the image, which is the block's. */
+static int image_fd(const struct images *im, const char *name)
+{
+	char path[64], to[256];
+
+	for (int fd = 3; fd < 1024; fd++) {
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		n = readlink(path, to, sizeof(to) - 1);
+		if (n < 0)
+			continue;
+		to[n] = '\0';
+		if (!strcmp(to, image_path(im, name)))
+			return fd;
+	}
+	fail_msg("no descriptor of '%s'", name);
+	return -1;
+}
+
+/* All of the cache is dirty, and stays so since the file cannot be written. */
+static void what_is_not_cached_is_read_while_nothing_can_be_committed(void **state)
+{
+	struct images *im = *state;
+	uint8_t *buf = calloc(1, CLUSTER);
+	uint64_t slice = 4096 / 8 * CLUSTER; /* what one maps */
+	struct block *b;
+	struct qcow2 *q;
+	int fd, none, spare;
+
+	must(im, "rm -f x; qemu-img create -q -f qcow2 -o preallocation=metadata x 2G");
+	b = image_open(im, "x", (struct block_config){ 0 });
+	q = container_of(b, struct qcow2, b);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(image_zero(im, b, i * slice, CLUSTER, true), 0);
+	assert_true(q2_is_dirty(q));
+	q->max_slices = q->num_slices;
+	fd = image_fd(im, "x");
+	spare = dup(fd);
+	none = open(image_path(im, "x"), O_RDONLY);
+	dup2(none, fd);
+	assert_true(image_flush(im, b) < 0);
+	for (unsigned i = 4; i < 40; i++)
+		assert_int_equal(image_io(im, b, BLOCK_READ, buf, i * slice, CLUSTER), 0);
+	assert_true(q->num_slices <= 2 * q->max_slices);
+
+	/* It can again: nothing is lost, and the cache is as small as it was. */
+	dup2(spare, fd);
+	assert_int_equal(image_flush(im, b), 0);
+	for (unsigned i = 4; i < 40; i++)
+		assert_int_equal(image_io(im, b, BLOCK_READ, buf, i * slice, CLUSTER), 0);
+	assert_true(q->num_slices <= q->max_slices);
+	close(spare);
+	close(none);
+	block_close(b);
+	check_image(im, "x", false);
+	free(buf);
+}
+
 static void requests_across_the_end_of_tables_work(void **state)
 {
 	struct images *im = *state;
@@ -536,10 +595,12 @@ int main(void)
 		image_test(a_refcount_table_that_would_count_in_circles_is_refused),
 		image_test(a_check_mends_nothing_that_is_two_things_at_once),
 		image_test(backing_files_are_opened_only_when_allowed),
+		image_test(what_lies_under_an_image_that_is_refused_is_closed),
 		image_test(a_backing_file_that_grows_is_as_long_as_it_was),
 		image_test(qemu_and_we_respect_each_others_locks),
 		image_test(a_guest_cannot_turn_its_raw_disk_into_another_format),
 		image_test(discarding_gives_space_back),
+		image_test(what_is_not_cached_is_read_while_nothing_can_be_committed),
 		image_test(requests_across_the_end_of_tables_work),
 		image_test(extended_entries_are_read_not_written),
 		image_test(what_others_know_of_the_content_is_taken_back),
@@ -549,4 +610,3 @@ int main(void)
 	log_setup(open("/dev/null", O_WRONLY), LOG_ERROR);
 	return cmocka_run_group_tests_name("qcow2", tests, NULL, NULL);
 }
-		image_test(what_lies_under_an_image_that_is_refused_is_closed),
