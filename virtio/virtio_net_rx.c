@@ -267,6 +267,12 @@ static bool prepare(struct net_pair *p)
 	return true;
 }
 
+/* 5.1.6.5.5: nothing may come on a pair that the driver does not use any more. */
+static bool is_active(const struct net_pair *p)
+{
+	return p < p->vn->pair + p->vn->active;
+}
+
 static void received(struct net_rx *rx, int res)
 {
 	struct net_pair *p = container_of(rx, struct net_pair, rx);
@@ -279,7 +285,7 @@ static void received(struct net_rx *rx, int res)
 		net_check_stopped(p->vn);
 		return;
 	}
-	for (unsigned i = 0; i < BUDGET && res != -EAGAIN && n->link_up; i++) {
+	for (unsigned i = 0; i < BUDGET && res != -EAGAIN && n->link_up && is_active(p); i++) {
 		if (net_must_wait(p, &p->vn->rx_limiter, &p->rx_limited) || !prepare(p))
 			break;
 		res = n->ops->recv_now(n, &p->rx);
@@ -297,7 +303,7 @@ void net_receive(struct net_pair *p)
 	bool ready;
 
 	if (!dev->running || dev->stopping || p->handed || p->receiving || !p->net->link_up ||
-	    !p->rxq->started || p >= p->vn->pair + p->vn->active)
+	    !p->rxq->started || !is_active(p))
 		return;
 	ready = !net_must_wait(p, &p->vn->rx_limiter, &p->rx_limited) && prepare(p);
 	publish(p);

@@ -12,6 +12,7 @@
 #include "tests/unit/fake_device.h"
 #include "tests/unit/fake_nic.h"
 #include "virtio/virtio_devices.h"
+#include "virtio/virtio_net_internal.h"
 
 static void control_commands_are_answered(void **state)
 {
@@ -125,6 +126,38 @@ static void each_pair_has_its_own_end(void **state)
 	fake_nic_end(f);
 }
 
+/* A frame comes for a pair just when the driver gives it up, and waits there until it is back. */
+static void a_pair_that_is_given_up_receives_nothing_more(void **state)
+{
+	const struct fake_variant v = { "epoll", { .event_idx = true }, LOOP_EPOLL };
+	struct fake_nic *f = fake_nic_begin_pairs(&v, FAKE_NIC_FEATURES, 0, FAKE_NIC_PAIRS);
+	const unsigned queue = 2 * 2 + FAKE_NIC_RX;
+	uint8_t all[2] = { FAKE_NIC_PAIRS, 0 }, buf[72] = { 0 };
+	struct fake_used used;
+	struct fake_buf rx;
+
+	for (unsigned i = 0; i < 4; i++) {
+		rx = (struct fake_buf){ fake_alloc(&f->vm, 1600, 4), 1600, true };
+		fake_add(&f->d, queue, &rx, 1);
+	}
+	assert_int_equal(fake_nic_control_on(f, 2 * FAKE_NIC_PAIRS, VIRTIO_NET_CTRL_MQ,
+					     VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, all, 2),
+			 0);
+	fake_kick(&f->d, queue);
+	fake_run(&f->vm);
+	/* Both before the loop turns: the receive under way is taken back, and a frame is there. */
+	net_set_active(container_of(f->dev, struct virtio_net, dev), 1);
+	assert_int_equal(send(f->more[2], buf, sizeof(buf), 0), sizeof(buf));
+	fake_run(&f->vm);
+	assert_false(fake_take_used(&f->d, queue, &used));
+	assert_int_equal(fake_nic_control_on(f, 2 * FAKE_NIC_PAIRS, VIRTIO_NET_CTRL_MQ,
+					     VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, all, 2),
+			 0);
+	assert_true(fake_wait_used(&f->d, queue, &used));
+	assert_int_equal(used.len, sizeof(buf));
+	fake_nic_end(f);
+}
+
 static void without_several_pairs_the_last_queue_is_nobodys(void **state)
 {
 	struct fake_nic *f = fake_nic_begin_pairs(&fake_plain,
@@ -234,6 +267,7 @@ int main(void)
 		cmocka_unit_test(control_commands_are_answered),
 		cmocka_unit_test(the_peer_knows_what_the_driver_takes),
 		cmocka_unit_test(each_pair_has_its_own_end),
+		cmocka_unit_test(a_pair_that_is_given_up_receives_nothing_more),
 		cmocka_unit_test(without_several_pairs_the_last_queue_is_nobodys),
 		cmocka_unit_test(config_space_describes_the_interface),
 		cmocka_unit_test(features_that_build_on_others_need_them),
