@@ -50,8 +50,9 @@ void virtio_balloon_info(const struct virtio_device *dev, struct virtio_balloon_
 int virtio_balloon_ask_stats(struct virtio_device *dev);
 
 /*
- * Have the guest tell of all its free pages, which it does not use until the run is stopped:
- * by us when it has told of all, if @acknowledge. A run that is not over yet ends.
+ * Have the guest tell of all its free pages, which it should not use until the run is stopped:
+ * by us when it has told of all, if @acknowledge. A guest that runs out of memory meanwhile may
+ * use them, and lose what it has written there. A run that is not over yet ends.
  * -EOPNOTSUPP: made without hints; -ENOTCONN: there is no driver that knows them.
  */
 int virtio_balloon_start_hints(struct virtio_device *dev, bool acknowledge);

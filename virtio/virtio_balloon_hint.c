@@ -2,6 +2,12 @@
  * Free page hints (virtio 1.2, 5.5.6.7): asked to, the driver takes all free pages, tells which,
  * and keeps them until it is told that we are done. They go back to the host at once.
  *
+ * A driver may keep them for less long: Linux, when it runs out of memory meanwhile, gives hinted
+ * pages to whoever needs them without a word to us. What is written there between the hint and our
+ * turn is lost then; a device that would find out (5.5.6.7.2) had to know of every write of the
+ * guest's. All hints that there are go in one turn, which makes that time short and not zero. So
+ * nobody is asked for hints who was not made for it, and the documentation says when not to ask.
+ *
  * Runs have numbers, by which hints of an earlier one are told from those of the one at hand.
  */
 #include <errno.h>
@@ -53,7 +59,7 @@ void balloon_take_hints(struct virtio_balloon *b, unsigned queue)
 {
 	struct iovec iov[VIRTQ_MAX_SEGMENTS];
 	struct virtq_chain chain = { .iov = iov, .max_iov = ARRAY_SIZE(iov) };
-	unsigned left = CHAINS_A_TURN;
+	unsigned left = b->dev.queue[queue].size; /* all there are, and not what comes meanwhile */
 	bool finished = false;
 
 	while (left && balloon_pop(&b->dev, queue, &chain) > 0) {

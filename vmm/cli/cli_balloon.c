@@ -22,7 +22,8 @@ const struct config_item balloon_options[] = {
 	  CONFIG_STRING, MEMBER(run_dir) },
 	{ "--hint", "start|stop",
 	  "Have the guest tell of all its free pages, which go back to the host (of a microVM with "
-	  "--balloon hinting=on); stop: end that before it has told of all",
+	  "--balloon hinting=on); stop: end that before it has told of all. Not while the guest is "
+	  "short of memory: Linux may use pages again that it has told of, and lose what is there",
 	  CONFIG_STRING, MEMBER(hint) },
 	{ "--json", NULL, "Print one JSON object", CONFIG_FLAG, MEMBER(json) },
 	{ 0 },
