@@ -251,9 +251,14 @@ static bool is_behind_end(const struct block_req *req)
 static void cut_back(struct block_req *req)
 {
 	struct block_raw *raw = raw_of(req);
+	struct stat st;
 
+	raw->unsynced = true;
 	if (raw->b.origin)
 		raw = container_of(raw->b.origin, struct block_raw, b);
+	/* A device is as long as it is. */
+	if (fstat(raw->fd, &st) == 0 && !S_ISREG(st.st_mode))
+		return;
 	pthread_mutex_lock(&raw->length_lock);
 	if (ftruncate(raw->fd, (off_t)block_size(&raw->b)) < 0)
 		log_warn("disk '%s': what was written behind its new end stays: %m", raw->b.path);
@@ -307,7 +312,6 @@ static void raw_submit(struct block *b, struct block_req *req)
 static int raw_free(struct block *b)
 {
 	struct block_raw *raw = container_of(b, struct block_raw, b);
-
 	int r = 0;
 
 	if (raw->unsynced && !b->no_flush && fdatasync(raw->fd) < 0)

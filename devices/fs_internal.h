@@ -106,9 +106,7 @@ int fs_take_name(struct fs_call *c, const char **ret_name);
 /* Room for @len bytes, zeroed, at the end of the reply, or NULL. */
 void *fs_put(struct fs_call *c, size_t len);
 
-/*
- * Whoever makes a file in the guest is to own it, where we may give files away.
- */
+/* Whoever makes a file in the guest is to own it, where we may give files away. */
 void fs_become_caller(const struct fs_call *c);
 void fs_become_server(const struct fs_call *c);
 

@@ -54,9 +54,6 @@ int fs_open_node(struct fs_server *s, struct fs_node *n, uint32_t flags)
 	/* Devices, pipes and sockets are the guest's own; on the host nobody touches them. */
 	if (!S_ISREG(n->is.type))
 		return S_ISDIR(n->is.type) ? -EISDIR : -ENXIO;
-	/* Only a saved state knows of files there; to open some is an event as well. */
-	if (fs_node_hollow(s, n))
-		return -ENXIO;
 	/*
 	 * Never by its name: what the host has put there meanwhile may be a pipe or a device, for
 	 * which being opened is an event. What is reached without opening it is compared first.
@@ -64,6 +61,9 @@ int fs_open_node(struct fs_server *s, struct fs_node *n, uint32_t flags)
 	fd = fs_node_fd(s, n);
 	if (fd < 0)
 		return fd;
+	/* Only a saved state knows of files there; to open some is an event as well. */
+	if (fs_node_hollow(s, n))
+		return -ENXIO;
 	fd = open(fs_fd_path(path, fd), host_flags(s, flags) & ~O_NONBLOCK);
 	return fd < 0 ? -errno : fd;
 }

@@ -309,6 +309,9 @@ static int write_over(struct taking *t, const uint64_t *pages, uint8_t *buf, str
 		return cannot_write(d, r, err);
 	aside = set_aside(d);
 	r = write_pages(t, pages, buf);
+	/* The next one is complete: there is nothing left that changes could be added to. */
+	if (r < 0)
+		t->api->snapshot_base[0] = '\0';
 	if (r < 0)
 		return error_set(err, r,
 				 "Cannot perform write on the memory backing file: %m; '%s', which "

@@ -147,6 +147,9 @@ struct virtio_stats {
 enum virtio_drain { VIRTIO_DRAIN_NONE, VIRTIO_DRAIN_WANTED, VIRTIO_DRAIN_DONE };
 
 /* A queue as its loop sees it. */
+/* Characters of a device's ID. */
+#define VIRTIO_MAX_NAME 32
+
 struct virtio_doorbell {
 	struct loop_event event;
 	struct virtio_device *dev;
@@ -162,7 +165,8 @@ struct virtio_doorbell {
 
 struct virtio_device {
 	const struct virtio_ops *ops;
-	char id[32];	/* "disk0", "net0": names it in sections, logs and statistics */
+	/* "disk0", "net0": names it in sections, logs and statistics */
+	char id[VIRTIO_MAX_NAME + 1];
 	struct guest_mem *mem;
 	struct loop *loop;
 

@@ -8,9 +8,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "vmm/control/report_file.h"
@@ -180,6 +183,32 @@ static void a_report_takes_the_place_and_the_mode_of_the_old(void **state)
 	assert_int_equal(st.st_mode & 0777, 0604);
 }
 
+/* A file that a container was given: its name cannot be another file's. */
+static void a_report_over_a_mount_point_is_written_there(void **state)
+{
+	struct place *p = *state;
+	struct error err = { 0 };
+	struct report_file f;
+	int status;
+	pid_t pid;
+
+	write_old(p);
+	pid = fork();
+	if (pid == 0) {
+		if (unshare(CLONE_NEWNS) < 0 ||
+		    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+		    mount(p->path, p->path, NULL, MS_BIND, NULL) < 0)
+			_exit(77);
+		report(&f, p->path, "new");
+		_exit(report_file_keep(&f, &err) == 0 ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+		skip();
+	assert_int_equal(status, 0);
+	has(p, "new");
+}
+
 /* As /dev/stdout is one: what it leads to is written to, and it stays what it is. */
 static void a_link_stays_a_link(void **state)
 {
@@ -216,6 +245,7 @@ int main(void)
 		TEST(what_cannot_be_a_file_is_refused),
 		TEST(a_report_that_is_not_complete_changes_nothing),
 		TEST(a_report_takes_the_place_and_the_mode_of_the_old),
+		TEST(a_report_over_a_mount_point_is_written_there),
 		TEST(a_link_stays_a_link),
 	};
 

@@ -179,6 +179,8 @@ static void a_disk_called_as_another_device_is_saved(void **unused)
 	devices_of_one_name_are_told_apart("net0", "pci");
 	devices_of_one_name_are_told_apart("net0", "mmio");
 	devices_of_one_name_are_told_apart("rng0", "pci");
+	/* As long as one may be. */
+	devices_of_one_name_are_told_apart("abcdefghijklmnopqrstuvwxyz012345", "pci");
 	devices_of_one_name_are_told_apart("cache", "pci"); /* as the persistent memory */
 }
 

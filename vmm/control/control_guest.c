@@ -158,17 +158,6 @@ void control_connect_guest(struct control_call *call)
 		control_reply(call, NULL);
 }
 
-static struct virtio_device *find_net(struct machine *m, const char *id)
-{
-	for (unsigned i = 0; i < m->num_virtio; i++) {
-		struct virtio_device *dev = m->virtio[i].dev;
-
-		if (dev->ops->id == VIRTIO_ID_NET && !strcmp(dev->id, id))
-			return dev;
-	}
-	return NULL;
-}
-
 void control_serve_net(struct control_call *call)
 {
 	struct virtio_device *dev;
@@ -177,7 +166,7 @@ void control_serve_net(struct control_call *call)
 
 	if (control_arg_string(call, "id", "", &id) < 0)
 		return;
-	dev = find_net(control_machine(call), id);
+	dev = machine_virtio(control_machine(call), VIRTIO_ID_NET, id);
 	if (!dev) {
 		control_fail(call, -ENODEV, "there is no network '%.40s'", id);
 		return;

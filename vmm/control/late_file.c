@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
+
 /* "DIR/.NAME.PID": beside the name to be, so that a rename can do the rest. */
 static char *temporary_name(const char *path)
 {
@@ -78,18 +80,6 @@ int late_file_keep(struct late_file *f, struct error *err)
 	return 0;
 }
 
-static int sync_directory(const char *path)
-{
-	char *copy = strdup(path);
-	int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-	int r = fd < 0 || fsync(fd) < 0 ? -errno : 0;
-
-	if (fd >= 0)
-		close(fd);
-	free(copy);
-	return r;
-}
-
 int late_file_keep_new(struct late_file *f)
 {
 	char from[32];
@@ -99,7 +89,7 @@ int late_file_keep_new(struct late_file *f)
 	if (fsync(f->fd) < 0 || linkat(AT_FDCWD, f->temporary ? f->temporary : from, AT_FDCWD,
 				       f->path, AT_SYMLINK_FOLLOW) < 0)
 		return -errno;
-	r = sync_directory(f->path);
+	r = io_sync_parent(f->path);
 	if (r < 0)
 		unlink(f->path);
 	return r;

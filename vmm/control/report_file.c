@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
 #include "vmm/core/util.h"
 
 /* Those of a file that anyone makes; late files are their owner's alone. */
@@ -16,6 +17,30 @@ static mode_t usual_mode(void)
 	return 0666 & ~mask;
 }
 
+/* A file of ours can be replaced by another one and is, to everybody else, the same. */
+static bool is_ours(const char *path, const struct stat *st)
+{
+	return S_ISREG(st->st_mode) && st->st_uid == geteuid() && access(path, W_OK) == 0;
+}
+
+/* A name that no other file can have (it is a mount point): what is there gets the words. */
+static int copy_over(struct report_file *f, struct error *err)
+{
+	const char *path = f->late.path;
+	int to = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC), r = to < 0 ? -errno : 0;
+	off_t at = 0;
+	char buf[4096];
+	ssize_t n;
+
+	while (!r && (n = pread(f->fd, buf, sizeof(buf), at)) != 0) {
+		r = n < 0 ? -errno : io_write(to, buf, n);
+		at += n;
+	}
+	if (to >= 0)
+		close(to);
+	return r < 0 ? error_set(err, r, "'%s': cannot write: %m", path) : 0;
+}
+
 int report_file_open(struct report_file *f, const char *option, const char *path,
 		     struct error *err)
 {
@@ -25,7 +50,7 @@ int report_file_open(struct report_file *f, const char *option, const char *path
 
 	*f = (struct report_file)REPORT_FILE_NONE;
 	/* A name in the place of /dev/stdout, which is a link, would be of no use to anybody. */
-	if ((!there || S_ISREG(st.st_mode)) &&
+	if ((!there || is_ours(path, &st)) &&
 	    late_file_open(&f->late, option, path, &ignored) == 0) {
 		f->fd = f->late.fd;
 		/* Where this fails it is less readable than it might be. */
@@ -44,6 +69,8 @@ int report_file_keep(struct report_file *f, struct error *err)
 {
 	int r = f->late.fd >= 0 ? late_file_keep(&f->late, err) : 0;
 
+	if (r == -EBUSY || r == -EPERM || r == -EACCES)
+		r = copy_over(f, err);
 	report_file_close(f);
 	return r;
 }

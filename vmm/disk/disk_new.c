@@ -1,13 +1,13 @@
 /* New files: complete before they have their name. */
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "devices/block.h"
+#include "vmm/core/io.h"
 #include "vmm/disk/disk.h"
 
 /* Is the image that is to be replaced in use? Who may not read it cannot know, and goes on. */
@@ -73,18 +73,6 @@ int disk_new_open(struct disk_new *n, const char *path, bool force, struct error
 	return 0;
 }
 
-static void sync_folder(const char *path)
-{
-	char *copy = strdup(path);
-	int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-
-	if (fd >= 0) {
-		fsync(fd);
-		close(fd);
-	}
-	free(copy);
-}
-
 /* It may have been long: somebody may have made such a file meanwhile, or use the one there is. */
 static int give_name(const struct disk_new *n, struct error *err)
 {
@@ -112,7 +100,7 @@ int disk_new_commit(struct disk_new *n, struct error *err)
 	r = give_name(n, err);
 	if (r < 0)
 		return r;
-	sync_folder(n->path);
+	io_sync_parent(n->path);
 	free(n->temporary);
 	n->temporary = NULL;
 	return 0;

@@ -382,15 +382,18 @@ void machine_free(struct machine *m)
 
 void machine_end(struct machine *m, enum machine_end_reason reason, int status, struct vcpu *v)
 {
+	bool hung;
+
 	/* A kernel that an NMI made panic tells of it before it prints what was to be known. */
 	if (m->hung && reason == MACHINE_END_PANIC)
 		return;
 	if (atomic_exchange(&m->ending, true))
 		return;
-	/* Whatever it does after it was found to hang, it was ended for that. */
-	m->end.reason = m->hung ? MACHINE_END_HANG : reason;
-	m->end.status = m->hung ? MACHINE_STATUS_HANG : status;
-	if (v && !m->hung)
+	/* Whatever it does here after it was found to hang, it was ended for that. */
+	hung = m->hung && reason != MACHINE_END_MIGRATED;
+	m->end.reason = hung ? MACHINE_END_HANG : reason;
+	m->end.status = hung ? MACHINE_STATUS_HANG : status;
+	if (v && !hung)
 		machine_dump_vcpu(m, v, m->end.evidence, sizeof(m->end.evidence));
 	/* Release: whoever sees @ended may read @end. */
 	atomic_store_explicit(&m->ended, true, memory_order_release);

@@ -42,7 +42,7 @@ static void write_evidence(void *arg)
 	uint64_t offset;
 
 	/* Whoever was quicker has written what there is to say. */
-	if (atomic_load(&m->ending))
+	if (atomic_load(&m->ending) || migrate_is_away(m))
 		return;
 	for (unsigned i = 0; i < m->vcpus.num && len + 1 < size; i++) {
 		machine_dump_vcpu(m, &m->vcpus.vcpu[i], text + len, size - len);

@@ -19,7 +19,7 @@ struct addition {
 	struct addition *next;
 };
 
-/* One of the start that is gone: "ID:SLOT". */
+/* One of the start that is gone: "disk:ID:SLOT" or "net:ID:SLOT". */
 struct removal {
 	char *value;
 	struct removal *next;
@@ -30,7 +30,7 @@ struct change {
 	struct machine *m;
 	struct addition *addition; /* NULL: a device is to go */
 	struct machine_files files;
-	char id[32];   /* of the one that is to go */
+	char id[VIRTIO_MAX_NAME + 1]; /* of the one that is to go */
 	unsigned kind; /* VIRTIO_ID_BLOCK or VIRTIO_ID_NET: which it is */
 	uint32_t slots; /* its slot's bit */
 	bool force, was_paused;

@@ -38,16 +38,9 @@ void migrate_unlock_disks(struct machine *m)
 			block_unlock(m->disk_fd[i]);
 }
 
-static const struct virtio_device *find_disk(const struct machine *m, unsigned index)
+static struct virtio_device *find_disk(const struct machine *m, unsigned index)
 {
-	for (unsigned i = 0; i < m->num_virtio; i++) {
-		const struct virtio_device *dev = m->virtio[i].dev;
-
-		if (!strcmp(dev->ops->name, "virtio-blk") &&
-		    !strcmp(dev->id, m->config->disk[index].id))
-			return dev;
-	}
-	return NULL;
+	return machine_virtio(m, VIRTIO_ID_BLOCK, m->config->disk[index].id);
 }
 
 uint64_t migrate_disk_bytes(const struct machine *m, unsigned index)
