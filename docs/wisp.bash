@@ -92,7 +92,6 @@ _wisp()
 			_wisp_words "user tap switch= none"
 			return ;;
 		--unplugged)
-			_wisp_words " net:]"
 			return ;;
 		--vsock)
 			case $cur in *,*)

@@ -43,6 +43,13 @@ skip() {
 	exit 77
 }
 
+# For what is counted or refused on a ring: without io_uring there are threads in its place.
+has_uring() { "$WISP" doctor | grep -q 'ok  *io_uring:'; }
+needs_uring() { has_uring || skip "no io_uring here"; }
+
+# So many milliseconds.
+sleep_ms() { sleep "$(($1 / 1000)).$(printf %03d $(($1 % 1000)))"; }
+
 # wisp, with a limit.
 run() {
 	timeout -k 5 "$TEST_LIMIT" "$WISP" "$@"

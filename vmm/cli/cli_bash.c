@@ -41,7 +41,7 @@ static void put_value(FILE *out, const struct config_item *o)
 	}
 	if (is_path(o->value)) {
 		fputs("\t\t\t_wisp_files\n", out);
-	} else if (strchr(o->value, '|')) {
+	} else if (strchr(o->value, '|') && o->value[0] != '[') {
 		fputs("\t\t\t_wisp_words \"", out);
 		put_words(out, o->value);
 		fputs("\"\n", out);
