@@ -94,14 +94,6 @@ static int open_kernel(const struct machine_config *c, struct machine_files *fil
 	return c->cpu_template ? x86_template_read(&files->cpu_template, c->cpu_template, err) : 0;
 }
 
-/* Such a guest says nothing, and nobody would know why. */
-static void warn_of_kvm(const struct fw_kernel *kernel)
-{
-	if (kernel && fw_kernel_is_linux(kernel) && kvm_is_paravirtual(""))
-		log_warn("the KVM of this host is paravirtual (kvm_pvm): Linux does not come up on "
-			 "it, only small bare-metal payloads do ('wisp doctor' says what to do)");
-}
-
 static int open_files(const struct machine_config *c, struct machine_files *files,
 		      struct error *err)
 {
@@ -445,8 +437,6 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 		/* A saved machine has no use for a kernel. */
 		if (!r && !params->image)
 			r = open_kernel(c, params->files, &err);
-		if (!r && !params->image)
-			warn_of_kvm(params->files->kernel);
 		if (!r)
 			r = open_files(c, params->files, &err);
 		if (!r)

@@ -186,6 +186,14 @@ static void write_working_set(struct machine *m, const struct machine_image *ima
 	close(map_fd);
 }
 
+/* Linux says nothing at all there, and nobody would know why. */
+static void warn_of_kvm(const struct fw_kernel *kernel)
+{
+	if (kernel && fw_kernel_is_linux(kernel) && kvm_is_paravirtual(""))
+		log_warn("the KVM of this host is paravirtual (kvm_pvm): Linux does not come up on "
+			 "it, only small bare-metal payloads do ('wisp doctor' says what to do)");
+}
+
 static int build(const struct monitor_params *p, struct sandbox *sandbox, struct machine **ret_m,
 		 struct error *err)
 {
@@ -209,6 +217,8 @@ static int build(const struct monitor_params *p, struct sandbox *sandbox, struct
 	r = machine_create(ret_m, &machine, err);
 	if (r < 0)
 		machine.hv->ops->free(machine.hv);
+	else
+		warn_of_kvm(p->files->kernel);
 	return r;
 }
 
