@@ -292,6 +292,21 @@ static void reset_on_loop(struct loop_task *task)
 	virtio_hurry(dev);
 }
 
+int virtio_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain)
+{
+	struct virtq *q = &dev->queue[queue];
+	int r;
+
+	if (!q->started || dev->needs_reset)
+		return 0;
+	do
+		r = virtq_pop(q, chain);
+	while (r == 0 && virtq_kicks_on(q));
+	if (r < 0)
+		virtio_fail(dev, "queue %u: %s", queue, q->why_broken);
+	return r;
+}
+
 void virtio_kick_again(struct virtio_device *dev, unsigned queue)
 {
 	if (dev->doorbell[queue].fd >= 0)

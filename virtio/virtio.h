@@ -226,6 +226,12 @@ static inline bool virtio_has(const struct virtio_device *dev, unsigned feature_
 	return dev->features & (1ull << feature_bit);
 }
 
+/*
+ * The next chain of @queue, as virtq_pop(): 1, or 0 when there is none, and then the driver will
+ * kick. -errno: the device has failed.
+ */
+int virtio_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain);
+
 /* Flush @queue and interrupt the driver if it wants that. Once per batch. */
 void virtio_notify(struct virtio_device *dev, unsigned queue);
 

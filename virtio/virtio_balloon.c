@@ -21,21 +21,6 @@ static struct virtio_balloon *balloon_of(struct virtio_device *dev)
 	return container_of(dev, struct virtio_balloon, dev);
 }
 
-int balloon_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain)
-{
-	struct virtq *q = &dev->queue[queue];
-	int r;
-
-	if (!q->started || dev->needs_reset)
-		return 0;
-	do
-		r = virtq_pop(q, chain);
-	while (r == 0 && virtq_kicks_on(q));
-	if (r < 0)
-		virtio_fail(dev, "queue %u: %s", queue, q->why_broken);
-	return r;
-}
-
 int balloon_dropped(struct virtio_balloon *b, int r, uint64_t pages, uint64_t *counter)
 {
 	if (r == -EFAULT)
@@ -115,7 +100,7 @@ static void take_pages(struct virtio_balloon *b, unsigned queue)
 	struct virtq_chain chain = { .iov = iov, .max_iov = ARRAY_SIZE(iov) };
 	unsigned left = CHAINS_A_TURN;
 
-	while (left && balloon_pop(&b->dev, queue, &chain) > 0) {
+	while (left && virtio_pop(&b->dev, queue, &chain) > 0) {
 		int r = 0;
 
 		if (queue == QUEUE_INFLATE)
@@ -147,7 +132,7 @@ static void take_reports(struct virtio_balloon *b, unsigned queue)
 	struct virtq_chain chain = { .iov = iov, .max_iov = ARRAY_SIZE(iov) };
 	unsigned left = CHAINS_A_TURN;
 
-	while (left && balloon_pop(&b->dev, queue, &chain) > 0) {
+	while (left && virtio_pop(&b->dev, queue, &chain) > 0) {
 		const struct iovec *in = chain.iov + chain.num_out;
 
 		for (unsigned i = 0; i < chain.num_in && balloon_may_drop(b); i++) {
@@ -209,7 +194,7 @@ static void take_stats(struct virtio_balloon *b)
 				break;
 			ask_driver(b);
 		}
-		if (balloon_pop(&b->dev, QUEUE_THIRD, &b->stats_chain) <= 0)
+		if (virtio_pop(&b->dev, QUEUE_THIRD, &b->stats_chain) <= 0)
 			break;
 		b->stats_held = true;
 		read_stats(b);

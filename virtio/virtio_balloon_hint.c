@@ -62,7 +62,7 @@ void balloon_take_hints(struct virtio_balloon *b, unsigned queue)
 	unsigned left = b->dev.queue[queue].size; /* all there are, and not what comes meanwhile */
 	bool finished = false;
 
-	while (left && balloon_pop(&b->dev, queue, &chain) > 0) {
+	while (left && virtio_pop(&b->dev, queue, &chain) > 0) {
 		int r = 0;
 
 		if (chain.out_bytes >= sizeof(uint32_t))

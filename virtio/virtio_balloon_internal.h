@@ -37,9 +37,6 @@ struct virtio_balloon {
 	bool hint_acknowledge; /* let it have its pages again when it has told of all */
 };
 
-/* 1, or 0 when there is none: then the driver will kick. -errno: the device has failed. */
-int balloon_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain);
-
 /*
  * What came of giving @pages back, @r: counted in @counter, or the driver's fault (-EFAULT). What
  * the host does not take (huge pages before Linux 5.18, no room for another mapping) loses nothing.

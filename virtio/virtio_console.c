@@ -32,21 +32,6 @@ static unsigned tx_queue(const struct console_port *p)
 	return rx_queue(p) + 1;
 }
 
-int console_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain)
-{
-	struct virtq *q = &dev->queue[queue];
-	int r;
-
-	if (!q->started || dev->needs_reset)
-		return 0;
-	do
-		r = virtq_pop(q, chain);
-	while (r == 0 && virtq_kicks_on(q));
-	if (r < 0)
-		virtio_fail(dev, "queue %u: %s", queue, q->why_broken);
-	return r;
-}
-
 /* ---- data to the host ---- */
 
 /* Give the held buffer to the chardev. True when all of it was taken. */
@@ -80,7 +65,7 @@ static void send_output(struct console_port *p)
 		return;
 	while (left--) {
 		if (!p->tx_held) {
-			if (console_pop(dev, queue, &p->tx) <= 0)
+			if (virtio_pop(dev, queue, &p->tx) <= 0)
 				goto out;
 			p->tx_held = true;
 		}
@@ -126,7 +111,7 @@ static size_t input_room(void *arg)
 	if (!is_running(p->console) || (is_multiport(p->console) && !p->guest_open))
 		return 0;
 	if (!p->rx_held) {
-		if (console_pop(dev, rx_queue(p), &p->rx) <= 0)
+		if (virtio_pop(dev, rx_queue(p), &p->rx) <= 0)
 			return 0;
 		p->rx_held = true;
 		if (!p->rx.in_bytes)

@@ -20,7 +20,7 @@ static bool send_control(struct console_port *p, uint16_t event, uint16_t value,
 	};
 	size_t n;
 
-	if (console_pop(dev, CONTROL_RX, &chain) <= 0)
+	if (virtio_pop(dev, CONTROL_RX, &chain) <= 0)
 		return false;
 	n = virtq_copy_in(&chain, 0, &message, sizeof(message));
 	n += virtq_copy_in(&chain, n, extra, extra_len);
@@ -122,7 +122,7 @@ void console_receive_control(struct virtio_console *c)
 	struct virtio_console_control m;
 
 	/* A driver that adds as fast as we take must not hold the loop for ever. */
-	while (left && console_pop(&c->dev, CONTROL_TX, &chain) > 0) {
+	while (left && virtio_pop(&c->dev, CONTROL_TX, &chain) > 0) {
 		if (virtq_copy_out(&chain, 0, &m, CONTROL_BYTES) == CONTROL_BYTES)
 			handle_control(c, &m);
 		virtq_push(&c->dev.queue[CONTROL_TX], &chain, 0);

@@ -57,8 +57,6 @@ static inline bool is_multiport(const struct virtio_console *c)
 	return virtio_has(&c->dev, VIRTIO_CONSOLE_F_MULTIPORT);
 }
 
-/* 1, or 0 when there is none: then the driver will kick. -errno: the device has failed. */
-int console_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain);
 
 /* Send what ports have to say, as far as the driver has given buffers. */
 void console_send_pending(struct virtio_console *c);

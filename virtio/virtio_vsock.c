@@ -21,22 +21,6 @@ static struct virtio_vsock *vsock_of(struct virtio_device *dev)
 	return container_of(dev, struct virtio_vsock, dev);
 }
 
-/* 1, or 0 when there is none: then the driver will kick. -errno: the device has failed. */
-static int pop(struct virtio_vsock *vs, unsigned queue, struct virtq_chain *chain)
-{
-	struct virtq *q = &vs->dev.queue[queue];
-	int r;
-
-	if (!q->started || vs->dev.needs_reset)
-		return 0;
-	do
-		r = virtq_pop(q, chain);
-	while (r == 0 && virtq_kicks_on(q));
-	if (r < 0)
-		virtio_fail(&vs->dev, "queue %u: %s", queue, q->why_broken);
-	return r;
-}
-
 /* ---- to the driver ---- */
 
 static size_t fill_stray(struct virtio_vsock *vs, const struct virtq_chain *chain)
@@ -87,7 +71,7 @@ void vsock_pump(struct virtio_vsock *vs)
 	while (left && (vs->num_strays || !list_empty(&vs->ready))) {
 		size_t n;
 
-		if (pop(vs, VSOCK_QUEUE_RX, &chain) <= 0)
+		if (virtio_pop(&vs->dev, VSOCK_QUEUE_RX, &chain) <= 0)
 			break;
 		if (chain.in_bytes <= VSOCK_HEADER) {
 			virtio_fail(&vs->dev, "a receive buffer of %llu bytes",
@@ -117,7 +101,8 @@ static void send_event(struct virtio_vsock *vs)
 	struct iovec iov[4];
 	struct virtq_chain chain = { .iov = iov, .max_iov = ARRAY_SIZE(iov) };
 
-	if (!vs->reset_event || !vsock_is_running(vs) || pop(vs, VSOCK_QUEUE_EVENT, &chain) <= 0)
+	if (!vs->reset_event || !vsock_is_running(vs) ||
+	    virtio_pop(&vs->dev, VSOCK_QUEUE_EVENT, &chain) <= 0)
 		return;
 	virtq_push(&vs->dev.queue[VSOCK_QUEUE_EVENT], &chain,
 		   virtq_copy_in(&chain, 0, &event, sizeof(event)));
@@ -183,7 +168,7 @@ static void receive_packets(struct virtio_vsock *vs)
 
 	while (left) {
 		vs->tx_waits = vs->num_strays == VSOCK_MAX_STRAYS;
-		if (vs->tx_waits || pop(vs, VSOCK_QUEUE_TX, &chain) <= 0)
+		if (vs->tx_waits || virtio_pop(&vs->dev, VSOCK_QUEUE_TX, &chain) <= 0)
 			break;
 		if (virtq_copy_out(&chain, 0, &h, sizeof(h)) < sizeof(h)) {
 			virtio_fail(&vs->dev, "a packet of %llu bytes",
