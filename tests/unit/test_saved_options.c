@@ -152,6 +152,7 @@ static int save_and_load(const struct machine_config *c, struct error *err)
 	if (!r)
 		r = config_load(&loaded, &set, err);
 	config_done(&loaded);
+	state_set_close(&set);
 	state_writer_done(&w);
 	return r;
 }
