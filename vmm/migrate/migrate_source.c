@@ -364,8 +364,10 @@ bool migrate_is_under_way(struct machine *m)
 
 bool migrate_is_away(struct machine *m)
 {
-	return migrate_is_under_way(m) &&
-	       migrate_source_report(m->migration).phase >= MIGRATE_COMMITTED;
+	enum migrate_phase phase = m->migration ? migrate_source_report(m->migration).phase :
+						  MIGRATE_STARTING;
+
+	return phase >= MIGRATE_COMMITTED && phase != MIGRATE_FAILED;
 }
 
 bool migrate_puts_off(struct machine *m, struct loop_timer *t)
