@@ -209,8 +209,8 @@ static bool is_dead(const char *path)
 /*
  * Whoever takes the name @path from a dead one, or removes that, holds this from his last look on:
  * a microVM that was given the name meanwhile would lose its directory. Close it to let go. A name
- * that is free is taken without: rename() replaces nothing that has a socket in it. -1 where the
- * file system has no such locks; then there is only the look.
+ * that is free is taken without: rename() replaces nothing that has a socket in it. Where there are
+ * no such locks (-1 where the directory cannot even be opened) there is only the look.
  */
 static int lock_above(const char *path)
 {

@@ -2,7 +2,8 @@
  * A file for what there is to say at an end (--metrics, --save-config): looked for early, so that
  * one that cannot be written is known before a guest runs, and of a report that could not be
  * written (the disk is full) there is nothing, but what was there before. For the parent, which may
- * look at paths. What is no regular file (a pipe, /dev/stdout) is written to as it is.
+ * look at paths. What is no regular file (a pipe, /dev/stdout), is somebody else's, or has a name
+ * that no other file can have (a mount point) is written to as it is: of that nothing stays.
  */
 #ifndef WISP_VMM_REPORT_FILE_H
 #define WISP_VMM_REPORT_FILE_H
