@@ -1,7 +1,11 @@
 #include "helpers/guest_filter.h"
 
 #include <net/ethernet.h>
+#include <netinet/ip.h>
+#include <netinet/ip6.h>
 #include <netinet/tcp.h>
+
+#include "devices/net_offload.h"
 
 #define ETH_LEN	  14u
 #define IP4_LEN	  20u
@@ -13,7 +17,7 @@
 
 /* The parts of a packet that matter here, in host byte order. */
 struct packet {
-	const uint8_t *ip;
+	const uint8_t *ip, *payload;
 	bool v6;
 	uint8_t protocol;
 	bool fragment;
@@ -55,7 +59,7 @@ static bool parse(struct packet *p, const uint8_t *frame, size_t len)
 	}
 	if (header < IP4_LEN || left < header)
 		return false;
-	payload = p->ip + header;
+	payload = p->payload = p->ip + header;
 	left -= header;
 	p->has_ports = !p->fragment && left >= 8;
 	if (p->has_ports) {
@@ -141,6 +145,84 @@ bool guest_filter_allows(const struct guest_filter *f, const uint8_t *frame, siz
 	default:
 		return false;
 	}
+}
+
+/*
+ * @segment of 20 bytes to @dst from @src, addresses of @len bytes each: its checksum is over both
+ * (RFC 9293 section 3.1, RFC 8200 section 8.1, which gives the same sum).
+ */
+static uint16_t tcp_checksum(const void *src, const void *dst, size_t len,
+			     const struct tcphdr *segment)
+{
+	struct {
+		uint8_t address[32];
+		uint16_t zero_and_protocol, segment_len;
+		struct tcphdr segment;
+	} sum = {
+		.zero_and_protocol = htobe16(IPPROTO_TCP),
+		.segment_len = htobe16(sizeof(*segment)),
+		.segment = *segment,
+	};
+
+	memcpy(sum.address, src, len);
+	memcpy(sum.address + len, dst, len);
+	return net_checksum(&sum, sizeof(sum));
+}
+
+size_t guest_filter_refusal(const uint8_t *frame, size_t len,
+			    uint8_t answer[GUEST_FILTER_REFUSAL_MAX])
+{
+	struct ether_header eth;
+	struct tcphdr asked, tcp;
+	size_t ip_len, at;
+	struct packet p;
+
+	if (!parse(&p, frame, len) || p.protocol != IPPROTO_TCP || !p.has_ports ||
+	    is_loopback(&p) || p.payload + sizeof(asked) > frame + len ||
+	    (p.tcp_flags & (TH_SYN | TH_ACK | TH_RST)) != TH_SYN)
+		return 0;
+	memcpy(&eth, frame, sizeof(eth));
+	memcpy(&asked, p.payload, sizeof(asked));
+	/* RFC 9293 section 3.10.7.1: sequence number 0, everything of the segment acknowledged. */
+	tcp = (struct tcphdr){
+		.th_sport = asked.th_dport,
+		.th_dport = asked.th_sport,
+		.th_ack = htobe32(be32toh(asked.th_seq) + 1),
+		.th_off = sizeof(tcp) / 4,
+		.th_flags = TH_RST | TH_ACK,
+	};
+	if (p.v6) {
+		struct ip6_hdr ip = { .ip6_flow = htobe32(6u << 28),
+				      .ip6_plen = htobe16(sizeof(tcp)),
+				      .ip6_nxt = IPPROTO_TCP,
+				      .ip6_hlim = IPDEFTTL };
+
+		memcpy(&ip.ip6_src, p.ip + 24, sizeof(ip.ip6_src));
+		memcpy(&ip.ip6_dst, p.ip + 8, sizeof(ip.ip6_dst));
+		tcp.th_sum = tcp_checksum(&ip.ip6_src, &ip.ip6_dst, sizeof(ip.ip6_src), &tcp);
+		ip_len = sizeof(ip);
+		memcpy(answer + ETH_LEN, &ip, ip_len);
+	} else {
+		struct iphdr ip = { .version = 4,
+				    .ihl = sizeof(ip) / 4,
+				    .tot_len = htobe16(sizeof(ip) + sizeof(tcp)),
+				    .frag_off = htobe16(IP_DF),
+				    .ttl = IPDEFTTL,
+				    .protocol = IPPROTO_TCP };
+
+		memcpy(&ip.saddr, p.ip + 16, sizeof(ip.saddr));
+		memcpy(&ip.daddr, p.ip + 12, sizeof(ip.daddr));
+		ip.check = net_checksum(&ip, sizeof(ip));
+		tcp.th_sum = tcp_checksum(&ip.saddr, &ip.daddr, sizeof(ip.saddr), &tcp);
+		ip_len = sizeof(ip);
+		memcpy(answer + ETH_LEN, &ip, ip_len);
+	}
+	memcpy(answer, eth.ether_shost, sizeof(eth.ether_shost));
+	memcpy(answer + 6, eth.ether_dhost, sizeof(eth.ether_dhost));
+	memcpy(answer + 12, &eth.ether_type, sizeof(eth.ether_type));
+	at = ETH_LEN + ip_len;
+	memcpy(answer + at, &tcp, sizeof(tcp));
+	return at + sizeof(tcp);
 }
 
 void guest_filter_learn(struct guest_filter *f, const uint8_t *frame, size_t len)

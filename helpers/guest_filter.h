@@ -38,6 +38,17 @@ struct guest_filter {
 /* May libslirp have this Ethernet frame of @len bytes from the guest? */
 bool guest_filter_allows(const struct guest_filter *f, const uint8_t *frame, size_t len);
 
+/* Ethernet, IPv6, TCP. */
+#define GUEST_FILTER_REFUSAL_MAX (14 + 40 + 20)
+
+/*
+ * The answer to a frame that is not allowed, for the guest: to who opens a TCP connection, that
+ * it is refused (RFC 9293 section 3.10.7.1), so that nobody waits minutes for what will not come.
+ * Returns its bytes in @answer; 0: there is none.
+ */
+size_t guest_filter_refusal(const uint8_t *frame, size_t len,
+			    uint8_t answer[GUEST_FILTER_REFUSAL_MAX]);
+
 /* A frame from libslirp goes to the guest: remember what it may answer. */
 void guest_filter_learn(struct guest_filter *f, const uint8_t *frame, size_t len);
 

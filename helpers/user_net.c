@@ -272,6 +272,7 @@ static int get_revents(int index, void *opaque)
 
 static void take_frame(void *arg, const struct virtio_net_hdr_v1 *hdr, uint8_t *frame, size_t len)
 {
+	uint8_t refusal[GUEST_FILTER_REFUSAL_MAX];
 	struct user_net *un = arg;
 
 	/*
@@ -284,6 +285,9 @@ static void take_frame(void *arg, const struct virtio_net_hdr_v1 *hdr, uint8_t *
 	}
 	if (!guest_filter_allows(&un->filter, frame, len)) {
 		guest_error("a frame to this host's loopback", un);
+		len = guest_filter_refusal(frame, len, refusal);
+		if (len)
+			guest_link_send(un->guest, refusal, len);
 		return;
 	}
 	slirp_input(un->slirp, frame, len);

@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 
+#include "devices/net_offload.h"
 #include "helpers/guest_filter.h"
 
 #define ROUTER	    "10.0.2.2"
@@ -155,6 +156,7 @@ static void truncated_packets_are_not_read_past(void **state)
 	struct guest_filter f = filter(false);
 	struct frame frames[] = { packet(ROUTER, IPPROTO_TCP, 22, TH_SYN),
 				  packet("fec0::2", IPPROTO_UDP, 22, 0) };
+	uint8_t answer[GUEST_FILTER_REFUSAL_MAX];
 
 	for (unsigned i = 0; i < ARRAY_SIZE(frames); i++)
 		for (size_t len = 0; len <= frames[i].len; len++) {
@@ -164,8 +166,73 @@ static void truncated_packets_are_not_read_past(void **state)
 			if (guest_filter_allows(&f, copy, len))
 				assert_true(len < 14 + (i ? 40 : 20));
 			guest_filter_learn(&f, copy, len);
+			assert_int_equal(guest_filter_refusal(copy, len, answer),
+					 i || len < frames[i].len ? 0 : 14 + 20 + 20);
 			test_free(copy);
 		}
+}
+
+/* The sum over a TCP segment's addresses, protocol, length and bytes: 0 where its sum is right. */
+static uint16_t segment_sum(const uint8_t *addresses, size_t len, const struct tcphdr *segment)
+{
+	uint8_t sum[32 + 4 + 20] = { 0 };
+
+	memcpy(sum, addresses, len);
+	sum[33] = IPPROTO_TCP;
+	sum[35] = sizeof(*segment);
+	memcpy(sum + 36, segment, sizeof(*segment));
+	return net_checksum(sum, sizeof(sum));
+}
+
+static void who_opens_a_connection_hears_that_it_is_refused(void **state)
+{
+	static const char *const refused[] = { ROUTER, NAME_SERVER, "fec0::2" };
+	uint8_t answer[GUEST_FILTER_REFUSAL_MAX];
+	struct tcphdr tcp;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(refused); i++) {
+		struct frame asks = packet(refused[i], IPPROTO_TCP, 22, TH_SYN);
+		bool v6 = strchr(refused[i], ':');
+		size_t address = v6 ? 16 : 4, at = v6 ? 14 + 8 : 14 + 12, header = v6 ? 40 : 20;
+
+		memset(asks.bytes, 1, 6);
+		memset(asks.bytes + 6, 2, 6);
+		memcpy(asks.bytes + 14 + header + 4, "\x01\x02\x03\xff", 4);
+		assert_int_equal(guest_filter_refusal(asks.bytes, asks.len, answer),
+				 14 + header + 20);
+		assert_memory_equal(answer, asks.bytes + 6, 6);
+		assert_memory_equal(answer + 6, asks.bytes, 6);
+		assert_memory_equal(answer + 12, asks.bytes + 12, 2);
+		assert_memory_equal(answer + at, asks.bytes + at + address, address);
+		assert_memory_equal(answer + at + address, asks.bytes + at, address);
+		memcpy(&tcp, answer + 14 + header, sizeof(tcp));
+		assert_int_equal(ntohs(tcp.th_sport), 22);
+		assert_int_equal(ntohs(tcp.th_dport), 4000);
+		assert_int_equal(ntohl(tcp.th_ack), 0x01020400);
+		assert_int_equal(tcp.th_flags, TH_RST | TH_ACK);
+		assert_int_equal(segment_sum(answer + at, 2 * address, &tcp), 0);
+		if (!v6)
+			assert_int_equal(net_checksum(answer + 14, 20), 0);
+	}
+}
+
+/* A refusal is answered by nobody, and what is no start of a connection is libslirp's to answer. */
+static void nothing_else_is_answered(void **state)
+{
+	struct frame silent[] = { packet(ROUTER, IPPROTO_TCP, 22, TH_RST),
+				packet(ROUTER, IPPROTO_TCP, 22, TH_SYN | TH_RST),
+				packet(ROUTER, IPPROTO_TCP, 22, TH_SYN | TH_ACK),
+				packet(ROUTER, IPPROTO_UDP, 22, TH_SYN),
+				packet("127.0.0.1", IPPROTO_TCP, 22, TH_SYN),
+				packet("::1", IPPROTO_TCP, 22, TH_SYN) };
+	uint8_t answer[GUEST_FILTER_REFUSAL_MAX];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(silent); i++)
+		assert_int_equal(guest_filter_refusal(silent[i].bytes, silent[i].len, answer), 0);
+	/* Of a fragment nobody knows the ports. */
+	silent[0] = packet(ROUTER, IPPROTO_TCP, 22, TH_SYN);
+	silent[0].bytes[20] = 0x20;
+	assert_int_equal(guest_filter_refusal(silent[0].bytes, silent[0].len, answer), 0);
 }
 
 int main(void)
@@ -179,6 +246,8 @@ int main(void)
 		cmocka_unit_test(loopback_is_never_reached),
 		cmocka_unit_test(outside_is_open),
 		cmocka_unit_test(truncated_packets_are_not_read_past),
+		cmocka_unit_test(who_opens_a_connection_hears_that_it_is_refused),
+		cmocka_unit_test(nothing_else_is_answered),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -209,12 +209,16 @@ static void a_connection_to_the_hosts_own_port_is_not_made(void **state)
 	struct pollfd p = { .fd = fd, .events = POLLIN };
 	struct tcphdr like = { .source = htons(port), .dest = htons(4000) };
 	struct net_guest *f = net_guest_begin(NULL);
+	const struct tcphdr *answer;
 
 	assert_int_equal(listen(fd, 5), 0);
 	net_guest_dhcp(f, 1);
 	net_guest_dhcp(f, 3);
 	net_guest_send_tcp(f, &like, 1, 0, TH_SYN, NULL, 0);
-	settle(f);
+	assert_true(net_guest_get_packet(f, IPPROTO_TCP));
+	answer = net_guest_payload(f);
+	assert_true(answer->rst && answer->ack);
+	assert_int_equal(ntohl(answer->ack_seq), 2);
 	assert_int_equal(poll(&p, 1, 50), 0);
 	assert_int_equal(net_guest_end(f), 0);
 
