@@ -281,8 +281,12 @@ static int take_name(const char *from, const char *to)
 int run_dir_create(struct run_dir *dir, const char *root, const char *id, struct error *err)
 {
 	char base[PATH_MAX - 300], hidden[PATH_MAX];
-	int r = run_dir_root(base, sizeof(base), root, true, err);
+	int r;
 
+	/* Whoever checked it before: a name is no way out of the directory. */
+	if (!*id || *id == '.' || strchr(id, '/'))
+		return error_usage(err, -EINVAL, "'%s' is no name for a microVM", id);
+	r = run_dir_root(base, sizeof(base), root, true, err);
 	if (r < 0)
 		return r;
 	snprintf(dir->path, sizeof(dir->path), "%s/%s", base, id);

@@ -309,6 +309,21 @@ static void directory_that_is_no_microvms_is_left_alone(void **state)
 	rmdir(path);
 }
 
+static void a_name_is_no_way_out_of_the_root(void **state)
+{
+	static const char *const bad[] = { "", ".", "..", "../a", "a/b", "/tmp/a", ".hidden" };
+	struct place *p = *state;
+	struct run_dir dir = { .listen_fd = -1 };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct error err = { 0 };
+
+		assert_int_equal(run_dir_create(&dir, p->root, bad[i], &err), -EINVAL);
+		assert_int_equal(err.kind, ERROR_USAGE);
+		assert_int_equal(dir.listen_fd, -1);
+	}
+}
+
 static void root_that_others_may_write_to_is_refused(void **state)
 {
 	struct place *p = *state;
@@ -468,6 +483,7 @@ int main(void)
 		IN_PLACE(live_one_is_not_removed_for_a_dead_one),
 		IN_PLACE(connecting_to_a_dead_one_finds_none_and_cleans_up),
 		IN_PLACE(directory_that_is_no_microvms_is_left_alone),
+		IN_PLACE(a_name_is_no_way_out_of_the_root),
 		IN_PLACE(root_that_others_may_write_to_is_refused),
 		IN_PLACE(default_root_follows_xdg_runtime_dir),
 		IN_PLACE(path_longer_than_an_address_works),

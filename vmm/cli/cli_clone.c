@@ -50,11 +50,26 @@ static void print(const struct clone_options *o, const char *id, json_t *names,
 	}
 }
 
+static const char *stem_of(const struct clone_options *o, const char *id)
+{
+	const char *slash = strrchr(id, '/');
+
+	return o->name ? o->name : slash ? slash + 1 : id;
+}
+
+/* Before the guest stands still for them: is the longest name one that there can be? */
+static int check_names(const struct clone_options *o, const char *id, struct error *err)
+{
+	char name[128];
+
+	snprintf(name, sizeof(name), "%s-%u", stem_of(o, id), o->num);
+	return config_check_name("clone", name, err);
+}
+
 static int clone_all(struct cli_fork *c, const struct clone_options *o, const char *id,
 		     json_t *reply)
 {
-	const char *slash = strrchr(id, '/');
-	const char *stem = o->name ? o->name : slash ? slash + 1 : id;
+	const char *stem = stem_of(o, id);
 	json_t *names = json_array();
 	unsigned number = 0;
 	char name[128];
@@ -76,8 +91,11 @@ static int clone_all(struct cli_fork *c, const struct clone_options *o, const ch
 static int run(struct cli_fork *c, const struct clone_options *o, const char *id)
 {
 	json_t *reply = NULL;
-	int sock = control_connect_in(o->run_dir, id, &c->err);
-	int r = MIN(sock, 0);
+	int sock = -1, r = check_names(o, id, &c->err);
+
+	if (!r)
+		r = sock = control_connect_in(o->run_dir, id, &c->err);
+	r = MIN(r, 0);
 
 	/* The only one can have what was copied while the guest stood still. */
 	c->only = o->num == 1;

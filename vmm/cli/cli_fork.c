@@ -245,11 +245,13 @@ static int be_keeper(struct cli_fork *c, const char *name, int started)
 
 int cli_fork_start(struct cli_fork *c, const char *name)
 {
-	int started[2], status;
+	int started[2], status, r = config_check_name("clone", name, &c->err);
 	pid_t pid;
 	char byte;
 	ssize_t n;
 
+	if (r < 0)
+		return r;
 	if (pipe2(started, O_CLOEXEC) < 0)
 		return error_set(&c->err, -errno, "pipe: %m");
 	pid = fork();

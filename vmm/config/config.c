@@ -188,14 +188,19 @@ static bool is_id(const char *id)
 		       len;
 }
 
-static int check_id(const char *option, const char *id, struct error *err)
+int config_check_name(const char *what, const char *name, struct error *err)
 {
-	if (!id || is_id(id))
+	if (is_id(name))
 		return 0;
 	return error_usage(err, -EINVAL,
 			   "%s: id '%.*s'%s is not 1 to %d letters, digits, '.', '_' or '-'",
-			   option, 2 * ID_BYTES, id, strlen(id) > 2 * ID_BYTES ? "..." : "",
+			   what, 2 * ID_BYTES, name, strlen(name) > 2 * ID_BYTES ? "..." : "",
 			   ID_BYTES);
+}
+
+static int check_id(const char *option, const char *id, struct error *err)
+{
+	return id ? config_check_name(option, id, err) : 0;
 }
 
 /* A server has a format, a page cache and backing files of its own. */

@@ -253,6 +253,12 @@ static inline uint64_t config_memory_total(const struct machine_config *c)
 int config_validate(struct machine_config *c, struct error *err);
 
 /*
+ * Is @name one that a microVM can have? A directory is called so. @what says in the error (kind
+ * USAGE) where it came from.
+ */
+int config_check_name(const char *what, const char *name, struct error *err);
+
+/*
  * The command line the kernel gets: the sensible default for this machine plus
  * the user's, for the caller to free; NULL without memory.
  */
