@@ -13,6 +13,7 @@
 
 #define TOP_MAX_COLUMNS 400
 #define TOP_MAX_ROWS	200
+#define TOP_MIN_ROWS	7 /* with fewer there is no list, but a word about that */
 
 /* ---- figures ---- */
 

@@ -342,7 +342,9 @@ void top_draw(struct top_screen *s, const struct top_sample *before, const struc
 	struct totals totals;
 
 	top_screen_init(s, s->rows, s->columns);
-	if (!lines || s->rows < HEAD_ROWS + 2)
+	if (s->rows < TOP_MIN_ROWS)
+		put(s, 0, 0, TOP_BOLD, "wisp top: %u lines are too few   q quit", s->rows);
+	if (!lines || s->rows < TOP_MIN_ROWS)
 		goto out;
 	selected = find_selected(lines, now->num, view);
 	select_line(lines, now->num, selected, view);

@@ -5,6 +5,7 @@
 #include <curses.h>
 #include <errno.h>
 #include <locale.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -152,6 +153,30 @@ static const char *selected_state(const struct top *t)
 
 /* ---- the terminal ---- */
 
+static volatile sig_atomic_t ended_by;
+
+static void on_end(int number)
+{
+	ended_by = number;
+}
+
+/* The screen is given back first; ncurses would end us with a status of its own. */
+static void heed_signals(void)
+{
+	const struct sigaction heeded = { .sa_handler = on_end };
+
+	sigaction(SIGINT, &heeded, NULL);
+	sigaction(SIGTERM, &heeded, NULL);
+	sigaction(SIGHUP, &heeded, NULL);
+}
+
+/* As anybody ends whom that signal ended. */
+static void end_by_signal(void)
+{
+	signal(ended_by, SIG_DFL);
+	raise(ended_by);
+}
+
 static attr_t attributes(enum top_style style)
 {
 	switch (style) {
@@ -169,14 +194,25 @@ static attr_t attributes(enum top_style style)
 	}
 }
 
+/* Can this terminal write anywhere but in its last line? */
+static bool cursor_moves(void)
+{
+	const char *move = tigetstr("cup");
+
+	return move && move != (char *)-1;
+}
+
 static int open_terminal(struct error *err)
 {
 	const char *type = getenv("TERM");
-
 	/* Not initscr(), which ends the program with words of its own. */
-	if (!newterm(NULL, stdout, stdin)) {
-		error_usage(err, -ENOTTY, "top: nothing is known of terminals of type '%s' (TERM)",
-			    type ? type : "");
+	SCREEN *screen = newterm(NULL, stdout, stdin);
+
+	if (!screen || !cursor_moves()) {
+		if (screen)
+			endwin();
+		error_usage(err, -ENOTTY, "top: terminals of type '%s' (TERM) %s",
+			    type ? type : "", screen ? "have no screen" : "are not known");
 		error_hint(err, "'wisp top --once' prints one screen");
 		return -ENOTTY;
 	}
@@ -219,6 +255,9 @@ static bool act_on_key(struct top *t, int key)
 		return true;
 	}
 	*t->view.message = '\0';
+	/* What is not seen is not acted on. */
+	if (t->screen.rows < TOP_MIN_ROWS)
+		return key != 'q';
 	switch (key) {
 	case 'q':
 		return false;
@@ -259,7 +298,7 @@ static int run_screen(struct top *t, struct error *err)
 	if (r < 0)
 		return r;
 	t->view.keys = true;
-	while (go_on && !r) {
+	while (go_on && !r && !ended_by) {
 		int key;
 
 		take_answers(t);
@@ -283,6 +322,8 @@ static int run_screen(struct top *t, struct error *err)
 		}
 	}
 	endwin();
+	if (ended_by)
+		end_by_signal();
 	return r;
 }
 
@@ -319,8 +360,10 @@ static int run(struct top *t, struct error *err)
 		t->asked[i].sock = -1;
 	if (t->options->once)
 		return print_once(t, err);
-	if (isatty(STDIN_FILENO) && isatty(STDOUT_FILENO))
+	if (isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)) {
+		heed_signals();
 		return run_screen(t, err);
+	}
 	error_usage(err, -ENOTTY, "top: there is no terminal");
 	error_hint(err, "'wisp top --once' prints one screen");
 	return -ENOTTY;
