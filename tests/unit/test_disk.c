@@ -292,7 +292,13 @@ static void what_cannot_be_meant_is_refused(void **state)
 	refused(im, "create --cluster-size 4K x.raw 1M", "no --cluster-size");
 	refused(im, "convert --cluster-size 4K a x.raw", "no --cluster-size");
 	refused(im, "convert --cluster-size many a x", "'many' is not a size");
-	must(im, "! ls x* 2>/dev/null");
+	refused(im, "create x 1M --repair", "--repair is for other actions");
+	refused(im, "create x 1M --json", "--json is for other actions");
+	refused(im, "info a --repair", "--repair is for other actions");
+	refused(im, "check a --force", "--force is for other actions");
+	refused(im, "convert a x --shrink", "--shrink is for other actions");
+	refused(im, "resize a 2M --backing-format raw", "--backing-format is for other actions");
+	must(im, "! ls x* 2>/dev/null; [ $(stat -c %%s a) = 1048576 ]");
 }
 
 static int setup(void **state)

@@ -407,21 +407,55 @@ static int convert(const struct disk_options *o, const char **args, struct error
 static const struct action {
 	const char *name;
 	const char *arguments;
+	const char *options; /* those that mean something to it, each with a space behind it */
 	int least, most; /* how many of them; those that are left out are NULL */
 	int (*run)(const struct disk_options *o, const char **args, struct error *err);
 } actions[] = {
-	{ "create", "PATH and SIZE", 1, 2, create },
-	{ "info", "PATH", 1, 1, info },
-	{ "check", "PATH", 1, 1, check },
-	{ "convert", "SOURCE and DEST", 2, 2, convert },
-	{ "resize", "PATH and SIZE", 2, 2, resize },
+	{ "create", "PATH and SIZE", "--format --backing --backing-format --cluster-size --force ",
+	  1, 2, create },
+	{ "info", "PATH", "--format --json ", 1, 1, info },
+	{ "check", "PATH", "--format --repair --json ", 1, 1, check },
+	{ "convert", "SOURCE and DEST",
+	  "--format --source-format --backing --follow-backing --cluster-size --force ", 2, 2,
+	  convert },
+	{ "resize", "PATH and SIZE", "--format --backing --follow-backing --shrink ", 2, 2, resize },
 };
+
+/* Was the option @item given? One that says what is so anyway does not count. */
+static bool is_given(const struct config_item *item, const struct disk_options *o)
+{
+	const char *member = (const char *)o + item->offset;
+
+	switch (item->kind) {
+	case CONFIG_STRING:
+		return *(char *const *)member;
+	case CONFIG_CHOICE:
+		return *(const int *)member != 0;
+	default:
+		return *(const bool *)member;
+	}
+}
+
+static int check_options(const struct action *a, const struct disk_options *o, struct error *err)
+{
+	char name[32];
+
+	for (const struct config_item *item = disk_options; item->name; item++) {
+		snprintf(name, sizeof(name), "%s ", item->name);
+		if (is_given(item, o) && !strstr(a->options, name))
+			return error_usage(err, -EINVAL, "disk %s: %s is for other actions",
+					   a->name, item->name);
+	}
+	return 0;
+}
 
 static int act(const struct action *a, struct disk_options *o, const char **args, int num,
 	       struct error *err)
 {
-	int r = 0;
+	int r = check_options(a, o, err);
 
+	if (r < 0)
+		return r;
 	if (num < a->least)
 		return error_usage(err, -EINVAL, "disk %s: needs %s", a->name, a->arguments);
 	if (num > a->most)
