@@ -349,10 +349,38 @@ static int open_earlier(const struct taking *t, const char *path)
 	return -1;
 }
 
+/* Where the name of @path stands: its directory, and how long the part before the name is. */
+static size_t directory_of(const char *path, struct stat *ret)
+{
+	const char *slash = strrchr(path, '/');
+	size_t len = slash ? (size_t)(slash - path) + 1 : 0;
+	char *dir = len ? strndup(path, len) : strdup(".");
+
+	if (!dir || stat(dir, ret) < 0)
+		*ret = (struct stat){ 0 };
+	free(dir);
+	return len;
+}
+
+static bool same_name(const char *a, const char *b)
+{
+	struct stat in_a, in_b;
+	size_t skip_a = directory_of(a, &in_a), skip_b = directory_of(b, &in_b);
+
+	return !strcmp(a + skip_a, b + skip_b) && in_a.st_dev == in_b.st_dev &&
+	       in_a.st_ino == in_b.st_ino;
+}
+
 static int open_files(struct taking *t, const char *state_path, const char *memory_path,
 		      struct error *err)
 {
-	int r = open_draft(&t->state, "snapshot", state_path, err);
+	int r;
+
+	if (same_name(state_path, memory_path))
+		return error_set(err, -EINVAL,
+				 "Cannot save the microVM state: snapshot_path and mem_file_path "
+				 "are the same file");
+	r = open_draft(&t->state, "snapshot", state_path, err);
 
 	if (!r)
 		r = open_draft(&t->memory, "memory", memory_path, err);
