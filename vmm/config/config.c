@@ -357,6 +357,23 @@ static int check_rewind(const struct machine_config *c, struct error *err)
 	return 0;
 }
 
+/* Slots of the PCI bus that were asked for; the others are chosen when the devices are made. */
+static int check_slots(const struct machine_config *c, struct error *err)
+{
+	uint32_t taken = 0;
+
+	for (unsigned i = 0; i < c->num_disks + c->num_nets; i++) {
+		bool disk = i < c->num_disks;
+		unsigned slot = disk ? c->disk[i].slot : c->net[i - c->num_disks].slot;
+
+		if (slot && taken & 1u << slot)
+			return error_usage(err, -EEXIST, "--%s: slot %u is given twice",
+					   disk ? "disk" : "net", slot);
+		taken |= 1u << slot;
+	}
+	return 0;
+}
+
 int config_validate(struct machine_config *c, struct error *err)
 {
 	int r;
@@ -380,6 +397,8 @@ int config_validate(struct machine_config *c, struct error *err)
 		r = check_disk(c, i, err);
 	for (unsigned i = 0; i < c->num_nets && !r; i++)
 		r = check_net(c, i, err);
+	if (!r)
+		r = check_slots(c, err);
 	for (unsigned i = 0; i < c->num_pmems && !r; i++)
 		r = check_pmem(c, i, err);
 	if (!r)
