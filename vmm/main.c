@@ -30,19 +30,25 @@ static void guard_standard_files(void)
 
 /*
  * What was printed and could not be written is a failure, whatever the verb thinks of itself. Not
- * said when the reader went away: it has what it wanted.
+ * said when the reader went away: it has what it wanted. Why an earlier write failed is not known
+ * any more.
  */
 static int flush_output(int status)
 {
+	struct pollfd reader = { .fd = STDOUT_FILENO };
 	struct error err = { 0 };
 
 	errno = 0;
 	if (fflush(stdout) == 0 && !ferror(stdout))
 		return status;
-	if (errno != EPIPE) {
-		error_set(&err, errno ? -errno : -EIO, "standard output: cannot write: %m");
+	if (!errno && poll(&reader, 1, 0) > 0 && reader.revents & POLLERR)
+		errno = EPIPE;
+	if (errno && errno != EPIPE)
+		error_set(&err, -errno, "standard output: cannot write: %m");
+	else if (!errno)
+		error_set(&err, -EIO, "standard output: not all of it could be written");
+	if (err.code)
 		error_print(&err);
-	}
 	return status ? status : 1;
 }
 

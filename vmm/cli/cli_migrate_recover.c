@@ -28,6 +28,7 @@
 struct recovery {
 	const char *run_dir, *id;
 	int left;
+	bool seen; /* something of a migration of @id */
 };
 
 /* One side, and the way to its monitor. */
@@ -380,6 +381,7 @@ static int recover(void *arg, const struct migrate_journal *j)
 	ours = j->role == MIGRATE_SOURCE ? src.side.known : dst.side.known && !src.side.known;
 	if (ours && (!rec->id || !strcmp(rec->id, j->id) ||
 		     (dst.side.known && !strcmp(rec->id, id_of(&dst))))) {
+		rec->seen = true;
 		if (recover_one(&src, &dst, rec))
 			migrate_journal_forget(rec->run_dir, j->uuid);
 		else
@@ -393,7 +395,14 @@ static int recover(void *arg, const struct migrate_journal *j)
 int migrate_recover(const char *run_dir, const char *id, struct error *err)
 {
 	struct recovery rec = { .run_dir = run_dir, .id = id };
-	int r = migrate_journal_for_each(run_dir, recover, &rec, err);
+	int r = migrate_journal_for_each(run_dir, recover, &rec, err), sock;
 
+	/* One that runs has nothing to be settled. Of what is not there something was misspelt. */
+	if (r >= 0 && id && !rec.seen) {
+		sock = control_connect_in(run_dir, id, err);
+		if (sock < 0)
+			return sock;
+		close(sock);
+	}
 	return r < 0 ? r : rec.left;
 }
