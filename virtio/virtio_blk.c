@@ -47,16 +47,12 @@ static int take_one(struct blk_queue *q, uint64_t now_ns)
 /* True when the rate limit has us wait: the timer goes on, and kicks stay off until then. */
 static bool must_wait(struct blk_queue *q, uint64_t *ret_now_ns)
 {
-	uint64_t wait_ns;
+	struct rate_limiter *l = &q->blk->limiter;
 
-	if (!rate_limited(&q->blk->limiter) || !virtq_has_work(q->ring))
-		return false;
-	*ret_now_ns = clock_monotonic_ns(loop_clock(q->loop));
-	wait_ns = rate_limiter_wait_ns(&q->blk->limiter, *ret_now_ns);
-	if (!wait_ns)
+	if (!rate_limited(l) || !virtq_has_work(q->ring) ||
+	    !rate_limiter_holds(l, q->loop, &q->limited, ret_now_ns))
 		return false;
 	counter_add(&q->counters.waits, 1);
-	loop_timer_set(q->loop, &q->limited, *ret_now_ns + wait_ns);
 	return true;
 }
 

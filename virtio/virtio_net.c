@@ -136,16 +136,9 @@ static bool prepare(struct tx_request *req)
 
 bool net_must_wait(struct net_pair *p, struct rate_limiter *l, struct loop_timer *t)
 {
-	struct loop *loop = p->vn->dev.loop;
-	uint64_t now_ns, wait_ns;
+	uint64_t now_ns;
 
-	if (!rate_limited(l))
-		return false;
-	now_ns = clock_monotonic_ns(loop_clock(loop));
-	wait_ns = rate_limiter_wait_ns(l, now_ns);
-	if (wait_ns)
-		loop_timer_set(loop, t, now_ns + wait_ns);
-	return wait_ns;
+	return rate_limiter_holds(l, p->vn->dev.loop, t, &now_ns);
 }
 
 void net_spend(struct net_pair *p, struct rate_limiter *l, uint64_t bytes)

@@ -68,24 +68,20 @@ static bool is_flush(const struct virtq_chain *c)
 	       get_le32(type) == VIRTIO_PMEM_REQ_TYPE_FLUSH && c->in_bytes >= sizeof(type);
 }
 
-/* True when the rate limit has us wait: the timer goes on. */
+/* True when the rate limit has us wait: the timer goes on. Else the flush to come is spent. */
 static bool must_wait(struct pmem *pmem)
 {
-	struct loop *loop = pmem->dev.loop;
-	uint64_t now_ns, wait_ns;
+	uint64_t now_ns = 0;
 
 	if (!rate_limited(&pmem->limiter) || !virtq_has_work(&pmem->dev.queue[0]))
 		return false;
-	now_ns = clock_monotonic_ns(loop_clock(loop));
-	wait_ns = rate_limiter_wait_ns(&pmem->limiter, now_ns);
-	if (wait_ns) {
+	if (rate_limiter_holds(&pmem->limiter, pmem->dev.loop, &pmem->limited, &now_ns)) {
 		counter_add(&pmem->throttled, 1);
-		loop_timer_set(loop, &pmem->limited, now_ns + wait_ns);
-	} else {
-		/* However many requests it answers, and however much of the file is dirty. */
-		rate_limiter_take(&pmem->limiter, now_ns, 1, pmem->file_bytes);
+		return true;
 	}
-	return wait_ns > 0;
+	/* However many requests it answers, and however much of the file is dirty. */
+	rate_limiter_take(&pmem->limiter, now_ns, 1, pmem->file_bytes);
+	return false;
 }
 
 /* Gather what is there: one flush of the file answers all requests that came before it. */

@@ -45,16 +45,8 @@ static size_t fill(const struct virtq_chain *c)
 /* True when the rate limit has us wait: the timer goes on. */
 static bool must_wait(struct rng *rng, struct virtq *q, uint64_t *ret_now_ns)
 {
-	struct loop *loop = rng->dev.loop;
-	uint64_t wait_ns;
-
-	if (!rate_limited(&rng->limiter) || !virtq_has_work(q))
-		return false;
-	*ret_now_ns = clock_monotonic_ns(loop_clock(loop));
-	wait_ns = rate_limiter_wait_ns(&rng->limiter, *ret_now_ns);
-	if (wait_ns)
-		loop_timer_set(loop, &rng->limited, *ret_now_ns + wait_ns);
-	return wait_ns > 0;
+	return rate_limited(&rng->limiter) && virtq_has_work(q) &&
+	       rate_limiter_holds(&rng->limiter, rng->dev.loop, &rng->limited, ret_now_ns);
 }
 
 static void rng_kick(struct virtio_device *dev, unsigned queue)

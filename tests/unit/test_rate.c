@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "tests/unit/loop_fixture.h"
+#include "vmm/core/clock.h"
 #include "vmm/core/rate.h"
 
 #define START (5 * NSEC_PER_SEC)
@@ -147,6 +149,49 @@ static void the_largest_numbers_do_not_wrap(void **state)
 	rate_limiter_done(&l);
 }
 
+struct waiting {
+	struct loop_timer timer;
+	unsigned expired;
+};
+
+static void count_expiry(struct loop_timer *t)
+{
+	container_of(t, struct waiting, timer)->expired++;
+}
+
+static void who_is_held_is_told_when_to_go_on(void **state)
+{
+	struct rate_limiter l = limiter((struct rate){ .per_second = 10, .burst = 1 },
+					(struct rate){ 0 });
+	struct waiting w = { .timer.expired = count_expiry };
+	struct clock clock;
+	struct loop *loop;
+	uint64_t now_ns = 0, wait_ns;
+
+	clock_init_virtual(&clock, START, 0);
+	loop = loop_fixture_create(&clock);
+	assert_false(rate_limiter_holds(&l, loop, &w.timer, &now_ns));
+	assert_int_equal(now_ns, START);
+	rate_limiter_take(&l, now_ns, 2, 0);
+	wait_ns = rate_limiter_wait_ns(&l, now_ns);
+	assert_true(wait_ns >= NSEC_PER_SEC / 10);
+	assert_true(rate_limiter_holds(&l, loop, &w.timer, &now_ns));
+	clock_advance(&clock, wait_ns - 1);
+	loop_run_once(loop, 0);
+	assert_int_equal(w.expired, 0);
+	clock_advance(&clock, 1);
+	loop_run_once(loop, 0);
+	assert_int_equal(w.expired, 1);
+	assert_false(rate_limiter_holds(&l, loop, &w.timer, &now_ns));
+	/* Without a limit nobody asks what time it is. */
+	rate_limiter_set(&l, &(struct rate_limits){ 0 }, now_ns);
+	now_ns = 7;
+	assert_false(rate_limiter_holds(&l, loop, &w.timer, &now_ns));
+	assert_int_equal(now_ns, 7);
+	loop_free(loop);
+	rate_limiter_done(&l);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -158,6 +203,7 @@ int main(void)
 		cmocka_unit_test(what_is_given_once_does_not_come_again),
 		cmocka_unit_test(a_new_rate_holds_at_once),
 		cmocka_unit_test(the_largest_numbers_do_not_wrap),
+		cmocka_unit_test(who_is_held_is_told_when_to_go_on),
 	};
 
 	return cmocka_run_group_tests_name("rate", tests, NULL, NULL);

@@ -5,6 +5,9 @@
  */
 #include "vmm/core/rate.h"
 
+#include "vmm/core/clock.h"
+#include "vmm/core/loop.h"
+
 /* Long enough that a busy host loses nothing of the rate, short enough for 5% over 10 seconds. */
 #define DEFAULT_BURST_NS (NSEC_PER_SEC / 4)
 #define MAX_BURST_NS	 (1ull << 62) /* twice that, and a request of 4 GiB, still fit 64 bits */
@@ -93,6 +96,20 @@ uint64_t rate_limiter_wait_ns(struct rate_limiter *l, uint64_t now_ns)
 	pthread_mutex_lock(&l->lock);
 	wait_ns = MAX(bucket_wait_ns(&l->ops, now_ns), bucket_wait_ns(&l->bytes, now_ns));
 	pthread_mutex_unlock(&l->lock);
+	return wait_ns;
+}
+
+bool rate_limiter_holds(struct rate_limiter *l, struct loop *loop, struct loop_timer *t,
+			uint64_t *ret_now_ns)
+{
+	uint64_t wait_ns;
+
+	if (!rate_limited(l))
+		return false;
+	*ret_now_ns = clock_monotonic_ns(loop_clock(loop));
+	wait_ns = rate_limiter_wait_ns(l, *ret_now_ns);
+	if (wait_ns)
+		loop_timer_set(loop, t, *ret_now_ns + wait_ns);
 	return wait_ns;
 }
 

@@ -17,6 +17,9 @@
 
 #include "vmm/core/util.h"
 
+struct loop;
+struct loop_timer;
+
 struct rate {
 	uint64_t per_second; /* 0: no limit */
 	uint64_t burst;	     /* what may go at once after a pause; 0: what a quarter second gives */
@@ -54,6 +57,14 @@ void rate_limiter_set(struct rate_limiter *l, const struct rate_limits *limits, 
 
 /* How long to wait before the next request may go: 0 for not at all. */
 uint64_t rate_limiter_wait_ns(struct rate_limiter *l, uint64_t now_ns);
+
+/*
+ * True when who serves on @loop has to wait before the next request: @t, a timer of that loop, then
+ * expires when it may go. Else false and the time, for rate_limiter_take(); without a limit nothing
+ * reads the clock and @ret_now_ns stays as it is. Called on the loop's thread.
+ */
+bool rate_limiter_holds(struct rate_limiter *l, struct loop *loop, struct loop_timer *t,
+			uint64_t *ret_now_ns);
 
 /* A request goes. */
 void rate_limiter_take(struct rate_limiter *l, uint64_t now_ns, uint64_t ops, uint64_t bytes);
