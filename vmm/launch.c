@@ -22,7 +22,7 @@
 #include "vmm/helper.h"
 #include "vmm/hypervisor/hv_null.h"
 #include "vmm/hypervisor/kvm.h"
-#include "vmm/hypervisor/x86_template.h"
+#include "vmm/launch_files.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
@@ -34,83 +34,6 @@
 #include "vmm/run_dir.h"
 #include "vmm/saved/demand.h"
 #include "vmm/share.h"
-
-static int open_named(const char *option, const char *path, int flags, struct error *err)
-{
-	int fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-
-	if (fd < 0)
-		return error_usage(err, -errno, "%s '%s': cannot open: %m", option, path);
-	return fd;
-}
-
-/* A disk that is open already stays so. */
-static int open_disk(const struct config_disk *d, int *fd, struct block_chain *beneath,
-		     struct error *err)
-{
-	int flags = (d->read_only ? O_RDONLY : O_RDWR) | (d->direct ? O_DIRECT : 0);
-	struct block_chain_params chain = {
-		.path = d->path,
-		.format = d->format,
-		.named = (const char *const *)d->backing,
-		.num_named = d->num_backing,
-		.follow = d->follow_backing,
-	};
-
-	if (*fd < 0 && nbd_is_uri(d->path)) {
-		*fd = nbd_dial(d->path, err);
-		return MIN(*fd, 0);
-	}
-	if (*fd < 0)
-		*fd = open_named("--disk", d->path, flags, err);
-	chain.fd = *fd;
-	return chain.fd < 0 ? chain.fd : block_chain_open(beneath, &chain, err);
-}
-
-static int open_pmem(const struct config_pmem *p, int *fd, struct error *err)
-{
-	*fd = open_named("--pmem", p->path, p->read_only ? O_RDONLY : O_RDWR, err);
-	return MIN(*fd, 0);
-}
-
-static int open_kernel(const struct machine_config *c, struct machine_files *files,
-		       struct error *err)
-{
-	int fd, r;
-
-	fd = open_named("--kernel", c->kernel, O_RDONLY, err);
-	if (fd < 0)
-		return fd;
-	r = fw_kernel_open(&files->kernel, c->kernel, fd, err);
-	if (r < 0) {
-		close(fd);
-		return r;
-	}
-	if (c->initrd) {
-		files->initrd = open_named("--initrd", c->initrd, O_RDONLY, err);
-		if (files->initrd < 0)
-			return files->initrd;
-	}
-	return c->cpu_template ? x86_template_read(&files->cpu_template, c->cpu_template, err) : 0;
-}
-
-static int open_files(const struct machine_config *c, struct machine_files *files,
-		      struct error *err)
-{
-	for (unsigned i = 0; i < c->num_disks; i++) {
-		int r = open_disk(&c->disk[i], &files->disk[i], &files->beneath[i], err);
-
-		if (r < 0)
-			return r;
-	}
-	for (unsigned i = 0; i < c->num_pmems; i++) {
-		int r = open_pmem(&c->pmem[i], &files->pmem[i], err);
-
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
 
 /* Who connects to servers again. */
 static int open_dialers(const struct machine_config *c, struct machine_files *files,
@@ -400,77 +323,98 @@ static int not_started(const struct error *err, const struct launch_ends *ends)
 	return error_status(err);
 }
 
+/* What there is beside the monitor during a life of its guest; helpers may outlive it. */
+struct life {
+	struct helper helpers[CONFIG_MAX_NETS];
+	struct share shares[CONFIG_MAX_SHARES];
+	struct nbd_dialer dialers[CONFIG_MAX_DISKS];
+	struct report_file metrics;
+	bool listening; /* for a debugger */
+};
+
+/* Open everything. When that fails, what is open so far is end_life()'s all the same. */
+static int begin_life(struct life *life, struct monitor_params *params,
+		      const struct launch_ends *ends, const struct run_dir *dir, struct error *err)
+{
+	const struct machine_config *c = params->config;
+	int r = 0;
+
+	machine_files_init(params->files);
+	params->end->reason = MACHINE_END_NONE;
+	params->end->metrics_written = false;
+	params->broker_fd = -1;
+	params->dialer = life->dialers;
+	for (unsigned i = 0; i < c->num_disks; i++)
+		life->dialers[i] = (struct nbd_dialer){ .fd = -1 };
+	life->listening = false;
+	if (c->metrics_file)
+		r = report_file_open(&life->metrics, "--metrics", c->metrics_file, err);
+	params->metrics_fd = life->metrics.fd;
+	if (!r)
+		r = start_helpers(c, ends, dir, params->files, life->helpers, life->shares, err);
+	if (!r && ends)
+		r = use_ends(params->files, ends, err);
+	/* A saved machine has no use for a kernel. */
+	if (!r && !params->image)
+		r = launch_open_kernel(c, params->files, err);
+	if (!r)
+		r = launch_open_files(c, params->files, err);
+	if (!r)
+		r = open_dialers(c, params->files, life->dialers, err);
+	if (!r)
+		r = open_vsock(c, params->files, &params->broker_fd, err);
+	if (!r && copies_of(params))
+		r = migrate_copies_listen(copies_of(params), err);
+	if (!r && c->gdb) {
+		r = params->files->gdb = gdb_listen(c->gdb, err);
+		life->listening = r >= 0;
+	}
+	return r < 0 ? r : await_helpers(c, life->helpers, err);
+}
+
+/* With @goes_on another one follows. */
+static void end_life(struct life *life, struct monitor_params *params, bool goes_on)
+{
+	const struct machine_config *c = params->config;
+	struct error err = { 0 };
+
+	close_vsock(params);
+	close_dialers(c, life->dialers);
+	if (life->listening)
+		gdb_unlisten(c->gdb);
+	machine_files_close(params->files);
+	if (params->end->metrics_written && report_file_keep(&life->metrics, &err) < 0)
+		error_print(&err);
+	report_file_close(&life->metrics);
+	stop_helpers(c, life->helpers, life->shares, goes_on);
+	params->dialer = NULL;
+}
+
 /* Open everything and run; once more for each reboot when the configuration says so. */
 static int run_lives(struct monitor_params *params, const struct launch_ends *ends,
 		     const struct run_dir *dir)
 {
 	const struct machine_config *c = params->config;
-	struct helper helpers[CONFIG_MAX_NETS] = { 0 };
-	struct share shares[CONFIG_MAX_SHARES] = { 0 };
-	struct nbd_dialer dialers[CONFIG_MAX_DISKS];
-	struct report_file metrics = REPORT_FILE_NONE;
+	struct life life = { .metrics = REPORT_FILE_NONE };
 	struct error err = { 0 };
-	bool listening, goes_on;
-	int status, r;
+	bool goes_on;
+	int status;
 
 	/* One limit for all its lives. */
 	if (c->timeout_seconds)
 		params->deadline_ns =
 			clock_monotonic_ns(NULL) + c->timeout_seconds * NSEC_PER_SEC;
 	do {
-		machine_files_init(params->files);
-		params->end->reason = MACHINE_END_NONE;
-		params->broker_fd = -1;
-		params->dialer = dialers;
-		for (unsigned i = 0; i < c->num_disks; i++)
-			dialers[i] = (struct nbd_dialer){ .fd = -1 };
-		listening = false;
-		params->end->metrics_written = false;
-		r = c->metrics_file ?
-			    report_file_open(&metrics, "--metrics", c->metrics_file, &err) :
-			    0;
-		params->metrics_fd = metrics.fd;
-		if (!r)
-			r = start_helpers(c, ends, dir, params->files, helpers, shares, &err);
-		if (!r && ends)
-			r = use_ends(params->files, ends, &err);
-		/* A saved machine has no use for a kernel. */
-		if (!r && !params->image)
-			r = open_kernel(c, params->files, &err);
-		if (!r)
-			r = open_files(c, params->files, &err);
-		if (!r)
-			r = open_dialers(c, params->files, dialers, &err);
-		if (!r)
-			r = open_vsock(c, params->files, &params->broker_fd, &err);
-		if (!r && copies_of(params))
-			r = migrate_copies_listen(copies_of(params), &err);
-		if (!r && c->gdb) {
-			r = params->files->gdb = gdb_listen(c->gdb, &err);
-			listening = r >= 0;
-		}
-		if (r >= 0)
-			r = await_helpers(c, helpers, &err);
-		if (r < 0) {
+		if (begin_life(&life, params, ends, dir, &err) < 0)
 			/* Of a later life nobody waits to hear: the guest has run. */
 			status = not_started(&err, params->image ? ends : NULL);
-		} else {
+		else
 			status = run_once(params);
-		}
-		close_vsock(params);
-		close_dialers(c, dialers);
-		if (listening)
-			gdb_unlisten(c->gdb);
-		machine_files_close(params->files);
-		if (params->end->metrics_written && report_file_keep(&metrics, &err) < 0)
-			error_print(&err);
-		report_file_close(&metrics);
 		goes_on = params->end->reason == MACHINE_END_REBOOT && c->reboot_resets;
-		stop_helpers(c, helpers, shares, goes_on);
+		end_life(&life, params, goes_on);
 		/* Once it has gone on from where it stood; when it reboots, it boots. */
 		params->image = NULL;
 	} while (goes_on);
-	params->dialer = NULL;
 	return status;
 }
 
@@ -654,9 +598,9 @@ int launch_dry_run(struct machine_config *c)
 
 	machine_files_init(&files);
 	params.files = &files;
-	r = open_kernel(c, &files, &err);
+	r = launch_open_kernel(c, &files, &err);
 	if (!r)
-		r = open_files(c, &files, &err);
+		r = launch_open_files(c, &files, &err);
 	/* A network's peer is not started: a socket without one stands for it. */
 	for (unsigned i = 0; i < c->num_nets && !r; i++)
 		r = net_ends_open_nothing(&files.net[i], &err);

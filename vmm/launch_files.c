@@ -1,0 +1,87 @@
+#include "vmm/launch_files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "devices/nbd.h"
+#include "vmm/hypervisor/x86_template.h"
+#include "vmm/machine/machine.h"
+#include "vmm/nbd_dial.h"
+
+static int open_named(const char *option, const char *path, int flags, struct error *err)
+{
+	int fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+
+	if (fd < 0)
+		return error_usage(err, -errno, "%s '%s': cannot open: %m", option, path);
+	return fd;
+}
+
+/* A disk that is open already stays so. */
+static int open_disk(const struct config_disk *d, int *fd, struct block_chain *beneath,
+		     struct error *err)
+{
+	int flags = (d->read_only ? O_RDONLY : O_RDWR) | (d->direct ? O_DIRECT : 0);
+	struct block_chain_params chain = {
+		.path = d->path,
+		.format = d->format,
+		.named = (const char *const *)d->backing,
+		.num_named = d->num_backing,
+		.follow = d->follow_backing,
+	};
+
+	if (*fd < 0 && nbd_is_uri(d->path)) {
+		*fd = nbd_dial(d->path, err);
+		return MIN(*fd, 0);
+	}
+	if (*fd < 0)
+		*fd = open_named("--disk", d->path, flags, err);
+	chain.fd = *fd;
+	return chain.fd < 0 ? chain.fd : block_chain_open(beneath, &chain, err);
+}
+
+static int open_pmem(const struct config_pmem *p, int *fd, struct error *err)
+{
+	*fd = open_named("--pmem", p->path, p->read_only ? O_RDONLY : O_RDWR, err);
+	return MIN(*fd, 0);
+}
+
+int launch_open_kernel(const struct machine_config *c, struct machine_files *files,
+		       struct error *err)
+{
+	int fd, r;
+
+	fd = open_named("--kernel", c->kernel, O_RDONLY, err);
+	if (fd < 0)
+		return fd;
+	r = fw_kernel_open(&files->kernel, c->kernel, fd, err);
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	if (c->initrd) {
+		files->initrd = open_named("--initrd", c->initrd, O_RDONLY, err);
+		if (files->initrd < 0)
+			return files->initrd;
+	}
+	return c->cpu_template ? x86_template_read(&files->cpu_template, c->cpu_template, err) : 0;
+}
+
+int launch_open_files(const struct machine_config *c, struct machine_files *files,
+		      struct error *err)
+{
+	for (unsigned i = 0; i < c->num_disks; i++) {
+		int r = open_disk(&c->disk[i], &files->disk[i], &files->beneath[i], err);
+
+		if (r < 0)
+			return r;
+	}
+	for (unsigned i = 0; i < c->num_pmems; i++) {
+		int r = open_pmem(&c->pmem[i], &files->pmem[i], err);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
