@@ -416,16 +416,12 @@ static void query(struct gdb *g, const char *p)
 	/* Else nothing: not supported. */
 }
 
-void gdb_packet(struct gdb *g, char *packet, size_t len)
+/* Registers and memory, read and written. */
+static void transfer(struct gdb *g, char *packet, size_t len)
 {
-	unsigned vcpu;
-	const char *p = packet + 1, *rest;
+	const char *p = packet + 1;
 
-	g->reply_len = 0;
 	switch (packet[0]) {
-	case '?':
-		gdb_say_stop(g);
-		return;
 	case 'g':
 		read_registers(g);
 		break;
@@ -447,15 +443,39 @@ void gdb_packet(struct gdb *g, char *packet, size_t len)
 	case 'X':
 		answer(g, write_memory_binary(g, p, packet + len));
 		break;
+	default:
+		break;
+	}
+}
+
+void gdb_packet(struct gdb *g, char *packet, size_t len)
+{
+	unsigned vcpu;
+	const char *rest;
+
+	g->reply_len = 0;
+	switch (packet[0]) {
+	case '?':
+		gdb_say_stop(g);
+		return;
+	case 'g':
+	case 'G':
+	case 'p':
+	case 'P':
+	case 'm':
+	case 'M':
+	case 'X':
+		transfer(g, packet, len);
+		break;
 	case 'Z':
 	case 'z':
 		answer(g, breakpoint(g, packet));
 		break;
 	case 'H':
-		set_thread(g, p);
+		set_thread(g, packet + 1);
 		break;
 	case 'T':
-		answer(g, thread_id(g, p, &vcpu));
+		answer(g, thread_id(g, packet + 1, &vcpu));
 		break;
 	case 'c':
 	case 's':
