@@ -269,6 +269,29 @@ static int add_cpu(struct arguments *a, const struct api *api, struct error *err
 	return 0;
 }
 
+/* Devices of which there is one at most. */
+static void add_others(struct arguments *a, const struct api *api)
+{
+	if (api->balloon) {
+		add(a, "--balloon=%lldM,deflate-on-oom=%s,reporting=%s%s",
+		    (long long)json_integer_value(json_object_get(api->balloon, "amount_mib")),
+		    is_set(api->balloon, "deflate_on_oom") ? "on" : "off",
+		    is_set(api->balloon, "free_page_reporting") ? "on" : "off",
+		    is_set(api->balloon, "free_page_hinting") ? ",hinting=on" : "");
+	}
+	if (api->memory)
+		add(a, "--memory-hotplug=%lldM,block=%lldM",
+		    (long long)json_integer_value(json_object_get(api->memory, "total_size_mib")),
+		    (long long)json_integer_value(json_object_get(api->memory, "block_size_mib")));
+	if (api->vsock) {
+		char *path = quoted(text_of(api->vsock, "uds_path"));
+
+		add(a, "--vsock=path=%s,cid=%d", path ? path : "",
+		    (int)json_integer_value(json_object_get(api->vsock, "guest_cid")));
+		free(path);
+	}
+}
+
 char **api_arguments(const struct api *api, struct error *err)
 {
 	struct arguments a = { .argv = calloc(MAX_ARGUMENTS, sizeof(char *)) };
@@ -306,24 +329,7 @@ char **api_arguments(const struct api *api, struct error *err)
 	pmem_root = add_pmems(&a, api, pmem_name, sizeof(pmem_name));
 	add_cmdline(&a, api, root, pmem_root, pmem_name);
 	add_nets(&a, api);
-	if (api->balloon) {
-		add(&a, "--balloon=%lldM,deflate-on-oom=%s,reporting=%s%s",
-		    (long long)json_integer_value(json_object_get(api->balloon, "amount_mib")),
-		    is_set(api->balloon, "deflate_on_oom") ? "on" : "off",
-		    is_set(api->balloon, "free_page_reporting") ? "on" : "off",
-		    is_set(api->balloon, "free_page_hinting") ? ",hinting=on" : "");
-	}
-	if (api->memory)
-		add(&a, "--memory-hotplug=%lldM,block=%lldM",
-		    (long long)json_integer_value(json_object_get(api->memory, "total_size_mib")),
-		    (long long)json_integer_value(json_object_get(api->memory, "block_size_mib")));
-	if (api->vsock) {
-		char *path = quoted(text_of(api->vsock, "uds_path"));
-
-		add(&a, "--vsock=path=%s,cid=%d", path ? path : "",
-		    (int)json_integer_value(json_object_get(api->vsock, "guest_cid")));
-		free(path);
-	}
+	add_others(&a, api);
 	if (api->options.no_sandbox)
 		add(&a, "--sandbox=off");
 	if (a.failed) {

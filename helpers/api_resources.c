@@ -596,23 +596,45 @@ static int put_parts(struct api *api, const char *stem, const char *id_field, co
 	return r;
 }
 
+/* What a configuration file may have, in the order in which it is put. */
+static const struct section {
+	const char *name, *path;
+	const char *id_field; /* of each in a list; NULL: it is one object */
+} sections[] = {
+	{ "logger", "/logger" },
+	{ "metrics", "/metrics" },
+	{ "machine-config", "/machine-config" },
+	{ "boot-source", "/boot-source" },
+	{ "cpu-config", NULL }, /* the name of a file */
+	{ "drives", "/drives", "drive_id" },
+	{ "network-interfaces", "/network-interfaces", "iface_id" },
+	{ "vsock", "/vsock" },
+	{ "entropy", "/entropy" },
+	{ "balloon", "/balloon" },
+	{ "pmem", "/pmem", "id" },
+	{ "memory-hotplug", "/hotplug/memory" },
+	{ "mmds-config", "/mmds/config" },
+};
+
+static bool is_section(const char *name)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(sections); i++)
+		if (!strcmp(sections[i].name, name))
+			return true;
+	return false;
+}
+
+static int put_section(struct api *api, const struct section *s, const json_t *v, struct error *err)
+{
+	if (!s->path)
+		return api_name_cpu_config(api, v, err);
+	if (s->id_field)
+		return put_parts(api, s->path, s->id_field, v, err);
+	return put_part(api, s->path, v, err);
+}
+
 int api_load_config(struct api *api, const char *path, struct error *err)
 {
-	static const char *const order[] = {
-		"logger",
-		"metrics",
-		"machine-config",
-		"boot-source",
-		"cpu-config",
-		"drives",
-		"network-interfaces",
-		"vsock",
-		"entropy",
-		"balloon",
-		"pmem",
-		"memory-hotplug",
-		"mmds-config",
-	};
 	json_error_t why;
 	json_t *all = json_load_file(path, JSON_REJECT_DUPLICATES, &why), *v;
 	const char *name;
@@ -626,37 +648,14 @@ int api_load_config(struct api *api, const char *path, struct error *err)
 				   why.text);
 	json_object_foreach(all, name, v)
 	{
-		unsigned i = 0;
-
-		while (i < ARRAY_SIZE(order) && strcmp(order[i], name) != 0)
-			i++;
-		if (i == ARRAY_SIZE(order) && !r)
+		if (!r && !is_section(name))
 			r = error_usage(err, -EINVAL, "--config-file '%s': unknown field '%s'",
 					path, name);
 	}
-	for (unsigned i = 0; i < ARRAY_SIZE(order) && !r; i++) {
-		name = order[i];
-		v = json_object_get(all, name);
-		if (!v || json_is_null(v))
-			continue;
-		if (!strcmp(name, "drives"))
-			r = put_parts(api, "/drives", "drive_id", v, err);
-		else if (!strcmp(name, "network-interfaces"))
-			r = put_parts(api, "/network-interfaces", "iface_id", v, err);
-		else if (!strcmp(name, "pmem"))
-			r = put_parts(api, "/pmem", "id", v, err);
-		else if (!strcmp(name, "cpu-config"))
-			r = api_name_cpu_config(api, v, err);
-		else if (!strcmp(name, "memory-hotplug"))
-			r = put_part(api, "/hotplug/memory", v, err);
-		else if (!strcmp(name, "mmds-config"))
-			r = put_part(api, "/mmds/config", v, err);
-		else {
-			char slash[40];
-
-			snprintf(slash, sizeof(slash), "/%s", name);
-			r = put_part(api, slash, v, err);
-		}
+	for (unsigned i = 0; i < ARRAY_SIZE(sections) && !r; i++) {
+		v = json_object_get(all, sections[i].name);
+		if (v && !json_is_null(v))
+			r = put_section(api, &sections[i], v, err);
 	}
 	json_decref(all);
 	return r;
