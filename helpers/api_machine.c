@@ -448,7 +448,11 @@ API_HANDLER(patch_net)
 static int stat_drive(struct api *api, const char *id, struct stat *ret_st, struct error *err)
 {
 	int fds[CONFIG_MAX_DISKS], r;
-	struct control_extra extra = { .fds = fds, .max_fds = CONFIG_MAX_DISKS };
+	struct control_extra extra = {
+		.fds = fds,
+		.max_fds = CONFIG_MAX_DISKS,
+		.give_up_fd = -1,
+	};
 	json_t *reply = NULL, *disk;
 	size_t i;
 

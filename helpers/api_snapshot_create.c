@@ -125,7 +125,7 @@ static void let_go_on(void *arg, const json_t *progress)
 
 static int ask_once(struct taking *t, bool diff, json_t **ret_reply, struct error *err)
 {
-	struct control_extra extra = { .progress = let_go_on, .arg = t };
+	struct control_extra extra = { .progress = let_go_on, .arg = t, .give_up_fd = -1 };
 	bool tracked = json_is_true(json_object_get(t->api->machine, "track_dirty_pages"));
 	int fds[4], r;
 

@@ -102,7 +102,7 @@ int balloon_main(int argc, char **argv)
 		close(sock);
 	}
 	if (r >= 0 && o.json) {
-		control_print_json(json_incref(reply), args[0]);
+		control_print_json(reply, args[0]);
 	} else if (r >= 0) {
 		print_reply(reply);
 	} else {

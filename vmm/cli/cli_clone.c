@@ -42,7 +42,7 @@ static void print(const struct clone_options *o, const char *id, json_t *names,
 
 	if (o->json) {
 		json_object_set(reply, "ids", names);
-		control_print_json(json_incref(reply), id);
+		control_print_json(reply, id);
 		return;
 	}
 	json_array_foreach(names, i, name) {

@@ -65,13 +65,12 @@ void control_print_json(json_t *o, const char *id)
 {
 	json_t *all = id ? json_pack("{s:s}", "id", id) : json_object();
 
-	json_object_del(o, "ok");
 	json_object_update_missing(all, o);
+	json_object_del(all, "ok");
 	json_dumpf(all, stdout, JSON_COMPACT);
 	putchar('\n');
 	fflush(stdout);
 	json_decref(all);
-	json_decref(o);
 }
 
 int control_open(const char *verb, const struct config_item *options, struct control_options *o,
@@ -186,12 +185,16 @@ static void print_stopped(const struct control_options *o, const char *id, const
 {
 	const char *end = json_string_value(json_object_get(reply, "end"));
 	bool forced = end && !strcmp(end, "signal");
+	json_t *said;
 
-	if (o->json)
-		control_print_json(json_pack("{s:s*, s:b}", "end", end, "forced", forced), id);
-	else if (forced)
+	if (o->json) {
+		said = json_pack("{s:s*, s:b}", "end", end, "forced", forced);
+		control_print_json(said, id);
+		json_decref(said);
+	} else if (forced) {
 		fprintf(stderr, "wisp: stop: '%s' did not power off within %u s: it was ended\n",
 			id, o->timeout_seconds);
+	}
 }
 
 int stop_main(int argc, char **argv)

@@ -29,8 +29,9 @@ struct control_options {
 void control_options_done(struct control_options *o);
 
 /*
- * What a verb says with --json: one object on one line of stdout. @o, which goes here, without the
- * "ok" of a reply, behind the "id" of the microVM it is about; NULL: about none, or @o has it.
+ * What a verb says with --json: one object on one line of stdout. @o, which stays the
+ * caller's, without the "ok" of a reply, behind the "id" of the microVM it is about; NULL: about
+ * none, or @o has it.
  */
 void control_print_json(json_t *o, const char *id);
 

@@ -63,7 +63,11 @@ int cli_disks_refuse(const struct cli_disks *d, enum cli_disks_use use, struct e
 int cli_disks_get(struct cli_disks *d, int sock, struct error *err)
 {
 	int fds[CONFIG_MAX_DISKS];
-	struct control_extra extra = { .fds = fds, .max_fds = CONFIG_MAX_DISKS };
+	struct control_extra extra = {
+		.fds = fds,
+		.max_fds = CONFIG_MAX_DISKS,
+		.give_up_fd = -1,
+	};
 	json_t *disks, *disk;
 	size_t i;
 	int r;

@@ -35,7 +35,7 @@ static void print_end(const char *id, const json_t *reply)
 int events_main(int argc, char **argv)
 {
 	struct control_options o = { 0 };
-	struct control_extra extra = { .progress = print_event };
+	struct control_extra extra = { .progress = print_event, .give_up_fd = -1 };
 	struct error err = { 0 };
 	json_t *reply = NULL;
 	const char *id;

@@ -306,7 +306,7 @@ static int read_config(struct cli_fork *c)
 
 static int fork_nursery(struct cli_fork *c, int sock, json_t **ret_reply)
 {
-	struct control_extra extra = { .progress = guest_is_paused, .arg = c };
+	struct control_extra extra = { .progress = guest_is_paused, .arg = c, .give_up_fd = -1 };
 	struct error err = { 0 };
 	int fds[2], r;
 

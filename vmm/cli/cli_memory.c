@@ -76,7 +76,7 @@ static int await(int sock, unsigned seconds, json_t **reply, struct error *err)
 static void print_reply(json_t *reply, const char *id, bool json)
 {
 	if (json) {
-		control_print_json(json_incref(reply), id);
+		control_print_json(reply, id);
 		return;
 	}
 	printf("%-10s %lld MiB, in blocks of %lld MiB\n", "at most",

@@ -160,7 +160,7 @@ static void report(const struct migrate_options *o, const char *id, const char *
 		fprintf(stderr, "wisp: no post-copy, memory was sent before the guest ran there: "
 				"%s\n", refused);
 	if (o->json) {
-		control_print_json(json_incref(reply), id);
+		control_print_json(reply, id);
 		return;
 	}
 	printf("'%s' runs at %s: %.1f MiB sent in %.2f s (pages %.1f MiB%s, ", id, dest,
@@ -188,7 +188,7 @@ static int ask(struct migration *mig, int sock, json_t **ret_reply, struct error
 		[MIGRATE_POSTCOPY] = "on",
 	};
 	const struct migrate_options *o = mig->options;
-	struct control_extra extra = { .progress = show, .arg = mig };
+	struct control_extra extra = { .progress = show, .arg = mig, .give_up_fd = -1 };
 	int fds[FIRST_STREAM_FD + MIGRATE_MAX_STREAMS - 1] = { mig->in, mig->out, mig->journal.fd,
 							       mig->hold[0] };
 	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:b, s:b, s:i, s:s}",
@@ -383,7 +383,7 @@ static int resume(const struct migrate_options *o, const char *id, const char *d
 		  struct error *err)
 {
 	struct migration mig = { .options = o };
-	struct control_extra extra = { .progress = show, .arg = &mig };
+	struct control_extra extra = { .progress = show, .arg = &mig, .give_up_fd = -1 };
 	int sock = control_connect_in(o->run_dir, id, err), in = -1, out = -1, hold[2], r;
 	json_t *status = NULL, *reply = NULL;
 

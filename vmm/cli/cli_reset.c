@@ -142,7 +142,7 @@ static json_int_t number(const json_t *reply, const char *name)
 static void print_reply(const struct reset_options *o, const char *id, json_t *reply)
 {
 	if (o->json) {
-		control_print_json(json_incref(reply), id);
+		control_print_json(reply, id);
 	} else if (o->set) {
 		printf("%" JSON_INTEGER_FORMAT " pages are kept\n", number(reply, "pages"));
 	} else {

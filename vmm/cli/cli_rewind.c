@@ -112,7 +112,7 @@ static void print_reply(const struct rewind_options *o, const char *of, json_t *
 
 	if (o->json) {
 		/* Of one that went back the reply has the ID. */
-		control_print_json(json_incref(reply), id ? NULL : of);
+		control_print_json(reply, id ? NULL : of);
 		return;
 	}
 	json_array_foreach(moments, i, m)

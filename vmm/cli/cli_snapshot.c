@@ -159,7 +159,7 @@ static void guest_is_paused(void *arg, const json_t *progress)
 	t->go[1] = -1;
 	/* A guest that will stand still until we say what becomes of it must hear that. */
 	if (t->options->stop)
-		t->extra.give_up_fd = 0;
+		t->extra.give_up_fd = -1;
 }
 
 /* ---- the whole ---- */
@@ -275,7 +275,7 @@ static void print(const struct snapshot_options *o, const char *id, const char *
 		snprintf(in, sizeof(in), " (%.1f compressed)", (double)packed / MiB);
 	if (o->json) {
 		json_object_set_new(reply, "path", json_string(path));
-		control_print_json(json_incref(reply), id);
+		control_print_json(reply, id);
 	} else if (o->stop) {
 		printf("snapshot '%s': %.1f MiB of memory%s, microVM ended\n", path,
 		       (double)stored / MiB, in);
@@ -386,6 +386,7 @@ static int print_merged(const char *to, unsigned num, struct error *err)
 	if (!o)
 		return error_set(err, -EILSEQ, "snapshot merge: '%s' is there, but no text", to);
 	control_print_json(o, NULL);
+	json_decref(o);
 	return 0;
 }
 

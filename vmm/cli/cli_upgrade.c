@@ -87,7 +87,7 @@ static void report(const struct upgrade_options *o, const char *id, json_t *repl
 	double paused = (double)json_integer_value(json_object_get(reply, "blackout_us"));
 
 	if (o->json) {
-		control_print_json(json_incref(reply), id);
+		control_print_json(reply, id);
 		return;
 	}
 	printf("'%s' runs in wisp " WISP_VERSION ": ", id);

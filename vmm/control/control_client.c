@@ -107,10 +107,10 @@ static int await_message(int sock, const struct control_extra *extra)
 {
 	struct pollfd p[] = {
 		{ .fd = sock, .events = POLLIN },
-		{ .fd = extra ? extra->give_up_fd : 0, .events = POLLIN },
+		{ .fd = extra ? extra->give_up_fd : -1, .events = POLLIN },
 	};
 
-	if (!p[1].fd)
+	if (p[1].fd < 0)
 		return 0;
 	while (poll(p, ARRAY_SIZE(p), -1) < 0)
 		if (errno != EINTR)

@@ -38,7 +38,7 @@ struct control_extra {
 	void *arg;
 	int *fds; /* descriptors that came with the reply, for the caller to close */
 	unsigned max_fds, num_fds;
-	int give_up_fd; /* readable: nobody waits for the answer any more, -EINTR; 0: none */
+	int give_up_fd; /* readable: nobody waits for the answer any more, -EINTR; -1: none */
 };
 
 int control_ask_extra(int sock, json_t *request, const int *fds, unsigned num_fds,
