@@ -486,8 +486,11 @@ int run_dir_connect(const char *root, const char *id, const char *name, int type
 		    struct error *err)
 {
 	char path[PATH_MAX];
-	int r = find_directory(root, id, path, sizeof(path), err);
+	int r;
 
+	if (!*id)
+		return error_usage(err, -ENOENT, "there is no microVM without a name");
+	r = find_directory(root, id, path, sizeof(path), err);
 	if (r < 0)
 		return r;
 	r = connect_in(path, name, type);

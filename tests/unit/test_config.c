@@ -182,7 +182,7 @@ static void numbers_out_of_range_name_the_range(void **state)
 	line_refuse("--disk a,queues=0", "--disk: queues: 0 is out of range (1 to 16)");
 	line_refuse("--disk a,iops=0", "--disk: iops: 0 is out of range (1 to 1T)");
 	line_refuse("--disk a,iops=1K", "--disk: iops: '1K' is not a number");
-	line_refuse("--disk a,bps=fast", "--disk: bps: 'fast' is not a number");
+	line_refuse("--disk a,bps=fast", "--disk: bps: 'fast' is not a number such as 1000 or 10M");
 	line_refuse("--disk a,bps=2T", "--disk: bps: 2T is out of range (1 to 1T)");
 }
 

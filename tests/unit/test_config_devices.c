@@ -190,6 +190,8 @@ static void addresses_of_interfaces_are_checked(void **state)
 		    "--net: mac: '0:2:00:00:00:00:1' is not six bytes such as 02:00:00:00:00:01");
 	line_refuse("--net user,mac=01:00:00:00:00:01",
 		    "--net: mac: '01:00:00:00:00:01' is a group address");
+	line_refuse("--net user,mac=00:00:00:00:00:00",
+		    "--net: mac: '00:00:00:00:00:00' is no address: a guest would make up its own");
 	line_refuse("--net user,mtu=100", "--net: mtu: 100 is out of range (1280 to 65520)");
 }
 

@@ -1,5 +1,6 @@
 #include "vmm/cli/cli.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #define WIDTH	    80
@@ -129,10 +130,21 @@ static int unknown(const char *what, const char *word)
 	return error_status(&err);
 }
 
+static int one_too_many(const char *word)
+{
+	struct error err = { 0 };
+
+	error_usage(&err, -EINVAL, "'%s' is one too many", word);
+	error_print(&err);
+	return error_status(&err);
+}
+
 static int help(int argc, char **argv)
 {
 	const struct cli_verb *v;
 
+	if (argc > 1)
+		return one_too_many(argv[1]);
 	if (argc == 0)
 		cli_print_help(stdout);
 	else if (!strcmp(argv[0], "--man"))
@@ -146,18 +158,23 @@ static int help(int argc, char **argv)
 	return fflush(stdout) ? 1 : 0;
 }
 
+static int version(int argc, char **argv)
+{
+	bool json = argc && !strcmp(argv[0], "--json");
+
+	if (argc > json)
+		return one_too_many(argv[json]);
+	printf(json ? "{\"version\":\"" WISP_VERSION "\"}\n" : "wisp " WISP_VERSION "\n");
+	return fflush(stdout) ? 1 : 0;
+}
+
 int cli_help(int argc, char **argv)
 {
 	const char *word = argc ? argv[0] : "help";
 
 	if (!strcmp(word, "help") || !strcmp(word, "--help") || !strcmp(word, "-h"))
 		return help(argc ? argc - 1 : 0, argv + 1);
-	if (!strcmp(word, "version") || !strcmp(word, "--version")) {
-		if (argc > 1 && !strcmp(argv[1], "--json"))
-			printf("{\"version\":\"" WISP_VERSION "\"}\n");
-		else
-			printf("wisp " WISP_VERSION "\n");
-		return fflush(stdout) ? 1 : 0;
-	}
+	if (!strcmp(word, "version") || !strcmp(word, "--version"))
+		return version(argc - 1, argv + 1);
 	return cli_find_verb(word) ? help(1, argv) : unknown("verb", word);
 }

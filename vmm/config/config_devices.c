@@ -100,7 +100,8 @@ static int parse_rate(struct config_parse *p, const char *value, void *target)
 	int r = value && (digits || is_size) ? config_parse_size(value, 1, &n) : -EINVAL;
 
 	if (r == -EINVAL)
-		return config_fail(p, "'%s' is not a number", value ? value : "");
+		return config_fail(p, "'%s' is not a number%s", value ? value : "",
+				   is_size ? " such as 1000 or 10M" : "");
 	if (r < 0 || !n || n > MAX_RATE)
 		return config_fail(p, "%s is out of range (1 to 1T)", value);
 	*rate_of(target, p->key) = n;

@@ -123,6 +123,8 @@ static int parse_mac(struct config_parse *p, const char *value, void *target)
 		   &mac[3], &mac[4], &mac[5], &end) != 6 ||
 	    end != 17)
 		return config_fail(p, "'%s' is not six bytes such as 02:00:00:00:00:01", value);
+	if (!memcmp(mac, (uint8_t[6]){ 0 }, sizeof(mac)))
+		return config_fail(p, "'%s' is no address: a guest would make up its own", value);
 	if (mac[0] & 1)
 		return config_fail(p, "'%s' is a group address", value);
 	memcpy(n->mac, mac, sizeof(mac));
@@ -221,7 +223,8 @@ static int parse_rate(struct config_parse *p, const char *value, void *target)
 	if (burst)
 		rate = is_size ? &n->bps_burst : &n->pps_burst;
 	if (r == -EINVAL)
-		return config_fail(p, "'%s' is not a number", value ? value : "");
+		return config_fail(p, "'%s' is not a number%s", value ? value : "",
+				   is_size ? " such as 1000 or 10M" : "");
 	if (r < 0 || !v || v > MAX_RATE)
 		return config_fail(p, "%s is out of range (1 to 1T)", value);
 	*rate = v;

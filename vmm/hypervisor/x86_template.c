@@ -281,6 +281,8 @@ int x86_template_read(struct x86_template **ret_t, const char *path, struct erro
 	struct error told = { 0 };
 	int r;
 
+	if (!json && why.line < 0)
+		return error_usage(err, -EINVAL, "--cpu-template: %s", why.text);
 	if (!json)
 		return error_usage(err, -EINVAL, "--cpu-template '%s': line %d: %s", path, why.line,
 				   why.text);
