@@ -1,4 +1,4 @@
-/* The end of a machine while something that a client asked for is under way. */
+/* The end of a machine, or of its client, while something that this asked for is under way. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -34,10 +34,13 @@ struct served {
 
 /* Of the copy that a test holds up in its first moment; shared with it. */
 static pid_t *copy;
+static bool copies_go_on; /* none is held up */
 
 static void copy_begins(void)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (copies_go_on)
+		return;
 	*copy = getpid();
 	for (;;)
 		pause();
@@ -131,7 +134,7 @@ static void free_after(struct served *s)
 }
 
 /* Its files, of which the test keeps only the writing end of the client's pipe. */
-static int ask_snapshot(struct served *s)
+static int ask_snapshot_as(struct served *s, const char *request)
 {
 	int go[2], fds[3];
 	json_t *o;
@@ -140,7 +143,7 @@ static int ask_snapshot(struct served *s)
 	fds[0] = go[0];
 	fds[1] = made_file(0);
 	fds[2] = made_file(0);
-	ask(s, "{\"do\":\"snapshot\"}", fds, 3);
+	ask(s, request, fds, 3);
 	for (unsigned i = 0; i < 3; i++)
 		close(fds[i]);
 	o = answer(s);
@@ -148,6 +151,11 @@ static int ask_snapshot(struct served *s)
 	json_decref(o);
 	s->descriptors++;
 	return go[1];
+}
+
+static int ask_snapshot(struct served *s)
+{
+	return ask_snapshot_as(s, "{\"do\":\"snapshot\"}");
 }
 
 static void snapshot_whose_client_has_its_turn_ends_with_the_machine(void **state)
@@ -249,6 +257,123 @@ static void unplugging_that_waits_for_the_guest_ends_with_the_machine(void **sta
 	free_after(&s);
 }
 
+/* ---- a guest that stands still for its client ---- */
+
+#define STAY "{\"do\":\"snapshot\",\"stay_paused\":true}"
+
+static void create_running(struct served *s)
+{
+	struct error err = { 0 };
+
+	copies_go_on = true;
+	create(s);
+	assert_int_equal(machine_start(s->made.machine, &err), 0);
+	machine_resume(s->made.machine);
+}
+
+static void expect_ok(struct served *s)
+{
+	json_t *o = answer(s);
+
+	assert_true(json_is_true(json_object_get(o, "ok")));
+	json_decref(o);
+}
+
+static void snapshot_is_taken(struct served *s)
+{
+	int go = ask_snapshot_as(s, STAY);
+
+	assert_int_equal(write(go, "", 1), 1);
+	close(go);
+	expect_ok(s);
+	assert_true(machine_is_paused(s->made.machine));
+}
+
+/* Another client is in its place, and served: that it has left has been seen. */
+static void client_leaves(struct served *s)
+{
+	struct error err = { 0 };
+
+	close(s->sock);
+	for (unsigned i = 0; i < 5; i++)
+		turn(s);
+	s->sock = control_connect(s->dir.path, &err);
+	assert_true(s->sock >= 0);
+	ask(s, "{\"do\":\"info\"}", NULL, 0);
+	expect_ok(s);
+}
+
+static void free_running(struct served *s)
+{
+	struct machine_end how = { 0 };
+
+	machine_end(s->made.machine, MACHINE_END_ASKED, 0, NULL);
+	machine_run(s->made.machine, &how);
+	control_free(s->control, &how);
+	free_after(s);
+	copies_go_on = false;
+}
+
+static void guest_that_stands_still_for_its_client_goes_on_without_it(void **state)
+{
+	struct served s;
+
+	create_running(&s);
+	snapshot_is_taken(&s);
+	client_leaves(&s);
+	assert_false(machine_is_paused(s.made.machine));
+	free_running(&s);
+}
+
+static void client_that_leaves_while_memory_is_written_leaves_no_guest_behind(void **state)
+{
+	struct served s;
+	int go;
+
+	create_running(&s);
+	go = ask_snapshot_as(&s, STAY);
+	assert_int_equal(write(go, "", 1), 1);
+	close(go);
+	client_leaves(&s);
+	for (uint64_t end = patience(); machine_is_paused(s.made.machine); turn(&s))
+		assert_false(patience_ends(end));
+	free_running(&s);
+}
+
+static void guest_that_was_paused_before_stays_so_without_its_client(void **state)
+{
+	struct served s;
+
+	create_running(&s);
+	made_pause(s.made.machine);
+	snapshot_is_taken(&s);
+	client_leaves(&s);
+	assert_true(machine_is_paused(s.made.machine));
+	free_running(&s);
+}
+
+static void guest_that_another_client_pauses_stays_so(void **state)
+{
+	struct served s;
+	int first;
+
+	create_running(&s);
+	snapshot_is_taken(&s);
+	first = s.sock;
+	s.sock = dup(first);
+	client_leaves(&s);
+	assert_true(machine_is_paused(s.made.machine));
+	ask(&s, "{\"do\":\"pause\"}", NULL, 0);
+	expect_ok(&s);
+	close(first);
+	for (unsigned i = 0; i < 5; i++)
+		turn(&s);
+	assert_true(machine_is_paused(s.made.machine));
+	free_running(&s);
+}
+
+/* ---- a guest that is to end ---- */
+
 /* Stands for a client whose request comes while the vCPUs are on their way out. */
 struct resuming {
 	struct loop_task task;
@@ -293,6 +418,11 @@ int main(void)
 		cmocka_unit_test(copy_that_was_killed_is_said_to_be),
 		cmocka_unit_test(core_that_is_being_written_ends_with_the_machine),
 		cmocka_unit_test(unplugging_that_waits_for_the_guest_ends_with_the_machine),
+		cmocka_unit_test(guest_that_stands_still_for_its_client_goes_on_without_it),
+		cmocka_unit_test(
+			client_that_leaves_while_memory_is_written_leaves_no_guest_behind),
+		cmocka_unit_test(guest_that_was_paused_before_stays_so_without_its_client),
+		cmocka_unit_test(guest_that_another_client_pauses_stays_so),
 		cmocka_unit_test(machine_that_ends_is_not_resumed),
 	};
 

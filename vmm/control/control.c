@@ -58,6 +58,7 @@ struct control {
 	struct list connections;
 	unsigned num_connections;
 	const struct control_call *alone; /* the one at hand whose verb says so */
+	const struct connection *keeper;  /* whose client the guest stands still for, or NULL */
 	const struct machine_end *end;	  /* once @closing */
 	uint64_t start_ns;
 	pid_t pid, parent;
@@ -75,10 +76,22 @@ static void close_fds(int *fds, unsigned num)
 
 /* ---- connections ---- */
 
+/* Its client has left without a word on what becomes of the guest. */
+static void go_on_without(struct control *control)
+{
+	control->keeper = NULL;
+	if (control->closing || !machine_is_paused(control->machine))
+		return;
+	log_info("who let the guest stand still has left: it goes on");
+	machine_resume(control->machine);
+}
+
 static void connection_free(struct connection *c)
 {
 	list_del(&c->link);
 	c->control->num_connections--;
+	if (c->control->keeper == c)
+		go_on_without(c->control);
 	close_fds(c->out_fd, c->num_out_fds);
 	free(c->out);
 	close(c->fd);
@@ -212,8 +225,10 @@ static void dispatch(struct control_call *call)
 			     control->alone->verb->name);
 		return;
 	}
-	if (call->verb->alone)
+	if (call->verb->alone) {
 		control->alone = call;
+		control->keeper = NULL;
+	}
 	call->verb->handle(call);
 }
 
@@ -580,6 +595,11 @@ void control_on_end(struct control_call *call, void (*cancel)(void *arg), void *
 void control_reply_at_end(struct control_call *call)
 {
 	call->at_end = true;
+}
+
+void control_keep_paused(struct control_call *call)
+{
+	call->conn->control->keeper = call->conn;
 }
 
 bool control_progress(struct control_call *call, json_t *progress)

@@ -199,6 +199,9 @@ static void copy_done(struct loop_op *op, int res)
 		if (!*t->id)
 			snapshot_track_keep(t->m->track, t->id, "");
 	}
+	/* The client may be gone by now, or killed before it says what becomes of the guest. */
+	if (t->stay_paused && !t->was_paused)
+		control_keep_paused(t->call);
 	control_reply(t->call, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:b}", "pause_us",
 					 (json_int_t)(t->pause_ns / 1000), "fork_us",
 					 (json_int_t)(t->fork_ns / 1000), "memory_bytes",

@@ -22,6 +22,9 @@ void control_verb_disks(struct control_call *call);
  * without when it is written. When it gets no third file, pages that changed are data in the second
  * one, also those that are zero, and all others holes.
  *
+ * With "stay_paused" the guest stands still after the answer, too, until "resume" or "end", or
+ * until this client has left.
+ *
  * Progress, when it is paused: {"wisp", "machine":{...}, "devices":[...]}, and when only changes
  * are to come "base":{"id", "path"}: what they are counted from.
  * Reply: {"pause_us", "fork_us", "memory_bytes", "stored_bytes", "state_bytes", "diff":is it one,
