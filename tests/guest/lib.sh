@@ -99,6 +99,23 @@ expect_status() {
 	[ "$want" != 124 ] || expect_text "--timeout: "
 }
 
+# The command on a terminal of 33 rows of 99; what it says there, then "status N".
+with_terminal() {
+	timeout -k 5 "$TEST_LIMIT" python3 - "$@" <<-'END'
+		import fcntl, os, pty, struct, sys, termios
+		pid, fd = pty.fork()
+		if pid == 0:
+		    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 0, 0))
+		    os.execv(sys.argv[1], sys.argv[1:])
+		try:
+		    while data := os.read(fd, 4096):
+		        os.write(1, data)
+		except OSError:
+		    pass  # the terminal's last user has left
+		print("status", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+	END
+}
+
 # $REPLY contains $1.
 expect_text() {
 	case $REPLY in
