@@ -28,7 +28,8 @@ static int check_root(const char *path, bool strict, struct error *err)
 	struct stat st;
 
 	if (lstat(path, &st) < 0)
-		return -errno;
+		return errno == ENOENT ? -ENOENT :
+					 error_usage(err, -errno, "run directory '%s': %m", path);
 	if (!S_ISDIR(st.st_mode))
 		return error_usage(err, -ENOTDIR, "run directory '%s': %m", path);
 	if (st.st_uid != geteuid())

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "devices/net_switch.h"
+#include "vmm/config/config.h"
 #include "vmm/core/io.h"
 #include "vmm/helper.h"
 #include "vmm/run_dir.h"
@@ -65,6 +66,9 @@ int switch_path(char *buf, size_t size, const char *run_dir, const char *name, b
 	int r;
 
 	if (!strchr(name, '/')) {
+		r = config_check_name("switch", name, err);
+		if (r < 0)
+			return r;
 		r = run_dir_root(buf, size, run_dir, create, err);
 		if (r == -ENOENT)
 			error_usage(err, r, "switch '%s': does not run", name);

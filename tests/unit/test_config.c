@@ -244,6 +244,7 @@ static void nothing_is_given_twice(void **state)
 		    "--disk: 'a' is given twice; only read-only disks (ro) may share a file");
 	line_refuse("--disk a,ro a",
 		    "--disk: 'a' is given twice; only read-only disks (ro) may share a file");
+	line_refuse("--name a.switch", "--name: 'a.switch' ends in '.switch', as no microVM can");
 	line_refuse("--disk a,slot=3 --disk b,slot=3", "--disk: slot 3 is given twice");
 	line_refuse("--disk a,slot=3 --net tap,name=t,slot=3", "--net: slot 3 is given twice");
 	line_refuse("--net user,id=n --net user,id=n", "--net: id 'n' is given twice");

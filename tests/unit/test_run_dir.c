@@ -356,6 +356,11 @@ static void default_root_follows_xdg_runtime_dir(void **state)
 	assert_int_equal(symlink("/tmp", want), 0);
 	assert_int_equal(run_dir_root(path, sizeof(path), NULL, true, &err), -ENOTDIR);
 	unlink(want);
+	/* Why nothing can be found there is told. */
+	setenv("XDG_RUNTIME_DIR", "/dev/null", 1);
+	err = (struct error){ 0 };
+	assert_int_equal(run_dir_root(path, sizeof(path), NULL, false, &err), -ENOTDIR);
+	assert_non_null(strstr(err.msg, "/dev/null/wisp"));
 	unsetenv("XDG_RUNTIME_DIR");
 }
 

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "devices/block.h"
 #include "devices/nbd.h"
 #include "vmm/cli/cli_saved.h"
 #include "vmm/cli/cli_snapshot.h"
@@ -168,6 +169,12 @@ static int separate_disk(struct restoring *t, unsigned i, struct error *err)
 	fd = open(d->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0)
 		return error_usage(err, -errno, "disk '%s': cannot open: %m", d->path);
+	/* Nobody writes it while it is copied: a copy of a bit of each moment is no disk. */
+	r = block_file_lock(&(struct block_file){ .fd = fd, .path = d->path }, true, err);
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
 	r = fstat(fd, &st) < 0 ? -errno : S_ISREG(st.st_mode) ? 0 : -ENOTSUP;
 	if (!r)
 		r = snapshot_private_disk(fd, d->path, d->direct, &copied);

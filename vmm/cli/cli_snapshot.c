@@ -79,7 +79,7 @@ static int keep_disk(struct taking *t, const struct cli_disk *d)
 	if (!cli_disk_is_copied(d, use_of_disks(t->options))) {
 		r = snapshot_disk_stamp(d->fd, &stamp, &t->err);
 	} else {
-		snprintf(name, sizeof(name), "disk-%s", d->id);
+		snprintf(name, sizeof(name), SNAPSHOT_DISK "%s", d->id);
 		r = snapshot_draft_disk(&t->draft, d->fd, d->path, name, &copied, &t->err);
 	}
 	if (r < 0)

@@ -203,6 +203,17 @@ static int check_id(const char *option, const char *id, struct error *err)
 	return id ? config_check_name(option, id, err) : 0;
 }
 
+/* Beside the directories of microVMs there are sockets of other things, by names that end so. */
+static int check_machine_name(const char *name, struct error *err)
+{
+	const char *dot = name ? strrchr(name, '.') : NULL;
+
+	if (dot && (!strcmp(dot, ".switch") || !strcmp(dot, ".rewind")))
+		return error_usage(err, -EINVAL, "--name: '%s' ends in '%s', as no microVM can",
+				   name, dot);
+	return check_id("--name", name, err);
+}
+
 /* A server has a format, a page cache and backing files of its own. */
 static int check_remote_disk(const struct config_disk *d, struct error *err)
 {
@@ -392,7 +403,7 @@ int config_validate(struct machine_config *c, struct error *err)
 	if (!r && c->hotplug.bytes)
 		r = config_check_hotplug(c, err);
 	if (!r)
-		r = check_id("--name", c->name, err);
+		r = check_machine_name(c->name, err);
 	for (unsigned i = 0; i < c->num_disks && !r; i++)
 		r = check_disk(c, i, err);
 	for (unsigned i = 0; i < c->num_nets && !r; i++)

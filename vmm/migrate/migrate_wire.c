@@ -445,8 +445,12 @@ int migrate_wire_expect(struct migrate_wire *w, enum migrate_record_type type,
 {
 	int r = migrate_wire_receive(w, ret, wait_ms, err);
 
-	if (!r && ret->type != type)
-		r = error_set(err, -EBADMSG, "migration: %s came where %s was due",
-			      types[ret->type].name, types[type].name);
-	return r;
+	if (r || ret->type == type)
+		return r;
+	error_set(err, -EBADMSG, "migration: %s came where %s was due", types[ret->type].name,
+		  types[type].name);
+	/* Two sources, or our own words come back. */
+	if (ret->type == MIGRATE_HELLO)
+		error_hint(err, "is it 'wisp receive' that answers there?");
+	return -EBADMSG;
 }

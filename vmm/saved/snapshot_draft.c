@@ -40,6 +40,40 @@ static int make_id(char *id, struct error *err)
 	return 0;
 }
 
+static bool is_ours(const char *name)
+{
+	static const char *const ours[] = {
+		".",		 "..",	       SNAPSHOT_MANIFEST,	     SNAPSHOT_STATE,
+		SNAPSHOT_MEMORY, SNAPSHOT_FRAMES, SNAPSHOT_INDEX,	     SNAPSHOT_PAGES,
+		SNAPSHOT_PREFETCH, SNAPSHOT_PREFETCH ".partial",
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(ours); i++)
+		if (!strcmp(name, ours[i]))
+			return true;
+	return !strncmp(name, SNAPSHOT_DISK, strlen(SNAPSHOT_DISK));
+}
+
+/* What is replaced is removed with all that is in it: nothing but what a snapshot has. */
+static int check_files(const char *path, struct error *err)
+{
+	DIR *dir = opendir(path);
+	struct dirent *e;
+	int r = 0;
+
+	if (!dir)
+		return error_usage(err, -errno, "snapshot '%s': %m", path);
+	while (!r && (e = readdir(dir)))
+		if (!is_ours(e->d_name)) {
+			r = error_usage(err, -ENOTEMPTY,
+					"snapshot '%s': has '%s' in it, which is no part of one",
+					path, e->d_name);
+			error_hint(err, "an earlier snapshot is removed with its directory");
+		}
+	closedir(dir);
+	return r;
+}
+
 /* Nothing is there yet, or a snapshot that may be replaced. */
 static int check_target(const char *path, bool diff, struct error *err)
 {
@@ -58,7 +92,7 @@ static int check_target(const char *path, bool diff, struct error *err)
 	if (!S_ISDIR(st.st_mode) || access(manifest, F_OK) < 0)
 		r = error_usage(err, -EEXIST, "snapshot '%s': is there and no snapshot", path);
 	free(manifest);
-	return r;
+	return r ? r : check_files(path, err);
 }
 
 /* The frames into @to, the index beside them. */
