@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <sys/eventfd.h>
@@ -468,6 +469,118 @@ static void patience_leaves_other_threads_as_they_are(void **state)
 	end_patient(p.loop, thread);
 }
 
+/* ---- rounds within rounds ---- */
+
+/* Two of a kind in one round: the first one waits for the second, as it would for a disk. */
+struct couple {
+	struct loop *loop;
+	struct loop_task task[2];
+	struct loop_timer timer[2];
+	struct loop_op op[2];
+	unsigned calls;
+	bool met; /* while the first one waited */
+};
+
+static void couple_called(struct couple *c)
+{
+	if (c->calls++)
+		return;
+	/* Were it not to come, only this would end the wait. */
+	for (int i = 0; i < 3 && c->calls < 2; i++)
+		loop_run_once(c->loop, 10 * NSEC_PER_MSEC);
+	c->met = c->calls == 2;
+}
+
+static void first_task(struct loop_task *t)
+{
+	couple_called(container_of(t, struct couple, task[0]));
+}
+
+static void second_task(struct loop_task *t)
+{
+	couple_called(container_of(t, struct couple, task[1]));
+}
+
+static void first_timer(struct loop_timer *t)
+{
+	couple_called(container_of(t, struct couple, timer[0]));
+}
+
+static void second_timer(struct loop_timer *t)
+{
+	couple_called(container_of(t, struct couple, timer[1]));
+}
+
+static void first_op(struct loop_op *op, int res)
+{
+	couple_called(container_of(op, struct couple, op[0]));
+}
+
+static void second_op(struct loop_op *op, int res)
+{
+	couple_called(container_of(op, struct couple, op[1]));
+}
+
+static void has_met(struct couple *c)
+{
+	while (c->calls < 2)
+		loop_run_once(c->loop, NSEC_PER_SEC);
+	assert_true(c->met);
+	/* Each ran once. */
+	loop_run_once(c->loop, 0);
+	assert_int_equal(c->calls, 2);
+	c->calls = 0;
+	c->met = false;
+}
+
+static void a_callback_may_wait_for_another_of_its_round(void **state)
+{
+	struct couple c = {
+		.loop = *state,
+		.task = { { .run = first_task }, { .run = second_task } },
+		.timer = { { .expired = first_timer }, { .expired = second_timer } },
+		.op = { { .done = first_op }, { .done = second_op } },
+	};
+	int fds[2];
+
+	for (unsigned i = 0; i < 2; i++)
+		loop_defer(c.loop, &c.task[i]);
+	has_met(&c);
+	for (unsigned i = 0; i < 2; i++)
+		loop_timer_set(c.loop, &c.timer[i], 1);
+	has_met(&c);
+	/* Ready before they are asked for, so that one wait completes both. */
+	assert_int_equal(pipe(fds), 0);
+	for (unsigned i = 0; i < 2; i++)
+		loop_poll(c.loop, &c.op[i], fds[1], POLLOUT);
+	has_met(&c);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* ... and what was taken back meanwhile does not run. */
+static void take_back_and_wait(struct loop_task *t)
+{
+	struct couple *c = container_of(t, struct couple, task[0]);
+
+	loop_unpost(c->loop, &c->task[1]);
+	loop_run_once(c->loop, 0);
+}
+
+static void what_is_taken_back_within_a_round_does_not_run(void **state)
+{
+	struct couple c = {
+		.loop = *state,
+		.task = { { .run = take_back_and_wait }, { .run = second_task } },
+	};
+
+	for (unsigned i = 0; i < 2; i++)
+		loop_defer(c.loop, &c.task[i]);
+	loop_run_once(c.loop, 0);
+	loop_run_once(c.loop, 0);
+	assert_int_equal(c.calls, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -481,6 +594,8 @@ int main(void)
 		loop_test(posts_wake_a_sleeping_loop_every_time),
 		cmocka_unit_test(a_loop_runs_on_the_thread_that_runs_it_first),
 		loop_test(a_stop_before_the_run_is_not_lost),
+		loop_test(a_callback_may_wait_for_another_of_its_round),
+		loop_test(what_is_taken_back_within_a_round_does_not_run),
 		cmocka_unit_test(patience_is_counted_and_ends),
 		cmocka_unit_test(patience_leaves_other_threads_as_they_are),
 	};

@@ -50,8 +50,11 @@ int loop_create(struct loop **ret_loop, const struct loop_params *params, struct
 	loop->name = params->name ? params->name : "loop";
 	atomic_store(&loop->owner, pthread_self());
 	list_init(&loop->completed);
+	list_init(&loop->delivering);
 	list_init(&loop->timers);
+	list_init(&loop->due);
 	list_init(&loop->tasks);
+	list_init(&loop->running);
 	pthread_mutex_init(&loop->lock, NULL);
 	/* Blocking: io_uring answers reads of a non-blocking one at once. */
 	loop->wake_fd = eventfd(0, EFD_CLOEXEC);
@@ -337,25 +340,23 @@ static uint64_t until_next_timer(const struct loop *loop, uint64_t timeout_ns)
 
 static unsigned expire_timers(struct loop *loop)
 {
-	struct list due;
 	unsigned n = 0;
 	uint64_t now;
 
-	if (list_empty(&loop->timers))
+	if (list_empty(&loop->timers) && list_empty(&loop->due))
 		return 0;
 	now = clock_monotonic_ns(loop->clock);
 	/* Apart from the rest, so that one that is set again for now waits for the next round. */
-	list_init(&due);
 	while (!list_empty(&loop->timers)) {
 		struct list *first = loop->timers.next;
 
 		if (list_entry(first, struct loop_timer, link)->deadline_ns > now)
 			break;
 		list_del(first);
-		list_add_tail(&due, first);
+		list_add_tail(&loop->due, first);
 	}
-	while (!list_empty(&due)) {
-		struct loop_timer *t = list_entry(due.next, struct loop_timer, link);
+	while (!list_empty(&loop->due)) {
+		struct loop_timer *t = list_entry(loop->due.next, struct loop_timer, link);
 
 		t->armed = false;
 		list_del(&t->link);
@@ -408,7 +409,7 @@ static bool has_tasks(struct loop *loop)
 	bool any;
 
 	pthread_mutex_lock(&loop->lock);
-	any = !list_empty(&loop->tasks);
+	any = !list_empty(&loop->tasks) || !list_empty(&loop->running);
 	pthread_mutex_unlock(&loop->lock);
 	return any;
 }
@@ -416,14 +417,12 @@ static bool has_tasks(struct loop *loop)
 /* Those queued by now; one that queues itself again waits for the next round. */
 static unsigned run_tasks(struct loop *loop)
 {
-	struct list batch;
 	unsigned n = 0;
 
-	list_init(&batch);
 	pthread_mutex_lock(&loop->lock);
-	list_move_all(&batch, &loop->tasks);
-	while (!list_empty(&batch)) {
-		struct loop_task *task = list_entry(batch.next, struct loop_task, link);
+	list_move_all(&loop->running, &loop->tasks);
+	while (!list_empty(&loop->running)) {
+		struct loop_task *task = list_entry(loop->running.next, struct loop_task, link);
 
 		list_del(&task->link);
 		/* Before run(): posted from now on, it runs once more. */
@@ -472,14 +471,12 @@ int loop_call(struct loop *loop, int (*fn)(void *arg), void *arg)
 
 static unsigned deliver(struct loop *loop)
 {
-	struct list batch;
 	unsigned n = 0;
 
 	/* Operations that complete within callbacks (cancelled ones) wait for the next round. */
-	list_init(&batch);
-	list_move_all(&batch, &loop->completed);
-	while (!list_empty(&batch)) {
-		struct loop_op *op = list_entry(batch.next, struct loop_op, link);
+	list_move_all(&loop->delivering, &loop->completed);
+	while (!list_empty(&loop->delivering)) {
+		struct loop_op *op = list_entry(loop->delivering.next, struct loop_op, link);
 
 		list_del(&op->link);
 		op->state = LOOP_OP_IDLE;
@@ -490,13 +487,19 @@ static unsigned deliver(struct loop *loop)
 	return n;
 }
 
+/* Has a callback called us, behind which others of its round still wait? */
+static bool is_within_round(const struct loop *loop)
+{
+	return !list_empty(&loop->delivering) || !list_empty(&loop->due);
+}
+
 unsigned loop_run_once(struct loop *loop, uint64_t timeout_ns)
 {
 	unsigned n;
 
 	if (!loop_is_mine(loop))
 		atomic_store(&loop->owner, pthread_self());
-	if (!list_empty(&loop->completed) || has_tasks(loop))
+	if (!list_empty(&loop->completed) || is_within_round(loop) || has_tasks(loop))
 		timeout_ns = 0;
 	loop->ops->wait(loop, until_next_timer(loop, timeout_ns));
 	n = deliver(loop);

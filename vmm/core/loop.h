@@ -96,7 +96,8 @@ void loop_run(struct loop *loop);
 /*
  * Submit what is queued, wait up to @timeout_ns (UINT64_MAX: for ever, 0: do
  * not wait) for one completion, deliver all that are there, then due timers,
- * then tasks. Returns how many of all these were called.
+ * then tasks. Returns how many of all these were called. A callback may run it
+ * itself to wait for something: first come those of its own round that are left.
  */
 unsigned loop_run_once(struct loop *loop, uint64_t timeout_ns);
 

@@ -68,10 +68,16 @@ struct loop {
 	struct list completed; /* struct loop_op: known results, not yet delivered */
 	struct list timers;    /* struct loop_timer, by deadline */
 
+	/*
+	 * What is left of the present round's completed, timers and tasks (under the lock): a
+	 * callback that runs the loop until something has happened may wait for one of these.
+	 */
+	struct list delivering, due, running;
+
 	int wake_fd;		/* eventfd */
 	struct loop_event wake; /* on wake_fd: ends a wait */
 
-	pthread_mutex_t lock; /* for the list below and loop_task.queued */
+	pthread_mutex_t lock; /* for tasks, running and loop_task.queued */
 	struct list tasks;    /* struct loop_task, by loop_defer() and loop_post() */
 };
 
