@@ -6,8 +6,10 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -340,6 +342,115 @@ static void a_machine_that_stands_still_does_so_afterwards(void **state)
 	end(&x);
 }
 
+/* Somebody who asks for the disk "a" as soon as its device is being freed. */
+struct passer_by {
+	struct loop_task task;
+	struct loop_event event;
+	int fd;
+	struct fixture *x;
+	unsigned calls;
+	bool found;
+};
+
+static void stands_still(void *arg)
+{
+	struct passer_by *p = arg;
+
+	/* A round later the device has been reset. */
+	if (machine_is_paused(p->x->m))
+		loop_post(p->x->m->loop, &p->task);
+}
+
+static void comes_in(struct loop_task *task)
+{
+	eventfd_write(container_of(task, struct passer_by, task)->fd, 1);
+}
+
+static void asks(struct loop_event *ev)
+{
+	struct passer_by *p = container_of(ev, struct passer_by, event);
+	struct machine *m = p->x->m;
+	struct error err = { 0 };
+
+	p->calls++;
+	p->found |= machine_virtio_named(m, "a", &err) != NULL;
+	for (unsigned i = 0; i < m->config->num_disks; i++)
+		p->found |= !strcmp(m->config->disk[i].id, "a") ||
+			    fcntl(m->disk_fd[i], F_GETFD) < 0;
+}
+
+/* As a driver does it; then its doorbells are watched, which takes the loop to end. */
+static void drive(struct virtio_device *dev)
+{
+	uint8_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+
+	virtio_set_status(dev, status, true);
+	virtio_set_features(dev, 1, 1);
+	status |= VIRTIO_CONFIG_S_FEATURES_OK;
+	virtio_set_status(dev, status, true);
+	dev->queue[0].size = 16;
+	dev->queue[0].desc_gpa = 0x2800000;
+	dev->queue[0].driver_gpa = 0x2801000;
+	dev->queue[0].device_gpa = 0x2802000;
+	dev->queue[0].ready = true;
+	virtio_set_status(dev, status | VIRTIO_CONFIG_S_DRIVER_OK, true);
+}
+
+/* Freeing it runs the loop, and other requests with it. */
+static void a_disk_that_is_being_freed_is_not_found(bool plugged)
+{
+	struct passer_by p = { .task.run = comes_in, .event.fired = asks };
+	struct fixture x;
+
+	create(&x, CONFIG_PCI);
+	if (plugged) {
+		assert_int_equal(unplug(&x, "a"), 0);
+		assert_int_equal(plug(&x, "/c,id=a"), 0);
+	}
+	drive(device(&x, "a"));
+	p.x = &x;
+	p.fd = eventfd(0, EFD_CLOEXEC);
+	loop_event_watch(x.m->loop, &p.event, p.fd);
+	machine_watch(x.m, stands_still, &p);
+	x.result = 1;
+	machine_unplug(x.m, "a", 0, true, done, &x);
+	assert_int_equal(await(&x), 0);
+	assert_int_equal(p.calls, 1);
+	assert_false(p.found);
+	described(&x, "b:0 empty 2");
+	machine_watch(x.m, NULL, NULL);
+	loop_event_unwatch(&p.event);
+	while (!loop_event_idle(&p.event))
+		loop_run_once(x.m->loop, UINT64_MAX);
+	close(p.fd);
+	end(&x);
+}
+
+static void a_disk_that_goes_is_not_found_by_others(void **state)
+{
+	a_disk_that_is_being_freed_is_not_found(false);
+	a_disk_that_is_being_freed_is_not_found(true);
+}
+
+static void what_failed_is_no_change(void **state)
+{
+	struct fixture x;
+
+	create(&x, CONFIG_PCI);
+	assert_false(machine_was_plugged(x.m));
+	assert_int_equal(unplug(&x, "c"), -ENOENT);
+	assert_int_equal(plug(&x, "/b,id=c"), -EEXIST);
+	assert_false(machine_was_plugged(x.m));
+	assert_int_equal(plug(&x, "/c,id=c"), 0);
+	assert_true(machine_was_plugged(x.m));
+	/* One that came and went is like none; one of the start that went is missing. */
+	assert_int_equal(unplug(&x, "c"), 0);
+	assert_false(machine_was_plugged(x.m));
+	assert_int_equal(unplug(&x, "a"), 0);
+	assert_true(machine_was_plugged(x.m));
+	end(&x);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -351,6 +462,8 @@ int main(void)
 		cmocka_unit_test(a_driver_is_asked_and_waited_for),
 		cmocka_unit_test(a_driver_that_holds_on_keeps_its_device),
 		cmocka_unit_test(a_machine_that_stands_still_does_so_afterwards),
+		cmocka_unit_test(a_disk_that_goes_is_not_found_by_others),
+		cmocka_unit_test(what_failed_is_no_change),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

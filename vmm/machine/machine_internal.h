@@ -84,7 +84,7 @@ struct machine {
 	unsigned holds;	 /* who needs it to stay paused for now */
 	bool resume_due; /* it was resumed meanwhile */
 
-	struct machine_plugging *plugging; /* NULL: no device came or went since the start */
+	struct machine_plugging *plugging; /* NULL: nobody asked for a device to come or go */
 	_Atomic uint32_t ejected;	   /* PCI slots that the guest has let go of */
 	struct loop_task eject_task;
 
@@ -149,6 +149,8 @@ uint32_t machine_virtio_instance(const struct machine *m, const struct virtio_de
 /* machine_plug.c: the guest has let go of PCI slots (a vCPU thread). Free what it keeps. */
 void machine_ejected(void *machine, uint32_t slots);
 void machine_eject_seen(struct loop_task *task);
+/* Are there others than at the start, or is one coming or going? Not for requests that failed. */
+bool machine_was_plugged(const struct machine *m);
 void machine_free_plugging(struct machine *m);
 
 /*

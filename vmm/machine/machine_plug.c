@@ -28,7 +28,7 @@ struct removal {
 /* What is under way. */
 struct change {
 	struct machine *m;
-	struct addition *addition; /* NULL: a device is to go */
+	struct addition *addition; /* that comes; or that went, until its device is freed */
 	struct machine_files files;
 	char id[VIRTIO_MAX_NAME + 1]; /* of the one that is to go */
 	unsigned kind; /* VIRTIO_ID_BLOCK or VIRTIO_ID_NET: which it is */
@@ -122,6 +122,13 @@ static void free_addition(struct addition *a)
 	free(a);
 }
 
+bool machine_was_plugged(const struct machine *m)
+{
+	const struct machine_plugging *p = m->plugging;
+
+	return p && (p->change || p->additions || p->removals);
+}
+
 /* ---- what can be done, and its end ---- */
 
 static int check(struct machine *m, struct error *err)
@@ -178,14 +185,20 @@ static struct change *begin(struct machine *m, machine_plugged_fn *done, void *a
 	return c;
 }
 
-static void drop_device(struct machine *m, unsigned i)
+/* Nobody finds it any more: what frees it runs the loop, and requests come in meanwhile. */
+static struct machine_virtio take_device(struct machine *m, unsigned i)
 {
-	struct machine_virtio *v = &m->virtio[i];
+	struct machine_virtio v = m->virtio[i];
 
+	m->num_virtio--;
+	memmove(&m->virtio[i], &m->virtio[i + 1], (m->num_virtio - i) * sizeof(v));
+	return v;
+}
+
+static void free_device(const struct machine_virtio *v)
+{
 	virtio_pci_free(v->pci);
 	virtio_free(v->dev);
-	m->num_virtio--;
-	memmove(v, v + 1, (m->num_virtio - i) * sizeof(*v));
 }
 
 /* ---- one that comes ---- */
@@ -293,9 +306,12 @@ static int make_device(struct machine *m, struct change *change, struct error *e
 	}
 	if (!r)
 		return 0;
-	if (m->num_virtio > before)
-		drop_device(m, before);
 	*(disk ? &c->num_disks : &c->num_nets) -= 1;
+	if (m->num_virtio > before) {
+		const struct machine_virtio half = take_device(m, before);
+
+		free_device(&half);
+	}
 	return r;
 }
 
@@ -397,8 +413,11 @@ void machine_plug(struct machine *m, const struct machine_addition *a, machine_p
 
 /* ---- one that goes ---- */
 
-/* Out of the configuration: of the start, or of those that came later. */
-static int forget(struct machine *m, const struct change *change)
+/*
+ * Out of the configuration: of the start, or of those that came later, which the change then has:
+ * the device may still look at its strings.
+ */
+static int forget(struct machine *m, struct change *change)
 {
 	struct machine_plugging *p = m->plugging;
 	struct machine_config *c = &p->config;
@@ -422,7 +441,7 @@ static int forget(struct machine *m, const struct change *change)
 		if (disk != (one->config.num_disks > 0) || strcmp(one->id, id))
 			continue;
 		*a = one->next;
-		free_addition(one);
+		change->addition = one;
 		return describe(p);
 	}
 	gone = calloc(1, sizeof(*gone));
@@ -443,11 +462,12 @@ static void drop(struct loop_task *task)
 	struct change *c = container_of(task, struct change, drop);
 	struct machine *m = c->m;
 	int i = machine_virtio_index(m, c->kind, c->id);
+	const struct machine_virtio gone = take_device(m, i);
 
-	drop_device(m, i);
 	if (forget(m, c) < 0)
 		log_warn("'%s' is still in what the next snapshot says of devices: no memory",
 			 c->id);
+	free_device(&gone);
 	go_on(c);
 	finish(c, 0, NULL);
 }

@@ -37,7 +37,7 @@ static int check(const struct machine *m, struct error *err)
 	if (!guest_mem_is_whole(m->mem))
 		return error_set(err, -EBUSY,
 				 "some of the guest's memory is still to come: try again later");
-	if (m->plugging)
+	if (machine_was_plugged(m))
 		return error_set(err, -ENOTSUP,
 				 "a guest that devices were plugged into, or out of, cannot be "
 				 "reset: it had others then");
