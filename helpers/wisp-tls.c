@@ -7,6 +7,9 @@
  *	wisp-tls client HOST DIR
  *	wisp-tls server DIR
  *	wisp-tls nbd HOST DIR
+ *	wisp-tls check DIR
+ *
+ * The last only says whether the certificates in DIR could be used.
  *
  * Both sides of a migration show a certificate. The other's has to be signed by an authority in
  * DIR/ca.pem, and the server's has to be for HOST. Our own is DIR/cert.pem with the key
@@ -80,6 +83,16 @@ static char *file_in(const char *dir, const char *name)
 	return path;
 }
 
+/* The library does not say why it cannot read a file. */
+static void check_readable(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		give_up(2, path, strerror(errno));
+	close(fd);
+}
+
 static gnutls_certificate_credentials_t read_credentials(const char *dir, bool nbd)
 {
 	char *ca = file_in(dir, nbd ? "ca-cert.pem" : "ca.pem");
@@ -91,6 +104,11 @@ static gnutls_certificate_credentials_t read_credentials(const char *dir, bool n
 
 	if (r < 0)
 		give_up(2, "TLS", gnutls_strerror(r));
+	check_readable(ca);
+	if (!nameless) {
+		check_readable(cert);
+		check_readable(key);
+	}
 	r = gnutls_certificate_set_x509_trust_file(c, ca, GNUTLS_X509_FMT_PEM);
 	if (r <= 0)
 		give_up(2, ca, r ? gnutls_strerror(r) : "holds no certificate");
@@ -273,19 +291,22 @@ static void say_goodbye(struct tunnel *t)
 int main(int argc, char **argv)
 {
 	const char *const nothing[] = { NULL };
+	bool check = argc == 3 && !strcmp(argv[1], "check");
 	bool nbd = argc == 4 && !strcmp(argv[1], "nbd");
 	bool client = nbd || (argc == 4 && !strcmp(argv[1], "client"));
 	static struct tunnel tunnel;
 	gnutls_certificate_credentials_t credentials;
 
-	if (!client && (argc != 3 || strcmp(argv[1], "server") != 0)) {
-		fprintf(stderr, "usage: wisp-tls client HOST DIR | server DIR | nbd HOST DIR\n"
+	if (!client && !check && (argc != 3 || strcmp(argv[1], "server") != 0)) {
+		fprintf(stderr, "usage: wisp-tls client HOST DIR | server DIR | nbd HOST DIR | check DIR\n"
 				"It is started by wisp where TLS is wanted.\n");
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
 	tunnel.drops = nbd;
 	credentials = read_credentials(argv[argc - 1], nbd);
+	if (check)
+		return write(STATUS_FD, "ready\n", strlen("ready\n")) < 0;
 	/* From the first byte of somebody else's on. */
 	sandbox_lock_helper(SANDBOX_THREAD_TLS, nothing);
 	tunnel.session = start_session(credentials, client ? argv[2] : NULL);

@@ -60,9 +60,38 @@ static int await_word(int fd, const char *what, struct error *err)
 	return error_usage(err, -EPROTO, "%s: %s", what, len ? text : "its helper ended");
 }
 
+static int exit_status(pid_t pid)
+{
+	int ended = 0;
+
+	while (waitpid(pid, &ended, 0) < 0 && errno == EINTR)
+		;
+	return WIFEXITED(ended) ? WEXITSTATUS(ended) : -1;
+}
+
+int tls_helper_check(const char *dir, const char *what, struct error *err)
+{
+	const struct tls_peer nobody = { .role = "check", .dir = dir, .what = what };
+	int status[2], r;
+	pid_t pid;
+
+	if (pipe2(status, O_CLOEXEC) < 0)
+		return error_set(err, -errno, "%s: %m", what);
+	pid = fork();
+	if (pid == 0)
+		become_helper((const int[]){ status[1], status[1], status[1] }, &nobody);
+	close(status[1]);
+	r = pid < 0 ? error_set(err, -errno, "%s: cannot fork: %m", what)
+		    : await_word(status[0], what, err);
+	close(status[0]);
+	if (pid > 0)
+		exit_status(pid);
+	return r < 0 ? -EINVAL : 0;
+}
+
 int tls_helper_start(int fd, const struct tls_peer *peer, struct error *err)
 {
-	int pair[2] = { -1, -1 }, status[2] = { -1, -1 }, ended = 0, r = 0;
+	int pair[2] = { -1, -1 }, status[2] = { -1, -1 }, r = 0;
 	pid_t pid = -1;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0 ||
@@ -89,7 +118,5 @@ int tls_helper_start(int fd, const struct tls_peer *peer, struct error *err)
 	if (pair[0] >= 0)
 		close(pair[0]);
 	/* With nothing to carry it ends. */
-	while (pid > 0 && waitpid(pid, &ended, 0) < 0 && errno == EINTR)
-		;
-	return WIFEXITED(ended) && WEXITSTATUS(ended) == 1 ? r : -EINVAL;
+	return pid > 0 && exit_status(pid) == 1 ? r : -EINVAL;
 }

@@ -265,6 +265,11 @@ static int open_or_await(const char *address, struct migrate_listener *l, const 
 
 	if (tls && !is_kind(address, "tcp"))
 		return error_usage(err, -EINVAL, "--tls: '%s' is no tcp:HOST:PORT", address);
+	if (tls) {
+		r = tls_helper_check(tls, "--tls", err);
+		if (r < 0)
+			return r;
+	}
 	if (is_kind(address, "fd")) {
 		r = use_descriptor(address + strlen("fd:"), ret_in, ret_out);
 		return r < 0 ? error_usage(err, r, "'%s': %m", address) : 0;
