@@ -218,6 +218,11 @@ static void golden_state_with_mmio_and_packed_rings_is_read(void **unused)
 	golden_state_is_read("format-1-mmio-packed");
 }
 
+static void golden_state_with_a_vmclock_is_read(void **unused)
+{
+	golden_state_is_read("format-3-pci-vmclock");
+}
+
 /* ---- hostile files ---- */
 
 static void expect_refused(const uint8_t *buf, size_t len, const char *what)
@@ -399,6 +404,7 @@ int main(void)
 		cmocka_unit_test(a_disk_called_as_another_device_is_saved),
 		cmocka_unit_test(golden_state_with_pci_and_split_rings_is_read),
 		cmocka_unit_test(golden_state_with_mmio_and_packed_rings_is_read),
+		cmocka_unit_test(golden_state_with_a_vmclock_is_read),
 		cmocka_unit_test(missing_section_is_refused_by_name),
 		cmocka_unit_test(left_over_section_is_refused_by_name),
 		cmocka_unit_test(limits_of_no_device_are_refused),
