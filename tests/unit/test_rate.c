@@ -134,6 +134,29 @@ static void a_new_rate_holds_at_once(void **state)
 	rate_limiter_done(&l);
 }
 
+/* Else whoever changes one limit gives the other's bursts anew. */
+static void a_rate_that_stays_keeps_what_was_taken(void **state)
+{
+	struct rate_limits both = { .ops = { .per_second = 10, .burst = 1, .once = 100 },
+				    .bytes = { .per_second = 1 * MiB, .burst = 1 } };
+	struct rate_limiter l = limiter(both.ops, both.bytes);
+	uint64_t now_ns = START;
+
+	rate_limiter_take(&l, now_ns, 100, 60 * MiB);
+	both.bytes.per_second = 100 * GiB;
+	rate_limiter_set(&l, &both, now_ns);
+	assert_in_range(served(&l, &now_ns, 1, 0), 10, 12);
+	/* The same for bytes; and a burst given anew is another rate. */
+	rate_limiter_take(&l, now_ns, 0, 6000 * GiB);
+	both.ops.once = 50;
+	rate_limiter_set(&l, &both, now_ns);
+	assert_in_range(rate_limiter_wait_ns(&l, now_ns), 59 * NSEC_PER_SEC, 61 * NSEC_PER_SEC);
+	both.bytes.per_second = 0;
+	rate_limiter_set(&l, &both, now_ns);
+	assert_in_range(served(&l, &now_ns, 1, 0), 60, 62);
+	rate_limiter_done(&l);
+}
+
 static void the_largest_numbers_do_not_wrap(void **state)
 {
 	struct rate_limiter l = limiter((struct rate){ .per_second = 1, .burst = UINT32_MAX },
@@ -202,6 +225,7 @@ int main(void)
 		cmocka_unit_test(a_burst_is_for_those_who_waited),
 		cmocka_unit_test(what_is_given_once_does_not_come_again),
 		cmocka_unit_test(a_new_rate_holds_at_once),
+		cmocka_unit_test(a_rate_that_stays_keeps_what_was_taken),
 		cmocka_unit_test(the_largest_numbers_do_not_wrap),
 		cmocka_unit_test(who_is_held_is_told_when_to_go_on),
 	};

@@ -31,6 +31,15 @@ static void bucket_set(struct rate_bucket *b, const struct rate *rate, uint64_t 
 	b->burst_ns = MAX(b->burst_ns, 1ull);
 }
 
+/* One whose numbers stay is as full as it is, or changing the other one would fill it again. */
+static void bucket_change(struct rate_bucket *b, const struct rate *from, const struct rate *to,
+			  uint64_t now_ns)
+{
+	if (from->per_second != to->per_second || from->burst != to->burst ||
+	    from->once != to->once)
+		bucket_set(b, to, now_ns);
+}
+
 static uint64_t bucket_wait_ns(const struct rate_bucket *b, uint64_t now_ns)
 {
 	uint64_t debt_ns = b->due_ns > now_ns ? b->due_ns - now_ns : 0;
@@ -73,8 +82,8 @@ void rate_limiter_done(struct rate_limiter *l)
 void rate_limiter_set(struct rate_limiter *l, const struct rate_limits *limits, uint64_t now_ns)
 {
 	pthread_mutex_lock(&l->lock);
-	bucket_set(&l->ops, &limits->ops, now_ns);
-	bucket_set(&l->bytes, &limits->bytes, now_ns);
+	bucket_change(&l->ops, &l->limits.ops, &limits->ops, now_ns);
+	bucket_change(&l->bytes, &l->limits.bytes, &limits->bytes, now_ns);
 	l->limited = limits->ops.per_second || limits->bytes.per_second;
 	l->limits = *limits;
 	pthread_mutex_unlock(&l->lock);

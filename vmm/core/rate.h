@@ -52,7 +52,10 @@ void rate_limiter_done(struct rate_limiter *l);
 /* As they were set last. */
 void rate_limiter_get(struct rate_limiter *l, struct rate_limits *ret_limits);
 
-/* From now on. What was taken before is forgotten. */
+/*
+ * From now on. What was taken before is forgotten, but for a rate that stays as it is, burst and
+ * all: what it gives once does not come again.
+ */
 void rate_limiter_set(struct rate_limiter *l, const struct rate_limits *limits, uint64_t now_ns);
 
 /* How long to wait before the next request may go: 0 for not at all. */
