@@ -97,7 +97,10 @@ const struct api_endpoint api_endpoints[] = {
 
 /* ---- routing ---- */
 
-/* Does @path (without its first slash) fit @pattern? @ret_id: where the part for "*" begins. */
+/*
+ * Does @path (without its first slash) fit @pattern? @ret_id: where the part for "*" begins; it
+ * ends with @path or at a slash, behind which nothing matters.
+ */
 static bool path_fits(const char *pattern, const char *path, const char **ret_id)
 {
 	const char *star = strchr(pattern, '*');
@@ -122,7 +125,7 @@ static bool path_fits(const char *pattern, const char *path, const char **ret_id
 
 static bool is_id(const char *id)
 {
-	for (; *id && *id != '/'; id++)
+	for (; *id; id++)
 		if (!isalnum((unsigned char)*id) && *id != '_')
 			return false;
 	return true;
@@ -279,22 +282,11 @@ static void carry_out(struct api *api, const struct api_endpoint *e, const char 
 		e->handle(api, id, body, answer);
 }
 
-static void handle(struct api *api, const char *method, const char *path, const char *text,
-		   size_t len, struct api_answer *answer)
+static void handle_named(struct api *api, const struct api_endpoint *e, const char *id,
+			 const char *text, size_t len, struct api_answer *answer)
 {
-	const struct api_endpoint *e;
-	const char *id;
 	json_t *body = NULL;
 
-	path += strspn(path, "/");
-	e = find_endpoint(method, path, &id);
-	if (!body_fits(method, e, text != NULL, answer))
-		return;
-	if (!e) {
-		api_fault(answer, "Invalid request method and/or path: %s %.*s.", method,
-			  (int)strcspn(path, "/"), path);
-		return;
-	}
 	if (id && !*id) {
 		api_fault(answer, "The ID cannot be empty.");
 		return;
@@ -311,6 +303,33 @@ static void handle(struct api *api, const char *method, const char *path, const 
 	}
 	carry_out(api, e, id, body, answer);
 	json_decref(body);
+}
+
+static void handle(struct api *api, const char *method, const char *path, const char *text,
+		   size_t len, struct api_answer *answer)
+{
+	const struct api_endpoint *e;
+	const char *id;
+	char *own = NULL;
+
+	path += strspn(path, "/");
+	e = find_endpoint(method, path, &id);
+	if (!body_fits(method, e, text != NULL, answer))
+		return;
+	if (!e) {
+		api_fault(answer, "Invalid request method and/or path: %s %.*s.", method,
+			  (int)strcspn(path, "/"), path);
+		return;
+	}
+	if (id) {
+		own = strndup(id, strcspn(id, "/"));
+		if (!own) {
+			api_fault(answer, "No memory.");
+			return;
+		}
+	}
+	handle_named(api, e, own, text, len, answer);
+	free(own);
 }
 
 static void count(struct api *api, const char *method, const char *path,
@@ -341,7 +360,8 @@ static void log_request(struct api *api, const char *method, const char *path, c
 			size_t len)
 {
 	char body[2048] = "", where[300];
-	bool shown = text && strcmp(path, "/mmds") != 0;
+	const char *id;
+	bool shown = text && !path_fits("mmds", path + strspn(path, "/"), &id);
 
 	/* Methods as Rust's {:?} has them: "Put". */
 	api_log(api, "Info", "The API server received a %c%s request on %s%s%s.", *method,

@@ -211,17 +211,22 @@ static int set_limits(struct api *api, const char *id, enum limited what, const 
 	return control_ask(api->control, request, NULL, 0, NULL, err);
 }
 
-/* What @update says of the limiter @name of @device: buckets that are not named stay. */
+/* What @update says of the limiter @name of @device: buckets that are not named, or null, stay. */
 static int update_limiter(struct api *api, json_t *device, const char *id, const char *name,
 			  enum limited what, json_t *update, struct error *err)
 {
-	json_t *limiter = json_object_get(device, name);
+	json_t *limiter = json_object_get(device, name), *bucket;
+	const char *which;
 	int r;
 
 	if (!json_is_object(update))
 		return 0;
 	limiter = json_is_object(limiter) ? json_copy(limiter) : json_object();
-	json_object_update(limiter, update);
+	json_object_foreach(update, which, bucket)
+	{
+		if (!json_is_null(bucket))
+			json_object_set(limiter, which, bucket);
+	}
 	r = set_limits(api, id, what, limiter, err);
 	if (!r)
 		json_object_set(device, name, limiter);

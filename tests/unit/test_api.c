@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "helpers/api.h"
@@ -290,6 +291,81 @@ static void metadata_without_contents_is_an_empty_object(void **state)
 	assert_true(json_is_object(t->answer.body));
 }
 
+/* Whoever answers for the monitor has nothing against any of these. */
+static json_t *limits_after(struct talk *t, const char *update)
+{
+	static const char yes[] = "{}";
+	char body[200], request[400] = "";
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(send(pair[1], yes, strlen(yes), 0), strlen(yes));
+	t->api.control = pair[0];
+	snprintf(body, sizeof(body), "{\"drive_id\":\"d\",\"rate_limiter\":%s}", update);
+	expect_taken(t, "PATCH", "/drives/d", body);
+	assert_true(recv(pair[1], request, sizeof(request) - 1, MSG_DONTWAIT) > 0);
+	close(pair[0]);
+	close(pair[1]);
+	t->api.control = -1;
+	return json_loads(request, 0, NULL);
+}
+
+static void bucket_that_is_null_stays(void **state)
+{
+	struct talk *t = *state;
+	json_t *request;
+
+	expect_taken(t, "PUT", "/drives/d",
+		     "{\"drive_id\":\"d\",\"path_on_host\":\"/dev/null\",\"is_root_device\":false,"
+		     "\"rate_limiter\":{\"bandwidth\":{\"size\":5000,\"refill_time\":1000}}}");
+	t->api.state = API_RUNNING;
+	request = limits_after(t, "{\"bandwidth\":null,\"ops\":{\"size\":7,\"refill_time\":1000}}");
+	assert_int_equal(json_integer_value(json_object_get(request, "bytes")), 5000);
+	assert_int_equal(json_integer_value(json_object_get(request, "ops")), 7);
+	json_decref(request);
+	/* One of nothing is how a limit is lifted. */
+	request = limits_after(t, "{\"bandwidth\":{\"size\":0,\"refill_time\":0},\"ops\":null}");
+	assert_null(json_object_get(request, "bytes"));
+	assert_int_equal(json_integer_value(json_object_get(request, "ops")), 7);
+	json_decref(request);
+}
+
+static void id_ends_at_a_slash(void **state)
+{
+	static const char drive[] = "{\"drive_id\":\"d\",\"path_on_host\":\"/dev/null\","
+				    "\"is_root_device\":false}";
+	struct talk *t = *state;
+
+	expect_taken(t, "PUT", "/drives/d/", drive);
+	expect_taken(t, "PUT", "/drives/d//x", drive);
+	expect_taken(t, "PUT", "//drives/d", drive);
+	assert_int_equal(json_object_size(t->api.drives), 1);
+	assert_non_null(json_object_get(t->api.drives, "d"));
+	expect_fault(t, "/drives/e/", drive, "The id from the path does not match");
+	expect_fault(t, "/drives//d", drive, "The ID cannot be empty.");
+	expect_fault(t, "/drives/d-e/x", drive, "API Resource IDs can only contain");
+	t->api.state = API_RUNNING;
+	t->api.options.enable_pci = true;
+	commands[0] = '\0';
+	expect_taken(t, "DELETE", "/drives/d/", NULL);
+	assert_non_null(strstr(commands, "disk:d "));
+	assert_int_equal(json_object_size(t->api.drives), 0);
+}
+
+static void metadata_is_not_logged(void **state)
+{
+	static const char *const paths[] = { "/mmds", "/mmds/", "//mmds", "//mmds//" };
+	struct talk *t = *state;
+	char log[8000] = "";
+
+	for (unsigned i = 0; i < ARRAY_SIZE(paths); i++)
+		expect_taken(t, "PUT", paths[i], "{\"key\":\"secret\"}");
+	expect_taken(t, "PATCH", "/machine-config", "{\"mem_size_mib\":4096}");
+	assert_true(read(t->log[0], log, sizeof(log) - 1) > 0);
+	assert_null(strstr(log, "secret"));
+	assert_non_null(strstr(log, "mem_size_mib"));
+}
+
 /* There is no control socket to set it over. */
 static void device_that_cannot_be_limited_goes_again(void **state)
 {
@@ -433,6 +509,9 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(metadata_without_contents_is_an_empty_object, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(bucket_that_is_null_stays, setup, teardown),
+		cmocka_unit_test_setup_teardown(id_ends_at_a_slash, setup, teardown),
+		cmocka_unit_test_setup_teardown(metadata_is_not_logged, setup, teardown),
 		cmocka_unit_test_setup_teardown(device_that_cannot_be_limited_goes_again, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(
