@@ -289,6 +289,26 @@ int helper_forward(const char *run_dir, const char *machine, const char *id, con
 				      0;
 }
 
+void helper_mourn(struct helper *h)
+{
+	int status;
+
+	if (h->pid <= 0 || waitpid(h->pid, &status, WNOHANG) != h->pid)
+		return;
+	if (h->monitor_fd >= 0)
+		close(h->monitor_fd);
+	h->monitor_fd = -1;
+	h->pid = 0;
+	/* The end of the monitor's socket is its own in good order. */
+	if (WIFSIGNALED(status))
+		log_warn("network '%s': its helper was killed by signal %d: nothing comes or goes "
+			 "there any more",
+			 h->name, WTERMSIG(status));
+	else if (WEXITSTATUS(status))
+		log_warn("network '%s': its helper has ended: nothing comes or goes there any more",
+			 h->name);
+}
+
 void helper_stop(struct helper *h)
 {
 	if (h->pid <= 0)

@@ -53,6 +53,12 @@ int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd
 /* Wait for "ready"; otherwise the helper's own words become the error, kind USAGE. */
 int helper_await_ready(struct helper *h, struct error *err);
 
+/*
+ * A child of ours has ended: was it this one, by a signal or with a failure? That is told, by its
+ * network's name, since the guest only sees nothing come any more. It is reaped then.
+ */
+void helper_mourn(struct helper *h);
+
 /* Reap it; its socket's other end is closed, so it has ended or is about to. */
 void helper_stop(struct helper *h);
 

@@ -163,12 +163,29 @@ static struct migrate_copies *copies_of(const struct monitor_params *params)
 	return params->image && params->image->arrival ? params->image->arrival->copies : NULL;
 }
 
+/* What there is beside the monitor during a life of its guest; helpers may outlive it. */
+struct life {
+	struct helper helpers[CONFIG_MAX_NETS];
+	struct share shares[CONFIG_MAX_SHARES];
+	struct nbd_dialer dialers[CONFIG_MAX_DISKS];
+	struct report_file metrics;
+	bool listening; /* for a debugger */
+};
+
+static void mourn(struct life *life, const struct machine_config *c)
+{
+	for (unsigned i = 0; i < c->num_nets; i++)
+		helper_mourn(&life->helpers[i]);
+	for (unsigned i = 0; i < c->num_shares; i++)
+		share_mourn(&life->shares[i], &c->share[i]);
+}
+
 /*
  * Wait for the monitor, passing signals on and opening sockets for it. Returns its wait status;
  * @signal is the last one that asked for the end.
  */
-static int await_monitor(const struct monitor_params *params, pid_t monitor, const sigset_t *set,
-			 int *signal)
+static int await_monitor(const struct monitor_params *params, struct life *life, pid_t monitor,
+			 const sigset_t *set, int *signal)
 {
 	struct migrate_copies *copies = copies_of(params);
 	siginfo_t info;
@@ -184,6 +201,7 @@ static int await_monitor(const struct monitor_params *params, pid_t monitor, con
 		if (info.si_signo == SIGCHLD) {
 			if (waitpid(monitor, &status, WNOHANG) == monitor)
 				return status;
+			mourn(life, params->config);
 			continue;
 		}
 		if (info.si_signo == SIGIO) {
@@ -259,7 +277,7 @@ static int report_killed(const struct monitor_params *params, int number)
 }
 
 /* One life of the guest: fork, wait, put the terminal back. Returns the exit status. */
-static int run_once(struct monitor_params *params)
+static int run_once(struct monitor_params *params, struct life *life)
 {
 	struct error err = { 0 };
 	pid_t monitor;
@@ -279,7 +297,7 @@ static int run_once(struct monitor_params *params)
 	if (monitor == 0)
 		be_monitor(params);
 	let_go_in_parent(params);
-	status = await_monitor(params, monitor, &set, &signal);
+	status = await_monitor(params, life, monitor, &set, &signal);
 	terminal_restore();
 	if (!WIFEXITED(status))
 		return report_killed(params, WTERMSIG(status));
@@ -322,15 +340,6 @@ static int not_started(const struct error *err, const struct launch_ends *ends)
 		*ends->why = *err;
 	return error_status(err);
 }
-
-/* What there is beside the monitor during a life of its guest; helpers may outlive it. */
-struct life {
-	struct helper helpers[CONFIG_MAX_NETS];
-	struct share shares[CONFIG_MAX_SHARES];
-	struct nbd_dialer dialers[CONFIG_MAX_DISKS];
-	struct report_file metrics;
-	bool listening; /* for a debugger */
-};
 
 /* Open everything. When that fails, what is open so far is end_life()'s all the same. */
 static int begin_life(struct life *life, struct monitor_params *params,
@@ -409,7 +418,7 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 			/* Of a later life nobody waits to hear: the guest has run. */
 			status = not_started(&err, params->image ? ends : NULL);
 		else
-			status = run_once(params);
+			status = run_once(params, &life);
 		goes_on = params->end->reason == MACHINE_END_REBOOT && c->reboot_resets;
 		end_life(&life, params, goes_on);
 		/* Once it has gone on from where it stood; when it reboots, it boots. */

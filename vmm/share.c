@@ -130,6 +130,23 @@ int share_start(struct share *s, const struct config_share *config, int *ret_soc
 	return r;
 }
 
+void share_mourn(struct share *s, const struct config_share *config)
+{
+	int status;
+
+	if (s->pid <= 0 || waitpid(s->pid, &status, WNOHANG) != s->pid)
+		return;
+	s->pid = 0;
+	if (WIFSIGNALED(status))
+		log_warn("--share '%s': who served it was killed by signal %d: its files are out of "
+			 "the guest's reach",
+			 config->tag, WTERMSIG(status));
+	else if (WEXITSTATUS(status))
+		log_warn("--share '%s': who served it has ended: its files are out of the guest's "
+			 "reach",
+			 config->tag);
+}
+
 void share_stop(struct share *s)
 {
 	if (s->pid <= 0)

@@ -27,6 +27,9 @@ struct share {
 int share_start(struct share *s, const struct config_share *config, int *ret_socket,
 		struct error *err);
 
+/* As helper_mourn(), of the share that @config is. */
+void share_mourn(struct share *s, const struct config_share *config);
+
 /* Reap it. The monitor's end of the socket is closed, so it has ended or is about to. */
 void share_stop(struct share *s);
 
