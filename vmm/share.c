@@ -138,8 +138,8 @@ void share_mourn(struct share *s, const struct config_share *config)
 		return;
 	s->pid = 0;
 	if (WIFSIGNALED(status))
-		log_warn("--share '%s': who served it was killed by signal %d: its files are out of "
-			 "the guest's reach",
+		log_warn("--share '%s': who served it was killed by signal %d: its files are out "
+			 "of the guest's reach",
 			 config->tag, WTERMSIG(status));
 	else if (WEXITSTATUS(status))
 		log_warn("--share '%s': who served it has ended: its files are out of the guest's "

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -182,12 +183,11 @@ static int ask_nursery(struct cli_fork *c, const char *name, const int *fds, uns
 /* Helpers live as long as the process that started them: wait for the clone's end. */
 static void keep(int alive)
 {
-	int status;
-	ssize_t n;
+	struct pollfd p = { .fd = alive, .events = POLLIN };
 
-	do
-		n = read(alive, &status, sizeof(status));
-	while (n < 0 && errno == EINTR);
+	/* Whatever keeps us from looking: left alone, a clone would not be found by anybody. */
+	while (poll(&p, 1, -1) <= 0)
+		;
 }
 
 /* In the background: tells @started when it runs (one byte), or nothing. */

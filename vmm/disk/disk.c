@@ -418,7 +418,8 @@ static const struct action {
 	{ "convert", "SOURCE and DEST",
 	  "--format --source-format --backing --follow-backing --cluster-size --force ", 2, 2,
 	  convert },
-	{ "resize", "PATH and SIZE", "--format --backing --follow-backing --shrink ", 2, 2, resize },
+	{ "resize", "PATH and SIZE", "--format --backing --follow-backing --shrink ", 2, 2,
+	  resize },
 };
 
 /* Was the option @item given? One that says what is so anyway does not count. */
