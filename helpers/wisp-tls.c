@@ -298,7 +298,8 @@ int main(int argc, char **argv)
 	gnutls_certificate_credentials_t credentials;
 
 	if (!client && !check && (argc != 3 || strcmp(argv[1], "server") != 0)) {
-		fprintf(stderr, "usage: wisp-tls client HOST DIR | server DIR | nbd HOST DIR | check DIR\n"
+		fprintf(stderr, "usage: wisp-tls client HOST DIR | server DIR | nbd HOST DIR | "
+				"check DIR\n"
 				"It is started by wisp where TLS is wanted.\n");
 		return 2;
 	}

@@ -25,7 +25,7 @@ int tls_helper_start(int fd, const struct tls_peer *peer, struct error *err);
 
 /*
  * Are the certificates in @dir, of either side of a migration, such as could be used? Before
- * somebody waits for a connection, or makes one. -EINVAL, kind USAGE, with @what in front of why not.
+ * somebody waits for a connection, or makes one. -EINVAL, kind USAGE: @what, and why not.
  */
 int tls_helper_check(const char *dir, const char *what, struct error *err);
 

@@ -34,8 +34,8 @@ void cli_fork_init(struct cli_fork *c, const char *run_dir);
 int cli_fork_take(struct cli_fork *c, int sock, json_t **ret_reply);
 
 /*
- * A microVM called @name goes on from there, in the background. -errno; a name that none can have is
- * refused (kind USAGE).
+ * A microVM called @name goes on from there, in the background. -errno; a name that none can have
+ * is refused (kind USAGE).
  */
 int cli_fork_start(struct cli_fork *c, const char *name);
 
