@@ -43,13 +43,16 @@ int vsock_broker_serve(int fd, const char *path)
 	struct vsock_open_request request;
 	ssize_t n;
 
-	while ((n = recv(fd, &request, sizeof(request), MSG_DONTWAIT)) != 0) {
+	for (unsigned i = 0; i < VSOCK_MAX_REQUESTS; i++) {
+		n = recv(fd, &request, sizeof(request), MSG_DONTWAIT);
 		if (n == sizeof(request))
 			answer(fd, &request, open_port(path, request.port));
+		else if (!n)
+			return -EPIPE;
 		else if (n < 0 && errno != EINTR)
 			return errno == EAGAIN ? 0 : -errno;
 	}
-	return -EPIPE;
+	return 1;
 }
 
 int vsock_listen(const char *path, struct error *err)

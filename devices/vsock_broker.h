@@ -28,9 +28,12 @@ struct vsock_open_reply {
 };
 
 /*
- * Answer all requests that wait in @fd, for sockets beside @path. Never blocks.
- * Returns 0, or -EPIPE when the other side is gone.
+ * Answer requests that wait in @fd, for sockets beside @path. Never blocks, and
+ * ends also for a side that asks without end: up to VSOCK_MAX_REQUESTS. Returns 0
+ * when all were answered, 1 when there may be more, or -EPIPE when the other side
+ * is gone.
  */
+#define VSOCK_MAX_REQUESTS 64
 int vsock_broker_serve(int fd, const char *path);
 
 /*

@@ -188,11 +188,17 @@ static int await_monitor(const struct monitor_params *params, struct life *life,
 			 const sigset_t *set, int *signal)
 {
 	struct migrate_copies *copies = copies_of(params);
+	const struct timespec none = { 0 };
+	bool more = false;
 	siginfo_t info;
-	int status;
+	int status, n;
 
 	for (;;) {
-		if (sigwaitinfo(set, &info) < 0)
+		n = more ? sigtimedwait(set, &info, &none) : sigwaitinfo(set, &info);
+		/* Nobody signals again what waits already; all that is more urgent came first. */
+		if (n < 0 && more)
+			info.si_signo = SIGIO;
+		else if (n < 0)
 			continue;
 		if (copies)
 			migrate_copies_serve(copies);
@@ -205,8 +211,9 @@ static int await_monitor(const struct monitor_params *params, struct life *life,
 			continue;
 		}
 		if (info.si_signo == SIGIO) {
-			if (params->broker_fd >= 0)
-				vsock_broker_serve(params->broker_fd, params->config->vsock.path);
+			more = params->broker_fd >= 0 &&
+			       vsock_broker_serve(params->broker_fd,
+						  params->config->vsock.path) > 0;
 			continue;
 		}
 		if (info.si_signo != SIGWINCH)
