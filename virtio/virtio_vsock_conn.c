@@ -129,6 +129,18 @@ void vsock_conn_reset(struct vsock_conn *c)
 	vsock_conn_wake(c);
 }
 
+static uint64_t now_ns(const struct virtio_vsock *vs)
+{
+	return clock_monotonic_ns(loop_clock(vs->dev.loop));
+}
+
+void vsock_conn_requested(struct vsock_conn *c)
+{
+	c->state = VSOCK_REQUESTED;
+	c->answer_by_ns = now_ns(c->vs) + VSOCK_ANSWER_NS;
+	c->to_send |= VSOCK_SEND_REQUEST;
+}
+
 void vsock_conn_open(struct vsock_conn *c)
 {
 	c->state = VSOCK_OPEN;
@@ -170,7 +182,7 @@ static bool wants_end(const struct vsock_conn *c)
 
 static void sweep_in(struct virtio_vsock *vs, uint64_t ns)
 {
-	uint64_t deadline = clock_monotonic_ns(loop_clock(vs->dev.loop)) + ns;
+	uint64_t deadline = now_ns(vs) + ns;
 
 	if (!vs->sweep.armed || vs->sweep.deadline_ns > deadline)
 		loop_timer_set(vs->dev.loop, &vs->sweep, deadline);
@@ -387,6 +399,21 @@ static bool has_hung_up(const struct vsock_conn *c)
 	return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
 }
 
+/* The host is gone, or the guest is silent: a driver that hangs never answers. */
+static void sweep_requested(struct vsock_conn *c)
+{
+	/* One that stands still has its time when it goes on. */
+	if (!vsock_is_running(c->vs))
+		c->answer_by_ns = now_ns(c->vs) + VSOCK_ANSWER_NS;
+	if (now_ns(c->vs) < c->answer_by_ns && !has_hung_up(c))
+		return;
+	/* What it was never asked it need not be told of. */
+	if (c->to_send & VSOCK_SEND_REQUEST)
+		vsock_conn_close(c);
+	else
+		vsock_conn_reset(c);
+}
+
 void vsock_sweep(struct loop_timer *t)
 {
 	struct virtio_vsock *vs = container_of(t, struct virtio_vsock, sweep);
@@ -395,12 +422,10 @@ void vsock_sweep(struct loop_timer *t)
 	list_for_each (pos, &vs->conns) {
 		struct vsock_conn *c = list_entry(pos, struct vsock_conn, link);
 
-		if (wants_end(c) && has_hung_up(c)) {
-			if (c->state == VSOCK_REQUESTED)
-				vsock_conn_reset(c);
-			else
-				host_is_deaf(c);
-		}
+		if (c->state == VSOCK_REQUESTED)
+			sweep_requested(c);
+		else if (wants_end(c) && has_hung_up(c))
+			host_is_deaf(c);
 		if (c->blind && c->buf_len)
 			flush(c);
 		vsock_conn_wake(c);

@@ -85,8 +85,7 @@ static bool parse_hello(const char *line, uint32_t *ret_port)
 void vsock_host_request(struct vsock_conn *c, uint32_t port)
 {
 	vsock_conn_name(c, port, free_port(c->vs, port));
-	c->state = VSOCK_REQUESTED;
-	c->to_send |= VSOCK_SEND_REQUEST;
+	vsock_conn_requested(c);
 }
 
 void vsock_host_hello(struct vsock_conn *c)

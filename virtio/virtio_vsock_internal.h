@@ -27,6 +27,7 @@ enum { VSOCK_QUEUE_RX, VSOCK_QUEUE_TX, VSOCK_QUEUE_EVENT, VSOCK_NUM_QUEUES };
 #define VSOCK_MAX_PACKET 0x10000u /* what Linux sends at most in one */
 #define VSOCK_MAX_STRAYS 64u
 #define VSOCK_BUCKETS	 64u
+#define VSOCK_ANSWER_NS	 (10 * NSEC_PER_SEC) /* for a guest that runs; Linux answers at once */
 #define VSOCK_HEADER	 sizeof(struct virtio_vsock_hdr)
 
 enum vsock_state {
@@ -54,6 +55,7 @@ struct vsock_conn {
 	enum vsock_state state;
 	uint32_t guest_port, host_port;
 	uint32_t open_id; /* of what the broker was asked; 0: not yet */
+	uint64_t answer_by_ns; /* of a guest that was asked */
 	uint8_t to_send;
 
 	int fd; /* -1 before it is there */
@@ -133,7 +135,7 @@ void vsock_pump(struct virtio_vsock *vs);
 
 /* vs->reaper.run: free the dead. */
 void vsock_reap(struct loop_task *task);
-/* vs->sweep.expired: look for hosts that are gone. */
+/* vs->sweep.expired: look for hosts that are gone, and for guests that do not answer. */
 void vsock_sweep(struct loop_timer *t);
 
 /* NULL when there are too many, or no memory. @fd (-1: none yet) becomes the connection's. */
@@ -148,6 +150,9 @@ void vsock_conn_open(struct vsock_conn *c);
 
 /* See to it that what it has or waits for is noticed; vsock_pump() does the sending. */
 void vsock_conn_wake(struct vsock_conn *c);
+
+/* The guest is asked from now on: if it has not answered by VSOCK_ANSWER_NS it is over. */
+void vsock_conn_requested(struct vsock_conn *c);
 
 /* Over, without a word to the guest. @c may not be used afterwards, but to wait for the reaper. */
 void vsock_conn_close(struct vsock_conn *c);

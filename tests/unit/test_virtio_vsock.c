@@ -145,6 +145,59 @@ static void refusal_of_the_guest_ends_the_hosts_attempt(void **state)
 	fake_vsock_end(&f);
 }
 
+static void guest_that_never_answers_ends_the_hosts_attempt(void **state)
+{
+	struct virtio_vsock_hdr h;
+	struct fake_vsock f;
+	int fd;
+
+	fake_vsock_begin(&f);
+	fd = fake_vsock_dial(f.path);
+	assert_int_equal(write(fd, "CONNECT 5\n", 10), 10);
+	h = fake_vsock_expect(&f, VIRTIO_VSOCK_OP_REQUEST);
+	clock_advance(&f.vm.clock, 8 * NSEC_PER_SEC);
+	fake_vsock_settle(&f);
+	assert_false(fake_vsock_at_end(fd));
+	/* While it is paused it cannot answer. */
+	virtio_pause(f.d.dev, NULL, NULL);
+	for (unsigned i = 0; i < 60; i++) {
+		clock_advance(&f.vm.clock, NSEC_PER_SEC);
+		fake_vsock_settle(&f);
+	}
+	assert_false(fake_vsock_at_end(fd));
+	virtio_resume(f.d.dev);
+	clock_advance(&f.vm.clock, 8 * NSEC_PER_SEC);
+	fake_vsock_settle(&f);
+	assert_false(fake_vsock_at_end(fd));
+	clock_advance(&f.vm.clock, 3 * NSEC_PER_SEC);
+	fake_vsock_settle(&f);
+	assert_true(fake_vsock_at_end(fd));
+	assert_int_equal(fake_vsock_expect(&f, VIRTIO_VSOCK_OP_RST).src_port, h.src_port);
+	close(fd);
+	fake_vsock_end(&f);
+}
+
+/* Nor one that has no buffer to be asked in; it is not told of what it never heard of. */
+static void guest_that_cannot_be_asked_ends_the_hosts_attempt(void **state)
+{
+	struct fake_vsock f;
+	int fd;
+
+	fake_vsock_begin_with(&f, LOOP_AUTO, &(struct fake_driver_config){ .packed = true });
+	fd = fake_vsock_dial(f.path);
+	assert_int_equal(write(fd, "CONNECT 5\n", 10), 10);
+	fake_vsock_settle(&f);
+	clock_advance(&f.vm.clock, 11 * NSEC_PER_SEC);
+	fake_vsock_settle(&f);
+	assert_true(fake_vsock_at_end(fd));
+	fake_vsock_add_buffer(&f);
+	fake_kick(&f.d, FAKE_VSOCK_RX);
+	fake_vsock_settle(&f);
+	fake_vsock_expect_silence(&f);
+	close(fd);
+	fake_vsock_end(&f);
+}
+
 static void connection_limit_is_kept(void **state)
 {
 	struct fake_vsock f;
@@ -521,6 +574,8 @@ int main(void)
 		cmocka_unit_test(hello_is_read_piece_by_piece_and_no_further),
 		cmocka_unit_test(bad_hello_is_hung_up_on),
 		cmocka_unit_test(refusal_of_the_guest_ends_the_hosts_attempt),
+		cmocka_unit_test(guest_that_never_answers_ends_the_hosts_attempt),
+		cmocka_unit_test(guest_that_cannot_be_asked_ends_the_hosts_attempt),
 		cmocka_unit_test(connection_limit_is_kept),
 		cmocka_unit_test(slow_guest_is_never_sent_more_than_it_has_room_for),
 		cmocka_unit_test(slow_host_stops_the_guest_and_nothing_is_lost),

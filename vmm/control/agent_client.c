@@ -1,6 +1,7 @@
 #include "vmm/control/agent_client.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -9,21 +10,32 @@
 #include "vmm/core/clock.h"
 
 #define RETRY_US 100000
+/* More than a guest that runs has for its answer, and its monitor to see that none came. */
+#define ANSWER_NS (15 * NSEC_PER_SEC)
 
 /* Has the guest accepted? The answer is a line; without one it is the end. */
-static int await_answer(int fd)
+static int await_answer(int fd, uint64_t deadline_ns)
 {
-	char c;
+	uint64_t now_ns;
+	char c = 0;
 
-	do
-		if (read(fd, &c, 1) != 1)
+	while (c != '\n') {
+		struct pollfd p = { .fd = fd, .events = POLLIN };
+
+		now_ns = clock_monotonic_ns(NULL);
+		if (now_ns >= deadline_ns)
+			return -ETIMEDOUT;
+		/* Rounded up, or the last millisecond is spent asking. */
+		if (poll(&p, 1, (int)((deadline_ns - now_ns) / NSEC_PER_MSEC) + 1) > 0 &&
+		    read(fd, &c, 1) != 1)
 			return -ECONNREFUSED;
-	while (c != '\n');
+	}
 	return 0;
 }
 
 /* -ENOTCONN and -ECONNREFUSED: not yet. */
-static int try_connect(const char *run_dir, const char *id, struct error *err)
+static int try_connect(const char *run_dir, const char *id, uint64_t deadline_ns,
+		       struct error *err)
 {
 	int control, pair[2], r;
 
@@ -39,8 +51,14 @@ static int try_connect(const char *run_dir, const char *id, struct error *err)
 			&pair[1], 1, NULL, err);
 	close(pair[1]);
 	close(control);
-	if (!r && await_answer(pair[0]) < 0)
-		r = error_set(err, -ECONNREFUSED, "no agent answers in the guest of '%s'", id);
+	if (!r) {
+		r = await_answer(pair[0], deadline_ns);
+		if (r == -ETIMEDOUT)
+			error_set(err, r, "the guest of '%s' does not answer: it is paused, or hangs",
+				  id);
+		else if (r < 0)
+			error_set(err, r, "no agent answers in the guest of '%s'", id);
+	}
 	if (r < 0)
 		close(pair[0]);
 	return r < 0 ? r : pair[0];
@@ -53,7 +71,8 @@ int agent_connect(const char *run_dir, const char *id, unsigned wait_seconds, st
 
 	for (;;) {
 		*err = (struct error){ 0 };
-		r = try_connect(run_dir, id, err);
+		r = try_connect(run_dir, id, MAX(deadline, clock_monotonic_ns(NULL) + ANSWER_NS),
+				err);
 		if ((r != -ENOTCONN && r != -ECONNREFUSED) || clock_monotonic_ns(NULL) >= deadline)
 			break;
 		usleep(RETRY_US);

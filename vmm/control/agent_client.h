@@ -7,7 +7,8 @@
 
 /*
  * Connect to the agent of the microVM @id under @run_dir (NULL: the default), which may take up
- * to @wait_seconds to be there. A stream socket for the caller to close, or -errno.
+ * to @wait_seconds to be there; one that says nothing, as in a guest that is paused, is waited for
+ * as long, or 15 seconds where that is more. A stream socket for the caller to close, or -errno.
  */
 int agent_connect(const char *run_dir, const char *id, unsigned wait_seconds, struct error *err);
 
