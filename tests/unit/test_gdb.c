@@ -445,6 +445,59 @@ static void pause_outlasts_the_debugger(void **state)
 		loop_run_once(machine_loop(s->machine), 1000000);
 }
 
+static void pause_it(struct session *s)
+{
+	machine_pause(s->machine, NULL, NULL);
+	while (!machine_is_paused(s->machine))
+		loop_run_once(machine_loop(s->machine), 1000000);
+}
+
+static uint8_t code_at(struct session *s, uint64_t gpa)
+{
+	uint8_t code;
+
+	fake_hv_read(s->hv, gpa, &code, 1);
+	return code;
+}
+
+/* What is saved, copied or sent is the memory of a machine that is paused. */
+static void memory_of_a_paused_machine_is_the_guests(void **state)
+{
+	struct session *s = *state;
+	uint8_t code = 0x92;
+
+	ask(s, "M200000,4:90919293");
+	assert_string_equal(ask(s, "Z0,200000,1"), "OK");
+	assert_string_equal(ask(s, "Z0,200001,1"), "OK");
+	/* The guest's own, from now on. */
+	fake_hv_write(s->hv, CODE + 1, &code, 1);
+	pause_it(s);
+	assert_int_equal(code_at(s, CODE), 0x90);
+	assert_int_equal(code_at(s, CODE + 1), 0x92);
+	/* Nor do those who come, go or change meanwhile. */
+	assert_string_equal(ask(s, "Z0,200002,1"), "OK");
+	assert_string_equal(ask(s, "Z0,200003,1"), "OK");
+	assert_string_equal(ask(s, "z0,200003,1"), "OK");
+	assert_string_equal(ask(s, "M200000,1:55"), "OK");
+	assert_int_equal(code_at(s, CODE), 0x55);
+	assert_int_equal(code_at(s, CODE + 2), 0x92);
+	machine_resume(s->machine);
+	assert_int_equal(code_at(s, CODE), 0xcc);
+	assert_int_equal(code_at(s, CODE + 1), 0x92);
+	assert_int_equal(code_at(s, CODE + 2), 0xcc);
+	assert_int_equal(code_at(s, CODE + 3), 0x93);
+	assert_string_equal(ask(s, "m200000,4"), "55929293");
+	/* They still stop it. */
+	atomic_store(&s->trap, true);
+	assert_string_equal(ask(s, "vCont;c"), "T05thread:2;swbreak:;");
+	/* Other memory is left as it is. */
+	pause_it(s);
+	fake_hv_write(s->hv, CODE, &code, 1);
+	machine_resume(s->machine);
+	assert_int_equal(code_at(s, CODE), 0x92);
+	assert_int_equal(code_at(s, CODE + 2), 0xcc);
+}
+
 static void address_is_checked(void **state)
 {
 	static const char *const wrong[] = { "", "tcp", "tcp:", "tcp:0", "tcp:65536", "tcp:12x",
@@ -480,6 +533,7 @@ int main(void)
 		TEST(unknown_and_malformed_packets_do_no_harm),
 		TEST(monitor_translates),
 		TEST(pause_outlasts_the_debugger),
+		TEST(memory_of_a_paused_machine_is_the_guests),
 		cmocka_unit_test(address_is_checked),
 	};
 

@@ -54,8 +54,7 @@ static int try_connect(const char *run_dir, const char *id, uint64_t deadline_ns
 	if (!r) {
 		r = await_answer(pair[0], deadline_ns);
 		if (r == -ETIMEDOUT)
-			error_set(err, r, "the guest of '%s' does not answer: it is paused, or hangs",
-				  id);
+			error_set(err, r, "the guest of '%s' is paused, or hangs: no answer", id);
 		else if (r < 0)
 			error_set(err, r, "no agent answers in the guest of '%s'", id);
 	}

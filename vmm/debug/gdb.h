@@ -34,6 +34,13 @@ int gdb_create(struct gdb **ret_gdb, struct machine *m, int fd, struct error *er
 /* The machine's vCPUs have not run yet and will not until a client lets them. Before they start. */
 void gdb_hold(struct gdb *gdb);
 
+/*
+ * The machine is paused: its memory is as if nobody had put breakpoints into it, for whoever saves,
+ * copies or sends it. Before it goes on: they are in it again. On the loop. Accept NULL.
+ */
+void gdb_lift_breakpoints(struct gdb *gdb);
+void gdb_lay_breakpoints(struct gdb *gdb);
+
 /* Tell the client, if there is one, that the machine has ended. Accepts NULL. */
 void gdb_ended(struct gdb *gdb, int status);
 

@@ -15,6 +15,7 @@
 struct gdb_breakpoint {
 	uint64_t linear, gpa;
 	uint8_t saved;
+	bool lifted; /* while the machine is paused, @saved is in its place */
 };
 
 /* Why a vCPU stopped; written by its thread before it parks. */

@@ -22,9 +22,17 @@ static bool is_breakpoint(const struct gdb *g, uint64_t linear)
 	return false;
 }
 
+static int write_code(struct gdb *g, const struct gdb_breakpoint *b, uint8_t code)
+{
+	int r = guest_mem_write(g->m->mem, b->gpa, &code, 1);
+
+	if (!r)
+		guest_mem_mark_dirty(g->m->mem, b->gpa, 1);
+	return r;
+}
+
 static int insert_int3(struct gdb *g, uint64_t linear)
 {
-	static const uint8_t int3 = INT3;
 	struct gdb_breakpoint *b = &g->breakpoint[g->num_breakpoints];
 	struct x86_vcpu_state state;
 	int r;
@@ -40,23 +48,41 @@ static int insert_int3(struct gdb *g, uint64_t linear)
 	b->gpa = x86_walk(g->m->mem, &state.sregs, linear, NULL, NULL);
 	if (b->gpa == UINT64_MAX || guest_mem_read(g->m->mem, b->gpa, &b->saved, 1) < 0)
 		return -EFAULT;
-	g->num_breakpoints++;
-	r = guest_mem_write(g->m->mem, b->gpa, &int3, 1);
-	if (r < 0)
-		g->num_breakpoints--;
-	else
-		guest_mem_mark_dirty(g->m->mem, b->gpa, 1);
+	b->lifted = machine_is_paused(g->m);
+	r = b->lifted ? 0 : write_code(g, b, INT3);
+	if (!r)
+		g->num_breakpoints++;
 	return r;
 }
 
 /* Where the guest has put other code meanwhile there is nothing to put back. */
-static void take_out(struct gdb *g, const struct gdb_breakpoint *b)
+static bool take_out(struct gdb *g, const struct gdb_breakpoint *b)
 {
 	uint8_t now;
 
-	if (guest_mem_read(g->m->mem, b->gpa, &now, 1) == 0 && now == INT3 &&
-	    guest_mem_write(g->m->mem, b->gpa, &b->saved, 1) == 0)
-		guest_mem_mark_dirty(g->m->mem, b->gpa, 1);
+	return guest_mem_read(g->m->mem, b->gpa, &now, 1) == 0 && now == INT3 &&
+	       write_code(g, b, b->saved) == 0;
+}
+
+void gdb_lift_breakpoints(struct gdb *g)
+{
+	for (unsigned i = 0; g && i < g->num_breakpoints; i++)
+		g->breakpoint[i].lifted |= take_out(g, &g->breakpoint[i]);
+}
+
+void gdb_lay_breakpoints(struct gdb *g)
+{
+	uint8_t now;
+
+	for (unsigned i = 0; g && i < g->num_breakpoints; i++) {
+		struct gdb_breakpoint *b = &g->breakpoint[i];
+
+		/* Other code may be there, if the machine went back to an earlier moment. */
+		if (b->lifted && guest_mem_read(g->m->mem, b->gpa, &now, 1) == 0 &&
+		    now == b->saved)
+			write_code(g, b, INT3);
+		b->lifted = false;
+	}
 }
 
 static int remove_int3(struct gdb *g, uint64_t linear)
@@ -84,14 +110,12 @@ void gdb_break_hide(const struct gdb *g, uint64_t linear, uint8_t *buf, size_t l
 
 void gdb_break_refresh(struct gdb *g, uint64_t linear, size_t len)
 {
-	static const uint8_t int3 = INT3;
-
 	for (unsigned i = 0; i < g->num_breakpoints; i++) {
 		struct gdb_breakpoint *b = &g->breakpoint[i];
 		uint64_t at = (g->physical ? b->gpa : b->linear) - linear;
 
-		if (at < len && guest_mem_read(g->m->mem, b->gpa, &b->saved, 1) == 0)
-			guest_mem_write(g->m->mem, b->gpa, &int3, 1);
+		if (at < len && guest_mem_read(g->m->mem, b->gpa, &b->saved, 1) == 0 && !b->lifted)
+			write_code(g, b, INT3);
 	}
 }
 

@@ -1,6 +1,7 @@
 /* A machine that stands still for a while: its vCPUs out of the guest, its queues drained. */
 #include <stdlib.h>
 
+#include "vmm/debug/gdb.h"
 #include "vmm/machine/machine_internal.h"
 
 /* Several may wait for the same pause, each by a client of its own. */
@@ -40,6 +41,7 @@ static void all_drained(struct machine *m)
 
 	m->paused = true;
 	m->pausers = NULL;
+	gdb_lift_breakpoints(m->gdb);
 	/* That it stands still for its end is no news beside the end. */
 	if (m->changed_fn && !m->winding_down)
 		m->changed_fn(m->changed_arg);
@@ -121,6 +123,7 @@ void machine_debug_continue(struct machine *m)
 void machine_resume_devices(struct machine *m)
 {
 	m->paused = false;
+	gdb_lay_breakpoints(m->gdb);
 	for (unsigned i = 0; i < m->num_virtio; i++)
 		virtio_resume(m->virtio[i].dev);
 	if (m->changed_fn)
