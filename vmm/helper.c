@@ -40,7 +40,7 @@ int helper_find(const char *name, char *path, size_t size, struct error *err)
 	}
 	error_kind_set(err, ERROR_START, -ENOENT, "helper '%s' is not beside the executable in %s",
 		       name, dir);
-	error_hint(err, "build it with 'make', or use --net none");
+	error_hint(err, "'make' builds it, 'make install' puts it where it is looked for");
 	return -ENOENT;
 }
 
