@@ -16,7 +16,7 @@
 #include "tests/unit/patience.h"
 #include "vmm/core/platform.h"
 #include "vmm/hypervisor/x86.h"
-#include "vmm/machine/machine.h"
+#include "vmm/machine/machine_internal.h"
 
 /* What the guest program does; one per machine. */
 enum program {
@@ -368,6 +368,69 @@ static void machine_ends_in_the_middle_of_a_pause(void **state)
 	destroy(&g);
 }
 
+/* A device with something in flight, which it gives up when it is told to hurry. */
+struct slow {
+	struct virtio_ops ops;
+	struct loop_task task;
+	struct virtio_device *dev;
+	struct machine *machine;
+	unsigned stops;
+};
+
+static void slow_stop(struct virtio_device *dev)
+{
+	container_of(dev->ops, struct slow, ops)->stops++;
+}
+
+static void slow_hurry(struct virtio_device *dev, unsigned queue)
+{
+}
+
+static void give_up_when_hurried(struct loop_task *task)
+{
+	struct slow *s = container_of(task, struct slow, task);
+
+	if (s->dev->hurried)
+		virtio_stopped(s->dev);
+	else
+		loop_post(s->machine->loop, task);
+}
+
+static void machine_that_ends_while_a_pause_drains_hurries_what_is_left(void **state)
+{
+	struct slow slow = { .task.run = give_up_when_hurried };
+	struct machine_end end = { 0 };
+	bool paused = false;
+	struct guest g;
+
+	create(&g, COUNT);
+	start(&g);
+	slow.machine = g.machine;
+	slow.dev = g.machine->virtio[0].dev;
+	slow.ops = *slow.dev->ops;
+	slow.ops.stop_queue = NULL;
+	slow.ops.stop = slow_stop;
+	slow.ops.hurry = slow_hurry;
+	slow.dev->ops = &slow.ops;
+	slow.dev->running = true;
+	machine_pause(g.machine, is_paused, &paused);
+	while (!slow.stops)
+		loop_run_once(g.machine->loop, UINT64_MAX);
+	assert_int_equal(g.machine->undrained, 1);
+	loop_post(g.machine->loop, &slow.task);
+	machine_end(g.machine, MACHINE_END_ASKED, 0, NULL);
+	/* One that counts a device twice, or never, waits for ever. */
+	alarm(60);
+	machine_run(g.machine, &end);
+	alarm(0);
+	assert_int_equal(slow.stops, 1);
+	assert_int_equal(g.machine->undrained, 0);
+	assert_true(machine_is_paused(g.machine));
+	/* Who waited for the pause learns of the end. */
+	assert_false(paused);
+	destroy(&g);
+}
+
 static void paused_machine_can_end(void **state)
 {
 	struct machine_end end = { 0 };
@@ -578,6 +641,7 @@ int main(void)
 		cmocka_unit_test(held_machine_goes_on_when_the_last_one_lets_go),
 		cmocka_unit_test(all_who_wait_for_a_pause_are_told),
 		cmocka_unit_test(machine_ends_in_the_middle_of_a_pause),
+		cmocka_unit_test(machine_that_ends_while_a_pause_drains_hurries_what_is_left),
 		cmocka_unit_test(paused_machine_can_end),
 		cmocka_unit_test(power_button_reaches_the_guest_as_an_event),
 		cmocka_unit_test(both_loops_carry_a_machine),
