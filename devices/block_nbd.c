@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "devices/block_nbd_internal.h"
+#include "vmm/core/iov.h"
 
 #define REQUEST_MAGIC 0x25609513u
 #define REPLY_MAGIC   0x67446698u
@@ -50,34 +51,14 @@ static void stream_add(struct nbd_stream *s, void *base, size_t len)
 static void stream_add_data(struct nbd_stream *s, const struct block_req *req, uint64_t from,
 			    uint64_t len)
 {
-	for (unsigned i = 0; i < req->iovcnt && len; i++) {
-		uint64_t have = req->iov[i].iov_len, n;
-
-		if (from >= have) {
-			from -= have;
-			continue;
-		}
-		n = MIN(have - from, len);
-		if (n)
-			stream_add(s, (uint8_t *)req->iov[i].iov_base + from, n);
-		from = 0;
-		len -= n;
-	}
+	s->num += iov_slice(req->iov, req->iovcnt, from, len, s->iov + s->num);
 }
 
 /* @bytes are done. True when nothing is left. */
 static bool stream_advance(struct nbd_stream *s, size_t bytes)
 {
-	while (s->num && bytes >= s->at->iov_len) {
-		bytes -= s->at->iov_len;
-		s->at++;
-		s->num--;
-	}
-	if (!s->num)
-		return true;
-	s->at->iov_base = (uint8_t *)s->at->iov_base + bytes;
-	s->at->iov_len -= bytes;
-	return false;
+	s->num = iov_advance(&s->at, s->num, bytes);
+	return !s->num;
 }
 
 static void stream_go(struct block_nbd *n, struct nbd_stream *s)

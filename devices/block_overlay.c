@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "devices/block_internal.h"
+#include "vmm/core/iov.h"
 
 #define COPY_BYTES (64 * KiB)
 #define SPAN_ALIGN (1 * MiB) /* no block of the file belongs to both halves */
@@ -111,21 +112,8 @@ static void piece_done(struct block_req *req, int res)
 /* The segments of the piece: of @x->inner.len bytes, after those that are done. */
 static void slice(struct overlaid *x)
 {
-	uint64_t skip = x->done, left = x->inner.len;
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < x->outer->iovcnt && left; i++) {
-		const struct iovec *v = &x->outer->iov[i];
-		uint64_t from = MIN(skip, (uint64_t)v->iov_len);
-		uint64_t len = MIN((uint64_t)v->iov_len - from, left);
-
-		skip -= from;
-		left -= len;
-		if (len)
-			x->iov[n++] = (struct iovec){ (uint8_t *)v->iov_base + from, len };
-	}
 	x->inner.iov = x->iov;
-	x->inner.iovcnt = n;
+	x->inner.iovcnt = iov_slice(x->outer->iov, x->outer->iovcnt, x->done, x->inner.len, x->iov);
 }
 
 /* This handle's own handle of the file. */

@@ -6,32 +6,14 @@
 #include <stdlib.h>
 
 #include "devices/qcow2_image.h"
+#include "vmm/core/iov.h"
 
 /* ---- parts of a request ---- */
 
 /* The segments of @job's request for @len bytes at @pos, to @out when that is not NULL. */
 static unsigned cut_iov(const struct q2_job *job, uint64_t pos, uint64_t len, struct iovec *out)
 {
-	const struct block_req *req = job->req;
-	uint64_t skip = pos - req->offset;
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < req->iovcnt && len; i++) {
-		const struct iovec *iov = &req->iov[i];
-		uint64_t have;
-
-		if (skip >= iov->iov_len) {
-			skip -= iov->iov_len;
-			continue;
-		}
-		have = MIN(iov->iov_len - skip, len);
-		if (out)
-			out[n] = (struct iovec){ (uint8_t *)iov->iov_base + skip, have };
-		skip = 0;
-		len -= have;
-		n++;
-	}
-	return n;
+	return iov_slice(job->req->iov, job->req->iovcnt, pos - job->req->offset, len, out);
 }
 
 static int zero_part(struct q2_part *part, uint64_t len, unsigned around)

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "devices/block_internal.h"
+#include "vmm/core/iov.h"
 #include "vmm/core/log.h"
 
 #define ZEROES_BYTES (64 * KiB)
@@ -82,21 +83,14 @@ static void transfer(struct block_req *req, const struct iovec *iov, unsigned io
 /* Go on after a transfer that ended early; the request's own iovecs stay as they are. */
 static int transfer_rest(struct block_req *req)
 {
-	uint64_t skip = req->progress;
-	unsigned i = 0, n;
-
 	if (!req->rest) {
 		req->rest = malloc(req->iovcnt * sizeof(*req->rest));
 		if (!req->rest)
 			return -ENOMEM;
 	}
-	while (skip >= req->iov[i].iov_len)
-		skip -= req->iov[i++].iov_len;
-	n = req->iovcnt - i;
-	memcpy(req->rest, req->iov + i, n * sizeof(*req->rest));
-	req->rest[0].iov_base = (uint8_t *)req->rest[0].iov_base + skip;
-	req->rest[0].iov_len -= skip;
-	transfer(req, req->rest, n);
+	transfer(req, req->rest,
+		 iov_slice(req->iov, req->iovcnt, req->progress, req->len - req->progress,
+			   req->rest));
 	return 0;
 }
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "devices/fs_client_internal.h"
+#include "vmm/core/iov.h"
 
 /* Descriptors of the monitor's that a guest's open files may not have. */
 #define SPARE_FDS 256
@@ -87,28 +88,6 @@ int fs_client_add_file(struct fs_client *c, uint64_t id, int fd)
 }
 
 /* ---- gathering and scattering ---- */
-
-/* The segments of [@skip, @skip + @len) of @from, to @to. Returns how many. */
-static unsigned slice(const struct iovec *from, unsigned num, uint64_t skip, uint64_t len,
-		      struct iovec *to)
-{
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < num && len; i++) {
-		uint64_t have = from[i].iov_len;
-
-		if (skip >= have) {
-			skip -= have;
-			continue;
-		}
-		to[n].iov_base = (uint8_t *)from[i].iov_base + skip;
-		to[n].iov_len = MIN(have - skip, len);
-		len -= to[n].iov_len;
-		skip = 0;
-		n++;
-	}
-	return n;
-}
 
 static size_t gather(const struct fs_request *req, uint64_t skip, void *to, size_t len)
 {
@@ -246,7 +225,7 @@ static void do_read(struct fs_request *req)
 	f = take_file(req, in.fh);
 	if (!f)
 		return;
-	n = slice(req->in, req->num_in, sizeof(struct fuse_out_header), in.size, req->scratch);
+	n = iov_slice(req->in, req->num_in, sizeof(struct fuse_out_header), in.size, req->scratch);
 	req->op.done = read_done;
 	loop_readv(req->client->loop, &req->op, f->fd, req->scratch, n, in.offset);
 }
@@ -275,7 +254,7 @@ static void do_write(struct fs_request *req)
 	f = take_file(req, in.fh);
 	if (!f)
 		return;
-	n = slice(req->out, req->num_out, before, in.size, req->scratch);
+	n = iov_slice(req->out, req->num_out, before, in.size, req->scratch);
 	req->op.done = write_done;
 	loop_writev(req->client->loop, &req->op, f->fd, req->scratch, n, in.offset);
 }
@@ -407,7 +386,7 @@ static void pass_on(struct fs_request *req)
 	/* The header as it was read: the guest must not change it under way. */
 	iov[0] = (struct iovec){ req->wire, sizeof(req->wire) };
 	iov[1] = (struct iovec){ &req->header, sizeof(req->header) };
-	n = slice(req->out, req->num_out, sizeof(req->header), body, iov + 2);
+	n = iov_slice(req->out, req->num_out, sizeof(req->header), body, iov + 2);
 	req->msg = (struct msghdr){ .msg_iov = iov, .msg_iovlen = n + 2 };
 	req->op.done = sent;
 	req->sending = true;

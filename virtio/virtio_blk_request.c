@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "virtio/virtio_blk_internal.h"
+#include "vmm/core/iov.h"
 
 #define MAX_KEPT 32
 
@@ -137,16 +138,10 @@ static bool in_capacity(const struct blk_request *req, uint64_t sector, uint64_t
 /* Skip the first @bytes of the readable part, where the header was. */
 static const struct iovec *skip_out(struct virtq_chain *c, size_t bytes, unsigned *ret_num)
 {
-	unsigned i = 0;
+	struct iovec *iov = c->iov;
 
-	while (i < c->num_out && bytes >= c->iov[i].iov_len)
-		bytes -= c->iov[i++].iov_len;
-	if (bytes) {
-		c->iov[i].iov_base = (uint8_t *)c->iov[i].iov_base + bytes;
-		c->iov[i].iov_len -= bytes;
-	}
-	*ret_num = c->num_out - i;
-	return c->iov + i;
+	*ret_num = iov_advance(&iov, c->num_out, bytes);
+	return iov;
 }
 
 uint64_t blk_request_bytes(const struct blk_request *req)

@@ -8,6 +8,7 @@
 
 #include "virtio/virtio_devices.h"
 #include "virtio/virtio_net_internal.h"
+#include "vmm/core/iov.h"
 
 #define QUEUE_SIZE	256
 #define CTRL_QUEUE_SIZE 64
@@ -110,9 +111,8 @@ static bool header_ok(const struct virtio_net *vn, struct virtio_net_hdr_v1 *h)
 static bool prepare(struct tx_request *req)
 {
 	struct virtq_chain *c = &req->chain;
-	size_t skip = sizeof(req->hdr);
 	struct iovec *iov = c->iov;
-	unsigned n = c->num_out;
+	unsigned n;
 
 	if (c->out_bytes < sizeof(req->hdr) + NET_ETH_HDR ||
 	    c->out_bytes > sizeof(req->hdr) + NET_MAX_FRAME)
@@ -120,13 +120,7 @@ static bool prepare(struct tx_request *req)
 	virtq_copy_out(c, 0, &req->hdr, sizeof(req->hdr));
 	if (!header_ok(req->pair->vn, &req->hdr))
 		return false;
-	while (skip >= iov->iov_len) {
-		skip -= iov->iov_len;
-		iov++;
-		n--;
-	}
-	iov->iov_base = (uint8_t *)iov->iov_base + skip;
-	iov->iov_len -= skip;
+	n = iov_advance(&iov, c->num_out, sizeof(req->hdr));
 	/* Before the first there is always room: iov[0], or a segment just skipped. */
 	iov[-1] = (struct iovec){ &req->hdr, sizeof(req->hdr) };
 	req->tx.iov = iov - 1;

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #include "virtio/virtio_net_internal.h"
+#include "vmm/core/iov.h"
 
 /* Frames taken before others on this loop have their turn. */
 #define BUDGET 64
@@ -240,26 +241,14 @@ static void take(struct net_pair *p, int res)
 /* Make @p->rx ready to receive: false when buffers are missing. */
 static bool prepare(struct net_pair *p)
 {
-	const struct iovec *iov;
-	size_t skip = NET_VNET_HDR;
-	unsigned n = 0;
+	unsigned n = 1;
 
 	if (!unspill(p) || !hold_bytes(p, longest(p->vn), 1))
 		return false;
-	iov = p->held_iov + p->first_iov;
 	/* Our header, then the buffers without the bytes that the header takes there. */
-	p->rx_iov[n++] = (struct iovec){ &p->rx_hdr, sizeof(p->rx_hdr) };
-	for (unsigned i = 0; i < p->num_iov; i++, iov++) {
-		if (skip >= iov->iov_len) {
-			skip -= iov->iov_len;
-			continue;
-		}
-		p->rx_iov[n++] = (struct iovec){
-			.iov_base = (uint8_t *)iov->iov_base + skip,
-			.iov_len = iov->iov_len - skip,
-		};
-		skip = 0;
-	}
+	p->rx_iov[0] = (struct iovec){ &p->rx_hdr, sizeof(p->rx_hdr) };
+	n += iov_slice(p->held_iov + p->first_iov, p->num_iov, NET_VNET_HDR, UINT64_MAX,
+		       p->rx_iov + 1);
 	if (p->held_bytes < NET_VNET_HDR + NET_MAX_FRAME)
 		p->rx_iov[n++] = (struct iovec){ p->spill, NET_MAX_FRAME };
 	p->rx.iov = p->rx_iov;

@@ -18,6 +18,7 @@
 
 #include "vmm/core/fds.h"
 #include "vmm/core/io.h"
+#include "vmm/core/iov.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -134,21 +135,6 @@ static int lost(int r, struct error *err)
 	return error_set(err, r, "migration: the connection to the other side is lost: %m");
 }
 
-/* Advance @iov by @n bytes that are done; how many parts are left. */
-static unsigned advance(struct iovec **iov, unsigned num, size_t n)
-{
-	while (num && n >= (*iov)->iov_len) {
-		n -= (*iov)->iov_len;
-		(*iov)++;
-		num--;
-	}
-	if (num) {
-		(*iov)->iov_base = (uint8_t *)(*iov)->iov_base + n;
-		(*iov)->iov_len -= n;
-	}
-	return num;
-}
-
 static ssize_t send_with(int socket, struct iovec *iov, unsigned num, int fd)
 {
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = num };
@@ -162,7 +148,7 @@ static ssize_t send_with(int socket, struct iovec *iov, unsigned num, int fd)
 static int send_all(struct migrate_wire *w, struct iovec *iov, unsigned num, int fd,
 		    struct error *err)
 {
-	num = advance(&iov, num, 0);
+	num = iov_advance(&iov, num, 0);
 	while (num) {
 		ssize_t n = fd < 0 ? io_writev(w->out, iov, num) :
 				     send_with(w->out, iov, num, fd);
@@ -171,7 +157,7 @@ static int send_all(struct migrate_wire *w, struct iovec *iov, unsigned num, int
 		if (n >= 0) {
 			w->bytes_out += n;
 			fd = -1;
-			num = advance(&iov, num, n);
+			num = iov_advance(&iov, num, n);
 			continue;
 		}
 		if (errno == EINTR)
