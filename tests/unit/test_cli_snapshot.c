@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -63,13 +64,11 @@ static void reply(struct fixture *f, const char *text)
 	assert_int_equal(control_send(f->sock, text, strlen(text), NULL, 0, 0), strlen(text));
 }
 
-/* Up to where the guest stands still and the client has been told so, and has said go. */
-static void begin(struct fixture *f, const char *option)
+/* The socket of its run directory. */
+static int listen_for(struct fixture *f)
 {
-	const struct timeval patience = { .tv_sec = 60 };
 	char path[96];
-	unsigned num;
-	int fds[4], listener;
+	int listener;
 
 	snprintf(f->dir, sizeof(f->dir), "/tmp/wisp-test-snapshot-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
@@ -77,6 +76,16 @@ static void begin(struct fixture *f, const char *option)
 	snprintf(path, sizeof(path), "%s/" RUN_DIR_CONTROL, f->dir);
 	listener = io_listen(path, SOCK_SEQPACKET, 0, 1);
 	assert_true(listener >= 0);
+	return listener;
+}
+
+/* A client comes to @listener, which is closed, and its guest is asked to stand still. */
+static void meet(struct fixture *f, int listener, const char *option)
+{
+	const struct timeval patience = { .tv_sec = 60 };
+	unsigned num;
+	int fds[4];
+
 	setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 	f->client = start_client(f, option);
 	f->sock = accept(listener, NULL, NULL);
@@ -93,6 +102,12 @@ static void begin(struct fixture *f, const char *option)
 	close(fds[2]);
 }
 
+static void begin(struct fixture *f, const char *option)
+{
+	meet(f, listen_for(f), option);
+}
+
+/* It has been told that the guest stands still, and has said go. */
 static void let_go(struct fixture *f)
 {
 	char byte;
@@ -206,6 +221,49 @@ static void guest_that_could_not_be_saved_is_the_monitors(void **state)
 	end(&f, 0);
 }
 
+/* In place of the microVM's parent: it is who listens, and stays until it is killed. */
+static pid_t start_parent(int listener)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		listen(listener, 1);
+		/* So that it is seen to do. */
+		kill(getpid(), SIGSTOP);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, NULL, WUNTRACED), pid);
+	return pid;
+}
+
+/* Its parent takes the directory away: before that nobody else can have its name. */
+static void ended_one_is_gone_altogether(void **state)
+{
+	struct fixture f;
+	int listener = listen_for(&f), fds[4], status;
+	pid_t parent = start_parent(listener);
+	char command[128];
+	unsigned num;
+
+	meet(&f, listener, "--stop");
+	let_go(&f);
+	reply(&f, "{\"ok\":true,\"was_paused\":false," ANSWER);
+	receive(&f, "end", fds, &num);
+	reply(&f, "{\"ok\":true,\"end\":\"asked\",\"status\":0}");
+	/* It may only be slow to end; one that does not wait is seen more often than not. */
+	usleep(200000);
+	assert_int_equal(waitpid(f.client, &status, WNOHANG), 0);
+	kill(parent, SIGKILL);
+	assert_int_equal(waitpid(f.client, &status, 0), f.client);
+	assert_int_equal(status, 0);
+	assert_int_equal(waitpid(parent, &status, 0), parent);
+	snprintf(command, sizeof(command), "rm -r '%s'", f.dir);
+	assert_int_equal(system(command), 0);
+	close(f.go);
+	close(f.sock);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -214,6 +272,7 @@ int main(void)
 		cmocka_unit_test(client_whose_guest_goes_on_ends_at_once),
 		cmocka_unit_test(guest_that_was_paused_stays_so),
 		cmocka_unit_test(guest_that_could_not_be_saved_is_the_monitors),
+		cmocka_unit_test(ended_one_is_gone_altogether),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -233,17 +233,15 @@ static int compress(struct taking *t, json_t *reply)
 static int finish(struct taking *t, int sock, const json_t *reply, int r)
 {
 	struct error err = { 0 };
-	int end;
 
 	if (!t->options->stop || !reply || (r < 0 && t->was_paused))
 		return r;
-	end = control_ask(sock, json_pack("{s:s}", "do", r < 0 ? "resume" : "end"), NULL, 0, NULL,
-			  &err);
-	if (end < 0 && r == 0) {
-		t->err = err;
-		return end;
+	if (r < 0) {
+		control_ask(sock, json_pack("{s:s}", "do", "resume"), NULL, 0, NULL, &err);
+		return r;
 	}
-	return r;
+	/* With its directory: one that is restored now may have its name. */
+	return control_end_machine(sock, json_pack("{s:s}", "do", "end"), 0, NULL, &t->err);
 }
 
 /* It is safe, so the next one may build on it. If nobody says so that builds on an earlier one. */
