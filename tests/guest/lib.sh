@@ -10,6 +10,11 @@ WISP=$BUILD/wisp
 OUT=${TEST_OUT:-$BUILD/test}
 GUESTS=$BUILD/guests
 mkdir -p "$OUT"
+# For what is not to be kept, or needs a short name, as the address of a socket does. It goes when
+# the script ends, whatever its tests came to; a script with a trap of its own for that removes it there.
+TMPDIR=$(mktemp -d --tmpdir wisp-guest.XXXXXX) || exit
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
 
 # Under emulation everything takes longer; a limit is there to end what hangs.
 : "${TEST_LIMIT:=150}"
