@@ -235,6 +235,9 @@ struct block_file {
  */
 int block_file_lock(const struct block_file *f, bool read_only, struct error *err);
 
+/* Is the file at @path an image that somebody has locked, to read or to write it? */
+bool block_path_in_use(const char *path);
+
 /* By hand: file systems with locks of their own (FUSE) may keep one past the close. */
 void block_unlock(int fd);
 

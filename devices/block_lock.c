@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <unistd.h>
 
 #include "devices/block_internal.h"
 #include "vmm/core/log.h"
@@ -71,4 +72,19 @@ int block_file_lock(const struct block_file *f, bool read_only, struct error *er
 void block_unlock(int fd)
 {
 	fcntl(fd, F_OFD_SETLK, &(struct flock){ .l_type = F_UNLCK });
+}
+
+bool block_path_in_use(const char *path)
+{
+	struct flock lock = { .l_type = F_WRLCK,
+			      .l_whence = SEEK_SET,
+			      .l_start = HELD,
+			      .l_len = DENIED + NUM_RIGHTS - HELD };
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY), r;
+
+	if (fd < 0)
+		return false;
+	r = fcntl(fd, F_OFD_GETLK, &lock);
+	close(fd);
+	return r == 0 && lock.l_type != F_UNLCK;
 }

@@ -30,6 +30,7 @@
 #include "vmm/migrate/migrate_fill.h"
 #include "vmm/monitor.h"
 #include "vmm/nbd_dial.h"
+#include "vmm/outputs.h"
 #include "vmm/recorder.h"
 #include "vmm/run_dir.h"
 #include "vmm/saved/demand.h"
@@ -518,6 +519,8 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 	/* Before a descriptor of ours has that number. */
 	if (c->ready_fd && fcntl((int)c->ready_fd, F_GETFD) < 0)
 		r = error_usage(&err, -errno, "--ready-fd %u: %m", c->ready_fd);
+	if (!r)
+		r = outputs_check(c, NULL, &err);
 	params.kvm_fd = r < 0 ? r : kvm_open(&err);
 	if (params.kvm_fd >= 0)
 		r = kvm_host_query(params.kvm_fd, &host, &err);

@@ -126,7 +126,8 @@ int console_main(int argc, char **argv)
 	if (control >= 0) {
 		sock = r = run_dir_connect(o.run_dir, id, RUN_DIR_CONSOLE, SOCK_STREAM, &err);
 		if (r < 0)
-			error_hint(&err, "only one started with --detach, and with a console, has it here");
+			error_hint(&err,
+				   "only one started with --detach and a console has it here");
 	}
 	if (r >= 0) {
 		terminal_save(STDIN_FILENO);

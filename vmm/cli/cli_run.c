@@ -3,6 +3,7 @@
 #include "vmm/config/config_file.h"
 #include "vmm/default_guest.h"
 #include "vmm/launch.h"
+#include "vmm/outputs.h"
 
 int run_main(int argc, char **argv)
 {
@@ -14,7 +15,8 @@ int run_main(int argc, char **argv)
 	config_init(&config);
 	if (config_words_expand(&words, argc, argv, &err) < 0 ||
 	    config_parse_run(&config, words.argc, words.argv, &err) < 0 ||
-	    config_validate(&config, &err) < 0 || config_words_save(&words, &err) < 0 ||
+	    config_validate(&config, &err) < 0 ||
+	    outputs_check(&config, words.save, &err) < 0 || config_words_save(&words, &err) < 0 ||
 	    default_guest_find(&config, &err) < 0 ||
 	    launch_open_log(&config, &err) < 0) {
 		error_print(&err);

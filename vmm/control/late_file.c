@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "devices/block.h"
 #include "vmm/core/io.h"
 
 /* "DIR/.NAME.PID": beside the name to be, so that a rename can do the rest. */
@@ -44,6 +45,9 @@ int late_file_open(struct late_file *f, const char *option, const char *path, st
 	/* A rename would put a file in the place of /dev/null, or fail when all is done. */
 	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
 		return error_usage(err, -EINVAL, "%s '%s': is not a regular file", option, path);
+	if (block_path_in_use(path))
+		return error_usage(err, -EBUSY, "%s: '%s' is a disk in use by another process",
+				   option, path);
 	f->path = strdup(path);
 	f->fd = open_unnamed(path);
 	/* Some file systems have no files without a name. */

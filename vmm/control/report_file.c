@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "devices/block.h"
 #include "vmm/core/io.h"
 #include "vmm/core/util.h"
 
@@ -49,6 +50,9 @@ int report_file_open(struct report_file *f, const char *option, const char *path
 	bool there = lstat(path, &st) == 0;
 
 	*f = (struct report_file)REPORT_FILE_NONE;
+	if (block_path_in_use(path))
+		return error_usage(err, -EBUSY, "%s: '%s' is a disk in use by another process",
+				   option, path);
 	/* A name in the place of /dev/stdout, which is a link, would be of no use to anybody. */
 	if ((!there || is_ours(path, &st)) &&
 	    late_file_open(&f->late, option, path, &ignored) == 0) {
