@@ -256,9 +256,11 @@ int x86_template_parse(struct x86_template **ret_t, const json_t *json, struct e
 	struct x86_template *t = calloc(1, sizeof(*t));
 	const json_t *list = NULL, *one;
 	size_t k;
-	int r = t ? check_fields(json, fields, true, err)
-		  : error_set(err, -ENOMEM, "CPU template: %m");
+	int r;
 
+	if (!t)
+		return error_set(err, -ENOMEM, "CPU template: %m");
+	r = check_fields(json, fields, true, err);
 	for (unsigned i = 0; i < ARRAY_SIZE(part) && !r; i++) {
 		r = get_list(json, part[i].name, &list, err);
 		json_array_foreach(list, k, one)
