@@ -24,6 +24,9 @@
 /* What is asked for in the socket's buffers: some long frames. The host may allow less. */
 #define BUFFER_BYTES (1 * MiB)
 
+/* How long to wait when there is no descriptor for another connection. */
+#define ACCEPT_AGAIN_NS NSEC_PER_SEC
+
 struct counters {
 	uint64_t rx_frames, rx_bytes; /* from the port */
 	uint64_t tx_frames, tx_bytes;
@@ -60,6 +63,7 @@ struct net_switch {
 	struct loop *loop;
 	int listen_fd;
 	struct loop_op accept;
+	struct loop_timer accept_again;
 	bool accepting;
 	bool closing;
 	struct port *port[NET_SWITCH_MAX_PORTS];
@@ -517,6 +521,17 @@ static bool peer_ok(int fd)
 	       (cred.uid == geteuid() || cred.uid == 0);
 }
 
+static void listen_on(struct net_switch *sw)
+{
+	sw->accepting = true;
+	loop_accept(sw->loop, &sw->accept, sw->listen_fd);
+}
+
+static void accept_again(struct loop_timer *t)
+{
+	listen_on(container_of(t, struct net_switch, accept_again));
+}
+
 static void accepted(struct loop_op *op, int res)
 {
 	struct net_switch *sw = container_of(op, struct net_switch, accept);
@@ -528,16 +543,19 @@ static void accepted(struct loop_op *op, int res)
 		log_warn("a connection was refused: %m");
 	if (sw->closing || res == -ECANCELED)
 		return;
-	sw->accepting = true;
-	loop_accept(sw->loop, &sw->accept, sw->listen_fd);
+	if (res >= 0 || res == -ECONNABORTED || res == -EINTR)
+		listen_on(sw);
+	else /* No descriptor or memory is left: that passes, and the client waits. */
+		loop_timer_set(sw->loop, &sw->accept_again,
+			       clock_monotonic_ns(loop_clock(sw->loop)) + ACCEPT_AGAIN_NS);
 }
 
 void net_switch_listen(struct net_switch *sw, int fd)
 {
 	sw->listen_fd = fd;
 	sw->accept.done = accepted;
-	sw->accepting = true;
-	loop_accept(sw->loop, &sw->accept, fd);
+	sw->accept_again.expired = accept_again;
+	listen_on(sw);
 }
 
 /* ---- report ---- */
@@ -605,6 +623,7 @@ void net_switch_free(struct net_switch *sw)
 	if (!sw)
 		return;
 	sw->closing = true;
+	loop_timer_cancel(sw->loop, &sw->accept_again);
 	if (sw->accepting)
 		loop_cancel(sw->loop, &sw->accept);
 	for (unsigned i = 0; i < sw->num_ports; i++) {

@@ -8,7 +8,9 @@
 #include <linux/virtio_net.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "devices/net_offload.h"
@@ -372,6 +374,47 @@ static void the_dead_and_the_rude_leave(void **state)
 
 #define both(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
 
+/* Without a descriptor for whoever waits at the listener; rounds of the loop that did anything. */
+static unsigned rounds_without_descriptors(struct loop *loop)
+{
+	struct rlimit before, none;
+	unsigned n = 0;
+	int next = dup(0);
+
+	assert_true(next >= 0);
+	close(next);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	none = (struct rlimit){ next, before.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	for (unsigned i = 0; i < 30; i++)
+		n += loop_run_once(loop, NSEC_PER_MSEC) > 0;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	return n;
+}
+
+static void client_waits_while_there_is_no_descriptor_for_it(void **state)
+{
+	struct fixture *f = *state;
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	socklen_t len = sizeof(un);
+	int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	/* A name of the kernel's choice. */
+	assert_int_equal(bind(listener, (struct sockaddr *)&un, sizeof(un.sun_family)), 0);
+	assert_int_equal(listen(listener, 1), 0);
+	assert_int_equal(getsockname(listener, (struct sockaddr *)&un, &len), 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&un, len), 0);
+	net_switch_listen(f->sw, listener);
+	assert_true(rounds_without_descriptors(f->loop) < 10);
+	/* Whoever is taken and says nonsense is hung up on. */
+	assert_int_equal(send(fd, "x", 1, 0), 1);
+	clock_advance(&f->clock, 2 * NSEC_PER_SEC);
+	turn(f);
+	assert_int_equal(recv(fd, &len, sizeof(len), 0), 0);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -381,6 +424,7 @@ int main(void)
 		cmocka_unit_test(one_port_cannot_fill_the_table),
 		both(segments_stay_whole_or_are_cut),
 		cmocka_unit_test(what_was_cut_can_be_joined),
+		both(client_waits_while_there_is_no_descriptor_for_it),
 		both(one_that_does_not_read_is_waited_for_once),
 		both(the_dead_and_the_rude_leave),
 	};

@@ -14,6 +14,9 @@
 
 #include "vmm/debug/gdb_internal.h"
 
+/* How long to wait with another client after one could not be accepted. */
+#define LISTEN_AGAIN_NS NSEC_PER_SEC
+
 /* ---- the address ---- */
 
 union address {
@@ -293,14 +296,22 @@ static void watch_client(struct gdb *g)
 	loop_poll(g->m->loop, &g->client, g->fd, POLLIN);
 }
 
+static void listen_again(struct loop_timer *t)
+{
+	watch_listener(container_of(t, struct gdb, listen_again));
+}
+
 static void listener_ready(struct loop_op *op, int res)
 {
 	struct gdb *g = container_of(op, struct gdb, listener);
+
 	if (res == -ECANCELED)
 		return;
 	g->fd = accept4(g->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (g->fd < 0) {
-		watch_listener(g);
+		/* One that has left, or no descriptor for it: that passes, and it waits. */
+		loop_timer_set(g->m->loop, &g->listen_again,
+			       clock_monotonic_ns(loop_clock(g->m->loop)) + LISTEN_AGAIN_NS);
 		return;
 	}
 	/* Held since its start, it has nothing of an earlier client's. */
@@ -344,6 +355,7 @@ int gdb_create(struct gdb **ret_gdb, struct machine *m, int fd, struct error *er
 	g->fd = -1;
 	g->listen_fd = fd;
 	g->listener.done = listener_ready;
+	g->listen_again.expired = listen_again;
 	g->client.done = client_ready;
 	g->stop_task.run = gdb_stop_posted;
 	watch_listener(g);

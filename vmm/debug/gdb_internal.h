@@ -35,6 +35,7 @@ struct gdb {
 	struct machine *m;
 	int listen_fd, fd; /* fd: the client, or -1 */
 	struct loop_op listener, client; /* polls */
+	struct loop_timer listen_again;
 	enum gdb_state state;
 	bool fresh; /* a client that has not seen the machine stopped yet */
 	bool no_ack;
