@@ -184,8 +184,8 @@ static int check_resizable(const struct qcow2_header *h, uint64_t bytes, struct 
 	else if (h->incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT))
 		why = "needs a check first: wisp disk check --repair";
 	else if (bytes > QCOW2_MAX_SIZE || qcow2_l1_needed(h, bytes) > room)
-		why = "has no room for tables of that size: convert it to raw, resize that, convert "
-		      "it back";
+		why = "has no room for tables of that size: convert it to raw, resize that, "
+		      "convert it back";
 	return why ? error_usage(err, -ENOTSUP, "%s", why) : 0;
 }
 

@@ -1,5 +1,5 @@
 /*
- * Files that a microVM writes for its user: consoles, metrics, a core, its log. Each is written over
+ * Files that a microVM writes for its user: consoles, metrics, a core, a log. Each is written over
  * what was there, so before anything is opened it is seen that none of them is a file that the
  * guest is made of, or an image that somebody uses. One thread.
  */
