@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
@@ -17,8 +16,12 @@
 /* Connections that wait for the monitor, which takes them as soon as its loop runs. */
 #define BACKLOG 16
 
-/* A directory whose name begins so, with a process id behind it, is being made or removed. */
+/*
+ * A directory whose name begins so is being made, with NEW behind it, or removed, with the process
+ * id of who does it.
+ */
 #define HIDDEN ".wisp-"
+#define NEW    "new."
 
 /* ---- RUNDIR ---- */
 
@@ -141,6 +144,18 @@ static int listen_in(const char *dir, const char *name)
 
 /* ---- one microVM's directory ---- */
 
+static void lock_file(int fd)
+{
+	while (flock(fd, LOCK_EX) < 0 && errno == EINTR)
+		;
+}
+
+static void unlock(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+}
+
 /* Removes files only: whoever put a directory into ours may keep it. */
 static void remove_directory(const char *path)
 {
@@ -180,7 +195,38 @@ static void remove_dead(const char *path)
 	remove_directory(path);
 }
 
-/* What one of us uses for a directory without its name: not yet, or no more. */
+/*
+ * Make a directory that has not got its name yet, @ret_path. Returns a descriptor that holds it,
+ * for the caller to close once it has: one that nobody holds is what somebody killed has left.
+ * Process ids would not tell, where several PID namespaces share @root.
+ */
+static int make_hidden(char *ret_path, size_t size, const char *root)
+{
+	struct stat st;
+	int fd, r;
+
+	for (;;) {
+		if ((size_t)snprintf(ret_path, size, "%s/" HIDDEN NEW "XXXXXX", root) >= size)
+			return -ENAMETOOLONG;
+		if (!mkdtemp(ret_path))
+			return -errno;
+		fd = open(ret_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (fd < 0 && errno != ENOENT) {
+			r = -errno;
+			rmdir(ret_path);
+			return r;
+		}
+		/* Where there are no such locks nobody removes it either. */
+		if (fd >= 0)
+			lock_file(fd);
+		/* Before that somebody may have taken it for one that is left. */
+		if (fd >= 0 && fstat(fd, &st) == 0 && st.st_nlink)
+			return fd;
+		unlock(fd);
+	}
+}
+
+/* What one of us calls a directory that has no name any more. */
 static int hidden_path(char *buf, size_t size, const char *root)
 {
 	return (size_t)snprintf(buf, size, "%s/" HIDDEN "%d", root, getpid()) < size ?
@@ -217,7 +263,7 @@ static int lock_above(const char *path)
 {
 	char above[PATH_MAX];
 	size_t len = (size_t)snprintf(above, sizeof(above), "%s", path);
-	int fd, r;
+	int fd;
 
 	if (len >= sizeof(above))
 		return -1;
@@ -227,16 +273,9 @@ static int lock_above(const char *path)
 		len--;
 	above[len] = '\0';
 	fd = open(len ? above : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	do
-		r = fd < 0 ? 0 : flock(fd, LOCK_EX);
-	while (r < 0 && errno == EINTR);
-	return fd;
-}
-
-static void unlock(int fd)
-{
 	if (fd >= 0)
-		close(fd);
+		lock_file(fd);
+	return fd;
 }
 
 /* Was the microVM of @path killed? Then all that it left is gone. */
@@ -282,7 +321,7 @@ static int take_name(const char *from, const char *to)
 int run_dir_create(struct run_dir *dir, const char *root, const char *id, struct error *err)
 {
 	char base[PATH_MAX - 300], hidden[PATH_MAX];
-	int r;
+	int lock, r;
 
 	/* Whoever checked it before: a name is no way out of the directory. */
 	if (!*id || *id == '.' || strchr(id, '/'))
@@ -292,20 +331,16 @@ int run_dir_create(struct run_dir *dir, const char *root, const char *id, struct
 		return r;
 	snprintf(dir->path, sizeof(dir->path), "%s/%s", base, id);
 	/* Without its name until it listens: nobody sees a directory to be taken for a dead one. */
-	r = hidden_path(hidden, sizeof(hidden), base);
-	if (!r && mkdir(hidden, 0700) < 0) {
-		/* One of our process id was killed here. */
-		if (errno == EEXIST)
-			remove_directory(hidden);
-		r = mkdir(hidden, 0700) < 0 ? -errno : 0;
-	}
-	if (r < 0)
-		return error_usage(err, r, "run directory '%s': cannot make it: %m", dir->path);
+	lock = make_hidden(hidden, sizeof(hidden), base);
+	if (lock < 0)
+		return error_usage(err, lock, "run directory '%s': cannot make it: %m", dir->path);
 	dir->listen_fd = listen_in(hidden, RUN_DIR_CONTROL);
 	r = dir->listen_fd < 0 ? dir->listen_fd : take_name(hidden, dir->path);
+	if (r < 0)
+		remove_directory(hidden);
+	unlock(lock);
 	if (r == 0)
 		return 0;
-	remove_directory(hidden);
 	if (dir->listen_fd >= 0)
 		close(dir->listen_fd);
 	dir->listen_fd = -1;
@@ -511,7 +546,16 @@ static int visible(const struct dirent *e)
 	return e->d_name[0] != '.';
 }
 
-/* Those of processes that were killed before they had a name for it. */
+static bool is_hidden(const char *name)
+{
+	const char *rest = name + strlen(HIDDEN);
+
+	if (strncmp(name, HIDDEN, strlen(HIDDEN)) != 0)
+		return false;
+	return !strncmp(rest, NEW, strlen(NEW)) || (*rest && !rest[strspn(rest, "0123456789")]);
+}
+
+/* Those of processes that were killed before they had a name for it, or while they removed it. */
 static void remove_unfinished(const char *root)
 {
 	char path[PATH_MAX];
@@ -519,17 +563,15 @@ static void remove_unfinished(const char *root)
 	DIR *d = opendir(root);
 
 	while (d && (e = readdir(d))) {
-		const char *digits = e->d_name + strlen(HIDDEN);
-		char *end;
-		long pid;
+		int fd;
 
-		if (strncmp(e->d_name, HIDDEN, strlen(HIDDEN)) != 0)
-			continue;
-		pid = strtol(digits, &end, 10);
-		if (pid <= 0 || *end || kill((pid_t)pid, 0) == 0 || errno != ESRCH)
+		if (!is_hidden(e->d_name))
 			continue;
 		snprintf(path, sizeof(path), "%s/%s", root, e->d_name);
-		remove_directory(path);
+		fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+			remove_directory(path);
+		unlock(fd);
 	}
 	if (d)
 		closedir(d);

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -411,6 +412,34 @@ static void all_are_found_in_order_and_what_was_never_finished_goes(void **state
 	run_dir_remove(&b);
 }
 
+/* Somebody of another PID namespace may have our process id, or one that nobody has here. */
+static void what_somebody_is_making_stays(void **state)
+{
+	struct place *p = *state;
+	struct run_dir a = { .listen_fd = -1 };
+	char names[100] = "", theirs[100], other[100];
+	struct error err = { 0 };
+	int fd;
+
+	snprintf(theirs, sizeof(theirs), "%s/.wisp-%d", p->root, getpid());
+	assert_int_equal(mkdir(theirs, 0700), 0);
+	fd = open(theirs, O_RDONLY | O_DIRECTORY);
+	assert_int_equal(flock(fd, LOCK_EX), 0);
+	assert_int_equal(run_dir_create(&a, p->root, "a", &err), 0);
+	assert_int_equal(access(theirs, F_OK), 0);
+	assert_int_equal(run_dir_for_each(p->root, append, names, &err), 0);
+	assert_string_equal(names, "a ");
+	assert_int_equal(access(theirs, F_OK), 0);
+	/* It was killed. Of what is called otherwise we know nothing. */
+	close(fd);
+	snprintf(other, sizeof(other), "%s/.wisp-1a", p->root);
+	assert_int_equal(mkdir(other, 0700), 0);
+	assert_int_equal(run_dir_for_each(p->root, append, names, &err), 0);
+	assert_int_equal(access(theirs, F_OK), -1);
+	assert_int_equal(rmdir(other), 0);
+	run_dir_remove(&a);
+}
+
 /* A directory stands for the cgroup: rmdir() is what removes both. */
 static void dead_ones_cgroup_goes_with_its_directory(void **state)
 {
@@ -492,6 +521,7 @@ int main(void)
 		IN_PLACE(root_that_others_may_write_to_is_refused),
 		IN_PLACE(default_root_follows_xdg_runtime_dir),
 		IN_PLACE(path_longer_than_an_address_works),
+		IN_PLACE(what_somebody_is_making_stays),
 		IN_PLACE(all_are_found_in_order_and_what_was_never_finished_goes),
 		IN_PLACE(dead_ones_cgroup_goes_with_its_directory),
 		IN_PLACE(noted_cgroup_is_a_link),
