@@ -30,6 +30,7 @@ int disk_main(int argc, char **argv);
 struct disk_new {
 	const char *path;
 	char *temporary;
+	bool unnamed; /* it gets that name at the end only: until then a kill leaves nothing */
 	int fd;
 	bool force;
 };

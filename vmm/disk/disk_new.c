@@ -1,8 +1,10 @@
 /* New files: complete before they have their name. */
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -40,6 +42,46 @@ static void set_mode(const struct disk_new *n, const struct stat *old)
 	fchmod(n->fd, 0666 & ~mask);
 }
 
+/* Without a name where the file system can do that. */
+static int open_draft(struct disk_new *n)
+{
+	char *copy = strdup(n->path);
+
+	if (!copy)
+		return -ENOMEM;
+	n->fd = open(dirname(copy), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	free(copy);
+	n->unnamed = n->fd >= 0;
+	if (n->unnamed)
+		return 0;
+	if (asprintf(&n->temporary, "%s.XXXXXX", n->path) < 0) {
+		n->temporary = NULL;
+		return -ENOMEM;
+	}
+	n->fd = mkostemp(n->temporary, O_CLOEXEC);
+	return n->fd < 0 ? -errno : 0;
+}
+
+/* One beside the name that it is to have, for the step to that one. */
+static int name_draft(struct disk_new *n)
+{
+	char from[32];
+	int r;
+
+	if (asprintf(&n->temporary, "%s.%d-partial", n->path, getpid()) < 0) {
+		n->temporary = NULL;
+		return -ENOMEM;
+	}
+	snprintf(from, sizeof(from), "/proc/self/fd/%d", n->fd);
+	if (linkat(AT_FDCWD, from, AT_FDCWD, n->temporary, AT_SYMLINK_FOLLOW) == 0)
+		return 0;
+	r = -errno;
+	/* Not ours to remove, then. */
+	free(n->temporary);
+	n->temporary = NULL;
+	return r;
+}
+
 int disk_new_open(struct disk_new *n, const char *path, bool force, struct error *err)
 {
 	struct stat st;
@@ -58,12 +100,10 @@ int disk_new_open(struct disk_new *n, const char *path, bool force, struct error
 	r = force ? refuse_in_use(path, err) : 0;
 	if (r < 0)
 		return r;
-	if (asprintf(&n->temporary, "%s.XXXXXX", path) < 0) {
-		n->temporary = NULL;
-		return error_set(err, -ENOMEM, "'%s': %m", path);
-	}
-	n->fd = mkostemp(n->temporary, O_CLOEXEC);
-	if (n->fd < 0) {
+	r = open_draft(n);
+	if (r == -ENOMEM)
+		return error_set(err, r, "'%s': %m", path);
+	if (r < 0) {
 		r = error_usage(err, -errno, "'%s': cannot be made: %m", path);
 		free(n->temporary);
 		n->temporary = NULL;
@@ -97,6 +137,9 @@ int disk_new_commit(struct disk_new *n, struct error *err)
 
 	if (fsync(n->fd) < 0)
 		return error_usage(err, -errno, "'%s': %m", n->path);
+	r = n->unnamed ? name_draft(n) : 0;
+	if (r < 0)
+		return error_usage(err, r, "'%s': cannot be named: %m", n->path);
 	r = give_name(n, err);
 	if (r < 0)
 		return r;
