@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -46,13 +48,54 @@ static void show(int log_fd)
 		fwrite(buf, 1, n, stderr);
 }
 
-/* The foreground: wait until it runs, or for its end. */
+static volatile sig_atomic_t told_to_end;
+
+static void on_end(int number)
+{
+	told_to_end = number;
+}
+
+/* Wait until there is something to be read, or somebody wants us to end: then which signal it was. */
+static int await_byte(int fd)
+{
+	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
+	const struct sigaction heeded = { .sa_handler = on_end };
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	sigset_t blocked, before;
+
+	/* But for the wait itself, so that none comes just before it. */
+	sigemptyset(&blocked);
+	for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++)
+		sigaddset(&blocked, numbers[i]);
+	sigprocmask(SIG_BLOCK, &blocked, &before);
+	for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++) {
+		struct sigaction now;
+
+		/* Whoever had us ignore it knows why. */
+		if (sigaction(numbers[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN)
+			sigaction(numbers[i], &heeded, NULL);
+	}
+	while (!told_to_end && ppoll(&p, 1, NULL, &before) < 0 && errno == EINTR)
+		;
+	return told_to_end;
+}
+
+/*
+ * The foreground: wait until it runs, or for its end. One whose start was broken off, before anybody
+ * was told its name, does not run on.
+ */
 static int await_start(const struct machine_config *c, pid_t background, int started_fd, int log_fd)
 {
 	char byte;
 	ssize_t n;
-	int status;
+	int status, signal = await_byte(started_fd);
 
+	if (signal) {
+		kill(background, SIGTERM);
+		while (waitpid(background, &status, 0) < 0 && errno == EINTR)
+			;
+		return 128 + signal;
+	}
 	do
 		n = read(started_fd, &byte, 1);
 	while (n < 0 && errno == EINTR);
