@@ -453,6 +453,8 @@ int receive_main(int argc, char **argv)
 	/* Before anybody can connect, where that is known already. */
 	if (r > 0 && !x.options.resume && !strncmp(source, "tcp:", strlen("tcp:")))
 		r = check_source(&x, source, &err);
+	if (r >= 0 && x.options.name)
+		r = config_check_name("--name", x.options.name, &err);
 	if (r >= 0 && x.options.resume) {
 		r = resume(&x, source, &err);
 		status = 0;

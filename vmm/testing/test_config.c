@@ -211,6 +211,8 @@ static int check_own(const struct test_config *t, struct error *err)
 		{ "--initrd", "a test makes one of its own" },
 		{ "--serial", "the kernel's log goes there; see --verbose and --dmesg" },
 		{ "--detach", "it is watched until it ends" },
+		{ "--name", "it is called by the process and its number among the tests" },
+		{ "--dry-run", "'wisp run --dry-run' prints a machine" },
 		{ "--console", "the command gets it where standard input is a terminal" },
 	};
 
@@ -238,6 +240,8 @@ static int check_report(const char *option, const char *path, struct error *err)
 	struct stat st;
 	int fd;
 
+	if (path && stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+		return error_usage(err, -EISDIR, "%s '%s': cannot write: %m", option, path);
 	/* A pipe would take us for the writer who comes later. */
 	if (!path || (stat(path, &st) == 0 && !S_ISREG(st.st_mode)))
 		return 0;
