@@ -174,6 +174,46 @@ static void listener_is_told_what_happens(void **state)
 	destroy(&s);
 }
 
+static void listener_that_reads_late_hears_the_last(void **state)
+{
+	static const char request[] = "{\"do\":\"events\"}";
+	char text[100] = "", last[100] = "";
+	unsigned num = 0;
+	struct served s;
+	int sock, listener;
+
+	create(&s);
+	sock = client(&s);
+	listener = client(&s);
+	control_send(listener, request, strlen(request), NULL, 0, 0);
+	expect_event(&s, listener, "running");
+	/* More than a socket holds. */
+	for (unsigned i = 0; i < 3000; i++)
+		s.machine->changed_fn(s.machine->changed_arg);
+	expect_state(ask(&s, sock, "{\"do\":\"pause\"}"), "paused");
+	for (unsigned quiet = 0; quiet < 20; quiet++) {
+		loop_run_once(machine_loop(s.machine), NSEC_PER_MSEC);
+		while (recv(listener, text, sizeof(text) - 1, MSG_DONTWAIT) > 0) {
+			memcpy(last, text, sizeof(last));
+			quiet = 0;
+			num++;
+		}
+	}
+	assert_true(num < 3000);
+	assert_non_null(strstr(last, "\"paused\""));
+	/* From now on all of them again. */
+	expect_state(ask(&s, sock, "{\"do\":\"resume\"}"), "running");
+	expect_event(&s, listener, "running");
+	expect_state(ask(&s, sock, "{\"do\":\"pause\"}"), "paused");
+	expect_event(&s, listener, "paused");
+	/* And its end is seen while it has no room. */
+	for (unsigned i = 0; i < 3000; i++)
+		s.machine->changed_fn(s.machine->changed_arg);
+	close(listener);
+	close(sock);
+	destroy(&s);
+}
+
 /* A monitor that has used up its descriptors, and gets some back later. */
 static void clients_are_served_once_there_are_descriptors_again(void **state)
 {
@@ -647,6 +687,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(info_tells_what_ls_shows),
 		cmocka_unit_test(listener_is_told_what_happens),
+		cmocka_unit_test(listener_that_reads_late_hears_the_last),
 		cmocka_unit_test(listeners_that_leave_take_no_room),
 		cmocka_unit_test(pause_and_resume_are_states_that_last),
 		cmocka_unit_test(changes_are_counted_from_a_pause_only),

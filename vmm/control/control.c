@@ -40,6 +40,7 @@ struct connection {
 	bool polling;
 	bool closing;
 	struct control_call *call; /* the request at hand: the next is read after its answer */
+	bool behind; /* it listens to events, and had no room for the last one */
 	/* An answer that its reader has no room for yet. */
 	char *out;
 	size_t out_len;
@@ -66,6 +67,7 @@ struct control {
 };
 
 static void watch(struct connection *c);
+static void tell_state(struct control_call *call);
 
 static void close_fds(int *fds, unsigned num)
 {
@@ -174,6 +176,7 @@ static void answer(struct control_call *call, json_t *object, const int *fds, un
 	json_decref(call->args);
 	free(call);
 	c->call = NULL;
+	c->behind = false;
 	if (!text || c->closing) {
 		free(text);
 		hang_up(c);
@@ -276,11 +279,17 @@ static void polled(struct loop_op *op, int res)
 	struct connection *c = container_of(op, struct connection, poll_op);
 
 	c->polling = false;
-	if (c->closing || res < 0) {
+	if (res == -ECANCELED && !c->closing) {
+		/* For room now, or for room no more. */
+		watch(c);
+	} else if (c->closing || res < 0) {
 		hang_up(c);
 	} else if (c->out) {
 		if (flush_answer(c))
 			watch(c);
+	} else if (c->behind && res == POLLOUT) {
+		tell_state(c->call);
+		watch(c);
 	} else if (c->call) {
 		control_fail(c->call, -ECANCELED, "who listens to events asks nothing else");
 	} else {
@@ -290,23 +299,31 @@ static void polled(struct loop_op *op, int res)
 
 /*
  * Wait for room for the answer, or for the next request; while one is at hand for neither, but for
- * the end of a client that listens to events.
+ * the end of a client that listens to events, or room for what it has not heard of.
  */
 static void watch(struct connection *c)
 {
+	short events = c->out ? POLLOUT : c->behind ? POLLIN | POLLOUT : POLLIN;
+
 	if (c->polling || (c->call && !c->call->events))
 		return;
 	c->polling = true;
-	loop_poll(c->control->loop, &c->poll_op, c->fd, c->out ? POLLOUT : POLLIN);
+	loop_poll(c->control->loop, &c->poll_op, c->fd, events);
 }
 
 /* ---- events ---- */
 
+/* What it is now; one who reads slowly hears of the last change, if not of all. */
 static void tell_state(struct control_call *call)
 {
 	const char *event = machine_is_paused(control_machine(call)) ? "paused" : "running";
+	struct connection *c = call->conn;
+	bool was_behind = c->behind;
 
-	control_progress(call, json_pack("{s:s}", "event", event));
+	c->behind = !control_progress(call, json_pack("{s:s}", "event", event));
+	/* What is polled for changes. */
+	if (c->behind && !was_behind && c->polling)
+		loop_cancel(c->control->loop, &c->poll_op);
 }
 
 static void machine_changed(void *arg)
