@@ -55,7 +55,7 @@ static void on_end(int number)
 	told_to_end = number;
 }
 
-/* Wait until there is something to be read, or somebody wants us to end: then which signal it was. */
+/* Wait until there is something to read, or somebody wants us to end: then which signal it was. */
 static int await_byte(int fd)
 {
 	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
@@ -81,8 +81,8 @@ static int await_byte(int fd)
 }
 
 /*
- * The foreground: wait until it runs, or for its end. One whose start was broken off, before anybody
- * was told its name, does not run on.
+ * The foreground: wait until it runs, or for its end. One whose start was broken off, before
+ * anybody was told its name, does not run on.
  */
 static int await_start(const struct machine_config *c, pid_t background, int started_fd, int log_fd)
 {
