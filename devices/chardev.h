@@ -52,8 +52,13 @@ struct chardev_user {
 	bool no_read_ahead;
 };
 
+/*
+ * Open what @config names; nobody is attached yet, so output of a socket without a client is
+ * dropped and input waits. @config is not kept, @loop is. 0, or -errno with @err.
+ */
 int chardev_create(struct chardev **ret_c, const struct chardev_config *config, struct loop *loop,
 		   struct error *err);
+/* On the loop, which is turned until what it reads and writes has ended. NULL is fine. */
 void chardev_free(struct chardev *c);
 
 /*

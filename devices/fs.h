@@ -46,8 +46,10 @@ struct fs_server_config {
 	unsigned max_open; /* descriptors kept for nodes and handles; 0: by RLIMIT_NOFILE */
 };
 
+/* 0, or -errno with @err: then the directory is still the caller's. One thread from here on. */
 int fs_server_create(struct fs_server **ret_s, const struct fs_server_config *config,
 		     struct error *err);
+/* Closes all that the guest has open, and the directory. NULL is fine. */
 void fs_server_free(struct fs_server *s);
 
 /* No message is longer, either way; data of files does not pass here. */

@@ -55,6 +55,11 @@ void fs_client_free(struct fs_client *c);
 void fs_client_start(struct fs_client *c);
 void fs_client_stop(struct fs_client *c, void (*stopped)(void *arg), void *arg);
 
+/*
+ * Carry out what @req says in its segments, which are the guest's memory and not believed: what
+ * makes no sense is answered with an error of FUSE's. @req stays as it is until its done(), which
+ * the loop calls, never this, has how many bytes were answered. On the loop, started.
+ */
 void fs_client_submit(struct fs_client *c, struct fs_request *req);
 
 /*

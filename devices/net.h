@@ -152,6 +152,7 @@ struct net {
  */
 int net_open_socket(struct net **ret_net, int fd, const uint8_t mac[6], struct error *err);
 
+/* It waits and completes on @loop from here on. Before the first send() or recv(). */
 void net_attach(struct net *n, struct loop *loop);
 
 /* Nothing may be waiting in send() or recv(). Accepts NULL. */

@@ -54,6 +54,7 @@ int net_switch_add_uplink(struct net_switch *sw, int fd, const char *name, unsig
 /* Ports, addresses and counters, for people or as one JSON object. */
 void net_switch_print(const struct net_switch *sw, FILE *out, bool json);
 
+/* On the loop, which is turned until no port has anything under way. NULL is fine. */
 void net_switch_free(struct net_switch *sw);
 
 /* ---- the other side ---- */

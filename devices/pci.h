@@ -99,6 +99,10 @@ void pci_device_done(struct pci_device *dev);
  */
 unsigned pci_add_capability(struct pci_device *dev, uint8_t id, const void *body, unsigned len);
 
+/*
+ * BAR @index, of @bar->size bytes, a power of two; a 64-bit one takes @index + 1 too. Before the
+ * device is visible.
+ */
 void pci_set_bar(struct pci_device *dev, unsigned index, const struct pci_bar *bar);
 
 /* MSI-X with @vectors entries in the 64-bit BAR @index (table at 0, PBA after it). */

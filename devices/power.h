@@ -32,8 +32,10 @@ struct power_config {
 	void *arg;
 };
 
+/* Put its ports on @pio. -errno with @err. Both bus and table outlive it. */
 int power_create(struct power **ret_p, struct bus *pio, struct irq_table *irqs,
 		 const struct power_config *config, struct error *err);
+/* Its ports stay on the bus: no vCPU may run any more. NULL is fine. */
 void power_free(struct power *p);
 
 /* Raise the GED with these events: `wisp stop` presses the power button. Any thread. */
@@ -42,6 +44,7 @@ void power_ged_raise(struct power *p, uint32_t events);
 /* A PCI slot appeared or is to go: bits for the hot-plug registers, then GED_PCI_HOTPLUG. */
 void power_pci_hotplug(struct power *p, uint32_t slots_up, uint32_t slots_down);
 
+/* Events that are pending and the slots of hot-plug, to and from the section that is open. */
 void power_save(struct power *p, struct state_writer *w);
 int power_load(struct power *p, struct state_reader *r);
 

@@ -215,6 +215,11 @@ struct virtio_params {
 	bool no_packed;		     /* do not offer the packed ring */
 };
 
+/*
+ * Make @dev, which the device's own struct embeds, one without a driver. @ops, the memory and the
+ * loops are borrowed for its life. -EINVAL for a number of queues that cannot be, -ENOMEM; there
+ * is nothing to undo then. virtio_done() is for what is stopped.
+ */
 int virtio_init(struct virtio_device *dev, const struct virtio_ops *ops,
 		const struct virtio_params *params, struct error *err);
 void virtio_done(struct virtio_device *dev);
@@ -289,6 +294,7 @@ void virtio_config_changed(struct virtio_device *dev);
 
 /* ---- for transports, on a vCPU thread; each takes device->lock as it needs ---- */
 
+/* With DEVICE_NEEDS_RESET, and not 0 before a reset has ended. Virtio 1.2, 2.1. */
 uint8_t virtio_get_status(struct virtio_device *dev);
 
 /*

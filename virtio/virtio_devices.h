@@ -29,6 +29,7 @@ int virtio_blk_resize(struct virtio_device *dev, uint64_t size_bytes);
 void virtio_blk_limit(struct virtio_device *dev, const struct rate_limits *limits);
 void virtio_blk_limits(struct virtio_device *dev, struct rate_limits *ret_limits);
 
+/* How many bytes the guest sees now. */
 uint64_t virtio_blk_size(const struct virtio_device *dev);
 
 /* The image itself, whose loop may be another one; the device's. */

@@ -41,6 +41,7 @@ struct virtio_mem_info {
 	struct virtio_mem_counters counters;
 };
 
+/* As it is now. On the device's loop. */
 void virtio_mem_info(const struct virtio_device *dev, struct virtio_mem_info *ret_info);
 
 /* Set a bit in @pages for each page that is plugged; the region's first has number @first. */

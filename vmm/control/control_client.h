@@ -41,6 +41,10 @@ struct control_extra {
 	int give_up_fd; /* readable: nobody waits for the answer any more, -EINTR; -1: none */
 };
 
+/*
+ * As control_ask(); @extra->progress is called on this thread for each message that comes before
+ * the reply. -EINTR: given up without one.
+ */
 int control_ask_extra(int sock, json_t *request, const int *fds, unsigned num_fds,
 		      json_t **ret_reply, struct control_extra *extra, struct error *err);
 

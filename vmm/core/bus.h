@@ -35,6 +35,7 @@ struct bus_region {
 	uint64_t reads, writes; /* counters, kept by the bus */
 };
 
+/* An empty one; @name is borrowed. -ENOMEM. What is on it is its devices' when it is freed. */
 int bus_create(struct bus **ret_bus, const char *name);
 void bus_free(struct bus *bus);
 

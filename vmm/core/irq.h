@@ -21,6 +21,7 @@ struct loop;
 #define IRQ_NUM_PINS  24
 #define IRQ_MAX_GSIS  4096
 
+/* @hv is borrowed and outlives it. -ENOMEM. Lines and vectors are done before it is freed. */
 int irq_table_create(struct irq_table **ret_table, struct hv *hv);
 void irq_table_free(struct irq_table *table);
 

@@ -73,6 +73,10 @@ struct loop_params {
 	struct loop_workers_params workers;
 };
 
+/*
+ * A loop owned by the calling thread, until another runs it. -errno with @err: where a back end was
+ * asked for by name the host must have it.
+ */
 int loop_create(struct loop **ret_loop, const struct loop_params *params, struct error *err);
 
 /*

@@ -20,6 +20,7 @@ struct state_writer {
 	int failed;	/* -ENOMEM once an append failed, -EINVAL for misuse */
 };
 
+/* An empty one, which holds no memory yet; done frees @buf. */
 void state_writer_init(struct state_writer *w);
 void state_writer_done(struct state_writer *w);
 
@@ -27,6 +28,7 @@ void state_writer_done(struct state_writer *w);
 void state_begin(struct state_writer *w, const char *name, uint32_t instance, uint32_t version);
 void state_end(struct state_writer *w);
 
+/* Append a field to the open section. What fails is noted in @failed, and nothing more is added. */
 void state_put_u8(struct state_writer *w, uint8_t v);
 void state_put_u16(struct state_writer *w, uint16_t v);
 void state_put_u32(struct state_writer *w, uint32_t v);
@@ -58,6 +60,7 @@ struct state_reader {
 int state_next(const uint8_t *buf, size_t len, size_t *pos, struct state_reader *ret_r,
 	       struct error *err);
 
+/* The section's next field, in the order and of the size in which it was put. */
 uint8_t state_get_u8(struct state_reader *r);
 uint16_t state_get_u16(struct state_reader *r);
 uint32_t state_get_u32(struct state_reader *r);

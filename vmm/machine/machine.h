@@ -87,6 +87,7 @@ struct machine_files {
 	unsigned num_ports;
 };
 
+/* All -1 and none: nothing to close. Closing leaves them so, but for what is borrowed. */
 void machine_files_init(struct machine_files *files);
 void machine_files_close(struct machine_files *files);
 
@@ -177,6 +178,7 @@ void machine_window_changed(struct machine *m);
 /* Who runs it: what a clone of this process starts from. @params lives as long as the machine. */
 void machine_set_monitor(struct machine *m, const struct monitor_params *params);
 
+/* Its main loop, and its RAM; the machine's. Any thread. */
 struct loop *machine_loop(struct machine *m);
 struct guest_mem *machine_memory(struct machine *m);
 
