@@ -19,12 +19,14 @@
 #include "vmm/core/log.h"
 
 #define BATCH 32
+#define LOOK_NS 1000000000u
 
 struct net_tap_queue {
 	struct net_fd f; /* first: net_fd_free() frees it */
 	bool detached;
 	struct net_vhost *vhost; /* or NULL */
 	struct net_ops vhost_ops; /* the queue's, when there is one */
+	struct loop_timer look;	  /* while that serves */
 };
 
 static struct net_tap_queue *queue_of(struct net *n)
@@ -130,19 +132,53 @@ static void tap_set_enabled(struct net *n, bool enabled)
 
 /* ---- rings that the kernel serves ---- */
 
+static void look_later(struct net_tap_queue *q)
+{
+	struct loop *loop = q->f.n.loop;
+
+	loop_timer_set(loop, &q->look, clock_monotonic_ns(loop_clock(loop)) + LOOK_NS);
+}
+
+/*
+ * Nobody of ours reads the tap then, and a wait for its errors alone would hear nothing: the kernel
+ * wakes who waits for frames. So we ask whether it still is there.
+ */
+static void look(struct loop_timer *t)
+{
+	struct net_tap_queue *q = container_of(t, struct net_tap_queue, look);
+	struct pollfd tap = { .fd = q->f.fd };
+
+	/* A queue that is not attached has no interface either. */
+	if (!q->detached && poll(&tap, 1, 0) > 0)
+		net_fd_take_link_down(&q->f.n);
+	else
+		look_later(q);
+}
+
 static int tap_hand_over(struct net *n, uint64_t features, const struct net_ring ring[2])
 {
-	return net_vhost_start(queue_of(n)->vhost, net_fd_of(n)->fd, features, ring);
+	struct net_tap_queue *q = queue_of(n);
+	int r = net_vhost_start(q->vhost, q->f.fd, features, ring);
+
+	if (!r)
+		look_later(q);
+	return r;
 }
 
 static void tap_take_back(struct net *n, uint16_t ret_position[2])
 {
-	net_vhost_stop(queue_of(n)->vhost, ret_position);
+	struct net_tap_queue *q = queue_of(n);
+
+	loop_timer_cancel(n->loop, &q->look);
+	net_vhost_stop(q->vhost, ret_position);
 }
 
 static void tap_free(struct net *n)
 {
-	net_vhost_free(queue_of(n)->vhost);
+	struct net_tap_queue *q = queue_of(n);
+
+	loop_timer_cancel(n->loop, &q->look);
+	net_vhost_free(q->vhost);
 	net_fd_free(n);
 }
 
@@ -154,6 +190,7 @@ int net_tap_use_vhost(struct net *n, int vhost, const struct guest_mem *mem, str
 	if (r < 0)
 		return r;
 	q->vhost_ops = *n->ops;
+	q->look.expired = look;
 	q->vhost_ops.hand_over = tap_hand_over;
 	q->vhost_ops.take_back = tap_take_back;
 	n->ops = &q->vhost_ops;
