@@ -130,6 +130,11 @@ struct net_ops {
 	 */
 	int (*hand_over)(struct net *n, uint64_t features, const struct net_ring ring[2]);
 	void (*take_back)(struct net *n, uint16_t ret_position[2]);
+	/*
+	 * The kernel complains while it has them: of a peer that is gone? Then the link is down
+	 * now. Else the rings are to blame. May be NULL: they are.
+	 */
+	bool (*has_lost_peer)(struct net *n);
 	void (*free)(struct net *n);
 };
 

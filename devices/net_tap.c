@@ -139,6 +139,18 @@ static void look_later(struct net_tap_queue *q)
 	loop_timer_set(loop, &q->look, clock_monotonic_ns(loop_clock(loop)) + LOOK_NS);
 }
 
+static bool tap_has_lost_peer(struct net *n)
+{
+	struct net_tap_queue *q = queue_of(n);
+	struct pollfd tap = { .fd = q->f.fd };
+
+	/* A queue that is not attached has no interface either. */
+	if (q->detached || poll(&tap, 1, 0) <= 0)
+		return false;
+	net_fd_take_link_down(n);
+	return true;
+}
+
 /*
  * Nobody of ours reads the tap then, and a wait for its errors alone would hear nothing: the kernel
  * wakes who waits for frames. So we ask whether it still is there.
@@ -146,12 +158,8 @@ static void look_later(struct net_tap_queue *q)
 static void look(struct loop_timer *t)
 {
 	struct net_tap_queue *q = container_of(t, struct net_tap_queue, look);
-	struct pollfd tap = { .fd = q->f.fd };
 
-	/* A queue that is not attached has no interface either. */
-	if (!q->detached && poll(&tap, 1, 0) > 0)
-		net_fd_take_link_down(&q->f.n);
-	else
+	if (!tap_has_lost_peer(&q->f.n))
 		look_later(q);
 }
 
@@ -193,6 +201,7 @@ int net_tap_use_vhost(struct net *n, int vhost, const struct guest_mem *mem, str
 	q->look.expired = look;
 	q->vhost_ops.hand_over = tap_hand_over;
 	q->vhost_ops.take_back = tap_take_back;
+	q->vhost_ops.has_lost_peer = tap_has_lost_peer;
 	n->ops = &q->vhost_ops;
 	return 0;
 }

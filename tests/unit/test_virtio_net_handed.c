@@ -20,6 +20,7 @@ struct kernel {
 	struct net_ops ops; /* the net's own, and ours in their place */
 	unsigned handed, back;
 	int refuses; /* -errno */
+	bool lost;   /* its peer is gone */
 	uint64_t features;
 	struct net_ring ring[2];
 };
@@ -46,6 +47,11 @@ static void take_back(struct net *n, uint16_t ret_position[2])
 	k->back++;
 	ret_position[RX] = k->ring[RX].position;
 	ret_position[TX] = k->ring[TX].position;
+}
+
+static bool has_lost_peer(struct net *n)
+{
+	return kernel_of(n)->lost;
 }
 
 /* Use every chain that is there, as one frame sent. */
@@ -86,6 +92,7 @@ static struct fake_nic *begin(const struct fake_variant *v, struct kernel *k)
 	*k = (struct kernel){ .ops = *f->net->ops };
 	k->ops.hand_over = hand_over;
 	k->ops.take_back = take_back;
+	k->ops.has_lost_peer = has_lost_peer;
 	f->net->ops = &k->ops;
 	return f;
 }
@@ -407,6 +414,25 @@ static void a_ring_that_the_kernel_gives_up_fails_the_device(void **state)
 	fake_nic_end(f);
 }
 
+/* It cannot send to a tap that was deleted, and says so as of a ring that makes no sense. */
+static void what_the_kernel_cannot_send_for_want_of_a_peer_is_no_fault_of_the_driver(void **state)
+{
+	struct kernel k;
+	struct fake_nic *f = begin(*state, &k);
+
+	fake_driver_ok(&f->d);
+	k.lost = true;
+	eventfd_write(k.ring[TX].error, 1);
+	fake_run(&f->vm);
+	assert_false(fake_status(&f->d) & VIRTIO_CONFIG_S_NEEDS_RESET);
+	assert_int_equal(k.back, 0);
+	k.lost = false;
+	eventfd_write(k.ring[RX].error, 1);
+	fake_run(&f->vm);
+	assert_true(fake_status(&f->d) & VIRTIO_CONFIG_S_NEEDS_RESET);
+	fake_nic_end(f);
+}
+
 /* Of a queue that is ours: the kernel would go on with the others. */
 static void a_device_that_fails_takes_back(void **state)
 {
@@ -450,6 +476,7 @@ int main(void)
 		OF(nothing_is_handed_over_while_memory_is_tracked, pci),
 		OF(what_the_kernel_refuses_is_served_here, pci),
 		OF_ALL(a_ring_that_the_kernel_gives_up_fails_the_device),
+		OF(what_the_kernel_cannot_send_for_want_of_a_peer_is_no_fault_of_the_driver, pci),
 		OF(a_device_that_fails_takes_back, pci),
 	};
 
