@@ -36,11 +36,21 @@ static void print_uptime(uint64_t ms)
 	printf("%10s", text);
 }
 
-static void print_machine(const json_t *m)
+/* As wide as the longest name; clones of clones have long ones. */
+static int id_width(const json_t *machines)
+{
+	size_t width = 20, i;
+	const json_t *m;
+
+	json_array_foreach(machines, i, m) width = MAX(width, strlen(fleet_text(m, "id")));
+	return (int)width;
+}
+
+static void print_machine(const json_t *m, int id)
 {
 	char memory[USAGE_SIZE_TEXT], used[USAGE_SIZE_TEXT];
 
-	printf("%-20s %-12s", fleet_text(m, "id"), fleet_text(m, "state"));
+	printf("%-*s %-12s", id, fleet_text(m, "id"), fleet_text(m, "state"));
 	if (json_object_get(m, "pid")) {
 		config_size_text(memory, sizeof(memory), fleet_number(m, "memory"));
 		usage_size_text(used, fleet_number(m, "used.resident"));
@@ -56,12 +66,13 @@ static void print_list(const json_t *machines, const struct fleet_sum *sum,
 {
 	char promised[USAGE_SIZE_TEXT], used[USAGE_SIZE_TEXT], total[USAGE_SIZE_TEXT],
 		available[USAGE_SIZE_TEXT];
+	int id = id_width(machines);
 	const json_t *m;
 	size_t i;
 
-	printf("%-20s %-12s %4s %8s %8s %10s %8s\n", "ID", "STATE", "CPUS", "MEMORY", "USED",
+	printf("%-*s %-12s %4s %8s %8s %10s %8s\n", id, "ID", "STATE", "CPUS", "MEMORY", "USED",
 	       "UPTIME", "PID");
-	json_array_foreach(machines, i, m) print_machine(m);
+	json_array_foreach(machines, i, m) print_machine(m, id);
 	if (!sum->machines)
 		return;
 	printf("%u microVM%s: %u CPU%s and %s promised, %s used; the host: %u CPUs, %s, "

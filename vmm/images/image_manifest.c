@@ -221,6 +221,9 @@ int image_manifest_read(struct image_manifest *m, struct image_source *s, struct
 	} else {
 		o = read_json(s, "index.json", err);
 		r = o ? read_oci_index(m, s, o, 0, err) : -EINVAL;
+		if (!o)
+			error_hint(err, "an OCI layout has it, an archive of 'docker save' has "
+					"manifest.json; a plain tree is given as a directory");
 	}
 	json_decref(o);
 	if (!r && !m->num_layers)
