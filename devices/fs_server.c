@@ -18,6 +18,16 @@
 #define MAX_PAGES    256
 #define MAX_WRITE    (MAX_PAGES * PAGE_SIZE)
 
+/*
+ * Two that would save a request or two for each file and directory are not among them. To do
+ * without OPEN (FUSE_NO_OPEN_SUPPORT), reads would have to come here: what moves data is the
+ * descriptor that goes to the monitor with the reply. To do without OPENDIR
+ * (FUSE_NO_OPENDIR_SUPPORT), each READDIR would open the directory and go to where the last one
+ * ended. Some of the host's file systems only count that place (tmpfs before 6.6, overlays): it is
+ * found by reading all before it, so that a guest's long listing takes time with the square of its
+ * length; and what is removed meanwhile shifts it, so that "rm -r" misses files. A descriptor that
+ * stays open has neither.
+ */
 #define FEATURES                                                                                   \
 	((uint64_t)FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES |                       \
 	 FUSE_AUTO_INVAL_DATA | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO |     \
