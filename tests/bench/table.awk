@@ -4,8 +4,8 @@ function cell(r, p,    k, s, base) {
 	if (!(k in value)) return "-"
 	s = grouped(value[k])
 	if (!agreed[k] && high[k] - low[k] > value[k] / 1000) s = "~" s
-	base = r SUBSEP (r ~ /^instr/ ? "qemu-microvm" : "qemu-q35")
-	if (r ~ /^instr|_iops$|^net_/ && value[base] > 0) s = s sprintf(" (%.2f)", value[k] / value[base])
+	base = r SUBSEP (r ~ /^(instr|test)_/ ? "qemu-microvm" : "qemu-q35")
+	if (r ~ /^(instr|test|net)_|_iops$/ && value[base] > 0) s = s sprintf(" (%.2f)", value[k] / value[base])
 	return s
 }
 END {
@@ -24,5 +24,5 @@ END {
 	}
 	print ""
 	for (i = 1; i <= num_rows; i++) printf "%-24s %s\n", row[i], title[row[i]]
-	print "\n(0.00) after instructions: the ratio to qemu-microvm, after rates to qemu-q35; ~ median of runs that differ."
+	print "\n(0.00) after instructions and times: the ratio to qemu-microvm, after rates to qemu-q35; ~ median of runs that differ."
 }
