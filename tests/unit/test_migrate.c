@@ -8,17 +8,22 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/wire_pair.h"
+#include "vmm/core/io.h"
 #include "vmm/migrate/migrate.h"
+#include "vmm/migrate/migrate_address.h"
 #include "vmm/migrate/migrate_memory.h"
 #include "vmm/migrate/migrate_wire.h"
 
@@ -310,6 +315,48 @@ static void descriptors_arrive_where_they_are_wanted(void **state)
 	assert_memory_equal(rec.payload, "three", 5);
 	close(fd);
 	close_ends(&e);
+}
+
+/* Somebody who calls at @path until he is answered, for 10 s at most. */
+static pid_t start_caller(const char *path)
+{
+	pid_t pid = fork();
+
+	if (pid)
+		return pid;
+	for (int i = 0; i < 1000; i++) {
+		if (io_connect(path, SOCK_STREAM) >= 0)
+			_exit(0);
+		usleep(10000);
+	}
+	_exit(1);
+}
+
+static void a_socket_that_a_dead_one_left_is_no_hindrance(void **state)
+{
+	char dir[] = "/tmp/wisp-test-XXXXXX", address[64];
+	const char *path = address + strlen("unix:");
+	struct migrate_listener l = { .fd = -1 };
+	struct error err = { 0 };
+	int in, out, status, fd;
+	pid_t pid;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(address, sizeof(address), "unix:%s/rx", dir);
+	fd = io_listen(path, SOCK_STREAM | SOCK_NONBLOCK, 0, 1);
+	/* One that lives stays, and hears nothing of it. */
+	assert_int_equal(migrate_address_await(address, NULL, &l, &in, &out, &err), -EADDRINUSE);
+	migrate_listener_close(&l);
+	assert_int_equal(accept(fd, NULL, NULL), -1);
+	assert_int_equal(access(path, F_OK), 0);
+	close(fd);
+	pid = start_caller(path);
+	assert_int_equal(migrate_address_await(address, NULL, &l, &in, &out, &err), 0);
+	close(in);
+	migrate_listener_close(&l);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(rmdir(dir), 0);
 }
 
 static void descriptors_do_not_travel_through_pipes(void **state)
@@ -638,6 +685,7 @@ int main(void)
 		cmocka_unit_test(a_cancelled_wait_ends_at_once),
 		cmocka_unit_test(another_protocol_is_told_from_ours),
 		cmocka_unit_test(descriptors_arrive_where_they_are_wanted),
+		cmocka_unit_test(a_socket_that_a_dead_one_left_is_no_hindrance),
 		cmocka_unit_test(descriptors_do_not_travel_through_pipes),
 		cmocka_unit_test(only_pages_that_hold_something_are_sent),
 		cmocka_unit_test(what_changes_comes_again_whoever_wrote_it),

@@ -13,6 +13,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
 #include "vmm/core/log.h"
 #include "vmm/migrate/migrate_wire.h"
 #include "vmm/tls_helper.h"
@@ -122,18 +123,36 @@ static int accept_trusted(const struct migrate_listener *l, struct error *err)
 	}
 }
 
+/*
+ * Bind @fd where @t says, also where one that was killed has left its socket. Somebody who waits
+ * there would take a call of ours for its source: it is called by a type that it refuses.
+ */
+static int bind_anew(int fd, const struct target *t)
+{
+	const struct sockaddr *sa = &t->addr.any;
+
+	if (bind(fd, sa, t->len) == 0)
+		return 0;
+	if (errno != EADDRINUSE || sa->sa_family != AF_UNIX)
+		return -errno;
+	if (!io_remove_dead_socket(t->addr.un.sun_path, SOCK_SEQPACKET))
+		return -EADDRINUSE;
+	return bind(fd, sa, t->len) < 0 ? -errno : 0;
+}
+
 /* Listen with @fd, which is @l's then. */
 static int await_peer(struct migrate_listener *l, int fd, const struct target *t,
 		      struct error *err)
 {
 	const struct sockaddr *sa = &t->addr.any;
-	int one = 1;
+	int one = 1, r;
 
 	l->fd = fd;
 	l->tls = t->tls;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(fd, sa, t->len) < 0)
-		return -errno;
+	r = bind_anew(fd, t);
+	if (r < 0)
+		return r;
 	if (sa->sa_family == AF_UNIX)
 		memcpy(l->path, t->addr.un.sun_path, sizeof(l->path));
 	/* A source connects as often as it has streams before we look. */
