@@ -191,8 +191,11 @@ int fs_op_setattr(struct fs_call *c)
 		r = set_owner(c->s, n, in);
 	if (!r && in->valid & FATTR_MODE)
 		r = set_mode(c->s, n, in->mode);
-	if (!r && in->valid & FATTR_SIZE)
+	if (!r && in->valid & FATTR_SIZE) {
+		fs_change_contents(c, true);
 		r = set_size(c->s, n, in);
+		fs_change_contents(c, false);
+	}
 	if (!r && in->valid & (FATTR_ATIME | FATTR_ATIME_NOW | FATTR_MTIME | FATTR_MTIME_NOW))
 		r = set_times(c->s, n, in);
 	if (r < 0)

@@ -109,6 +109,12 @@ void *fs_put(struct fs_call *c, size_t len);
 /* Whoever makes a file in the guest is to own it, where we may give files away. */
 void fs_become_caller(const struct fs_call *c);
 void fs_become_server(const struct fs_call *c);
+/*
+ * Around what changes a file's contents: who does that takes its set-user-ID and set-group-ID bits
+ * away, as an ordinary user would, whatever we may do otherwise. So do the writes of the monitor,
+ * which has no privileges.
+ */
+void fs_change_contents(const struct fs_call *c, bool begins);
 
 /* ---- nodes (fs_node.c) ---- */
 

@@ -68,6 +68,19 @@ int fs_open_node(struct fs_server *s, struct fs_node *n, uint32_t flags)
 	return fd < 0 ? -errno : fd;
 }
 
+/* As the guest asks for it: maybe emptied thereby. */
+static int open_for_guest(struct fs_call *c, struct fs_node *n, uint32_t flags)
+{
+	int fd;
+
+	if (!(flags & O_TRUNC))
+		return fs_open_node(c->s, n, flags);
+	fs_change_contents(c, true);
+	fd = fs_open_node(c->s, n, flags);
+	fs_change_contents(c, false);
+	return fd;
+}
+
 static int reply_open(struct fs_call *c, struct fs_node *n, int fd, uint32_t flags)
 {
 	struct fuse_open_out *out = fs_put(c, sizeof(*out));
@@ -100,7 +113,7 @@ int fs_op_open(struct fs_call *c)
 		return -EINVAL;
 	if (!n)
 		return -ESTALE;
-	fd = fs_open_node(c->s, n, in->flags);
+	fd = open_for_guest(c, n, in->flags);
 	return fd < 0 ? fd : reply_open(c, n, fd, in->flags);
 }
 
@@ -137,7 +150,7 @@ int fs_op_create(struct fs_call *c)
 	if (!r) {
 		n = fs_node_find(c->s, ((struct fuse_entry_out *)c->out)->nodeid);
 		if (fd < 0)
-			r = fd = fs_open_node(c->s, n, in->flags);
+			r = fd = open_for_guest(c, n, in->flags);
 		else
 			r = check_opened(n, fd, flags);
 		if (r >= 0) {
@@ -212,9 +225,13 @@ int fs_op_copy_file_range(struct fs_call *c)
 		return -EBADF;
 	from_at = (off_t)in->off_in;
 	to_at = (off_t)in->off_out;
+	fs_change_contents(c, true);
 	n = copy_file_range(from->fd, &from_at, to->fd, &to_at, MIN(in->len, MAX_COPY), 0);
 	if (n < 0)
-		return -errno;
+		n = -errno;
+	fs_change_contents(c, false);
+	if (n < 0)
+		return (int)n;
 	out->size = n;
 	return 0;
 }

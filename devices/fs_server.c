@@ -74,19 +74,18 @@ void *fs_put(struct fs_call *c, size_t len)
 
 /* ---- whose files they are ---- */
 
-/*
- * Changing the file system user takes away what root may do with files. The
- * guest's kernel has checked permissions by then: what is wanted from the caller is
- * the name in the new file's owner field.
- */
-static void keep_access(void)
+/* Of what we are permitted. */
+static void set_privilege(unsigned cap, bool on)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct caps[2];
 
 	if (syscall(SYS_capget, &head, caps) < 0)
 		return;
-	caps[0].effective |= caps[0].permitted & (1u << CAP_DAC_OVERRIDE);
+	if (on)
+		caps[0].effective |= caps[0].permitted & (1u << cap);
+	else
+		caps[0].effective &= ~(1u << cap);
 	syscall(SYS_capset, &head, caps);
 }
 
@@ -96,7 +95,11 @@ void fs_become_caller(const struct fs_call *c)
 		return;
 	setfsgid(c->h->gid);
 	setfsuid(c->h->uid);
-	keep_access();
+	/*
+	 * That took away what root may do with files. The guest's kernel has checked permissions
+	 * by now: what is wanted from the caller is the name in the new file's owner field.
+	 */
+	set_privilege(CAP_DAC_OVERRIDE, true);
 }
 
 void fs_become_server(const struct fs_call *c)
@@ -105,6 +108,12 @@ void fs_become_server(const struct fs_call *c)
 		return;
 	setfsuid(geteuid());
 	setfsgid(getegid());
+}
+
+void fs_change_contents(const struct fs_call *c, bool begins)
+{
+	if (c->s->privileged)
+		set_privilege(CAP_FSETID, !begins);
 }
 
 /* ---- requests about the connection itself ---- */

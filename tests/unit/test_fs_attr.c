@@ -46,6 +46,47 @@ static void attributes_are_set(void **state)
 	fake_fuse_done(&f);
 }
 
+/* Whoever runs this: root could change a file and leave the bits. */
+static void changed_contents_take_set_user_id_away(void **state)
+{
+	struct fuse_setattr_in size = { .valid = FATTR_SIZE, .size = 1 };
+	struct fuse_setattr_in mode = { .valid = FATTR_MODE, .mode = 06755 };
+	struct fuse_copy_file_range_in copy = { .len = 3 };
+	struct fuse_attr attr;
+	struct fake_fuse f;
+	uint64_t node;
+
+	fake_fuse_init(&f, &plain);
+	fake_host_file(&f, "from", "text");
+	fake_host_file(&f, "f", "text");
+	assert_int_equal(fake_lookup(&f, ROOT, "f", &node), 0);
+	for (unsigned way = 0; way < 4; way++) {
+		assert_int_equal(chmod(fake_path(&f, "f"), 06755), 0);
+		if (way == 0) {
+			assert_int_equal(fake_setattr(&f, node, &size), 0);
+		} else if (way == 1) {
+			assert_int_equal(fake_open(&f, node, O_RDWR | O_TRUNC, &copy.fh_out), 0);
+		} else if (way == 2) {
+			assert_int_equal(fake_create(&f, ROOT, "f", O_RDWR | O_TRUNC, NULL, NULL),
+					 0);
+		} else {
+			assert_int_equal(fake_create(&f, ROOT, "from", O_RDONLY, NULL, &copy.fh_in),
+					 0);
+			assert_int_equal(fake_request(&f, FUSE_COPY_FILE_RANGE, node, &copy,
+						      sizeof(copy), NULL, 0, NULL, 0), 0);
+		}
+		assert_int_equal(fake_getattr(&f, node, &attr), 0);
+		assert_int_equal(attr.mode, S_IFREG | 0755);
+	}
+	/* Who asks for them has them, also in a group that is not ours. */
+	(void)!chown(fake_path(&f, "f"), -1, 4242);
+	assert_int_equal(fake_setattr(&f, node, &mode), 0);
+	assert_int_equal(fake_open(&f, node, O_RDWR, NULL), 0);
+	assert_int_equal(fake_getattr(&f, node, &attr), 0);
+	assert_int_equal(attr.mode, S_IFREG | 06755);
+	fake_fuse_done(&f);
+}
+
 static void extended_attributes_round_trip(void **state)
 {
 	struct fuse_setxattr_in set = { .size = 5 };
@@ -132,6 +173,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(attributes_are_set),
+		cmocka_unit_test(changed_contents_take_set_user_id_away),
 		cmocka_unit_test(extended_attributes_round_trip),
 		cmocka_unit_test(kept_attributes_have_their_names_for_the_guest),
 	};
