@@ -42,6 +42,7 @@ struct fs_server_config {
 	bool read_only;
 	bool writeback; /* let the guest gather writes */
 	bool no_xattr;	/* say that there are none: saves a round trip for each lookup of one */
+	bool acl;	/* let the guest go by POSIX ACLs, where its driver knows all that takes */
 	bool kept_xattr; /* those that are not the user's are kept as FS_KEPT_XATTR "NAME" */
 	unsigned max_open; /* descriptors kept for nodes and handles; 0: by RLIMIT_NOFILE */
 };

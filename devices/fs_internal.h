@@ -94,6 +94,7 @@ struct fs_call {
 	uint8_t *out; /* the reply, behind its header */
 	size_t out_room, out_len;
 	int fd; /* to pass on, or -1 */
+	mode_t umask; /* the server's, while the caller's is in force */
 };
 
 /* The next @len bytes of the arguments, or NULL. */
@@ -106,8 +107,12 @@ int fs_take_name(struct fs_call *c, const char **ret_name);
 /* Room for @len bytes, zeroed, at the end of the reply, or NULL. */
 void *fs_put(struct fs_call *c, size_t len);
 
-/* Whoever makes a file in the guest is to own it, where we may give files away. */
-void fs_become_caller(const struct fs_call *c);
+/*
+ * Whoever makes a file in the guest is to own it, where we may give files away. @mask: the caller's
+ * umask, which counts here if the driver leaves it to us (FUSE_DONT_MASK): in a directory with a
+ * default ACL it counts for nothing.
+ */
+void fs_become_caller(struct fs_call *c, uint32_t mask);
 void fs_become_server(const struct fs_call *c);
 /*
  * Around what changes a file's contents: who does that takes its set-user-ID and set-group-ID bits

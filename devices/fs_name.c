@@ -98,7 +98,7 @@ int fs_op_mknod(struct fs_call *c)
 		/* A device of the host's is nothing for a guest to make, whoever we run as. */
 		return -EPERM;
 	}
-	fs_become_caller(c);
+	fs_become_caller(c, in->umask);
 	r = mknodat(fd, name, in->mode & (S_IFMT | 07777), 0) < 0 ? -errno : 0;
 	fs_become_server(c);
 	return r < 0 ? r : fs_reply_entry(c, dir, name);
@@ -116,7 +116,7 @@ int fs_op_mkdir(struct fs_call *c)
 	fd = take_place(c, &name, &dir);
 	if (fd < 0)
 		return fd;
-	fs_become_caller(c);
+	fs_become_caller(c, in->umask);
 	r = mkdirat(fd, name, in->mode & 07777) < 0 ? -errno : 0;
 	fs_become_server(c);
 	return r < 0 ? r : fs_reply_entry(c, dir, name);
@@ -141,7 +141,7 @@ int fs_op_symlink(struct fs_call *c)
 	fd = take_dir(c, c->h->nodeid, &dir);
 	if (fd < 0)
 		return fd;
-	fs_become_caller(c);
+	fs_become_caller(c, 0);
 	r = symlinkat(target, fd, name) < 0 ? -errno : 0;
 	fs_become_server(c);
 	return r < 0 ? r : fs_reply_entry(c, dir, name);

@@ -140,7 +140,7 @@ int fs_op_create(struct fs_call *c)
 	if (dir_fd < 0)
 		return dir_fd;
 	/* Only what is new is opened by its name: what is there may be anything. */
-	fs_become_caller(c);
+	fs_become_caller(c, in->umask);
 	flags = (host_flags(c->s, in->flags) & ~O_TRUNC) | O_CREAT | O_EXCL;
 	fd = fs_open_beneath(dir_fd, name, flags, in->mode);
 	fs_become_server(c);

@@ -33,6 +33,9 @@
 	 FUSE_AUTO_INVAL_DATA | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO |     \
 	 FUSE_PARALLEL_DIROPS | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS)
 
+/* ACLs go with a umask that is ours to take off, and a word on whose set-group-ID bit stays. */
+#define ACL_FEATURES ((uint64_t)FUSE_POSIX_ACL | FUSE_DONT_MASK | FUSE_SETXATTR_EXT)
+
 /* ---- what operations use ---- */
 
 const void *fs_take(struct fs_call *c, size_t len)
@@ -89,8 +92,10 @@ static void set_privilege(unsigned cap, bool on)
 	syscall(SYS_capset, &head, caps);
 }
 
-void fs_become_caller(const struct fs_call *c)
+void fs_become_caller(struct fs_call *c, uint32_t mask)
 {
+	if (c->s->features & FUSE_DONT_MASK)
+		c->umask = umask(mask & 0777);
 	if (!c->s->privileged)
 		return;
 	setfsgid(c->h->gid);
@@ -104,6 +109,8 @@ void fs_become_caller(const struct fs_call *c)
 
 void fs_become_server(const struct fs_call *c)
 {
+	if (c->s->features & FUSE_DONT_MASK)
+		umask(c->umask);
 	if (!c->s->privileged)
 		return;
 	setfsuid(geteuid());
@@ -136,6 +143,8 @@ static int op_init(struct fs_call *c)
 		return -EPROTO;
 	if (s->config.writeback)
 		wanted |= FUSE_WRITEBACK_CACHE;
+	if (s->config.acl && (in->flags & ACL_FEATURES) == ACL_FEATURES)
+		wanted |= ACL_FEATURES;
 	/* What a driver that starts anew knew before is gone with it. */
 	fs_handles_clear(s);
 	fs_nodes_clear(s);

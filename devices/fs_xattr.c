@@ -7,6 +7,8 @@
 
 #define NAME_MAX_XATTR 255
 
+#define ACL_PREFIX "system.posix_acl_"
+
 /* Where the node that the request is about can be found, for calls that only know paths. */
 static int take_path(struct fs_call *c, char *path, bool changes)
 {
@@ -36,6 +38,12 @@ static int take_xattr_name(struct fs_call *c, const char **ret_name)
 	fs_take(c, len + 1);
 	*ret_name = name;
 	return 0;
+}
+
+/* Whether the guest goes by what @name is. */
+static bool is_acl(const struct fs_call *c, const char *name)
+{
+	return c->s->features & FUSE_POSIX_ACL && !strncmp(name, ACL_PREFIX, strlen(ACL_PREFIX));
 }
 
 static bool is_users(const char *name)
@@ -96,6 +104,8 @@ int fs_op_getxattr(struct fs_call *c)
 	const struct fuse_getxattr_in *in = fs_take(c, sizeof(*in));
 	char path[FS_FD_PATH], buf[NAME_MAX_XATTR + 1];
 	const char *name;
+	bool acl;
+	ssize_t n;
 	int r;
 
 	if (c->s->config.no_xattr)
@@ -107,12 +117,15 @@ int fs_op_getxattr(struct fs_call *c)
 		r = take_path(c, path, false);
 	if (r < 0)
 		return r;
+	acl = is_acl(c, name);
 	name = kept_name(c, name, buf);
 	if (!name)
 		return -ENODATA;
-	return reply_size(c, in->size,
-			  getxattr(path, name, in->size ? c->out : NULL,
-				   MIN((size_t)in->size, c->out_room)));
+	n = getxattr(path, name, in->size ? c->out : NULL, MIN((size_t)in->size, c->out_room));
+	/* What keeps no ACLs has none: a guest that checks permissions takes all else for a no. */
+	if (n < 0 && errno == EOPNOTSUPP && acl)
+		return -ENODATA;
+	return reply_size(c, in->size, n);
 }
 
 int fs_op_listxattr(struct fs_call *c)
@@ -142,10 +155,25 @@ int fs_op_listxattr(struct fs_call *c)
 				    MIN((size_t)in->size, c->out_room)));
 }
 
+/*
+ * Whom the guest's kernel denies the set-group-ID bit loses it with a new ACL, as with a chmod:
+ * here nobody knows the caller's groups, and root would be let keep it.
+ */
+static int take_set_group_id_away(struct fs_call *c, const char *path)
+{
+	struct statx stx;
+	int r = fs_node_stat(c->s, fs_node_find(c->s, c->h->nodeid), &stx);
+
+	if (r < 0 || !(stx.stx_mode & S_ISGID))
+		return r;
+	return chmod(path, stx.stx_mode & 07777 & ~S_ISGID) < 0 ? -errno : 0;
+}
+
 int fs_op_setxattr(struct fs_call *c)
 {
-	/* Without FUSE_SETXATTR_EXT, which nobody negotiates here: the short form. */
-	const struct fuse_setxattr_in *in = fs_take(c, FUSE_COMPAT_SETXATTR_IN_SIZE);
+	const bool is_long = c->s->features & FUSE_SETXATTR_EXT;
+	const struct fuse_setxattr_in *in = fs_take(c, is_long ? sizeof(*in) :
+								 FUSE_COMPAT_SETXATTR_IN_SIZE);
 	char path[FS_FD_PATH];
 	const void *value;
 	const char *name;
@@ -164,7 +192,12 @@ int fs_op_setxattr(struct fs_call *c)
 	r = take_path(c, path, true);
 	if (r < 0)
 		return r;
-	return setxattr(path, name, value, in->size, (int)in->flags) < 0 ? -errno : 0;
+	if (setxattr(path, name, value, in->size, (int)in->flags) < 0)
+		return -errno;
+	if (is_long && in->setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID &&
+	    !strcmp(name, ACL_PREFIX "access"))
+		return take_set_group_id_away(c, path);
+	return 0;
 }
 
 int fs_op_removexattr(struct fs_call *c)

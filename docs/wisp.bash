@@ -101,14 +101,14 @@ _wisp()
 			return ;;
 		--share)
 			case $cur in *,*)
-				_wisp_keys "ro cache= writeback xattr="
+				_wisp_keys "ro cache= writeback xattr= acl"
 				return ;;
 			esac
 			_wisp_files
 			return ;;
 		--rootfs)
 			case $cur in *,*)
-				_wisp_keys "ro cache= writeback xattr="
+				_wisp_keys "ro cache= writeback xattr= acl"
 				return ;;
 			esac
 			_wisp_files

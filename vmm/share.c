@@ -37,6 +37,7 @@ static __attribute__((noreturn)) void serve(const struct config_share *config, i
 		.read_only = config->read_only,
 		.writeback = config->writeback,
 		.no_xattr = !config->xattr,
+		.acl = config->acl,
 		.kept_xattr = config->is_image,
 	};
 	struct error err = { 0 };
@@ -125,6 +126,7 @@ int share_start(struct share *s, const struct config_share *config, int *ret_soc
 	tree.cache = FS_CACHE_ALWAYS;
 	tree.is_image = true;
 	tree.xattr = config->xattr && image_has_xattrs(tree.path);
+	tree.acl = config->acl && tree.xattr;
 	r = start(s, &tree, ret_socket, err);
 	free(tree.path);
 	return r;

@@ -168,7 +168,7 @@ static void check_secret(void)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct fs_server_config config = { .max_open = 16 };
+	struct fs_server_config config = { .max_open = 16, .acl = true };
 	struct guest g = { .node = { FUSE_ROOT_ID }, .num_nodes = 1 };
 	struct fuse_init_in init = {
 		.major = FUSE_KERNEL_VERSION,

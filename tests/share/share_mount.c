@@ -1,5 +1,5 @@
 /*
- * share_mount DIR MOUNTPOINT [never|auto|always] [writeback]
+ * share_mount DIR MOUNTPOINT [never|auto|always] [writeback|acl]
  *
  * A shared directory as a guest would see it, mounted on this host by its own FUSE: the server in
  * its process, the monitor's client and the loop are those of a microVM, /dev/fuse is in the place
@@ -166,7 +166,7 @@ int main(int argc, char **argv)
 	int socket, r;
 
 	if (argc < 3) {
-		fprintf(stderr, "share_mount DIR MOUNTPOINT [never|auto|always] [writeback]\n");
+		fprintf(stderr, "share_mount DIR MOUNTPOINT [never|auto|always] [writeback|acl]\n");
 		return 2;
 	}
 	config.path = argv[1];
@@ -174,6 +174,7 @@ int main(int argc, char **argv)
 		if (argc > 3 && !strcmp(argv[3], cache[i]))
 			config.cache = i;
 	config.writeback = argc > 4 && !strcmp(argv[4], "writeback");
+	config.acl = argc > 4 && !strcmp(argv[4], "acl");
 	log_setup(STDERR_FILENO, LOG_WARN);
 	list_init(&m.idle);
 	r = share_start(&share, &config, &socket, &err);

@@ -260,6 +260,22 @@ static void no_network_means_none(void **state)
 	config_done(&m.config);
 }
 
+static void shares_go_by_acls_only_with_attributes(void **state)
+{
+	struct line m;
+
+	line_take(&m, "--share /tmp:t --share /tmp:u,acl --rootfs /tmp,acl=on");
+	assert_false(m.config.share[0].acl);
+	assert_true(m.config.share[0].xattr);
+	assert_true(m.config.share[1].acl);
+	assert_true(m.config.share[2].acl);
+	config_done(&m.config);
+	line_refuse("--share /tmp:t,xattr=off,acl",
+		    "--share '/tmp': acl needs xattr=on: ACLs are such attributes");
+	line_refuse("--rootfs /tmp,acl,xattr=off",
+		    "--rootfs '/tmp': acl needs xattr=on: ACLs are such attributes");
+}
+
 /* ---- consoles ---- */
 
 static void serial_on_the_terminal_takes_the_consoles_place(void **state)
@@ -455,6 +471,7 @@ static void vsock_takes_a_path_and_a_context_id(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(shares_go_by_acls_only_with_attributes),
 		cmocka_unit_test(files_are_persistent_memory_by_order_or_by_name),
 		cmocka_unit_test(disk_options_reach_the_disk),
 		cmocka_unit_test(a_doubled_comma_is_one_in_the_value),

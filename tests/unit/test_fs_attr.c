@@ -169,6 +169,162 @@ static void kept_attributes_have_their_names_for_the_guest(void **state)
 	fake_fuse_done(&f);
 }
 
+/* ---- ACLs ---- */
+
+#define ACCESS_ACL  "system.posix_acl_access"
+#define DEFAULT_ACL "system.posix_acl_default"
+
+#define ACL_ALL ((uint32_t)FUSE_POSIX_ACL | FUSE_DONT_MASK | FUSE_SETXATTR_EXT)
+
+static const struct fs_server_config with_acl = { .acl = true };
+
+/* As the kernel's system.posix_acl_* are: version 2; tag, permissions and whose in each entry. */
+struct acl {
+	uint32_t version;
+	struct {
+		uint16_t tag, perm;
+		uint32_t id;
+	} entry[5];
+};
+
+/* user::rwx, user:4242:rwx, group::rwx, mask::rwx, other::rwx */
+static const struct acl open_to_all = {
+	2, { { 1, 7, -1 }, { 2, 7, 4242 }, { 4, 7, -1 }, { 16, 7, -1 }, { 32, 7, -1 } },
+};
+
+/* Which of them are agreed on with a driver that offers @flags. */
+static uint32_t agreed(struct fake_fuse *f, uint32_t flags)
+{
+	const struct fuse_init_in in = {
+		.major = FUSE_KERNEL_VERSION,
+		.minor = FUSE_KERNEL_MINOR_VERSION,
+		.flags = flags,
+	};
+
+	assert_int_equal(fake_request(f, FUSE_INIT, 0, &in, sizeof(in), NULL, 0, NULL, 0), 0);
+	return ((const struct fuse_init_out *)fake_body(f))->flags & ACL_ALL;
+}
+
+static void acls_are_agreed_on_where_asked_for_and_all_is_known(void **state)
+{
+	struct fake_fuse f;
+
+	fake_fuse_init(&f, &plain);
+	assert_int_equal(agreed(&f, ~0u), 0);
+	fake_fuse_restart(&f, &with_acl);
+	assert_int_equal(agreed(&f, ~0u), ACL_ALL);
+	/* Without a word on set-group-ID bits, or the umask, less safe than none. */
+	assert_int_equal(agreed(&f, ~(uint32_t)FUSE_SETXATTR_EXT), 0);
+	assert_int_equal(agreed(&f, ~(uint32_t)FUSE_DONT_MASK), 0);
+	fake_fuse_done(&f);
+}
+
+/* Make the default ACL of the root, or leave the test. */
+static void put_default_acl(struct fake_fuse *f)
+{
+	if (setxattr(f->dir, DEFAULT_ACL, &open_to_all, sizeof(open_to_all), 0) < 0) {
+		fake_fuse_done(f);
+		skip();
+	}
+}
+
+static mode_t mode_of(struct fake_fuse *f, const char *name)
+{
+	struct stat st;
+
+	assert_int_equal(lstat(fake_path(f, name), &st), 0);
+	return st.st_mode & 07777;
+}
+
+static void make_one_of_each(struct fake_fuse *f)
+{
+	const struct fuse_mkdir_in dir = { .mode = 0777, .umask = 027 };
+	const struct fuse_mknod_in pipe = { .mode = S_IFIFO | 0666, .umask = 027 };
+	const struct fuse_create_in file = {
+		.mode = 0666,
+		.umask = 027,
+		.flags = O_CREAT | O_RDWR,
+	};
+
+	assert_int_equal(fake_request(f, FUSE_MKDIR, ROOT, &dir, sizeof(dir), "d", 2, NULL, 0), 0);
+	assert_int_equal(fake_request(f, FUSE_MKNOD, ROOT, &pipe, sizeof(pipe), "p", 2, NULL, 0),
+			 0);
+	assert_int_equal(fake_request(f, FUSE_CREATE, ROOT, &file, sizeof(file), "f", 2, NULL, 0),
+			 0);
+}
+
+static void umask_counts_but_where_there_is_a_default_acl(void **state)
+{
+	const mode_t before = umask(022);
+	struct fake_fuse f;
+
+	fake_fuse_init(&f, &with_acl);
+	make_one_of_each(&f);
+	assert_int_equal(mode_of(&f, "d"), 0750);
+	assert_int_equal(mode_of(&f, "p"), 0640);
+	assert_int_equal(mode_of(&f, "f"), 0640);
+	assert_int_equal(umask(022), 022); /* ours is as it was */
+	assert_int_equal(fake_rmdir(&f, ROOT, "d"), 0);
+	assert_int_equal(fake_unlink(&f, ROOT, "p"), 0);
+	assert_int_equal(fake_unlink(&f, ROOT, "f"), 0);
+	put_default_acl(&f);
+	make_one_of_each(&f);
+	assert_int_equal(mode_of(&f, "d"), 0777);
+	assert_int_equal(mode_of(&f, "p"), 0666);
+	assert_int_equal(mode_of(&f, "f"), 0666);
+	fake_fuse_done(&f);
+	umask(before);
+}
+
+static int set_acl(struct fake_fuse *f, uint64_t node, const char *name, uint32_t flags)
+{
+	const struct fuse_setxattr_in in = { .size = sizeof(open_to_all), .setxattr_flags = flags };
+
+	return fake_request(f, FUSE_SETXATTR, node, &in, sizeof(in), name, strlen(name) + 1,
+			    &open_to_all, sizeof(open_to_all));
+}
+
+static void acl_takes_set_group_id_away_where_the_guest_says_so(void **state)
+{
+	struct fake_fuse f;
+	uint64_t node;
+
+	fake_fuse_init(&f, &with_acl);
+	assert_int_equal(fake_mkdir(&f, ROOT, "d", &node), 0);
+	assert_int_equal(chmod(fake_path(&f, "d"), 02755), 0);
+	if (set_acl(&f, node, ACCESS_ACL, 0) == -EOPNOTSUPP) {
+		fake_fuse_done(&f);
+		skip();
+	}
+	assert_int_equal(mode_of(&f, "d"), 02777);
+	/* A directory's default ACL says nothing of its own mode. */
+	assert_int_equal(set_acl(&f, node, DEFAULT_ACL, FUSE_SETXATTR_ACL_KILL_SGID), 0);
+	assert_int_equal(mode_of(&f, "d"), 02777);
+	assert_int_equal(set_acl(&f, node, ACCESS_ACL, FUSE_SETXATTR_ACL_KILL_SGID), 0);
+	assert_int_equal(mode_of(&f, "d"), 0777);
+	fake_fuse_done(&f);
+}
+
+/* -EOPNOTSUPP would have the guest deny access to all in there. */
+static void where_acls_are_not_kept_there_are_none(void **state)
+{
+	struct fs_server_config config = { .acl = true };
+	const struct fuse_getxattr_in get = { .size = 100 };
+	struct fake_fuse f = { 0 };
+	uint64_t proc;
+
+	config.root_fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	assert_int_equal(fs_server_create(&f.s, &config, NULL), 0);
+	assert_int_equal(fake_say_init(&f), 0);
+	if (fake_lookup(&f, ROOT, "proc", &proc) == 0 && access("/proc/self", F_OK) == 0) {
+		assert_int_equal(fake_request(&f, FUSE_GETXATTR, proc, &get, sizeof(get),
+					      ACCESS_ACL, sizeof(ACCESS_ACL), NULL, 0), -ENODATA);
+		assert_int_equal(fake_request(&f, FUSE_GETXATTR, proc, &get, sizeof(get),
+					      "user.x", 7, NULL, 0), -EOPNOTSUPP);
+	}
+	fs_server_free(f.s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -176,6 +332,10 @@ int main(void)
 		cmocka_unit_test(changed_contents_take_set_user_id_away),
 		cmocka_unit_test(extended_attributes_round_trip),
 		cmocka_unit_test(kept_attributes_have_their_names_for_the_guest),
+		cmocka_unit_test(acls_are_agreed_on_where_asked_for_and_all_is_known),
+		cmocka_unit_test(umask_counts_but_where_there_is_a_default_acl),
+		cmocka_unit_test(acl_takes_set_group_id_away_where_the_guest_says_so),
+		cmocka_unit_test(where_acls_are_not_kept_there_are_none),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

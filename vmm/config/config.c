@@ -346,6 +346,10 @@ static int check_share(const struct machine_config *c, unsigned i, struct error 
 	if (strlen(s->tag) > CONFIG_SHARE_TAG)
 		return error_usage(err, -EINVAL, "--share: tag '%s' is longer than %d bytes",
 				   s->tag, CONFIG_SHARE_TAG);
+	if (s->acl && !s->xattr)
+		return error_usage(err, -EINVAL,
+				   "%s '%s': acl needs xattr=on: ACLs are such attributes",
+				   s->is_root ? "--rootfs" : "--share", s->path);
 	for (unsigned k = 0; k < i; k++)
 		if (!strcmp(s->tag, c->share[k].tag))
 			return error_usage(err, -EEXIST, "--share: tag '%s' is given twice",

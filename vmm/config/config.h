@@ -108,6 +108,7 @@ struct config_share {
 	bool read_only;
 	bool writeback;
 	bool xattr;
+	bool acl; /* only with xattr */
 	bool is_root; /* --rootfs: the guest's root file system */
 	bool is_image; /* it was a container image: fs_server_config.kept_xattr */
 };

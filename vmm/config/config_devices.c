@@ -172,6 +172,9 @@ const struct config_item config_share_keys[] = {
 	  "Let the guest gather writes before it passes them on (off)", CONFIG_FLAG,
 	  SHARE(writeback) },
 	{ "xattr", "on|off", "Extended attributes (on)", CONFIG_SWITCH, SHARE(xattr) },
+	{ "acl", "on|off",
+	  "The guest goes by POSIX ACLs, not by modes alone; costs it a question for each file "
+	  "that it comes to (off)", CONFIG_FLAG, SHARE(acl) },
 	{ 0 },
 };
 

@@ -40,6 +40,7 @@ const struct seccomp_rule seccomp_fs[] = {
 	ALLOW(fallocate, "the guest reserves space"),
 	ALLOW(copy_file_range, "the guest copies within the directory"),
 	ALLOW(lseek, "the guest looks for holes; a directory is read again"),
+	ALLOW(umask, "the guest makes a file where there are default ACLs"),
 	ALLOW(getxattr, "extended attributes"),
 	ALLOW(fgetxattr, "extended attributes"),
 	ALLOW(setxattr, "extended attributes"),
