@@ -171,15 +171,34 @@ static bool saved(const char *dir, struct seed *s)
 
 static bool attributes(const char *dir, struct seed *s)
 {
-	const struct fuse_setxattr_in set = { .size = 5 };
+	const struct {
+		struct fuse_setxattr_in in;
+		char name[7], value[5];
+	} users = { { .size = 5 }, "user.x", "value" };
+	const struct {
+		struct fuse_setxattr_in in;
+		char name[24];
+		uint32_t version;
+		struct {
+			uint16_t tag, perm;
+			uint32_t id;
+		} entry[3]; /* the owner, the group, others: as a mode */
+	} acl = {
+		{ .size = 28, .setxattr_flags = FUSE_SETXATTR_ACL_KILL_SGID },
+		"system.posix_acl_access", 2, { { 1, 7, -1 }, { 4, 5, -1 }, { 32, 5, -1 } },
+	};
+	const struct fuse_setattr_in mode = { .valid = FATTR_MODE, .mode = 02755 };
 	const struct fuse_getxattr_in get = { .size = 100 };
 
 	s->len = 0;
 	create_file(s);
-	add(s, FUSE_SETXATTR, 1, 0, &set, sizeof(set), "user.x");
+	add(s, FUSE_SETXATTR, 1, 0, &users, sizeof(users), NULL);
 	add(s, FUSE_GETXATTR, 1, 0, &get, sizeof(get), "user.x");
 	add(s, FUSE_LISTXATTR, 1, 0, &get, sizeof(get), NULL);
 	add(s, FUSE_REMOVEXATTR, 1, 0, NULL, 0, "user.x");
+	add(s, FUSE_SETATTR, 1, 0, &mode, sizeof(mode), NULL);
+	add(s, FUSE_SETXATTR, 1, 0, &acl, sizeof(acl), NULL);
+	add(s, FUSE_GETXATTR, 1, 0, &get, sizeof(get), acl.name);
 	return seed_write(dir, "attributes", s->data, s->len);
 }
 
