@@ -121,7 +121,7 @@ _wisp()
 			return ;;
 		--memory-hotplug)
 			case $cur in *,*)
-				_wisp_keys "block= requested="
+				_wisp_keys "block= requested= slot="
 				return ;;
 			esac
 			return ;;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "helpers/api.h"
+#include "vmm/core/guest_mem_later.h"
 
 /* What Firecracker gives a kernel when nothing is said. */
 #define DEFAULT_ARGS                                                                       \
@@ -212,6 +213,23 @@ char *api_net_option(const struct api *api, const char *id, const json_t *n)
 	return option;
 }
 
+static long long mib_of(const json_t *o, const char *name)
+{
+	return json_integer_value(json_object_get(o, name));
+}
+
+/* Where there would be more slots than there may be, wisp chooses larger ones. */
+static void add_memory(struct arguments *a, const json_t *memory)
+{
+	long long total = mib_of(memory, "total_size_mib"), slot = mib_of(memory, "slot_size_mib");
+	long long block = mib_of(memory, "block_size_mib");
+
+	if (total / slot <= GUEST_MEM_LATER_SLOTS)
+		add(a, "--memory-hotplug=%lldM,block=%lldM,slot=%lldM", total, block, slot);
+	else
+		add(a, "--memory-hotplug=%lldM,block=%lldM", total, block);
+}
+
 static void add_nets(struct arguments *a, const struct api *api)
 {
 	const char *id;
@@ -280,9 +298,7 @@ static void add_others(struct arguments *a, const struct api *api)
 		    is_set(api->balloon, "free_page_hinting") ? ",hinting=on" : "");
 	}
 	if (api->memory)
-		add(a, "--memory-hotplug=%lldM,block=%lldM",
-		    (long long)json_integer_value(json_object_get(api->memory, "total_size_mib")),
-		    (long long)json_integer_value(json_object_get(api->memory, "block_size_mib")));
+		add_memory(a, api->memory);
 	if (api->vsock) {
 		char *path = quoted(text_of(api->vsock, "uds_path"));
 

@@ -3,16 +3,18 @@
  * behind its RAM, in blocks, of which the guest has as many as the host asks it to have.
  *
  * The region is mapped from the start, and nothing of it is taken from the host until somebody
- * touches it; what is unplugged goes back by guest_mem_discard(), and reads as zero. So all that
+ * touches it; what is unplugged goes back, and reads as zero when it is plugged again. So all that
  * works on guest memory (snapshots, forks, dirty logs, migration) works on this too, and the
- * device's own state is no more than which blocks are plugged. A guest that writes to
- * blocks it has not plugged takes the host's memory all the same, the region's size at most.
+ * device's own state is no more than which blocks are plugged. What of it is in reach of the guest
+ * and of other devices is guest_mem_later.h's business.
  */
 #include "virtio/virtio_mem.h"
 
 #include <errno.h>
 #include <linux/virtio_mem.h>
 #include <stdlib.h>
+
+#include "vmm/core/guest_mem_later.h"
 
 #define QUEUE_SIZE    64
 #define MAX_SEGMENTS  8
@@ -78,13 +80,27 @@ static void set(struct mem *m, const struct blocks *b, bool plugged)
 /* Give them back, all of which are plugged. */
 static int drop(struct mem *m, const struct blocks *b)
 {
-	int r = guest_mem_discard(m->dev.mem, m->gpa + b->first * m->block_bytes,
-				  b->num * m->block_bytes);
+	int r = guest_mem_unplug(m->dev.mem, m->gpa + b->first * m->block_bytes,
+				 b->num * m->block_bytes);
 
 	if (!r)
 		set(m, b, false);
 	else
 		log_limited(&m->dev.limit, LOG_ERROR, "%s: memory cannot be given back: %s",
+			    m->dev.id, strerror(-r));
+	return r;
+}
+
+/* In reach from now on, none of which is plugged. */
+static int add(struct mem *m, const struct blocks *b)
+{
+	int r = guest_mem_plug(m->dev.mem, m->gpa + b->first * m->block_bytes,
+			       b->num * m->block_bytes);
+
+	if (!r)
+		set(m, b, true);
+	else
+		log_limited(&m->dev.limit, LOG_ERROR, "%s: memory cannot be given to the guest: %s",
 			    m->dev.id, strerror(-r));
 	return r;
 }
@@ -112,8 +128,8 @@ static uint16_t plug(struct mem *m, const uint8_t *request)
 		answer = VIRTIO_MEM_RESP_ERROR;
 	else if (m->plugged_bytes + b.num * m->block_bytes > m->requested_bytes)
 		answer = VIRTIO_MEM_RESP_NACK;
-	else
-		set(m, &b, true);
+	else if (add(m, &b) < 0)
+		answer = VIRTIO_MEM_RESP_BUSY;
 	counter_add(answer ? &m->counters.plugs_refused : &m->counters.plugs, 1);
 	return answer;
 }
@@ -288,7 +304,7 @@ static int mem_load(struct virtio_device *dev, struct state_reader *r)
 		return state_reader_fail(r, "memory plugged behind its end");
 	m->requested_bytes = requested;
 	m->plugged_bytes = num * block;
-	return r->failed;
+	return r->failed ? r->failed : guest_mem_plug_exactly(m->dev.mem, m->plugged);
 }
 
 static void mem_counters(const struct virtio_device *dev,

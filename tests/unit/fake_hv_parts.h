@@ -11,7 +11,7 @@
 #include "tests/unit/fake_hv.h"
 #include "vmm/hypervisor/x86_state.h"
 
-#define MAX_SLOTS   32
+#define MAX_SLOTS   64
 #define MAX_BOUND   256 /* ioeventfds, and irqfds */
 #define MAX_GSIS    4096
 #define MAX_VCPUS   256

@@ -134,7 +134,11 @@ struct config_hotplug {
 	uint64_t bytes;		  /* at most; 0: there is no such memory */
 	uint64_t block_bytes;	  /* comes and goes at once */
 	uint64_t requested_bytes; /* to begin with */
+	uint64_t slot_bytes;	  /* comes into and leaves the guest's reach at once; 0: as usual */
 };
+
+/* The size of a slot: what was asked for, or the smallest that is not too many of them. */
+uint64_t config_hotplug_slot(const struct config_hotplug *h);
 
 /* Moments of the guest that are kept, to go back to (vmm/cli/cli_rewind.h). */
 #define CONFIG_MAX_MOMENTS   100

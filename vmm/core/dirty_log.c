@@ -3,16 +3,21 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "vmm/core/guest_mem_later.h"
+
+static int log_range(struct guest_mem_range *r, struct hv *hv, bool on)
+{
+	if (r->plugged)
+		return guest_mem_later_log(r, on);
+	return hv->ops->mem_set(hv, r->slot, r->gpa, r->size, r->host, on ? HV_MEM_LOG_DIRTY : 0);
+}
+
 static int set_logging(struct guest_mem *mem, struct hv *hv, bool on)
 {
 	int r = 0;
 
-	for (unsigned i = 0; i < mem->num_ranges && !r; i++) {
-		const struct guest_mem_range *range = &mem->range[i];
-
-		r = hv->ops->mem_set(hv, range->slot, range->gpa, range->size, range->host,
-				     on ? HV_MEM_LOG_DIRTY : 0);
-	}
+	for (unsigned i = 0; i < mem->num_ranges && !r; i++)
+		r = log_range(&mem->range[i], hv, on);
 	return r;
 }
 
@@ -41,12 +46,28 @@ void dirty_log_stop(struct guest_mem *mem, struct hv *hv)
 	set_logging(mem, hv, false);
 }
 
+static int get(struct guest_mem_range *r, struct hv *hv, uint64_t *bitmap)
+{
+	return r->plugged ? guest_mem_later_dirty_get(r, bitmap) :
+			    hv->ops->dirty_get(hv, r->slot, bitmap);
+}
+
+int dirty_log_clear(struct guest_mem *mem, struct hv *hv, unsigned index, uint64_t first_page,
+		    uint64_t num_pages, const uint64_t *bitmap)
+{
+	struct guest_mem_range *r = &mem->range[index];
+
+	if (r->plugged)
+		return guest_mem_later_dirty_clear(r, first_page, num_pages, bitmap);
+	return hv->ops->dirty_clear(hv, r->slot, first_page, num_pages, bitmap);
+}
+
 int dirty_log_collect(struct guest_mem *mem, struct hv *hv, unsigned index, uint64_t *words)
 {
-	const struct guest_mem_range *range = &mem->range[index];
+	struct guest_mem_range *range = &mem->range[index];
 	uint64_t num = dirty_log_words(range), tail = (range->size >> PAGE_SHIFT) % 64;
 	uint64_t *dirty = calloc(num, sizeof(*dirty));
-	int r = dirty ? hv->ops->dirty_get(hv, range->slot, dirty) : -ENOMEM;
+	int r = dirty ? get(range, hv, dirty) : -ENOMEM;
 
 	if (r < 0) {
 		free(dirty);
@@ -73,8 +94,7 @@ int dirty_log_take(struct guest_mem *mem, struct hv *hv, uint64_t *words)
 
 		/* Also what was there before: a page that is clean now costs nothing to clear. */
 		if (!r)
-			r = hv->ops->dirty_clear(hv, range->slot, 0, range->size >> PAGE_SHIFT,
-						 part);
+			r = dirty_log_clear(mem, hv, i, 0, range->size >> PAGE_SHIFT, part);
 		if (r < 0)
 			return r;
 	}

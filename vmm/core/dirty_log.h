@@ -29,10 +29,17 @@ int dirty_log_start(struct guest_mem *mem, struct hv *hv);
 void dirty_log_stop(struct guest_mem *mem, struct hv *hv);
 
 /*
- * Or what both have of range @index into @words. Our own is cleared; the hypervisor's is by its
- * dirty_clear(), before the pages are read. -errno.
+ * Or what both have of range @index into @words. Our own is cleared; the hypervisor's is by
+ * dirty_log_clear(), before the pages are read. -errno.
  */
 int dirty_log_collect(struct guest_mem *mem, struct hv *hv, unsigned index, uint64_t *words);
+
+/*
+ * Have the hypervisor's log begin anew for those of @num_pages pages of range @index, from
+ * @first_page on, a multiple of 64, that have a bit in @bitmap. -errno.
+ */
+int dirty_log_clear(struct guest_mem *mem, struct hv *hv, unsigned index, uint64_t first_page,
+		    uint64_t num_pages, const uint64_t *bitmap);
 
 /*
  * Or what both have into @words, a bitmap of all RAM, and have them begin anew. While the guest

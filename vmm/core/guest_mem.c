@@ -9,6 +9,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "vmm/core/guest_mem_later.h"
+
 #define LOW_MEMORY (1 * MiB)
 
 /* ---- creation ---- */
@@ -222,8 +224,10 @@ void guest_mem_free(struct guest_mem *mem)
 {
 	if (!mem)
 		return;
-	for (unsigned i = 0; i < mem->num_ranges; i++)
+	for (unsigned i = 0; i < mem->num_ranges; i++) {
 		free(mem->range[i].dirty);
+		guest_mem_later_free(mem->range[i].plugged);
+	}
 	for (unsigned i = 0; i < mem->num_overlays; i++)
 		if (mem->overlay[i].fd >= 0)
 			close(mem->overlay[i].fd);
@@ -263,10 +267,13 @@ void guest_mem_hide(struct guest_mem *mem)
 
 /* ---- checked access ---- */
 
-/* The range that holds the byte at @gpa, ROM included. */
+/* The range that holds the byte at @gpa, ROM included, also where nothing is plugged. */
 static struct guest_mem_range *range_at(const struct guest_mem *mem, uint64_t gpa)
 {
-	return (struct guest_mem_range *)guest_mem_find(mem, gpa, 1);
+	for (unsigned i = 0; i < mem->num_ranges; i++)
+		if (range_inside(gpa, 1, mem->range[i].gpa, mem->range[i].size))
+			return (struct guest_mem_range *)&mem->range[i];
+	return NULL;
 }
 
 /* Bytes of [gpa, gpa+len) that lie in @r, which holds its first one. */
@@ -291,6 +298,8 @@ int guest_mem_iov(const struct guest_mem *mem, uint64_t gpa, uint64_t len, bool 
 		if (n == max)
 			return -E2BIG;
 		part = part_in(r, gpa, len);
+		if (!guest_mem_is_plugged(r, gpa - r->gpa, part))
+			return -EFAULT;
 		iov[n].iov_base = r->host + (gpa - r->gpa);
 		iov[n++].iov_len = part;
 		gpa += part;

@@ -22,6 +22,12 @@ enum guest_mem_backing {
 	GUEST_MEM_ROM,	   /* file mapped read-only; writes exit to us */
 };
 
+/* What of memory that is plugged later is RAM now: a bit a block, which any thread may look at. */
+struct guest_mem_plugged {
+	uint64_t block_bytes;
+	uint64_t *blocks;
+};
+
 struct guest_mem_range {
 	uint64_t gpa;
 	uint64_t size;	    /* bytes, page multiple */
@@ -32,6 +38,7 @@ struct guest_mem_range {
 	unsigned slot;	    /* the hypervisor's slot number */
 	bool read_only;
 	bool is_later;	    /* no RAM until the guest plugs it (virtio/virtio_mem.h) */
+	struct guest_mem_plugged *plugged; /* of that (guest_mem_later.h); NULL: all is RAM */
 	uint64_t *dirty;    /* our own bitmap, one bit a page, or NULL when not tracked */
 };
 
@@ -105,13 +112,29 @@ void guest_mem_advise(struct guest_mem *mem);
 int guest_mem_map_file(struct guest_mem *mem, uint64_t gpa, uint64_t len, int fd,
 		       uint64_t offset);
 
-/* The range that [gpa, gpa+len) lies in, or NULL. */
+/* Is all of [offset, offset+len) of @r RAM now? Inside of it. */
+static inline bool guest_mem_is_plugged(const struct guest_mem_range *r, uint64_t offset,
+					uint64_t len)
+{
+	const struct guest_mem_plugged *p = r->plugged;
+
+	if (!p || !len)
+		return true;
+	for (uint64_t i = offset / p->block_bytes; i <= (offset + len - 1) / p->block_bytes; i++)
+		if (!(__atomic_load_n(&p->blocks[i / 64], __ATOMIC_RELAXED) >> i % 64 & 1))
+			return false;
+	return true;
+}
+
+/* The range that [gpa, gpa+len) lies in, all of it RAM now, or NULL. */
 static inline const struct guest_mem_range *guest_mem_find(const struct guest_mem *mem,
 							   uint64_t gpa, uint64_t len)
 {
 	for (unsigned i = 0; i < mem->num_ranges; i++)
 		if (range_inside(gpa, len, mem->range[i].gpa, mem->range[i].size))
-			return &mem->range[i];
+			return guest_mem_is_plugged(&mem->range[i], gpa - mem->range[i].gpa, len) ?
+				       &mem->range[i] :
+				       NULL;
 	return NULL;
 }
 

@@ -7,6 +7,7 @@
 
 #include "virtio/virtio_devices.h"
 #include "virtio/virtio_mem.h"
+#include "vmm/core/guest_mem_later.h"
 #include "vmm/debug/gdb.h"
 #include "vmm/hypervisor/x86_template.h"
 #include "vmm/machine/machine_internal.h"
@@ -144,6 +145,18 @@ static int fill_memory(struct machine *m, const struct machine_image *image, str
 	return r;
 }
 
+/* RAM all of it, and what is plugged later in slots that come with it. */
+static int map_range(struct machine *m, const struct guest_mem_range *range)
+{
+	const struct config_hotplug *h = &m->config->hotplug;
+
+	if (!range->is_later)
+		return m->hv->ops->mem_set(m->hv, range->slot, range->gpa, range->size, range->host,
+					   0);
+	m->hotplug_gpa = range->gpa;
+	return guest_mem_later_create(m->mem, m->hv, h->block_bytes, config_hotplug_slot(h));
+}
+
 static int create_memory(struct machine *m, const struct machine_image *image, struct error *err)
 {
 	int r = image && image->mem ? 0 : reserve_memory(m, image, err);
@@ -158,9 +171,7 @@ static int create_memory(struct machine *m, const struct machine_image *image, s
 		struct guest_mem_range *range = &m->mem->range[i];
 
 		range->slot = i;
-		if (range->is_later)
-			m->hotplug_gpa = range->gpa;
-		r = m->hv->ops->mem_set(m->hv, i, range->gpa, range->size, range->host, 0);
+		r = map_range(m, range);
 		if (r < 0)
 			return error_kind_set(err, ERROR_START, r,
 					      "cannot give the guest %llu MiB at 0x%llx: %m",

@@ -200,33 +200,42 @@ static bool is_unchanged(struct machine *m, struct machine_virtio *v, const stru
 	return same;
 }
 
+static int load_device(struct machine *m, struct machine_virtio *v, struct state_set *state,
+		       bool again, struct error *err)
+{
+	struct state_reader r;
+	/* The transports compare the version themselves. */
+	int ret = state_set_take(state, v->dev->id, machine_virtio_instance(m, v->dev), UINT32_MAX,
+				 &r, err);
+
+	if (ret < 0)
+		return ret;
+	if (again && is_unchanged(m, v, &r))
+		return 0;
+	if (again)
+		virtio_rewind(v->dev);
+	ret = v->pci ? virtio_pci_load(v->pci, &r) : virtio_mmio_load(v->mmio, &r);
+	/* A load that failed for want of memory says so by its result alone. */
+	if (ret < 0 && !r.failed)
+		return error_set(err, ret, "'%s': cannot be loaded: %m", v->dev->id);
+	return state_reader_end(&r, err);
+}
+
 /* @again: into devices that have been in use since. */
 static int load_virtio(struct machine *m, struct state_set *state, bool again, struct error *err)
 {
-	for (unsigned i = 0; i < m->num_virtio; i++) {
-		struct machine_virtio *v = &m->virtio[i];
-		struct state_reader r;
-		/* The transports compare the version themselves. */
-		int ret = state_set_take(state, v->dev->id, machine_virtio_instance(m, v->dev),
-					 UINT32_MAX, &r, err);
+	int r = 0;
 
-		if (ret < 0)
-			return ret;
-		if (again && is_unchanged(m, v, &r))
-			continue;
-		if (again)
-			virtio_rewind(v->dev);
-		ret = v->pci ? virtio_pci_load(v->pci, &r) : virtio_mmio_load(v->mmio, &r);
-		/* A load that failed for want of memory says so by its result alone. */
-		if (ret < 0 && !r.failed)
-			return error_set(err, ret, "'%s': cannot be loaded: %m", v->dev->id);
-		ret = state_reader_end(&r, err);
-		if (ret < 0)
-			return ret;
-	}
-	if (m->pci)
+	/* What memory there is before those whose rings may lie in it. */
+	for (unsigned i = 0; i < m->num_virtio && !r; i++)
+		if (m->virtio[i].dev == m->hotplug)
+			r = load_device(m, &m->virtio[i], state, again, err);
+	for (unsigned i = 0; i < m->num_virtio && !r; i++)
+		if (m->virtio[i].dev != m->hotplug)
+			r = load_device(m, &m->virtio[i], state, again, err);
+	if (!r && m->pci)
 		pci_bus_place(m->pci);
-	return 0;
+	return r;
 }
 
 static int load_limits(struct machine *m, struct state_set *state, struct error *err)

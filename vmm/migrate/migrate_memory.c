@@ -277,7 +277,7 @@ static int send_window(struct migrate_memory *s, const struct migrate_lane *lane
 	unsigned num = MIN(range_pages(range) - first, (uint64_t)MIGRATE_WINDOW_PAGES);
 	uint64_t offset = (uint64_t)(range->host - s->mem->map) + first * PAGE_SIZE;
 	uint64_t *todo = s->todo[index] + first / 64;
-	int r = s->hv->ops->dirty_clear(s->hv, range->slot, first, num, todo);
+	int r = dirty_log_clear(s->mem, s->hv, index, first, num, todo);
 
 	if (r < 0)
 		return error_set(err, r, "migration: the log of changed memory: %m");
@@ -336,7 +336,7 @@ static int take_window(struct migrate_memory *s, unsigned index, uint64_t first,
 	const struct guest_mem_range *range = &s->mem->range[index];
 	unsigned num = MIN(range_pages(range) - first, (uint64_t)MIGRATE_WINDOW_PAGES);
 	uint64_t *todo = s->todo[index] + first / 64;
-	int r = s->hv->ops->dirty_clear(s->hv, range->slot, first, num, todo);
+	int r = dirty_log_clear(s->mem, s->hv, index, first, num, todo);
 
 	if (r < 0)
 		return r;

@@ -18,7 +18,7 @@ const struct seccomp_rule seccomp_main_kvm[] = {
 	/* the VM */
 	IOCTL(KVM_CHECK_EXTENSION, "what this KVM can"),
 	IOCTL(KVM_ENABLE_CAP, "dirty log"),
-	IOCTL(KVM_SET_USER_MEMORY_REGION, "dirty logging on and off"),
+	IOCTL(KVM_SET_USER_MEMORY_REGION, "dirty logging on and off, memory that is plugged"),
 	IOCTL(KVM_NMI, "last words of a guest that hangs"),
 	IOCTL(KVM_GET_MSR_INDEX_LIST, "which MSRs to save"),
 
