@@ -173,18 +173,21 @@ static int start_what_fits(struct batch *b, struct error *err)
 	return 0;
 }
 
+/* All who have ended, also when one's end cannot be noted: no other signal comes for the rest. */
 static int reap(struct batch *b, struct error *err)
 {
 	struct rusage usage;
 	int status, r = 0;
 	pid_t pid;
 
-	while (!r && (pid = wait4(-1, &status, WNOHANG, &usage)) > 0) {
+	while ((pid = wait4(-1, &status, WNOHANG, &usage)) > 0) {
 		b->facts.host_cpu_ms += (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 +
 					(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000;
 		for (unsigned i = 0; i < b->list.num; i++)
 			if (b->list.job[i].pid == pid) {
-				r = job_ended(b, &b->list.job[i], status, err);
+				int ended = job_ended(b, &b->list.job[i], status, err);
+
+				r = r ? r : ended;
 				break;
 			}
 	}
