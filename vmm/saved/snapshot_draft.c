@@ -246,6 +246,47 @@ static int sync_files(int dir_fd)
 	return r;
 }
 
+static int cannot_be_named(const struct snapshot_draft *d, int r, struct error *err)
+{
+	return error_set(err, r, "snapshot '%s': cannot be named: %m", d->path);
+}
+
+/*
+ * Where renames have no flags (NFS and other network file systems): in two steps where there is an
+ * earlier snapshot, which is beside its name between them. What was made meanwhile is not replaced:
+ * a directory takes the place of an empty one alone.
+ */
+static int rename_plainly(struct snapshot_draft *d, struct error *err)
+{
+	char *aside;
+	int r;
+
+	if (rename(d->temporary, d->path) == 0) {
+		free(d->temporary);
+		d->temporary = NULL;
+		return 0;
+	}
+	if (errno != EEXIST && errno != ENOTEMPTY)
+		return cannot_be_named(d, -errno, err);
+	r = check_target(d->path, d->pages_fd >= 0, err);
+	if (r < 0)
+		return r;
+	if (asprintf(&aside, "%s-earlier", d->temporary) < 0)
+		return cannot_be_named(d, -ENOMEM, err);
+	r = rename(d->path, aside) < 0 ? -errno : 0;
+	if (!r && rename(d->temporary, d->path) < 0) {
+		r = -errno;
+		rename(aside, d->path);
+	}
+	if (r < 0) {
+		free(aside);
+		return cannot_be_named(d, r, err);
+	}
+	free(d->temporary);
+	d->temporary = aside;
+	return 0;
+}
+
 /* The temporary name becomes the earlier snapshot's, if there is one. */
 static int give_name(struct snapshot_draft *d, struct error *err)
 {
@@ -264,9 +305,13 @@ static int give_name(struct snapshot_draft *d, struct error *err)
 			return r;
 		if (renameat2(AT_FDCWD, d->temporary, AT_FDCWD, d->path, RENAME_EXCHANGE) < 0)
 			r = -errno;
+	} else if (r == -EINVAL || r == -ENOSYS) {
+		r = rename_plainly(d, err);
+		if (r < 0 || !d->temporary)
+			return r;
 	}
 	if (r < 0)
-		return error_set(err, r, "snapshot '%s': cannot be named: %m", d->path);
+		return cannot_be_named(d, r, err);
 	close(d->dir_fd);
 	d->dir_fd = open(d->temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	return 0;
