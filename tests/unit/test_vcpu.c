@@ -152,6 +152,35 @@ static void started_paused_they_settle_without_a_kick(void **state)
 	finish(v);
 }
 
+static int second_cannot_begin(struct hv_vcpu *vcpu)
+{
+	static _Atomic unsigned begun;
+
+	return atomic_fetch_add(&begun, 1) % NUM_VCPUS == 1 ? -EAGAIN : 0;
+}
+
+static void one_that_cannot_begin_is_waited_for(void **state)
+{
+	struct vcpus *v = *state;
+	struct hv_ops ops = *v->hv->ops;
+	struct error err = { 0 };
+
+	start(v, VCPU_PAUSE);
+	assert_int_equal(vcpu_set_await_parked(&v->set, &err), 0);
+	assert_int_equal(v->set.running, 0);
+	assert_int_equal(v->set.alive, NUM_VCPUS);
+	finish(v);
+
+	ops.vcpu_begin = second_cannot_begin;
+	v->hv->ops = &ops;
+	v->set.machine->loop = v->loop;
+	start(v, VCPU_PAUSE);
+	assert_int_equal(vcpu_set_await_parked(&v->set, &err), -EAGAIN);
+	assert_int_equal(err.kind, ERROR_START);
+	vcpu_set_join(&v->set);
+	assert_int_equal(v->set.alive, 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -161,6 +190,7 @@ int main(void)
 		TEST(resumed_before_it_settled_says_nothing),
 		TEST(never_started_ones_settle_at_once_each_time),
 		TEST(started_paused_they_settle_without_a_kick),
+		TEST(one_that_cannot_begin_is_waited_for),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

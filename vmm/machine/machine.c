@@ -440,6 +440,9 @@ int machine_start(struct machine *m, struct error *err)
 	 * after all, nothing of what its guest had asked of them was done here.
 	 */
 	r = vcpu_set_start(&m->vcpus, VCPU_PAUSE, err);
+	/* A source that hears that the guest runs here lets go of it. */
+	if (!r && m->arrival)
+		r = vcpu_set_await_parked(&m->vcpus, err);
 	if (r < 0 || m->arrives_paused || (m->paused && m->config->start_paused))
 		return r;
 	if (m->paused)

@@ -159,8 +159,10 @@ static void park(struct vcpu *v)
 	complete_io(v);
 	pthread_mutex_lock(&set->lock);
 	if (must_park(v, atomic_load(&set->want))) {
-		if (--set->running == 0)
+		if (--set->running == 0) {
 			loop_post(set->loop, &set->settled);
+			pthread_cond_broadcast(&set->changed);
+		}
 		while (must_park(v, atomic_load(&set->want)))
 			pthread_cond_wait(&set->changed, &set->lock);
 		set->running++;
@@ -208,6 +210,7 @@ static void *vcpu_thread(void *arg)
 	pthread_mutex_lock(&set->lock);
 	set->running--;
 	set->alive--;
+	pthread_cond_broadcast(&set->changed);
 	/* A vCPU that failed is out of the guest too: a pause must not wait for it. */
 	if (is_settled(set))
 		loop_post(set->loop, &set->settled);
@@ -300,6 +303,22 @@ int vcpu_set_start(struct vcpu_set *set, enum vcpu_want want, struct error *err)
 	pthread_mutex_unlock(&set->lock);
 	pthread_attr_destroy(&attr);
 	return r;
+}
+
+int vcpu_set_await_parked(struct vcpu_set *set, struct error *err)
+{
+	bool whole;
+
+	pthread_mutex_lock(&set->lock);
+	while (set->running)
+		pthread_cond_wait(&set->changed, &set->lock);
+	whole = set->alive == set->num;
+	if (!whole) {
+		atomic_store(&set->want, VCPU_QUIT);
+		pthread_cond_broadcast(&set->changed);
+	}
+	pthread_mutex_unlock(&set->lock);
+	return whole ? 0 : error_kind_set(err, ERROR_START, -EAGAIN, "a vCPU's thread cannot begin");
 }
 
 void vcpu_set_want(struct vcpu_set *set, enum vcpu_want want, void (*fn)(void *arg), void *arg)
