@@ -204,6 +204,8 @@ static int copy_round(struct migrate_source *s, uint64_t *ret_pages, struct erro
 {
 	uint64_t before_ns = clock_monotonic_ns(NULL), bytes = bytes_so_far(s), ns;
 	uint64_t pages = pages_so_far(s), empty_ns = s->mirror.empty_ns;
+	/* As migrate_streams.h's: what all have under way shares one link. */
+	int patience_ms = (int)(s->wire.patience_ms * (s->streams.num + 1));
 	struct migrate_record rec;
 	int r = send_changes(s, err);
 
@@ -211,7 +213,7 @@ static int copy_round(struct migrate_source *s, uint64_t *ret_pages, struct erro
 		r = migrate_wire_send(&s->wire, MIGRATE_ROUND, s->report.rounds, NULL, 0, err);
 	if (!r)
 		r = migrate_wire_expect(&s->wire, MIGRATE_ROUND_DONE, &rec,
-					s->mirror.num ? SYNC_MS : (int)s->wire.patience_ms, err);
+					s->mirror.num ? SYNC_MS : patience_ms, err);
 	if (r < 0)
 		return r;
 	/* To read what is empty says nothing about the link. */

@@ -108,16 +108,21 @@ static int between_others(void *arg, struct error *err)
 	return r || !s->between ? r : s->between(s->arg, err);
 }
 
+/*
+ * What all connections have under way shares one link, and the answer comes behind it: over a slow one
+ * each alone is as patient as for its part.
+ */
 static int send_share(struct migrate_stream *stream, struct error *err)
 {
 	struct migrate_wire *w = &stream->wire;
+	int patience_ms = (int)(w->patience_ms * (stream->all->num + 1));
 	struct migrate_record rec;
 	int r = migrate_memory_send_share(stream->all->memory, stream->lane, w, between_others,
 					  stream, err);
 
 	if (!r)
 		r = migrate_wire_send(w, MIGRATE_ROUND, 0, NULL, 0, err);
-	return r ? r : migrate_wire_expect(w, MIGRATE_ROUND_DONE, &rec, (int)w->patience_ms, err);
+	return r ? r : migrate_wire_expect(w, MIGRATE_ROUND_DONE, &rec, patience_ms, err);
 }
 
 static void *send_thread(void *arg)
