@@ -85,11 +85,12 @@ fresh() {
 	: >"$1"
 }
 
-# Somebody listens at $1, unix:PATH or tcp:HOST:PORT. A socket has its name before that.
+# Somebody listens at $1, unix:PATH or tcp:HOST:PORT, in the network of the process $2 (ours). A socket
+# has its name before that.
 listens() {
 	case $1 in
-	unix:*) grep -q " 00010000 .* ${1#unix:}\$" /proc/net/unix ;;
-	tcp:*) grep -q "$(printf ':%04X 00000000:0000 0A' "${1##*:}")" /proc/net/tcp ;;
+	unix:*) grep -q " 00010000 .* ${1#unix:}\$" "/proc/${2:-self}/net/unix" ;;
+	tcp:*) grep -q "$(printf ':%04X 00000000:0000 0A' "${1##*:}")" "/proc/${2:-self}/net/tcp" ;;
 	esac
 }
 

@@ -54,6 +54,24 @@ fail() {
 	exit 1
 }
 
+# Each is a way to move: how it is called, where to, options for who receives, for who sends. PATH, HOST:PORT
+# and TLS are to be replaced.
+ways=(
+	# After a hand-off it is shared, which cannot come late.
+	"unix, private|unix:PATH|--memory-backend anon|"
+	"tcp|tcp:HOST:PORT|--trust-source|"
+	"tls|tcp:HOST:PORT|--tls TLS|--tls TLS"
+	"unix, 8 streams|unix:PATH||--streams 8"
+	"tcp, 4 streams, compressed|tcp:HOST:PORT|--trust-source|--streams 4 --zstd 1"
+	"tls, 3 streams|tcp:HOST:PORT|--tls TLS|--tls TLS --streams 3"
+	"unix, post-copy|unix:PATH||--postcopy on"
+	"tcp, 8 streams, post-copy|tcp:HOST:PORT|--trust-source|--streams 8 --postcopy on"
+	"tls, 8 streams|tcp:HOST:PORT|--tls TLS|--tls TLS --streams 8"
+	"tls, post-copy|tcp:HOST:PORT|--tls TLS|--tls TLS --postcopy on"
+	"hand-off|unix:PATH||--hand-off"
+	"hand-off of what is shared|unix:PATH||--hand-off"
+)
+
 # Types of records, as relay wants them.
 pages=2 round=4 state=5 commit=6 ready=7 prepared=9 running=10 disk=12 missing=16 sent=18
 
@@ -116,7 +134,8 @@ receive() {
 	esac
 }
 
-# Certificates in $here/tls: of an authority, in good for 127.0.0.1, in bad by another authority.
+# Certificates in $here/tls: of an authority, in good for $certificate_names (127.0.0.1), in bad by
+# another authority.
 make_certificates() {
 	local who
 	mkdir -p "$here/tls/good" "$here/tls/bad"
@@ -128,7 +147,7 @@ make_certificates() {
 			openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
 				-subj "/CN=$who host" -keyout key.pem -out host.csr
 			openssl x509 -req -in host.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
-				-extfile <(echo subjectAltName=IP:127.0.0.1) -out cert.pem
+				-extfile <(echo "subjectAltName=${certificate_names:-IP:127.0.0.1}") -out cert.pem
 		) >"$here/tls/log" 2>&1 || fail "$(cat "$here/tls/log")"
 	done
 }
