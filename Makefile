@@ -348,6 +348,7 @@ soak: ## unit tests under sanitizers again and again (SOAK_ROUNDS), then a long 
 	$(Q)$(MAKE) --no-print-directory soak-hostile
 	$(Q)$(MAKE) --no-print-directory soak-snapshot
 	$(Q)$(MAKE) --no-print-directory soak-reset
+	$(Q)$(MAKE) --no-print-directory soak-linux
 
 .PHONY: soak-reset
 soak-reset: all ## a guest taken back 10000 times, that writes 50 pages each time
@@ -365,6 +366,10 @@ soak-migrate: all $(GUEST_TOOLS) ## migrations: a fault at a random moment each,
 	$(Q)BUILD=$(BUILD) scripts/soak-migrate -n 50 -m --hand-off
 	$(Q)BUILD=$(BUILD) scripts/soak-migrate -n 50 -m --copy-disks
 	$(Q)BUILD=$(BUILD) scripts/soak-moves -n 100
+
+.PHONY: soak-linux
+soak-linux: all ## a busy Linux guest: saved, killed and restored 200 times, moved 100 times
+	$(Q)BUILD=$(BUILD) scripts/soak-linux
 
 .PHONY: soak-outcomes
 soak-outcomes: all ## wisp test: every outcome provoked 20 times
