@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/sockios.h>
 #include <poll.h>
 #include <signal.h>
@@ -270,6 +271,54 @@ static void a_lost_stream_ends_it_for_all(void **state)
 	end(&m);
 }
 
+/* Longer than one connection alone would wait, and far from what all of them do. */
+#define SLOW_PATIENCE_MS 2000
+#define SLOW_ANSWER_S	 4
+
+struct slow_answers {
+	int from, to;
+};
+
+static void *pass_on_slowly(void *arg)
+{
+	const struct slow_answers *s = arg;
+	struct pollfd p = { .fd = s->from, .events = POLLIN };
+	char buf[4096];
+	ssize_t n;
+
+	while (poll(&p, 1, -1) > 0 && (n = read(s->from, buf, sizeof(buf))) > 0) {
+		sleep(SLOW_ANSWER_S);
+		if (write(s->to, buf, n) != n)
+			break;
+	}
+	close(s->from);
+	return NULL;
+}
+
+static void many_streams_wait_for_what_all_have_under_way(void **state)
+{
+	struct moving m;
+	struct migrate_wire *slow;
+	struct slow_answers answers;
+	pthread_t thread;
+	int pair[2];
+
+	begin(&m);
+	fill(&m);
+	slow = &m.out.stream[0].wire;
+	slow->patience_ms = SLOW_PATIENCE_MS;
+	assert_int_equal(
+		socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+	answers = (struct slow_answers){ fcntl(slow->in, F_DUPFD_CLOEXEC, 3), pair[1] };
+	slow->in = pair[0];
+	assert_int_equal(pthread_create(&thread, NULL, pass_on_slowly, &answers), 0);
+	send_round(&m, NULL, NULL);
+	assert_same(&m);
+	end(&m);
+	pthread_join(thread, NULL);
+	close(pair[1]);
+}
+
 static int refuse(void *arg, struct error *err)
 {
 	return error_set(err, -EINTR, "not now");
@@ -515,6 +564,7 @@ int main(void)
 		cmocka_unit_test(what_changes_again_and_again_arrives_as_it_is_last),
 		cmocka_unit_test(a_little_goes_over_the_first_alone),
 		cmocka_unit_test(a_lost_stream_ends_it_for_all),
+		cmocka_unit_test(many_streams_wait_for_what_all_have_under_way),
 		cmocka_unit_test(who_stops_one_stops_all),
 		cmocka_unit_test(streams_carry_memory_and_nothing_else),
 		cmocka_unit_test(an_end_within_a_round_is_refused),

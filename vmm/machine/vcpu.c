@@ -318,7 +318,8 @@ int vcpu_set_await_parked(struct vcpu_set *set, struct error *err)
 		pthread_cond_broadcast(&set->changed);
 	}
 	pthread_mutex_unlock(&set->lock);
-	return whole ? 0 : error_kind_set(err, ERROR_START, -EAGAIN, "a vCPU's thread cannot begin");
+	return whole ? 0
+		     : error_kind_set(err, ERROR_START, -EAGAIN, "a vCPU's thread cannot begin");
 }
 
 void vcpu_set_want(struct vcpu_set *set, enum vcpu_want want, void (*fn)(void *arg), void *arg)

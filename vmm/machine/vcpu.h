@@ -64,8 +64,8 @@ void vcpu_set_done(struct vcpu_set *set);
 int vcpu_set_start(struct vcpu_set *set, enum vcpu_want want, struct error *err);
 
 /*
- * After a start that wants PAUSE: wait until each thread has taken its filter, can be interrupted and
- * stands by. -EAGAIN, kind START, when one cannot: then the guest is not to be run.
+ * After a start that wants PAUSE: wait until each thread has taken its filter, can be interrupted
+ * and stands by. -EAGAIN, kind START, when one cannot: then the guest is not to be run.
  */
 int vcpu_set_await_parked(struct vcpu_set *set, struct error *err);
 

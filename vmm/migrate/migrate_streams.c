@@ -109,8 +109,8 @@ static int between_others(void *arg, struct error *err)
 }
 
 /*
- * What all connections have under way shares one link, and the answer comes behind it: over a slow one
- * each alone is as patient as for its part.
+ * What all connections have under way shares one link, and the answer comes behind it: each waits
+ * for all of it.
  */
 static int send_share(struct migrate_stream *stream, struct error *err)
 {
