@@ -55,27 +55,36 @@ static void on_end(int number)
 	told_to_end = number;
 }
 
-/* Wait until there is something to read, or somebody wants us to end: then which signal it was. */
-static int await_byte(int fd)
+static const int end_signals[] = { SIGINT, SIGTERM, SIGHUP };
+
+/* From before there is a background on: none of them ends the foreground alone. */
+static void hold_signals(sigset_t *before)
 {
-	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
+	sigset_t held;
+
+	sigemptyset(&held);
+	for (unsigned i = 0; i < ARRAY_SIZE(end_signals); i++)
+		sigaddset(&held, end_signals[i]);
+	sigprocmask(SIG_BLOCK, &held, before);
+}
+
+/*
+ * Wait until there is something to read, or somebody wants us to end: then which signal it was.
+ * @mask: the signals that are blocked meanwhile.
+ */
+static int await_byte(int fd, const sigset_t *mask)
+{
 	const struct sigaction heeded = { .sa_handler = on_end };
 	struct pollfd p = { .fd = fd, .events = POLLIN };
-	sigset_t blocked, before;
 
-	/* But for the wait itself, so that none comes just before it. */
-	sigemptyset(&blocked);
-	for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++)
-		sigaddset(&blocked, numbers[i]);
-	sigprocmask(SIG_BLOCK, &blocked, &before);
-	for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++) {
+	for (unsigned i = 0; i < ARRAY_SIZE(end_signals); i++) {
 		struct sigaction now;
 
 		/* Whoever had us ignore it knows why. */
-		if (sigaction(numbers[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN)
-			sigaction(numbers[i], &heeded, NULL);
+		if (sigaction(end_signals[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN)
+			sigaction(end_signals[i], &heeded, NULL);
 	}
-	while (!told_to_end && ppoll(&p, 1, NULL, &before) < 0 && errno == EINTR)
+	while (!told_to_end && ppoll(&p, 1, NULL, mask) < 0 && errno == EINTR)
 		;
 	return told_to_end;
 }
@@ -84,11 +93,12 @@ static int await_byte(int fd)
  * The foreground: wait until it runs, or for its end. One whose start was broken off, before
  * anybody was told its name, does not run on.
  */
-static int await_start(const struct machine_config *c, pid_t background, int started_fd, int log_fd)
+static int await_start(const struct machine_config *c, pid_t background, int started_fd, int log_fd,
+		       const sigset_t *mask)
 {
 	char byte;
 	ssize_t n;
-	int status, signal = await_byte(started_fd);
+	int status, signal = await_byte(started_fd, mask);
 
 	if (signal) {
 		kill(background, SIGTERM);
@@ -126,6 +136,7 @@ int detach(struct machine_config *c, struct run_dir *dir, int *ret_started_fd)
 	struct error err = { 0 };
 	int log_fd = -1, started[2];
 	pid_t background = -1;
+	sigset_t mask;
 	int r = move_console(c, dir, &err);
 
 	if (!r)
@@ -133,6 +144,7 @@ int detach(struct machine_config *c, struct run_dir *dir, int *ret_started_fd)
 	if (r >= 0 && pipe2(started, O_CLOEXEC) < 0)
 		r = error_set(&err, -errno, "--detach: %m");
 	if (r >= 0) {
+		hold_signals(&mask);
 		background = fork();
 		if (background < 0)
 			r = error_set(&err, -errno, "--detach: cannot fork: %m");
@@ -144,8 +156,9 @@ int detach(struct machine_config *c, struct run_dir *dir, int *ret_started_fd)
 	}
 	if (background > 0) {
 		close(started[1]);
-		return await_start(c, background, started[0], log_fd);
+		return await_start(c, background, started[0], log_fd, &mask);
 	}
+	sigprocmask(SIG_SETMASK, &mask, NULL);
 	close(started[0]);
 	enter_background(log_fd);
 	run_dir_inherit(dir);
