@@ -521,6 +521,8 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 		r = error_usage(&err, -errno, "--ready-fd %u: %m", c->ready_fd);
 	if (!r)
 		r = outputs_check(c, NULL, &err);
+	if (!r)
+		r = recorder_check(c, &err);
 	params.kvm_fd = r < 0 ? r : kvm_open(&err);
 	if (params.kvm_fd >= 0)
 		r = kvm_host_query(params.kvm_fd, &host, &err);

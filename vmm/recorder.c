@@ -1,8 +1,55 @@
 #include "vmm/recorder.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+#include "devices/nbd.h"
+#include "devices/qcow2_format.h"
+
+/* What is at @path; that it cannot be looked at is for others to say. */
+static bool looks_like_qcow2(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	uint8_t magic[4] = { 0 };
+	bool is = fd >= 0 && pread(fd, magic, sizeof(magic), 0) == sizeof(magic) &&
+		  get_be32(magic) == QCOW2_MAGIC;
+
+	if (fd >= 0)
+		close(fd);
+	return is;
+}
+
+static const char *why_not(const struct config_disk *d)
+{
+	struct stat st;
+
+	if (nbd_is_uri(d->path))
+		return "is a server's";
+	if (d->direct)
+		return "has direct I/O";
+	if (d->format == BLOCK_FORMAT_QCOW2 ||
+	    (d->format == BLOCK_FORMAT_AUTO && looks_like_qcow2(d->path)))
+		return "is of format qcow2";
+	if (!d->read_only && stat(d->path, &st) == 0 && S_ISBLK(st.st_mode))
+		return "is a block device";
+	return NULL;
+}
+
+int recorder_check(const struct machine_config *c, struct error *err)
+{
+	for (unsigned i = 0; c->rewind.every_ms && i < c->num_disks; i++) {
+		const char *why = why_not(&c->disk[i]);
+
+		if (why)
+			return error_usage(err, -ENOTSUP,
+					   "--rewind: disk '%s' %s: of such no moment can be kept",
+					   c->disk[i].path, why);
+	}
+	return 0;
+}
 
 int recorder_start(const struct machine_config *c, struct error *err)
 {
