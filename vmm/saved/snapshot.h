@@ -37,6 +37,7 @@
 #define SNAPSHOT_INDEX	  "memory-index"
 #define SNAPSHOT_PAGES	  "pages"
 #define SNAPSHOT_PREFETCH "prefetch" /* vmm/saved/working_set.h */
+#define SNAPSHOT_LOG	  "log"	     /* of the boot, of a warm guest of `wisp test` */
 #define SNAPSHOT_DISK	  "disk-"    /* a copy of a disk, with its ID behind that */
 
 /* What tells one snapshot from all others, in text. */

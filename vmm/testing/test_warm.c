@@ -38,8 +38,6 @@
 /* How long who is killed may take to go. */
 #define KILLED_MS 1000
 
-#define LOG "log" /* of the boot, beside the snapshot's own files */
-
 /* ---- the name ---- */
 
 /* What it all depends on goes into a digest, in text. */
@@ -279,7 +277,7 @@ void test_warm_read_log(struct test_job *j)
 	if (s.dir_fd < 0)
 		return;
 	/* A kernel without trouble may have said nothing. */
-	if (snapshot_read_file(&s, j->warm, LOG, &text, &len, &err) == 0) {
+	if (snapshot_read_file(&s, j->warm, SNAPSHOT_LOG, &text, &len, &err) == 0) {
 		test_take_log(j, (const char *)text, len);
 		free(text);
 	}
@@ -394,11 +392,12 @@ void test_warm_prune(const char *dir, uint64_t max_bytes)
 static void write_log(const struct test_job *j)
 {
 	int dir = open(j->warm, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	int fd = dir < 0 ? -1 : openat(dir, LOG, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	const int flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
+	int fd = dir < 0 ? -1 : openat(dir, SNAPSHOT_LOG, flags, 0600);
 
 	/* It goes without. */
 	if (fd >= 0 && io_write_at(fd, j->boot.text, j->boot.len, 0) < 0)
-		unlinkat(dir, LOG, 0);
+		unlinkat(dir, SNAPSHOT_LOG, 0);
 	if (fd >= 0)
 		close(fd);
 	if (dir >= 0)
