@@ -6,6 +6,8 @@
  * counts how often it became another guest. Says each round.
  * places=N (8) is how many sectors take the writes in turn, apart=N (1) sectors from one to the
  * next; where N was given, at the end each must hold what was written there last.
+ * lease=1: before each round a sector must hold the number of that round, and is given the next:
+ * whoever runs twice finds it taken.
  * ring=packed chooses the layout, ticks=N how much of the TSC lies between two rounds. rounds=0 is
  * as many as there is time for until somebody writes to the sector behind those of the rounds; by
  * an 'r' there it is told to reboot. pages=N (64, at most 512) is how much memory each round
@@ -14,6 +16,7 @@
 #include "virtio.h"
 
 #define CONTROL_SECTOR 8
+#define LEASE_SECTOR 9
 #define PAGES	512
 
 static struct vdev devs[MAX_VDEVS];
@@ -75,6 +78,18 @@ static bool disk_kept_all(u64 rounds)
 	return true;
 }
 
+/* Nobody else had a round since ours. */
+static bool lease_is_ours(u64 round)
+{
+	memset(sector, 0, sizeof(sector));
+	if (round && (!disk(0, LEASE_SECTOR) || *(u64 *)sector != round)) {
+		note("round %lu: the lease says %lu", round, *(u64 *)sector);
+		return false;
+	}
+	*(u64 *)sector = round + 1;
+	return disk(1, LEASE_SECTOR);
+}
+
 static bool was_enough(void)
 {
 	memset(sector, 0, sizeof(sector));
@@ -125,7 +140,7 @@ void payload(void)
 	struct vdev *rng = virtio_first(devs, n, VIRTIO_RNG);
 	struct vdev *blk = virtio_first(devs, n, VIRTIO_BLK);
 	u64 before = rdtsc(), round;
-	bool good = true;
+	bool good = true, lease = argument_number("lease", 0);
 
 	places = argument_number("places", 8);
 	apart = argument_number("apart", 1);
@@ -137,6 +152,8 @@ void payload(void)
 	for (round = 0; good && (rounds ? round < rounds : !was_enough()); round++) {
 		u64 now;
 
+		if (lease && !(good = lease_is_ours(round)))
+			break;
 		good = vq_random(&rng_queue);
 		if (!good)
 			note("round %lu: no random bytes", round);
