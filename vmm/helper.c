@@ -242,7 +242,8 @@ int helper_await_ready(struct helper *h, struct error *err)
 	size_t len = 0;
 	ssize_t n;
 
-	if (h->status_fd < 0)
+	/* One that was never started, zeroed as it is, has none either. */
+	if (h->pid <= 0 || h->status_fd < 0)
 		return 0;
 	do {
 		n = read(h->status_fd, text + len, sizeof(text) - 1 - len);

@@ -50,7 +50,10 @@ int helper_find(const char *name, char *path, size_t size, struct error *err);
 int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd,
 		     struct error *err);
 
-/* Wait for "ready"; otherwise the helper's own words become the error, kind USAGE. */
+/*
+ * Wait for "ready"; otherwise the helper's own words become the error, kind USAGE. One that does
+ * not run is not waited for.
+ */
 int helper_await_ready(struct helper *h, struct error *err);
 
 /*
