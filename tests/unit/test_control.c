@@ -214,6 +214,37 @@ static void listener_that_reads_late_hears_the_last(void **state)
 	destroy(&s);
 }
 
+/* Its room is back, and before the loop has seen that something else has happened. */
+static void listener_that_was_told_before_its_turn_goes_on_listening(void **state)
+{
+	static const char request[] = "{\"do\":\"events\"}";
+	struct served s;
+	char text[100];
+	int sock, listener;
+
+	create(&s);
+	sock = client(&s);
+	listener = client(&s);
+	control_send(listener, request, strlen(request), NULL, 0, 0);
+	expect_event(&s, listener, "running");
+	for (unsigned i = 0; i < 3000; i++)
+		s.machine->changed_fn(s.machine->changed_arg);
+	/* It waits for room, and for nothing else. */
+	for (unsigned i = 0; i < 5; i++)
+		loop_run_once(machine_loop(s.machine), NSEC_PER_MSEC);
+	while (recv(listener, text, sizeof(text), MSG_DONTWAIT) > 0)
+		;
+	s.machine->changed_fn(s.machine->changed_arg);
+	expect_event(&s, listener, "running");
+	for (unsigned i = 0; i < 5; i++)
+		loop_run_once(machine_loop(s.machine), NSEC_PER_MSEC);
+	expect_state(ask(&s, sock, "{\"do\":\"pause\"}"), "paused");
+	expect_event(&s, listener, "paused");
+	close(listener);
+	close(sock);
+	destroy(&s);
+}
+
 /* A monitor that has used up its descriptors, and gets some back later. */
 static void clients_are_served_once_there_are_descriptors_again(void **state)
 {
@@ -688,6 +719,7 @@ int main(void)
 		cmocka_unit_test(info_tells_what_ls_shows),
 		cmocka_unit_test(listener_is_told_what_happens),
 		cmocka_unit_test(listener_that_reads_late_hears_the_last),
+		cmocka_unit_test(listener_that_was_told_before_its_turn_goes_on_listening),
 		cmocka_unit_test(listeners_that_leave_take_no_room),
 		cmocka_unit_test(pause_and_resume_are_states_that_last),
 		cmocka_unit_test(changes_are_counted_from_a_pause_only),

@@ -372,6 +372,53 @@ static void guest_that_another_client_pauses_stays_so(void **state)
 	free_running(&s);
 }
 
+/* Whoever asks for something else meanwhile has not said what becomes of the guest. */
+static void guest_that_is_left_in_the_midst_of_something_goes_on_behind_it(void **state)
+{
+	struct served s;
+	int first, go;
+
+	create_running(&s);
+	snapshot_is_taken(&s);
+	first = s.sock;
+	s.sock = dup(first);
+	client_leaves(&s);
+	go = ask_snapshot(&s);
+	close(first);
+	for (unsigned i = 0; i < 5; i++)
+		turn(&s);
+	assert_true(machine_is_paused(s.made.machine));
+	assert_int_equal(write(go, "", 1), 1);
+	close(go);
+	expect_ok(&s);
+	assert_false(machine_is_paused(s.made.machine));
+	free_running(&s);
+}
+
+static void guest_that_was_left_alone_once_stands_still_for_others(void **state)
+{
+	struct served s;
+	int first;
+
+	create_running(&s);
+	snapshot_is_taken(&s);
+	first = s.sock;
+	s.sock = dup(first);
+	client_leaves(&s);
+	ask(&s, "{\"do\":\"track\",\"on\":false}", NULL, 0);
+	json_decref(answer(&s));
+	assert_true(machine_is_paused(s.made.machine));
+	close(first);
+	for (unsigned i = 0; i < 5; i++)
+		turn(&s);
+	assert_false(machine_is_paused(s.made.machine));
+	ask(&s, "{\"do\":\"pause\"}", NULL, 0);
+	expect_ok(&s);
+	client_leaves(&s);
+	assert_true(machine_is_paused(s.made.machine));
+	free_running(&s);
+}
+
 /* ---- a guest that is to end ---- */
 
 /* Stands for a client whose request comes while the vCPUs are on their way out. */
@@ -423,6 +470,9 @@ int main(void)
 			client_that_leaves_while_memory_is_written_leaves_no_guest_behind),
 		cmocka_unit_test(guest_that_was_paused_before_stays_so_without_its_client),
 		cmocka_unit_test(guest_that_another_client_pauses_stays_so),
+		cmocka_unit_test(
+			guest_that_is_left_in_the_midst_of_something_goes_on_behind_it),
+		cmocka_unit_test(guest_that_was_left_alone_once_stands_still_for_others),
 		cmocka_unit_test(machine_that_ends_is_not_resumed),
 	};
 

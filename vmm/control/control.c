@@ -60,6 +60,7 @@ struct control {
 	unsigned num_connections;
 	const struct control_call *alone; /* the one at hand whose verb says so */
 	const struct connection *keeper;  /* whose client the guest stands still for, or NULL */
+	bool forsaken;			  /* that has left, and @alone is to be answered first */
 	const struct machine_end *end;	  /* once @closing */
 	uint64_t start_ns;
 	pid_t pid, parent;
@@ -82,7 +83,9 @@ static void close_fds(int *fds, unsigned num)
 static void go_on_without(struct control *control)
 {
 	control->keeper = NULL;
-	if (control->closing || !machine_is_paused(control->machine))
+	/* Who is at work on a guest that stood still is not to see it run. */
+	control->forsaken = control->alone;
+	if (control->forsaken || control->closing || !machine_is_paused(control->machine))
 		return;
 	log_info("who let the guest stand still has left: it goes on");
 	machine_resume(control->machine);
@@ -161,6 +164,7 @@ static char *to_text(json_t *object)
 static void answer(struct control_call *call, json_t *object, const int *fds, unsigned num_fds)
 {
 	struct connection *c = call->conn;
+	struct control *control = c->control;
 	char *text = to_text(object);
 	int r = text && strlen(text) > CONTROL_MAX_MESSAGE ? -EMSGSIZE : copy_fds(c, fds, num_fds);
 
@@ -170,13 +174,15 @@ static void answer(struct control_call *call, json_t *object, const int *fds, un
 						"the answer is too long for a message" :
 						"no descriptors are left for the answer's files"));
 	}
-	if (c->control->alone == call)
-		c->control->alone = NULL;
+	if (control->alone == call)
+		control->alone = NULL;
 	close_fds(call->fd, call->num_fds);
 	json_decref(call->args);
 	free(call);
 	c->call = NULL;
 	c->behind = false;
+	if (control->forsaken && !control->alone)
+		go_on_without(control);
 	if (!text || c->closing) {
 		free(text);
 		hang_up(c);
@@ -186,7 +192,7 @@ static void answer(struct control_call *call, json_t *object, const int *fds, un
 	c->out_len = strlen(text);
 	if (!flush_answer(c))
 		return;
-	if (c->control->closing)
+	if (control->closing)
 		hang_up(c);
 	else
 		watch(c);
@@ -228,10 +234,8 @@ static void dispatch(struct control_call *call)
 			     control->alone->verb->name);
 		return;
 	}
-	if (call->verb->alone) {
+	if (call->verb->alone)
 		control->alone = call;
-		control->keeper = NULL;
-	}
 	call->verb->handle(call);
 }
 
@@ -287,8 +291,10 @@ static void polled(struct loop_op *op, int res)
 	} else if (c->out) {
 		if (flush_answer(c))
 			watch(c);
-	} else if (c->behind && res == POLLOUT) {
-		tell_state(c->call);
+	} else if (c->call && res == POLLOUT) {
+		/* Something that happened meanwhile may have taken the room. */
+		if (c->behind)
+			tell_state(c->call);
 		watch(c);
 	} else if (c->call) {
 		control_fail(c->call, -ECANCELED, "who listens to events asks nothing else");
@@ -617,6 +623,11 @@ void control_reply_at_end(struct control_call *call)
 void control_keep_paused(struct control_call *call)
 {
 	call->conn->control->keeper = call->conn;
+}
+
+void control_keep_for_all(struct control_call *call)
+{
+	call->conn->control->keeper = NULL;
 }
 
 bool control_progress(struct control_call *call, json_t *progress)

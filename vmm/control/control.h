@@ -117,10 +117,12 @@ void control_reply_events(struct control_call *call);
 
 /*
  * The machine, which is paused, stands still for this call's client alone: should that leave before
- * anybody asks for a verb that is @alone ("resume", "pause"), or for the end, it goes on by itself.
- * Lasts beyond the answer.
+ * anybody has said what becomes of it ("resume", "pause", or the end), it goes on by itself, once
+ * no verb that is @alone is at work on it. Lasts beyond the answer.
  */
 void control_keep_paused(struct control_call *call);
+/* Somebody says so: whether it stands still is no more that client's affair. */
+void control_keep_for_all(struct control_call *call);
 
 /* @progress is taken over. False: dropped, for want of memory or as the client does not keep up. */
 bool control_progress(struct control_call *call, json_t *progress);

@@ -98,6 +98,7 @@ static void verb_pause(struct control_call *call)
 {
 	struct machine *m = control_machine(call);
 
+	control_keep_for_all(call);
 	if (machine_is_paused(m))
 		now_paused(call);
 	else
@@ -109,6 +110,7 @@ static void verb_resume(struct control_call *call)
 {
 	struct machine *m = control_machine(call);
 
+	control_keep_for_all(call);
 	if (machine_is_paused(m))
 		machine_resume(m);
 	control_reply(call, json_pack("{s:s}", "state", "running"));
