@@ -23,6 +23,7 @@
 struct going {
 	struct made made;
 	enum migrate_record_type last;
+	bool ends; /* the guest does, while it stops for the last time */
 	int sock[2];
 	pthread_t destination;
 	bool over; /* what came of it is here: */
@@ -53,6 +54,8 @@ static void *arrive(void *arg)
 			r = migrate_wire_send(&w, MIGRATE_ROUND_DONE, rec.page, NULL, 0, &err);
 		else if (!r && rec.type == MIGRATE_STATE && x->last != MIGRATE_STATE)
 			r = migrate_wire_send(&w, MIGRATE_PREPARED, 0, NULL, 0, &err);
+		if (r == -ECONNABORTED && x->ends)
+			break;
 		if (r < 0)
 			fail_msg("the destination: %s", err.msg);
 	}
@@ -112,8 +115,8 @@ static void wait_for_the_end(struct going *x)
 	pthread_join(x->destination, NULL);
 }
 
-/* Its guest runs, and goes; the destination hangs up after the record @last. */
-static void go_until(struct going *x, enum migrate_record_type last, bool paused)
+/* Its guest runs, and goes; the destination hangs up after @x->last. */
+static void go(struct going *x, bool paused)
 {
 	const struct migrate_watcher watcher = { .done = gone, .arg = x };
 	struct migrate_params params = {
@@ -125,7 +128,6 @@ static void go_until(struct going *x, enum migrate_record_type last, bool paused
 	};
 	struct error err = { 0 };
 
-	*x = (struct going){ .last = last };
 	made_first(&x->made, "mmio");
 	assert_int_equal(machine_start(x->made.machine, &err), 0);
 	assert_false(machine_is_paused(x->made.machine));
@@ -135,8 +137,17 @@ static void go_until(struct going *x, enum migrate_record_type last, bool paused
 	params.in = params.out = x->sock[0];
 	assert_int_equal(migrate_start(x->made.machine, &params, &watcher, &err), 0);
 	assert_true(migrate_is_under_way(x->made.machine));
+	if (x->ends)
+		machine_end(x->made.machine, MACHINE_END_POWEROFF, 0, NULL);
 	wait_for_the_end(x);
 	assert_true(x->result < 0);
+}
+
+/* The same, up to the record @last. */
+static void go_until(struct going *x, enum migrate_record_type last, bool paused)
+{
+	*x = (struct going){ .last = last };
+	go(x, paused);
 }
 
 static void go_on_over_another(struct going *x, void *(*destination)(void *arg))
@@ -210,6 +221,17 @@ static void a_guest_that_does_not_go_is_as_it_was(void **state)
 	end(&x);
 }
 
+/* It would be as if it had not: nobody there has heard its last word. */
+static void a_guest_that_has_powered_off_runs_nowhere_else(void **state)
+{
+	struct going x = { .last = MIGRATE_COMMIT, .ends = true };
+
+	go(&x, false);
+	assert_int_equal(x.report.phase, MIGRATE_FAILED);
+	assert_int_equal(x.result, -ECANCELED);
+	end(&x);
+}
+
 static void who_hangs_up_on_another_try_has_shown_nothing(void **state)
 {
 	struct error err = { 0 };
@@ -241,6 +263,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_guest_that_was_handed_over_neither_runs_nor_ends_here),
 		cmocka_unit_test(a_guest_that_does_not_go_is_as_it_was),
+		cmocka_unit_test(a_guest_that_has_powered_off_runs_nowhere_else),
 		cmocka_unit_test(who_hangs_up_on_another_try_has_shown_nothing),
 		cmocka_unit_test(who_says_what_is_missing_has_the_guest),
 	};

@@ -403,6 +403,9 @@ static int commit(struct migrate_source *s, struct error *err)
 	pthread_mutex_lock(&s->lock);
 	if (s->cancelled)
 		r = error_set(err, -ECANCELED, "migration: cancelled");
+	/* By itself, on the way to the pause: what was saved is a guest that has powered off. */
+	else if (atomic_load(&s->m->ended))
+		r = error_set(err, -ECANCELED, "migration: the guest ended");
 	else if ((r = migrate_note(s->params.journal, MIGRATE_PHASE_COMMITTED)) < 0)
 		error_set(err, r, "migration: the journal cannot be written: %m");
 	else
