@@ -77,7 +77,7 @@ HELPER_LIBS_wisp-top := -lncurses -ltinfo
 
 $(BUILD)/wisp-api: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
 $(BUILD)/wisp-top: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/top_*.c))
-$(BUILD)/wisp-jailer: $(BUILD)/helpers/jail.o
+$(BUILD)/wisp-jailer: $(addprefix $(BUILD)/helpers/,jail.o jail_cgroup.o)
 $(BUILD)/wisp-net: $(addprefix $(BUILD)/helpers/,user_net.o guest_filter.o guest_link.o)
 $(BUILD)/helpers/user_net.o: CFLAGS += $(HELPER_CFLAGS_wisp-net)
 $(BUILD)/wisp-%: $(BUILD)/helpers/wisp-%.o $(BUILD)/libwisp.a
@@ -157,6 +157,7 @@ $(BUILD)/tests/unit/test_api: LDLIBS += $(HELPER_LIBS_wisp-api) -Wl,--wrap=api_r
 $(BUILD)/tests/unit/test_api_snapshot: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
 $(BUILD)/tests/unit/test_api_snapshot: LDLIBS += $(HELPER_LIBS_wisp-api) \
 	-Wl,--wrap=fsync,--wrap=rename,--wrap=fallocate,--wrap=io_write_at
+$(BUILD)/tests/unit/test_jail_cgroup: $(BUILD)/helpers/jail_cgroup.o
 $(BUILD)/tests/unit/test_mmds: $(BUILD)/helpers/mmds_tcp.o $(BUILD)/helpers/mmds_answer.o
 $(BUILD)/tests/unit/test_top: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/top_*.c))
 

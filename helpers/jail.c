@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "helpers/jail_cgroup.h"
 #include "vmm/default_guest.h"
 
 #define MAX_ARGUMENTS 128
@@ -226,45 +227,6 @@ static int join_netns(const char *path, struct error *err)
 	return r;
 }
 
-static int write_file(const char *path, const char *text, size_t len, struct error *err)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC), r = 0;
-
-	if (fd < 0 || write(fd, text, len) != (ssize_t)len)
-		r = fail(err, "write to", path);
-	if (fd >= 0)
-		close(fd);
-	return r;
-}
-
-/* Version 2: one group for all; version 1: one in the hierarchy of each controller. */
-static int join_cgroup(const struct jail *j, const char *name, const char *setting,
-		       struct error *err)
-{
-	const char *parent = j->parent_cgroup ? j->parent_cgroup : name;
-	const char *value = strchr(setting, '=');
-	char dir[PATH_MAX], path[PATH_SIZE], pid[24];
-	int r, n;
-
-	if (!value || !value[1] || memchr(setting, '/', value - setting))
-		return error_usage(err, -EINVAL, "Invalid format for cgroups: %s", setting);
-	if (j->cgroup_version == 2)
-		snprintf(dir, sizeof(dir), "/sys/fs/cgroup/%s/%s", parent, j->id);
-	else
-		snprintf(dir, sizeof(dir), "/sys/fs/cgroup/%.*s/%s/%s",
-			 (int)strcspn(setting, "."), setting, parent, j->id);
-	r = make_path(dir, 0755, err);
-	if (r < 0)
-		return r;
-	snprintf(path, sizeof(path), "%s/%.*s", dir, (int)(value - setting), setting);
-	r = write_file(path, value + 1, strlen(value + 1), err);
-	if (r < 0)
-		return r;
-	n = snprintf(pid, sizeof(pid), "%d", getpid());
-	snprintf(path, sizeof(path), "%s/cgroup.procs", dir);
-	return write_file(path, pid, n, err);
-}
-
 static int set_limit(int resource, const char *name, unsigned long long n, struct error *err)
 {
 	struct rlimit limit = { n, n };
@@ -423,8 +385,8 @@ int jail_enter(const struct jail *j, struct error *err)
 		r = make_directories(j, root, err);
 	if (!r)
 		r = make_devices(j, root, err);
-	for (unsigned i = 0; i < j->num_cgroups && !r; i++)
-		r = join_cgroup(j, name, j->cgroup[i], err);
+	if (!r)
+		r = jail_join_cgroups(j, "/proc/mounts", name, err);
 	if (!r && j->netns)
 		r = join_netns(j->netns, err);
 	if (!r)

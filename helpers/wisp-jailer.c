@@ -160,7 +160,8 @@ static int check(const struct jail *j, struct error *err)
 				   j->id);
 	if (j->parent_cgroup && !is_inside(j->parent_cgroup))
 		return error_usage(err, -EINVAL,
-				   "The parent cgroup must be a relative path without dots");
+				   "Parent cgroup path is invalid. Path should not be absolute or "
+				   "contain '..' or '.'");
 	return 0;
 }
 
