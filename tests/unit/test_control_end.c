@@ -35,12 +35,29 @@ struct served {
 /* Of the copy that a test holds up in its first moment; shared with it. */
 static pid_t *copy;
 static bool copies_go_on; /* none is held up */
+static const struct served *copies_stop_at; /* or only at the memory of this; NULL: at once */
+
+static void stop_for_good(int signal)
+{
+	*copy = getpid();
+	for (;;)
+		pause();
+}
 
 static void copy_begins(void)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (copies_go_on)
 		return;
+	if (copies_stop_at) {
+		struct guest_mem *mem = copies_stop_at->made.machine->mem;
+
+		/* No client's end is in a monitor. */
+		close(copies_stop_at->sock);
+		signal(SIGSEGV, stop_for_good);
+		mprotect(mem->map, mem->map_size, PROT_NONE);
+		return;
+	}
 	*copy = getpid();
 	for (;;)
 		pause();
@@ -340,6 +357,57 @@ static void client_that_leaves_while_memory_is_written_leaves_no_guest_behind(vo
 	free_running(&s);
 }
 
+/* Neither the room on disk nor the next request waits for what nobody wants any more. */
+static void copy_ends_with_its_client(const char *request, bool has_turn)
+{
+	int go = -1, fd = made_file(0);
+	struct served s;
+	json_t *o;
+
+	create_running(&s);
+	copies_go_on = false;
+	copies_stop_at = &s;
+	*(volatile uint8_t *)s.made.machine->mem->map = 1;
+	if (has_turn) {
+		go = ask_snapshot_as(&s, request);
+		assert_int_equal(write(go, "", 1), 1);
+		close(go);
+	} else {
+		ask(&s, request, &fd, 1);
+	}
+	await_copy(&s);
+	client_leaves(&s);
+	for (uint64_t end = patience();; turn(&s)) {
+		ask(&s, "{\"do\":\"pause\"}", NULL, 0);
+		o = answer(&s);
+		if (json_is_true(json_object_get(o, "ok")))
+			break;
+		json_decref(o);
+		assert_false(patience_ends(end));
+	}
+	json_decref(o);
+	assert_int_equal(kill(*copy, 0), -1);
+	*copy = 0;
+	copies_stop_at = NULL;
+	close(fd);
+	free_running(&s);
+}
+
+static void snapshot_that_is_being_written_ends_with_its_client(void **state)
+{
+	copy_ends_with_its_client("{\"do\":\"snapshot\"}", true);
+}
+
+static void snapshot_before_the_end_that_is_being_written_ends_with_its_client(void **state)
+{
+	copy_ends_with_its_client(STAY, true);
+}
+
+static void core_that_is_being_written_ends_with_its_client(void **state)
+{
+	copy_ends_with_its_client("{\"do\":\"core\"}", false);
+}
+
 static void guest_that_was_paused_before_stays_so_without_its_client(void **state)
 {
 	struct served s;
@@ -468,6 +536,10 @@ int main(void)
 		cmocka_unit_test(guest_that_stands_still_for_its_client_goes_on_without_it),
 		cmocka_unit_test(
 			client_that_leaves_while_memory_is_written_leaves_no_guest_behind),
+		cmocka_unit_test(snapshot_that_is_being_written_ends_with_its_client),
+		cmocka_unit_test(
+			snapshot_before_the_end_that_is_being_written_ends_with_its_client),
+		cmocka_unit_test(core_that_is_being_written_ends_with_its_client),
 		cmocka_unit_test(guest_that_was_paused_before_stays_so_without_its_client),
 		cmocka_unit_test(guest_that_another_client_pauses_stays_so),
 		cmocka_unit_test(

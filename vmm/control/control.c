@@ -642,6 +642,11 @@ bool control_progress(struct control_call *call, json_t *progress)
 	return said;
 }
 
+int control_client(const struct control_call *call)
+{
+	return call->conn->fd;
+}
+
 pid_t control_pid(const struct control_call *call)
 {
 	return call->conn->control->pid;

@@ -127,6 +127,9 @@ void control_keep_for_all(struct control_call *call);
 /* @progress is taken over. False: dropped, for want of memory or as the client does not keep up. */
 bool control_progress(struct control_call *call, json_t *progress);
 
+/* The connection it came by, open until it is answered: is its client still there? */
+int control_client(const struct control_call *call);
+
 /* The monitor's process and who made it: its main thread may not ask. */
 pid_t control_pid(const struct control_call *call);
 pid_t control_parent(const struct control_call *call);

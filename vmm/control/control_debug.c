@@ -3,12 +3,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "vmm/control/control_copy.h"
 #include "vmm/debug/elf_core.h"
 #include "vmm/debug/gdb.h"
 #include "vmm/machine/machine_internal.h"
@@ -82,7 +81,7 @@ static void write_copy(void *arg, int report_fd)
 	const struct dump *d = arg;
 	int r;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	control_copy_begin(d->call);
 	r = elf_core_write(d->core, d->fd);
 	_exit(write(report_fd, &r, sizeof(r)) != sizeof(r));
 }

@@ -15,12 +15,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "vmm/config/config_state.h"
+#include "vmm/control/control_copy.h"
 #include "vmm/core/io.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
@@ -155,8 +154,7 @@ static _Noreturn void write_copy(const struct taking *t, int report_fd)
 {
 	struct written w = { .state_bytes = t->state.len };
 
-	/* Nobody waits for what it writes once the monitor is gone. */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	control_copy_begin(t->call);
 	w.r = t->changed ? write_changed(t, &w.memory)
 			 : guest_mem_save(t->m->mem, t->memory_fd, &w.memory);
 	if (!w.r)
