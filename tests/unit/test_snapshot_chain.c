@@ -528,6 +528,30 @@ static void merge_replaces_none_that_others_build_on(void **state)
 	snapshot_chain_close(&c);
 }
 
+static void expect_kept(const struct snapshot_chain *c, const char *path)
+{
+	struct error err = { 0 };
+
+	assert_int_equal(snapshot_chain_check_replaced(c, path, &err), -EEXIST);
+}
+
+/* One directory has many names. */
+static void one_that_others_build_on_is_known_by_any_name(void **state)
+{
+	struct snapshot_chain c;
+	struct error err = { 0 };
+
+	make_three(*state);
+	assert_int_equal(open_chain(&c, *state, "three", &err), 0);
+	assert_int_equal(symlink("two", path_in(*state, "link")), 0);
+	expect_kept(&c, path_in(*state, "one"));
+	expect_kept(&c, path_in(*state, "three/../one/"));
+	expect_kept(&c, path_in(*state, "link"));
+	assert_int_equal(snapshot_chain_check_replaced(&c, path_in(*state, "three"), &err), 0);
+	assert_int_equal(snapshot_chain_check_replaced(&c, path_in(*state, "new"), &err), 0);
+	snapshot_chain_close(&c);
+}
+
 #define in_directory(f) cmocka_unit_test_setup_teardown(f, make_directory, remove_directory)
 
 int main(void)
@@ -551,6 +575,7 @@ int main(void)
 		in_directory(which_one_it_is_takes_its_manifest_alone),
 		in_directory(compressed_one_without_its_files_is_refused),
 		in_directory(unknown_compression_is_refused),
+		in_directory(one_that_others_build_on_is_known_by_any_name),
 		in_directory(merge_replaces_none_that_others_build_on),
 	};
 

@@ -138,6 +138,43 @@ static int check_base(struct taking *t)
 	return -ENOENT;
 }
 
+/* Until it builds on nothing: what cannot be had from there on is lost already. */
+static int check_chain(struct taking *t, const char *latest)
+{
+	struct snapshot_chain *c = calloc(1, sizeof(*c));
+	struct error why = { 0 };
+	int r = 0;
+
+	if (!c)
+		return error_set(&t->err, -ENOMEM, "snapshot: %m");
+	if (snapshot_chain_open(c, latest, &why) == 0)
+		r = snapshot_chain_check_replaced(c, t->draft.path, &t->err);
+	snapshot_chain_close(c);
+	free(c);
+	if (r < 0)
+		error_hint(&t->err,
+			   "take it under another name, or have '%s' need no other first: 'wisp "
+			   "snapshot merge %s'",
+			   latest, latest);
+	return r;
+}
+
+/*
+ * The guest's latest snapshot may build on what this one, which is complete, would replace. As
+ * with a base it is looked at where it was said to be, and only if there is something to replace.
+ */
+static int check_replaced(struct taking *t)
+{
+	json_t *latest = json_object_get(t->manifest, "latest");
+	const char *path = json_string_value(json_object_get(latest, "path"));
+	int r = 0;
+
+	if (path && access(t->draft.path, F_OK) == 0)
+		r = check_chain(t, path);
+	json_object_del(t->manifest, "latest");
+	return r;
+}
+
 static void guest_is_paused(void *arg, const json_t *progress)
 {
 	struct taking *t = arg;
@@ -150,6 +187,8 @@ static void guest_is_paused(void *arg, const json_t *progress)
 	r = check_room(t);
 	if (!r)
 		r = check_base(t);
+	if (!r)
+		r = check_replaced(t);
 	for (unsigned i = 0; i < t->disks.num && !r; i++)
 		r = keep_disk(t, &t->disks.disk[i]);
 	/* Without a byte the monitor sees the end of the pipe, and lets the guest go on. */

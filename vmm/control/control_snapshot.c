@@ -289,16 +289,19 @@ static void client_done(struct loop_op *op, int res)
 	fail(t, &err);
 }
 
-/* What the manifest says of the machine, and what it builds on. */
+/*
+ * What the manifest says of the machine, and what it builds on; or, of a complete one, the latest
+ * of those that build on one another, none of which it should replace.
+ */
 static json_t *describe(const struct taking *t)
 {
 	const struct machine *m = t->m;
 	const struct machine_config *c = m->config;
-	json_t *devices = json_array(), *on = NULL;
+	json_t *devices = json_array(), *latest = NULL;
 	struct snapshot_base base;
 
-	if (t->changed && snapshot_track_base(m->track, &base))
-		on = json_pack("{s:s, s:s}", "id", base.id, "path", base.path);
+	if (m->track && snapshot_track_base(m->track, &base))
+		latest = json_pack("{s:s, s:s}", "id", base.id, "path", base.path);
 
 	for (unsigned i = 0; i < m->num_virtio; i++)
 		json_array_append_new(devices, json_string(m->virtio[i].dev->id));
@@ -306,7 +309,7 @@ static json_t *describe(const struct taking *t)
 			 "machine", "name", c->name, "cpus", c->cpus, "memory_bytes",
 			 (json_int_t)config_memory_total(c), "cpu", x86_cpu_model_name(c->cpu),
 			 "transport", c->transport == CONFIG_PCI ? "pci" : "mmio", "devices",
-			 devices, "base", on);
+			 devices, t->changed ? "base" : "latest", latest);
 }
 
 /* From the first that is to be tracked on every snapshot is a base for the next. */

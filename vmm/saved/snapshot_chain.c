@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- following it ---- */
@@ -147,6 +148,24 @@ bool snapshot_chain_is_packed(const struct snapshot_chain *c)
 		if (snapshot_is_packed(&c->link[i]))
 			return true;
 	return false;
+}
+
+/* There may be others between it and the newest one, which would lose what they build on. */
+int snapshot_chain_check_replaced(const struct snapshot_chain *c, const char *path,
+				  struct error *err)
+{
+	struct stat there, link;
+
+	if (stat(path, &there) < 0)
+		return 0;
+	for (unsigned i = 0; i + 1 < c->num; i++)
+		if (fstat(c->link[i].dir_fd, &link) == 0 && link.st_dev == there.st_dev &&
+		    link.st_ino == there.st_ino)
+			return error_usage(err, -EEXIST,
+					   "snapshot '%s': others build on it, so it cannot be "
+					   "replaced",
+					   path);
+	return 0;
 }
 
 void snapshot_chain_close(struct snapshot_chain *c)

@@ -41,6 +41,13 @@ static inline struct snapshot *snapshot_chain_last(struct snapshot_chain *c)
 int snapshot_chain_merge(struct snapshot_chain *c, const char *path, bool packed,
 			 struct error *err);
 
+/*
+ * -EEXIST with @err when @path, by whatever name, is one of them that others build on: all but the
+ * newest.
+ */
+int snapshot_chain_check_replaced(const struct snapshot_chain *c, const char *path,
+				  struct error *err);
+
 /* Is the memory of one of them compressed? */
 bool snapshot_chain_is_packed(const struct snapshot_chain *c);
 

@@ -159,23 +159,6 @@ static int fill(struct snapshot_draft *d, struct snapshot_chain *c, struct error
 	return take_disks(d, s, err);
 }
 
-/* There may be others between it and the newest one, which would lose what they build on. */
-static int check_replaced(const struct snapshot_chain *c, const char *path, struct error *err)
-{
-	struct stat there, link;
-
-	if (stat(path, &there) < 0)
-		return 0;
-	for (unsigned i = 0; i + 1 < c->num; i++)
-		if (fstat(c->link[i].dir_fd, &link) == 0 && link.st_dev == there.st_dev &&
-		    link.st_ino == there.st_ino)
-			return error_usage(err, -EEXIST,
-					   "snapshot '%s': others build on it, so what they are "
-					   "merged to cannot replace it",
-					   path);
-	return 0;
-}
-
 int snapshot_chain_merge(struct snapshot_chain *c, const char *path, bool packed,
 			 struct error *err)
 {
@@ -192,7 +175,7 @@ int snapshot_chain_merge(struct snapshot_chain *c, const char *path, bool packed
 				"snapshot '%s': more than 336 GiB of memory are not compressed",
 				path);
 	if (!r)
-		r = check_replaced(c, path, err);
+		r = snapshot_chain_check_replaced(c, path, err);
 	if (!r && !manifest)
 		r = error_set(err, -ENOMEM, "manifest: %m");
 	if (!r)
