@@ -487,6 +487,45 @@ static void guest_that_was_left_alone_once_stands_still_for_others(void **state)
 	free_running(&s);
 }
 
+/* ---- devices that come and go between two requests ---- */
+
+static void expect_stale(struct served *s, const char *request)
+{
+	const int fds[4] = { s->sock, s->sock, s->sock, s->sock };
+	json_t *o;
+
+	ask(s, request, fds, 4);
+	o = answer(s);
+	assert_int_equal(json_integer_value(json_object_get(o, "errno")), ESTALE);
+	json_decref(o);
+	assert_true(machine_is_paused(s->made.machine));
+}
+
+/* A disk of which nobody knew would be in what is saved or moved, and nothing of what it holds. */
+static void disks_that_were_looked_at_are_those_that_are_saved(void **state)
+{
+	struct machine_end how = { 0 };
+	struct served s;
+	json_t *o;
+
+	create(&s);
+	ask(&s, "{\"do\":\"disks\"}", NULL, 0);
+	o = answer(&s);
+	assert_int_equal(json_integer_value(json_object_get(o, "generation")), 0);
+	json_decref(o);
+	s.made.machine->generation++;
+	expect_stale(&s, "{\"do\":\"snapshot\",\"generation\":0}");
+	expect_stale(&s, "{\"do\":\"clone\",\"generation\":0}");
+	expect_stale(&s, "{\"do\":\"migrate\",\"uuid\":\"00112233445566778899aabbccddeeff\","
+			 "\"generation\":0}");
+	close(ask_snapshot_as(&s, "{\"do\":\"snapshot\",\"generation\":1}"));
+	json_decref(answer(&s));
+	machine_end(s.made.machine, MACHINE_END_ASKED, 0, NULL);
+	machine_run(s.made.machine, &how);
+	control_free(s.control, &how);
+	free_after(&s);
+}
+
 /* ---- a guest that is to end ---- */
 
 /* Stands for a client whose request comes while the vCPUs are on their way out. */
@@ -545,6 +584,7 @@ int main(void)
 		cmocka_unit_test(
 			guest_that_is_left_in_the_midst_of_something_goes_on_behind_it),
 		cmocka_unit_test(guest_that_was_left_alone_once_stands_still_for_others),
+		cmocka_unit_test(disks_that_were_looked_at_are_those_that_are_saved),
 		cmocka_unit_test(machine_that_ends_is_not_resumed),
 	};
 

@@ -441,13 +441,17 @@ static void what_failed_is_no_change(void **state)
 	assert_int_equal(unplug(&x, "c"), -ENOENT);
 	assert_int_equal(plug(&x, "/b,id=c"), -EEXIST);
 	assert_false(machine_was_plugged(x.m));
+	assert_int_equal(x.m->generation, 0);
 	assert_int_equal(plug(&x, "/c,id=c"), 0);
 	assert_true(machine_was_plugged(x.m));
+	assert_int_equal(x.m->generation, 1);
 	/* One that came and went is like none; one of the start that went is missing. */
 	assert_int_equal(unplug(&x, "c"), 0);
 	assert_false(machine_was_plugged(x.m));
+	assert_int_equal(x.m->generation, 2);
 	assert_int_equal(unplug(&x, "a"), 0);
 	assert_true(machine_was_plugged(x.m));
+	assert_int_equal(x.m->generation, 3);
 	end(&x);
 }
 

@@ -101,6 +101,12 @@ int cli_disks_get(struct cli_disks *d, int sock, struct error *err)
 	return 0;
 }
 
+json_int_t cli_disks_generation(const struct cli_disks *d)
+{
+	/* A monitor of before knows of none. */
+	return json_integer_value(json_object_get(d->reply, "generation"));
+}
+
 void cli_disks_done(struct cli_disks *d)
 {
 	for (unsigned i = 0; i < d->num; i++)

@@ -35,6 +35,9 @@ struct cli_disks {
 /* Ask on @sock. */
 int cli_disks_get(struct cli_disks *d, int sock, struct error *err);
 
+/* What a request that goes by these disks says as its "generation". */
+json_int_t cli_disks_generation(const struct cli_disks *d);
+
 /* Is this one copied while the guest stands still? */
 bool cli_disk_is_copied(const struct cli_disk *d, enum cli_disks_use use);
 

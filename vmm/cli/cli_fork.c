@@ -315,8 +315,10 @@ static int fork_nursery(struct cli_fork *c, int sock, json_t **ret_reply)
 		return error_set(&c->err, -errno, "socket: %m");
 	fds[0] = c->go[0];
 	fds[1] = c->nursery[0];
-	r = control_ask_extra(sock, json_pack("{s:s}", "do", "clone"), fds, 2, ret_reply, &extra,
-			      &err);
+	r = control_ask_extra(sock,
+			      json_pack("{s:s, s:I}", "do", "clone", "generation",
+					cli_disks_generation(&c->disks)),
+			      fds, 2, ret_reply, &extra, &err);
 	close(c->nursery[0]);
 	c->nursery[0] = -1;
 	if (r < 0 && !c->err.code)

@@ -191,14 +191,15 @@ static int ask(struct migration *mig, int sock, json_t **ret_reply, struct error
 	struct control_extra extra = { .progress = show, .arg = mig, .give_up_fd = -1 };
 	int fds[FIRST_STREAM_FD + MIGRATE_MAX_STREAMS - 1] = { mig->in, mig->out, mig->journal.fd,
 							       mig->hold[0] };
-	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:b, s:b, s:i, s:s}",
+	json_t *request = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:b, s:b, s:i, s:s, s:I}",
 				    "do",
 				    "migrate", "uuid", mig->journal.uuid, "level", o->level,
 				    "max_rounds", o->max_rounds, "downtime_ms", o->downtime_ms,
 				    "bandwidth", (json_int_t)o->bandwidth, "converge", o->converge,
 				    "hand_off", o->hand_off, "copy_disks", o->copy_disks,
 				    "streams", 1 + mig->num_more, "postcopy",
-				    postcopy[o->postcopy]);
+				    postcopy[o->postcopy], "generation",
+				    cli_disks_generation(&mig->disks));
 
 	memcpy(fds + FIRST_STREAM_FD, mig->more, mig->num_more * sizeof(*fds));
 	return control_ask_extra(sock, request, fds, FIRST_STREAM_FD + mig->num_more, ret_reply,

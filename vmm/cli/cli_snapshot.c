@@ -234,9 +234,10 @@ static int ask(struct taking *t, int sock, json_t **ret_reply)
 		.give_up_fd = t->signals_fd,
 	};
 	r = control_ask_extra(sock,
-			      json_pack("{s:s, s:b, s:b, s:s}", "do", "snapshot", "stay_paused",
-					t->options->stop, "diff", t->options->diff, "id",
-					t->draft.id),
+			      json_pack("{s:s, s:b, s:b, s:s, s:I}", "do", "snapshot",
+					"stay_paused", t->options->stop, "diff", t->options->diff,
+					"id", t->draft.id, "generation",
+					cli_disks_generation(&t->disks)),
 			      fds, t->options->diff ? 4 : 3, ret_reply, &t->extra, &err);
 	/* What went wrong here is the reason; what the monitor made of it is not. */
 	if (r < 0 && !t->err.code) {

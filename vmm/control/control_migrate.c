@@ -1,4 +1,5 @@
 #include "vmm/control/control_migrate.h"
+#include "vmm/control/control_snapshot.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -193,6 +194,8 @@ void control_verb_migrate(struct control_call *call)
 		control_fail(call, -EBADF, "the request came without its descriptors");
 		return;
 	}
+	if (!control_knows_devices(call))
+		return;
 	if (m->config->num_pmems) {
 		control_fail(call, -ENOTSUP,
 			     "a guest with persistent memory (--pmem) cannot be migrated: its file "

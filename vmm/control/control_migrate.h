@@ -6,10 +6,10 @@
 
 /*
  * {"do":"migrate","uuid":HEX,"level":N,"max_rounds":N,"bandwidth":N,"downtime_ms":N,
- * "converge":BOOL,"hand_off":BOOL,"copy_disks":BOOL,"streams":N,"postcopy":"off|auto|on"} with the
- * stream's two ends (in, out), the journal, a pipe whose other end the client holds: when that
- * closes it is cancelled, and the connections of further streams. Progress
- * and reply: the members of struct migrate_report. After the reply the microVM ends.
+ * "converge":BOOL,"hand_off":BOOL,"copy_disks":BOOL,"streams":N,"postcopy":"off|auto|on",
+ * "generation":of "disks"} with the stream's two ends (in, out), the journal, a pipe whose other
+ * end the client holds: when that closes it is cancelled, and the connections of further streams.
+ * Progress and reply: the members of struct migrate_report. After the reply the microVM ends.
  */
 void control_verb_migrate(struct control_call *call);
 

@@ -460,6 +460,17 @@ static void begin(struct taking *t)
 		machine_pause(t->m, paused, t);
 }
 
+bool control_knows_devices(struct control_call *call)
+{
+	uint64_t now = control_machine(call)->generation, known;
+
+	if (control_arg_number(call, "generation", now, INT64_MAX, &known) < 0)
+		return false;
+	if (known != now)
+		control_fail(call, -ESTALE, "a device came or went meanwhile: try again");
+	return known == now;
+}
+
 static void lacks_files(struct taking *t)
 {
 	control_fail(t->call, -EBADF, "the request came without its files");
@@ -481,6 +492,8 @@ void control_verb_snapshot(struct control_call *call)
 		control_fail(call, -EINVAL, "an ID of more than %d characters", MAX_ID);
 		return;
 	}
+	if (!control_knows_devices(call))
+		return;
 	t = new_taking(call);
 	if (!t)
 		return;
@@ -542,6 +555,8 @@ void control_verb_clone(struct control_call *call)
 	struct machine *m = control_machine(call);
 	struct taking *t;
 
+	if (!control_knows_devices(call))
+		return;
 	if (m->config->memory_backing != GUEST_MEM_ANON) {
 		control_fail(call, -ENOTSUP,
 			     "a guest with --hugepages or --memory-backend shared cannot be "
@@ -575,8 +590,9 @@ void control_verb_disks(struct control_call *call)
 	for (unsigned i = 0; i < c->num_args; i++)
 		json_array_append_new(args, json_string(c->args[i]));
 	control_reply_fds(call,
-			  json_pack("{s:o, s:o, s:s}", "disks", disks, "args", args, "directory",
-				    c->args_dir ? c->args_dir : "/"),
+			  json_pack("{s:o, s:o, s:s, s:I}", "disks", disks, "args", args,
+				    "directory", c->args_dir ? c->args_dir : "/", "generation",
+				    (json_int_t)m->generation),
 			  m->disk_fd, c->num_disks);
 }
 

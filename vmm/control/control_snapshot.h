@@ -6,15 +6,22 @@
 
 /*
  * {"do":"disks"}: {"disks":[{"id", "path", "read_only", "direct", "raw"}],
- * "args":[...], "directory"},
+ * "args":[...], "directory", "generation"},
  * with a descriptor of each disk, and the options that the machine was made of.
  */
 void control_verb_disks(struct control_call *call);
 
 /*
- * {"do":"snapshot","stay_paused":BOOL,"diff":BOOL,"track":BOOL,"id":ID} with a pipe (see the
- * .c) and two empty files, for the state and for RAM; a third one gets which pages are in that
- * (vmm/saved/snapshot_pages.h).
+ * Whoever keeps disks, or has looked at them, says by "generation" which answer he goes by: is it
+ * still true? No device comes or goes while @call, of a verb that is @alone, is at hand. False: it
+ * is answered, by ESTALE. Who says nothing goes by none.
+ */
+bool control_knows_devices(struct control_call *call);
+
+/*
+ * {"do":"snapshot","stay_paused":BOOL,"diff":BOOL,"track":BOOL,"id":ID,"generation":of "disks"}
+ * with a pipe (see the .c) and two empty files, for the state and for RAM; a third one gets which
+ * pages are in that (vmm/saved/snapshot_pages.h).
  *
  * With "diff" RAM is only what changed since the last snapshot that was kept, when changes have
  * been watched; else it is complete, and they are watched from now on. "track" alone does the
@@ -45,8 +52,8 @@ void control_verb_snapshot_kept(struct control_call *call);
 void control_verb_track(struct control_call *call);
 
 /*
- * {"do":"clone"} with a pipe and a nursery's socket (saved/clone.h). Reply: {"pause_us",
- * "fork_us"}.
+ * {"do":"clone","generation":of "disks"} with a pipe and a nursery's socket (saved/clone.h). Reply:
+ * {"pause_us", "fork_us"}.
  */
 void control_verb_clone(struct control_call *call);
 

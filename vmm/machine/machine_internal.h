@@ -85,6 +85,7 @@ struct machine {
 	bool resume_due; /* it was resumed meanwhile */
 
 	struct machine_plugging *plugging; /* NULL: nobody asked for a device to come or go */
+	uint64_t generation;		   /* of its devices: how many came and went */
 	_Atomic uint32_t ejected;	   /* PCI slots that the guest has let go of */
 	struct loop_task eject_task;
 

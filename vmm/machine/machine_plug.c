@@ -344,6 +344,7 @@ static void added(struct virtio_device *dev, void *arg)
 	if (describe(m->plugging) < 0)
 		log_warn("'%s' is not in what the next snapshot says of devices: no memory", a->id);
 	c->addition = NULL;
+	m->generation++;
 	go_on(c);
 	power_pci_hotplug(m->power, slot, 0);
 	finish(c, 0, NULL);
@@ -464,6 +465,7 @@ static void drop(struct loop_task *task)
 	int i = machine_virtio_index(m, c->kind, c->id);
 	const struct machine_virtio gone = take_device(m, i);
 
+	m->generation++;
 	if (forget(m, c) < 0)
 		log_warn("'%s' is still in what the next snapshot says of devices: no memory",
 			 c->id);
