@@ -46,24 +46,26 @@ static void pause_machine(struct machine *m)
 		loop_run_once(machine_loop(m), UINT64_MAX);
 }
 
-/* A paused machine over a fake hypervisor, with @more options. */
-static void make(struct made *m, const char *transport, const char *more, const char *value)
+/* A paused machine over a fake hypervisor, with @num more options and values. */
+static void make_with(struct made *m, const char *transport, const char *const *more, unsigned num)
 {
-	const char *args[] = { "--memory",  "32M",   "--cpus",	    "2",
-			       "--net",	    "none",  "--serial",    "file=/dev/null",
-			       "--console", "none",  "--kernel",    "fake",
-			       "--name",    "first", "--transport", transport,
-			       more,	    value };
+	const char *args[24] = { "--memory",  "32M",   "--cpus",      "2",
+				 "--net",     "none",  "--serial",    "file=/dev/null",
+				 "--console", "none",  "--kernel",    "fake",
+				 "--name",    "first", "--transport", transport };
+	const unsigned before = 16;
 	struct fake_hv_params hv = { 0 };
 	struct machine_params params = { .config = &m->config, .clock = &m->clock };
 	struct machine_files files;
 	struct error err = { 0 };
 	static struct fake_elf elf;
 
+	assert_true(before + num <= ARRAY_SIZE(args));
+	if (num)
+		memcpy(args + before, more, num * sizeof(*more));
 	memset(m, 0, sizeof(*m));
 	config_init(&m->config);
-	if (config_parse_run(&m->config, ARRAY_SIZE(args) - (more ? 0 : 2), (char *const *)args,
-			     &err) < 0 ||
+	if (config_parse_run(&m->config, (int)(before + num), (char *const *)args, &err) < 0 ||
 	    config_validate(&m->config, &err) < 0)
 		fail_msg("%s", err.msg);
 	clock_init_virtual(&m->clock, NSEC_PER_SEC, 1700000000 * NSEC_PER_SEC);
@@ -82,6 +84,19 @@ static void make(struct made *m, const char *transport, const char *more, const 
 		fail_msg("%s", err.msg);
 	machine_files_close(&files);
 	pause_machine(m->machine);
+}
+
+static void make(struct made *m, const char *transport, const char *more, const char *value)
+{
+	make_with(m, transport, (const char *[]){ more, value }, more ? 2 : 0);
+}
+
+static void make_with_disks(struct made *m)
+{
+	static const char *const disks[] = { "--disk", "/nowhere/a.img,id=root,format=raw",
+					     "--disk", "/nowhere/b.img,id=more,format=raw" };
+
+	make_with(m, "pci", disks, ARRAY_SIZE(disks));
 }
 
 static void destroy(struct made *m)
@@ -445,6 +460,46 @@ static void point_without_a_file_for_a_disk_is_none(void **unused)
 	destroy(&m);
 }
 
+/* What @m's guest writes to its disk is in the file. */
+static void expect_disk_itself(struct made *m, uint64_t value)
+{
+	uint64_t there = 0;
+
+	assert_null(reset_devices_forbid_copy(m->machine));
+	disk_io(m, BLOCK_WRITE, value);
+	assert_int_equal(disk_io(m, BLOCK_READ, 0), value);
+	assert_int_equal(pread(m->machine->disk_fd[0], &there, sizeof(there), 0), sizeof(there));
+	assert_int_equal(there, value);
+}
+
+/* It goes on, and what it writes is its user's, who was told that there is no point. */
+static void what_failed_keeps_nothing_apart_from_the_disks(void **unused)
+{
+	int open_end = sealed_memfd(0), fd = sealed_memfd(F_SEAL_SHRINK), disk[2];
+	struct error err = { 0 };
+	uint64_t pages;
+	struct made m;
+
+	make_with_disks(&m);
+	disk[0] = memfd_create("overlay", MFD_CLOEXEC);
+	disk[1] = -1;
+	assert_int_equal(reset_point_set(m.machine, fd, disk, &pages, &err), -EBADF);
+	expect_disk_itself(&m, 1);
+	for (unsigned i = 0; i < 2; i++)
+		disk[i] = memfd_create("overlay", MFD_CLOEXEC);
+	assert_int_equal(reset_point_set(m.machine, open_end, disk, &pages, &err), -EBADMSG);
+	expect_disk_itself(&m, 2);
+	/* What has a point already is another matter: its overlay may have been written to. */
+	assert_int_equal(set_point(&m, &err), 0);
+	disk_io(&m, BLOCK_WRITE, 3);
+	assert_int_equal(reset_point_set(m.machine, open_end, disk, &pages, &err), -EBADMSG);
+	assert_int_equal(disk_io(&m, BLOCK_READ, 0), 3);
+	assert_non_null(reset_devices_forbid_copy(m.machine));
+	close(open_end);
+	close(fd);
+	destroy(&m);
+}
+
 static void read_only_disk_is_no_obstacle(void **unused)
 {
 	struct error err = { 0 };
@@ -489,6 +544,7 @@ int main(void)
 		cmocka_unit_test(what_cannot_be_taken_back_is_refused),
 		cmocka_unit_test(disks_go_back_with_the_machine),
 		cmocka_unit_test(point_without_a_file_for_a_disk_is_none),
+		cmocka_unit_test(what_failed_keeps_nothing_apart_from_the_disks),
 		cmocka_unit_test(read_only_disk_is_no_obstacle),
 		cmocka_unit_test(file_that_could_shrink_is_refused),
 	};

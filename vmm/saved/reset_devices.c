@@ -56,6 +56,26 @@ int reset_devices_set(struct machine *m, int *fds, struct error *err)
 	return 0;
 }
 
+uint32_t reset_devices_overlaid(const struct machine *m)
+{
+	struct block *image;
+	uint32_t disks = 0;
+
+	for (unsigned i = 0; (image = next_image(m, &i)); i++)
+		if (block_has_overlay(image))
+			disks |= 1u << i;
+	return disks;
+}
+
+void reset_devices_unset(struct machine *m, uint32_t overlaid)
+{
+	struct block *image;
+
+	for (unsigned i = 0; (image = next_image(m, &i)); i++)
+		if (block_has_overlay(image) && !(overlaid & 1u << i))
+			block_overlay_remove(image);
+}
+
 static int disks_go_back(struct machine *m, struct error *err)
 {
 	struct block *image;

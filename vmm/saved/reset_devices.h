@@ -15,9 +15,19 @@ unsigned reset_devices_files(const struct machine_config *c);
 /*
  * The disks of @m as they are now are what they go back to. @fds: for each that the guest may
  * write, in their order, an empty regular file, taken over and set to -1 where it is used. After a
- * failure an earlier point is none any more. -errno with @err.
+ * failure an earlier point is none any more, and some of the disks may have overlays that are of no
+ * use. -errno with @err.
  */
 int reset_devices_set(struct machine *m, int *fds, struct error *err);
+
+/* Disks of @m that have one: a bit for each, by its place in the configuration. */
+uint32_t reset_devices_overlaid(const struct machine *m);
+
+/*
+ * The machine has not run since reset_devices_set(), and no point comes of that: what it writes is
+ * to be in the disks' files again, but for those of @overlaid, which had overlays before.
+ */
+void reset_devices_unset(struct machine *m, uint32_t overlaid);
 
 /*
  * Disks are as they were, and connections of user networking are gone. A network whose helper does

@@ -140,6 +140,7 @@ static void drop_point(struct machine *m)
 int reset_point_set(struct machine *m, int fd, int *disk_fds, uint64_t *ret_pages,
 		    struct error *err)
 {
+	uint32_t overlaid = reset_devices_overlaid(m);
 	struct guest_mem_saved saved;
 	struct reset_point *p;
 	int r = check(m, err);
@@ -168,6 +169,8 @@ int reset_point_set(struct machine *m, int fd, int *disk_fds, uint64_t *ret_page
 	if (!r)
 		r = guest_mem_keep(m->mem, fd, &saved, err);
 	if (r < 0) {
+		/* Or all that it writes from now on would be gone with it, and nobody know. */
+		reset_devices_unset(m, overlaid);
 		reset_point_free(p);
 		return r;
 	}
