@@ -7,6 +7,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,9 +81,11 @@ static int listen_for(struct fixture *f)
 }
 
 /* A client comes to @listener, which is closed, and its guest is asked to stand still. */
-static void meet(struct fixture *f, int listener, const char *option)
+static void meet_with(struct fixture *f, int listener, const char *option, const char *disks,
+		      const int *disk_fds, unsigned num_disks)
 {
 	const struct timeval patience = { .tv_sec = 60 };
+	char text[256];
 	unsigned num;
 	int fds[4];
 
@@ -94,12 +97,20 @@ static void meet(struct fixture *f, int listener, const char *option)
 	setsockopt(f->sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 
 	receive(f, "disks", fds, &num);
-	reply(f, "{\"ok\":true,\"disks\":[],\"args\":[],\"directory\":\"/\"}");
+	snprintf(text, sizeof(text),
+		 "{\"ok\":true,\"disks\":[%s],\"args\":[],\"directory\":\"/\"}", disks);
+	assert_int_equal(control_send(f->sock, text, strlen(text), disk_fds, num_disks, 0),
+			 strlen(text));
 	receive(f, "snapshot", fds, &num);
 	assert_int_equal(num, 3);
 	f->go = fds[0];
 	close(fds[1]);
 	close(fds[2]);
+}
+
+static void meet(struct fixture *f, int listener, const char *option)
+{
+	meet_with(f, listener, option, "", NULL, 0);
 }
 
 static void begin(struct fixture *f, const char *option)
@@ -221,6 +232,26 @@ static void guest_that_could_not_be_saved_is_the_monitors(void **state)
 	end(&f, 0);
 }
 
+/*
+ * A disk that is only named is on the medium before the snapshot counts. This one has a file that
+ * cannot be synced, whose owner hears of it.
+ */
+static void disk_that_cannot_be_made_safe_is_not_saved(void **state)
+{
+	static const char writable[] = "{\"id\":\"a\",\"path\":\"/a\",\"read_only\":false}";
+	int disk = open("/proc/version", O_RDONLY | O_CLOEXEC);
+	struct fixture f;
+	char byte;
+
+	assert_int_not_equal(fsync(disk), 0);
+	meet_with(&f, listen_for(&f), "--stop", writable, &disk, 1);
+	reply(&f, "{\"progress\":{}}");
+	assert_int_equal(read(f.go, &byte, 1), 0);
+	reply(&f, "{\"error\":\"given up\",\"errno\":125}");
+	end(&f, 0);
+	close(disk);
+}
+
 /* In place of the microVM's parent: it is who listens, and stays until it is killed. */
 static pid_t start_parent(int listener)
 {
@@ -272,6 +303,7 @@ int main(void)
 		cmocka_unit_test(client_whose_guest_goes_on_ends_at_once),
 		cmocka_unit_test(guest_that_was_paused_stays_so),
 		cmocka_unit_test(guest_that_could_not_be_saved_is_the_monitors),
+		cmocka_unit_test(disk_that_cannot_be_made_safe_is_not_saved),
 		cmocka_unit_test(ended_one_is_gone_altogether),
 	};
 

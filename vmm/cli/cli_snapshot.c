@@ -65,6 +65,15 @@ static enum cli_disks_use use_of_disks(const struct snapshot_options *o)
 	return o->stop ? CLI_DISKS_LAST_SNAPSHOT : CLI_DISKS_SNAPSHOT;
 }
 
+/* The copy of its memory is safe in the end, and knows of no write that may still be lost. */
+static int sync_disk(const struct cli_disk *d, struct error *err)
+{
+	if (d->read_only || fsync(d->fd) == 0)
+		return 0;
+	return error_set(err, -errno, "disk '%s': cannot be made safe with the snapshot: %m",
+			 d->path);
+}
+
 /*
  * A disk that the guest goes on to write is kept as it is now, and so is one that only the monitor
  * holds; others are only recognised.
@@ -77,7 +86,9 @@ static int keep_disk(struct taking *t, const struct cli_disk *d)
 	int r;
 
 	if (!cli_disk_is_copied(d, use_of_disks(t->options))) {
-		r = snapshot_disk_stamp(d->fd, &stamp, &t->err);
+		r = sync_disk(d, &t->err);
+		if (!r)
+			r = snapshot_disk_stamp(d->fd, &stamp, &t->err);
 	} else {
 		snprintf(name, sizeof(name), SNAPSHOT_DISK "%s", d->id);
 		r = snapshot_draft_disk(&t->draft, d->fd, d->path, name, &copied, &t->err);
