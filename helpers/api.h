@@ -127,9 +127,9 @@ void api_no_content(struct api_answer *answer);
 void api_ok(struct api_answer *answer, json_t *body);
 void api_fault(struct api_answer *answer, const char *fmt, ...) __printf(2, 3);
 
-/* Carry out one request; @text is NULL without a body. */
-void api_handle(struct api *api, const char *method, const char *path, const char *text, size_t len,
-		struct api_answer *answer);
+/* Carry out one request, for a path or a URL; @text is NULL without a body. */
+void api_handle(struct api *api, const char *method, const char *target, const char *text,
+		size_t len, struct api_answer *answer);
 
 /* ---- api_resources.c: before the start ---- */
 

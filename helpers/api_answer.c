@@ -355,6 +355,19 @@ static void count(struct api *api, const char *method, const char *path,
 		api_count(api, group, key, 1);
 }
 
+/*
+ * The path of a request's @target, with its query, which is no query to Firecracker: that of a URL
+ * begins behind the host, and what neither is one nor begins with a slash has none.
+ */
+static const char *path_of(const char *target)
+{
+	static const char scheme[] = "http://";
+
+	if (!strncmp(target, scheme, strlen(scheme)))
+		target = strchrnul(target + strlen(scheme), '/');
+	return *target == '/' ? target : "";
+}
+
 /* In Firecracker's words, which tools look for. Metadata may be secret. */
 static void log_request(struct api *api, const char *method, const char *path, const char *text,
 			size_t len)
@@ -374,9 +387,10 @@ static void log_request(struct api *api, const char *method, const char *path, c
 		shown ? api_quote(body, sizeof(body), text, len) : "");
 }
 
-void api_handle(struct api *api, const char *method, const char *path, const char *text, size_t len,
-		struct api_answer *answer)
+void api_handle(struct api *api, const char *method, const char *target, const char *text,
+		size_t len, struct api_answer *answer)
 {
+	const char *path = path_of(target);
 	uint64_t begun = api_now_us();
 
 	log_request(api, method, path, text, len);

@@ -21,6 +21,8 @@ struct api_http {
 
 /* One request while it comes in. */
 struct incoming {
+	char *target; /* as the request line has it: a query is part of Firecracker's paths */
+	bool begun;
 	char *text;
 	size_t len;
 	size_t refused; /* its body is longer than allowed, by its own account or in fact */
@@ -128,10 +130,10 @@ static enum MHD_Result request_arrives(void *arg, struct MHD_Connection *c, cons
 	struct api_http *http = arg;
 	struct incoming *in = *state;
 
-	if (!in) {
-		in = *state = calloc(1, sizeof(*in));
-		if (!in)
-			return MHD_NO;
+	if (!in)
+		return MHD_NO;
+	if (!in->begun) {
+		in->begun = true;
 		if (!is_known(method))
 			return refuse(c, "Invalid HTTP Method: Unsupported HTTP method.");
 		/* At once: the client should not send it first. */
@@ -146,7 +148,7 @@ static enum MHD_Result request_arrives(void *arg, struct MHD_Connection *c, cons
 	}
 	if (in->refused)
 		return refuse_size(http->api, c, in->refused);
-	return answer_request(http->api, c, method, url, in);
+	return answer_request(http->api, c, method, in->target, in);
 }
 
 static void request_done(void *arg, struct MHD_Connection *c, void **state,
@@ -154,10 +156,26 @@ static void request_done(void *arg, struct MHD_Connection *c, void **state,
 {
 	struct incoming *in = *state;
 
-	if (in)
+	if (in) {
+		free(in->target);
 		free(in->text);
+	}
 	free(in);
 	*state = NULL;
+}
+
+/* The first that is known of a request; request_done() frees what it returns. NULL: no memory. */
+static void *request_begins(void *arg, const char *target, struct MHD_Connection *c)
+{
+	struct incoming *in = calloc(1, sizeof(*in));
+
+	if (in)
+		in->target = strdup(target);
+	if (in && !in->target) {
+		free(in);
+		in = NULL;
+	}
+	return in;
 }
 
 /* Paths are taken as they are: "%2F" is no slash. */
@@ -184,6 +202,7 @@ int api_http_create(struct api_http **ret_http, struct api *api, int listen_fd, 
 				 MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_CONNECTION_LIMIT,
 				 MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS,
 				 MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
+				 MHD_OPTION_URI_LOG_CALLBACK, request_begins, NULL,
 				 MHD_OPTION_NOTIFY_COMPLETED, request_done, NULL, MHD_OPTION_END);
 	info = http->daemon ? MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
 	if (!info) {

@@ -164,9 +164,19 @@ API_HANDLER(put_machine)
 	update_machine(api, body, "PUT /machine-config: cpu_template field is deprecated.", answer);
 }
 
+/* Null is as good as absent. */
+static bool is_empty(json_t *update)
+{
+	const char *name;
+	json_t *v;
+
+	json_object_foreach(update, name, v) if (!json_is_null(v)) return false;
+	return true;
+}
+
 API_HANDLER(patch_machine)
 {
-	if (json_object_size(body) == 0)
+	if (is_empty(body))
 		api_fault(answer, "Empty PATCH request.");
 	else
 		update_machine(api, body, "PATCH /machine-config: cpu_template field is "

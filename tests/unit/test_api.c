@@ -352,6 +352,31 @@ static void id_ends_at_a_slash(void **state)
 	assert_int_equal(json_object_size(t->api.drives), 0);
 }
 
+static void target_is_a_path_or_a_url(void **state)
+{
+	static const char source[] = "{\"vcpu_count\":1,\"mem_size_mib\":16}";
+	struct talk *t = *state;
+
+	expect_taken(t, "PUT", "http://localhost/machine-config", source);
+	expect_taken(t, "PUT", "http://[::1]:80//machine-config/", source);
+	expect_fault(t, "/machine-config?x=/y", source,
+		     "Invalid request method and/or path: PUT machine-config?x=.");
+	expect_fault(t, "http://machine-config", source,
+		     "Invalid request method and/or path: PUT .");
+	expect_fault(t, "machine-config", source, "Invalid request method and/or path: PUT .");
+}
+
+static void update_of_nothing_is_empty(void **state)
+{
+	static const char nothing[] = "{\"smt\":null,\"vcpu_count\":null}";
+	struct talk *t = *state;
+
+	assert_string_equal(send_it(t, "PATCH", "/machine-config", nothing),
+			    "Empty PATCH request.");
+	assert_int_equal(t->answer.status, 400);
+	expect_taken(t, "PATCH", "/machine-config", "{\"smt\":null,\"vcpu_count\":2}");
+}
+
 static void metadata_is_not_logged(void **state)
 {
 	static const char *const paths[] = { "/mmds", "/mmds/", "//mmds", "//mmds//" };
@@ -511,6 +536,8 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(bucket_that_is_null_stays, setup, teardown),
 		cmocka_unit_test_setup_teardown(id_ends_at_a_slash, setup, teardown),
+		cmocka_unit_test_setup_teardown(target_is_a_path_or_a_url, setup, teardown),
+		cmocka_unit_test_setup_teardown(update_of_nothing_is_empty, setup, teardown),
 		cmocka_unit_test_setup_teardown(metadata_is_not_logged, setup, teardown),
 		cmocka_unit_test_setup_teardown(device_that_cannot_be_limited_goes_again, setup,
 						teardown),
