@@ -79,18 +79,43 @@ static unsigned serve(struct blk_queue *q)
 	return taken;
 }
 
+static void watch_for_quiet(struct blk_queue *q)
+{
+	q->kicks_seen = q->kicks;
+	loop_timer_set(q->loop, &q->quiet,
+		       clock_monotonic_ns(loop_clock(q->loop)) + BLK_PACE_QUIET_NS);
+}
+
 static void set_patient(struct blk_queue *q, bool patient)
 {
 	if (q->patient == patient)
 		return;
 	q->patient = patient;
 	loop_patience(q->loop, patient);
+	if (patient)
+		watch_for_quiet(q);
+	else
+		loop_timer_cancel(q->loop, &q->quiet);
+}
+
+/* A disk that nobody reads any more has its thread wait for nothing. */
+static void quiet(struct loop_timer *t)
+{
+	struct blk_queue *q = container_of(t, struct blk_queue, quiet);
+
+	if (q->kicks != q->kicks_seen) {
+		watch_for_quiet(q);
+		return;
+	}
+	blk_pace_quiet(&q->pace);
+	set_patient(q, false);
 }
 
 static void blk_kick(struct virtio_device *dev, unsigned queue)
 {
 	struct blk_queue *q = &blk_of(dev)->queue[queue];
 
+	q->kicks++;
 	if (q->patient) {
 		virtq_kicks_off(q->ring);
 		loop_give_way(q->loop);
@@ -364,6 +389,7 @@ static int init_queue(struct virtio_blk *blk, unsigned i)
 	q->ring = &blk->dev.queue[i];
 	q->notify.run = notify;
 	q->limited.expired = limit_over;
+	q->quiet.expired = quiet;
 	list_init(&q->kept);
 	blk_pace_init(&q->pace);
 	q->block = blk->block;

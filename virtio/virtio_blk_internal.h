@@ -44,6 +44,8 @@ struct blk_queue {
 	struct loop_timer limited; /* the rate limit lets the next one go then */
 	struct blk_pace pace;
 	bool patient; /* as the loop knows */
+	uint32_t kicks, kicks_seen; /* by @quiet, which goes on while the queue is patient */
+	struct loop_timer quiet;
 	struct blk_counters counters;
 	struct iovec iov[VIRTQ_MAX_SEGMENTS]; /* where a chain is popped to */
 };

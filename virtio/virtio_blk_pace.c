@@ -15,6 +15,11 @@ void blk_pace_init(struct blk_pace *p)
 	begin(p, false, p->interval);
 }
 
+void blk_pace_quiet(struct blk_pace *p)
+{
+	begin(p, false, p->interval);
+}
+
 /* At least three a doorbell, and half as many again as when it was served at once. */
 static bool pays(const struct blk_pace *p)
 {

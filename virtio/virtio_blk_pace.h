@@ -18,9 +18,12 @@
 
 #define BLK_PACE_FIRST	 256  /* doorbells before it is tried; and again when it no longer pays */
 #define BLK_PACE_TRIAL	 4    /* doorbells that a trial takes: each may have to wait a while */
-#define BLK_PACE_WINDOW	 256  /* doorbells that are judged together after that */
-#define BLK_PACE_WINDOWS 64   /* of these, until it has to be shown again */
+#define BLK_PACE_WINDOW	 64   /* doorbells that are judged together after that */
+#define BLK_PACE_WINDOWS 256  /* of these, until it has to be shown again */
 #define BLK_PACE_LONGEST 4096 /* doorbells between trials that all fail */
+
+/* So long without a doorbell, and a queue is not patient any more: blk_pace_quiet(). */
+#define BLK_PACE_QUIET_NS (100 * NSEC_PER_MSEC)
 
 struct blk_pace {
 	bool patient;
@@ -36,5 +39,8 @@ void blk_pace_init(struct blk_pace *p);
 
 /* A doorbell brought @chains. Returns whether the queue should be patient from now on. */
 bool blk_pace_kicked(struct blk_pace *p, unsigned chains);
+
+/* Nothing has come for a while: served at once from now on, until the next trial. */
+void blk_pace_quiet(struct blk_pace *p);
 
 #endif

@@ -26,7 +26,9 @@ void fake_vm_init(struct fake_vm *vm, enum loop_backend backend)
 		{ .gpa = 0, .size = FAKE_RAM_SPLIT },
 		{ .gpa = FAKE_RAM_SPLIT, .size = FAKE_RAM_END - FAKE_RAM_SPLIT },
 	};
-	struct loop_params params = { .backend = backend, .clock = &vm->clock, .name = "test" };
+	struct loop_params params = {
+		.backend = backend, .clock = &vm->clock, .name = "test", .may_wait = true
+	};
 	const struct fake_hv_params hv = { .guest = guest_step, .arg = vm, .never_wait = true };
 	struct pci_bus_params pci = {
 		.ecam_base = FAKE_ECAM_BASE,

@@ -97,6 +97,20 @@ static void waiting_has_to_be_shown_to_pay_again(void **state)
 	assert_in_range(o.patient_kicks, 1, BLK_PACE_WINDOW * (BLK_PACE_WINDOWS + 2));
 }
 
+static void a_quiet_queue_is_served_at_once_until_the_next_trial(void **state)
+{
+	struct blk_pace p;
+
+	blk_pace_init(&p);
+	play(&p, 10000, 1, 32);
+	assert_true(p.patient);
+	blk_pace_quiet(&p);
+	assert_false(p.patient);
+	for (unsigned i = 1; i < BLK_PACE_FIRST; i++)
+		assert_false(blk_pace_kicked(&p, 1));
+	assert_true(blk_pace_kicked(&p, 1));
+}
+
 static void doorbells_for_nothing_do_no_harm(void **state)
 {
 	struct blk_pace p;
@@ -116,6 +130,7 @@ int main(void)
 		cmocka_unit_test(what_already_comes_in_batches_is_left_alone),
 		cmocka_unit_test(a_driver_that_changes_its_ways_is_served_at_once_again),
 		cmocka_unit_test(waiting_has_to_be_shown_to_pay_again),
+		cmocka_unit_test(a_quiet_queue_is_served_at_once_until_the_next_trial),
 		cmocka_unit_test(doorbells_for_nothing_do_no_harm),
 	};
 

@@ -5,10 +5,12 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <sched.h>
 #include <unistd.h>
 
 #include "tests/unit/fake_blk.h"
 #include "tests/unit/fake_device.h"
+#include "virtio/virtio_blk_pace.h"
 
 /* ---- the promises, on every variant ---- */
 
@@ -404,6 +406,49 @@ static void the_write_cache_can_be_turned_off(void **state)
 	fake_blk_end(f);
 }
 
+static void tell_of_reads(struct fake_blk *f, unsigned doorbells)
+{
+	for (unsigned i = 0; i < doorbells; i++)
+		assert_int_equal(fake_blk_simple(f, VIRTIO_BLK_T_IN, 0, 512, true),
+				 VIRTIO_BLK_S_OK);
+}
+
+/* Its thread may be the main one: it has to be as it was soon after the driver's last doorbell. */
+static void a_quiet_disk_has_its_thread_wait_no_longer(void **state)
+{
+	struct fake_blk *f = fake_blk_begin(&fake_plain);
+
+	if (loop_backend(f->vm.loop) != LOOP_URING) {
+		fake_blk_end(f);
+		skip();
+	}
+	/* The queue's start was as good as a doorbell. */
+	tell_of_reads(f, BLK_PACE_FIRST - 2);
+	assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
+	tell_of_reads(f, 1);
+	assert_int_equal(sched_getscheduler(0), SCHED_BATCH);
+	/* One doorbell in time is enough to go on. */
+	tell_of_reads(f, 1);
+	clock_advance(&f->vm.clock, BLK_PACE_QUIET_NS);
+	fake_run(&f->vm);
+	assert_int_equal(sched_getscheduler(0), SCHED_BATCH);
+	clock_advance(&f->vm.clock, BLK_PACE_QUIET_NS - 1);
+	fake_run(&f->vm);
+	assert_int_equal(sched_getscheduler(0), SCHED_BATCH);
+	clock_advance(&f->vm.clock, 1);
+	fake_run(&f->vm);
+	assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
+
+	/* The next trial is as far away as the first one was, and a pause ends one at once. */
+	tell_of_reads(f, BLK_PACE_FIRST - 1);
+	assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
+	tell_of_reads(f, 1);
+	assert_int_equal(sched_getscheduler(0), SCHED_BATCH);
+	fake_driver_probe(&f->d);
+	assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
+	fake_blk_end(f);
+}
+
 int main(void)
 {
 	struct CMUnitTest matrix[] = {
@@ -426,6 +471,7 @@ int main(void)
 		cmocka_unit_test(zeroes_and_discards_are_checked),
 		cmocka_unit_test(features_not_taken_are_not_served),
 		cmocka_unit_test(the_write_cache_can_be_turned_off),
+		cmocka_unit_test(a_quiet_disk_has_its_thread_wait_no_longer),
 	};
 	int failed;
 

@@ -68,7 +68,7 @@ struct loop_params {
 	const struct clock *clock; /* NULL: the host's; timers of a virtual clock fire in
 				    * loop_run_once() after clock_advance() */
 	const char *name;	   /* for the log; borrowed */
-	bool may_wait;	/* its thread has no other task: loop_patience() may change how it runs */
+	bool may_wait;	/* loop_patience() may change how its thread is scheduled */
 	bool no_accept; /* loop_accept() is not to be had: a ring then refuses that operation */
 	struct loop_workers_params workers;
 };
@@ -113,7 +113,8 @@ bool loop_is_mine(const struct loop *loop);
 
 /*
  * Have the loop's thread, when there is work, wait until whoever runs on its processor sleeps or
- * has had its share, in place of going first (SCHED_BATCH); on an idle one nothing changes.
+ * has had its share, in place of going first (SCHED_BATCH); on an idle one nothing changes. All
+ * that the loop serves then waits: for no longer than it pays.
  * Counted: as often @on as not. Does nothing without params.may_wait, over epoll, or when the
  * thread's scheduling is of somebody else's choice.
  */

@@ -319,7 +319,9 @@ static void worker_begins(void *machine)
 int machine_create(struct machine **ret_m, const struct machine_params *params, struct error *err)
 {
 	const struct machine_config *c = params->config;
-	struct loop_params loop = { .backend = c->loop, .clock = params->clock, .name = "main" };
+	struct loop_params loop = {
+		.backend = c->loop, .clock = params->clock, .name = "main", .may_wait = true
+	};
 	struct machine *m;
 	int r;
 

@@ -11,6 +11,7 @@
 #include <linux/io_uring.h>
 #include <linux/userfaultfd.h>
 #include <linux/vhost.h>
+#include <sched.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -20,6 +21,11 @@ const struct seccomp_rule seccomp_main[] = {
 	/* the loop over io_uring; rings are restricted when they are made */
 	ALLOW(io_uring_enter, "submit, and wait"),
 	ALLOW_ARG(io_uring_register, 1, IORING_REGISTER_ENABLE_RINGS, "a ring's first use"),
+
+	/* a deep queue of a disk is served when the vCPU sleeps */
+	ALLOW(sched_getscheduler, "is it ours to change"),
+	ALLOW_ARG(sched_setscheduler, 1, SCHED_BATCH, "a disk that gains by waiting"),
+	ALLOW_ARG(sched_setscheduler, 1, SCHED_OTHER, "and no longer does"),
 
 	/* the loop over epoll */
 	ALLOW(epoll_ctl, "wait for one more descriptor"),
