@@ -105,7 +105,10 @@ static int take(struct recorder *r, struct error *err)
 	return ret;
 }
 
-/* Whatever keeps this one from being taken may be over when the next one is due. */
+/*
+ * Whatever keeps this one from being taken may be over when the next one is due. A guest of which
+ * none could ever be taken has no ring; what those that there are stand for stays as it was.
+ */
 static void take_if_due(struct recorder *r)
 {
 	struct error err = { 0 };
@@ -119,16 +122,17 @@ static void take_if_due(struct recorder *r)
 	if (!is_running(r))
 		return;
 	ret = take(r, &err);
-	if (ret < 0 && ret != -ENOTSUP && !r->failing) {
+	if (ret == -ENOTSUP && !r->moments.num) {
+		error_prefix(&err, "--rewind");
+		error_print(&err);
+		r->over = true;
+		return;
+	}
+	if (ret < 0 && !r->failing) {
 		error_prefix(&err, "--rewind: no moment can be taken, those before stay");
 		error_print(&err);
 	}
 	r->failing = ret < 0;
-	if (ret != -ENOTSUP)
-		return;
-	error_prefix(&err, "--rewind");
-	error_print(&err);
-	r->over = true;
 }
 
 /* ---- requests ---- */
