@@ -190,11 +190,26 @@ static void end_present(struct recorder *r)
 		log_debug("the microVM has ended: %s", err.msg);
 }
 
+/*
+ * As a clone would be called. Who goes back has no say in it: a name that leaves no room for a
+ * number is cut.
+ */
+static void make_name(const struct recorder *r, char *name, size_t size)
+{
+	const char *slash = strrchr(r->id, '/'), *stem = slash ? slash + 1 : r->id;
+	char cut[CONFIG_NAME_BYTES + 1];
+	int len = CONFIG_NAME_BYTES;
+
+	do
+		snprintf(cut, sizeof(cut), "%.*s", len--, stem);
+	while (snprintf(name, size, "%s-%u", cut, run_dir_free_number(r->run_dir, cut, 1)) >
+	       CONFIG_NAME_BYTES);
+}
+
 static void go_back(struct recorder *r, int fd, const json_t *request)
 {
 	struct error err = { 0 };
 	struct moment *m = find(r, json_integer_value(json_object_get(request, "ms")), &err);
-	const char *slash = strrchr(r->id, '/'), *stem = slash ? slash + 1 : r->id;
 	json_int_t back;
 	char name[128];
 	int ret;
@@ -204,7 +219,7 @@ static void go_back(struct recorder *r, int fd, const json_t *request)
 		return;
 	}
 	back = back_ms(r, m);
-	snprintf(name, sizeof(name), "%s-%u", stem, run_dir_free_number(r->run_dir, stem, 1));
+	make_name(r, name, sizeof(name));
 	m->fork.paused = json_is_true(json_object_get(request, "paused"));
 	r->chosen = m;
 	ret = cli_fork_start(&m->fork, name);

@@ -16,7 +16,7 @@
 
 #define HUGE_PAGE (2 * MiB)
 
-#define ID_BYTES 32
+#define ID_BYTES CONFIG_NAME_BYTES
 
 void config_init(struct machine_config *c)
 {

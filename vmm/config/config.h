@@ -257,6 +257,8 @@ static inline uint64_t config_memory_total(const struct machine_config *c)
 /* Check the whole against itself (not against the host): ranges, duplicates, combinations. */
 int config_validate(struct machine_config *c, struct error *err);
 
+#define CONFIG_NAME_BYTES 32 /* of a microVM's name at most */
+
 /*
  * Is @name one that a microVM can have? A directory is called so. @what says in the error (kind
  * USAGE) where it came from.
