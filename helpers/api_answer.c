@@ -97,21 +97,31 @@ const struct api_endpoint api_endpoints[] = {
 
 /* ---- routing ---- */
 
+/* What is behind @start and a slash of @path; "" when nothing is, NULL: it begins otherwise. */
+static const char *behind(const char *start, const char *path)
+{
+	size_t len = strlen(start);
+
+	if (strncmp(start, path, len) != 0 || (path[len] && path[len] != '/'))
+		return NULL;
+	path += len;
+	return path + strspn(path, "/");
+}
+
 /*
- * Does @path (without its first slash) fit @pattern? @ret_id: where the part for "*" begins; it
- * ends with @path or at a slash, behind which nothing matters.
+ * Does @path (without its first slash) fit @pattern? What is behind it does not matter. @ret_id:
+ * where the part for "*" begins; it ends with @path or at a slash.
  */
 static bool path_fits(const char *pattern, const char *path, const char **ret_id)
 {
 	const char *star = strchr(pattern, '*');
 	size_t len = strlen(path);
 
-	/* A slash at the end changes nothing. */
-	while (len && path[len - 1] == '/')
-		len--;
 	*ret_id = NULL;
 	if (!star)
-		return strlen(pattern) == len && !strncmp(pattern, path, len);
+		return *pattern ? behind(pattern, path) != NULL : !*path;
+	while (len && path[len - 1] == '/')
+		len--;
 	/* "drives" alone is the request with an empty id. */
 	if (len + 1 == (size_t)(star - pattern) && !strncmp(pattern, path, len)) {
 		*ret_id = "";
@@ -132,7 +142,7 @@ static bool is_id(const char *id)
 }
 
 /* In Firecracker's order: what the method says of a body comes before the path. */
-static bool body_fits(const char *method, const struct api_endpoint *e, bool has_body,
+static bool body_fits(const char *method, const char *path, bool has_body,
 		      struct api_answer *answer)
 {
 	if (!strcmp(method, "GET") && has_body)
@@ -141,20 +151,68 @@ static bool body_fits(const char *method, const struct api_endpoint *e, bool has
 		api_fault(answer, "Empty Delete request.");
 	else if (!strcmp(method, "PUT") && !has_body)
 		api_fault(answer, "Empty PUT request.");
-	else if (!strcmp(method, "PATCH") && !has_body && (!e || strncmp(e->path, "balloon", 7)))
+	else if (!strcmp(method, "PATCH") && !has_body && !behind("balloon/hinting", path))
 		api_fault(answer, "Empty PATCH request.");
 	else
 		return true;
 	return false;
 }
 
+/* Of those that fit the one that says most of the path. */
 static const struct api_endpoint *find_endpoint(const char *method, const char *path,
 						const char **ret_id)
 {
-	for (const struct api_endpoint *e = api_endpoints; e->method; e++)
-		if (!strcmp(e->method, method) && path_fits(e->path, path, ret_id))
-			return e;
-	return NULL;
+	const struct api_endpoint *found = NULL;
+	const char *id;
+
+	*ret_id = NULL;
+	for (const struct api_endpoint *e = api_endpoints; e->method; e++) {
+		if (strcmp(e->method, method) != 0 || !path_fits(e->path, path, &id) ||
+		    (found && strlen(e->path) < strlen(found->path)))
+			continue;
+		found = e;
+		*ret_id = id;
+	}
+	return found;
+}
+
+/* Where Firecracker minds what is behind a path: what it says around that, and when nothing is. */
+static const struct {
+	const char *method, *path, *before, *after, *nothing;
+} particular[] = {
+	{ "GET", "balloon/hinting", "Unrecognized GET request path `/hinting/", "`.",
+	  "Unrecognized GET request path `/hinting/`." },
+	{ "PATCH", "balloon/hinting", "Unrecognized PATCH request path `/hinting/", "`.",
+	  "Unrecognized PATCH request path `/hinting/`." },
+	{ "GET", "balloon", "Unrecognized GET request path `", "`.", NULL },
+	{ "PUT", "mmds", "Unrecognized PUT request path `", "`.", NULL },
+	{ "PUT", "snapshot", "Invalid request method and/or path: PUT /snapshot/", ".",
+	  "Missing snapshot operation type." },
+};
+
+/* The request for @e, which is NULL when there is none; else it is answered. */
+static bool path_is_good(const char *method, const char *path, const struct api_endpoint *e,
+			 struct api_answer *answer)
+{
+	const char *rest;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(particular); i++) {
+		if (strcmp(method, particular[i].method) != 0 ||
+		    (e && strlen(e->path) > strlen(particular[i].path)))
+			continue;
+		rest = behind(particular[i].path, path);
+		if (rest && *rest)
+			api_fault(answer, "%s%.*s%s", particular[i].before,
+				  (int)strcspn(rest, "/"), rest, particular[i].after);
+		else if (rest && particular[i].nothing)
+			api_fault(answer, "%s", particular[i].nothing);
+		if (answer->status)
+			return false;
+	}
+	if (!e)
+		api_fault(answer, "Invalid request method and/or path: %s %.*s.", method,
+			  (int)strcspn(path, "/"), path);
+	return e;
 }
 
 /* How much of @text is one number, as far as its characters can tell: "-1.5e+3". */
@@ -314,13 +372,9 @@ static void handle(struct api *api, const char *method, const char *path, const 
 
 	path += strspn(path, "/");
 	e = find_endpoint(method, path, &id);
-	if (!body_fits(method, e, text != NULL, answer))
+	if (!body_fits(method, path, text != NULL, answer) ||
+	    !path_is_good(method, path, e, answer))
 		return;
-	if (!e) {
-		api_fault(answer, "Invalid request method and/or path: %s %.*s.", method,
-			  (int)strcspn(path, "/"), path);
-		return;
-	}
 	if (id) {
 		own = strndup(id, strcspn(id, "/"));
 		if (!own) {
@@ -373,8 +427,7 @@ static void log_request(struct api *api, const char *method, const char *path, c
 			size_t len)
 {
 	char body[2048] = "", where[300];
-	const char *id;
-	bool shown = text && !path_fits("mmds", path + strspn(path, "/"), &id);
+	bool shown = text && !behind("mmds", path + strspn(path, "/"));
 
 	/* Methods as Rust's {:?} has them: "Put". */
 	api_log(api, "Info", "The API server received a %c%s request on %s%s%s.", *method,

@@ -366,6 +366,22 @@ static void target_is_a_path_or_a_url(void **state)
 	expect_fault(t, "machine-config", source, "Invalid request method and/or path: PUT .");
 }
 
+static void what_is_behind_a_path_matters_where_it_does(void **state)
+{
+	static const char source[] = "{\"vcpu_count\":2,\"mem_size_mib\":16}";
+	struct talk *t = *state;
+
+	expect_taken(t, "PUT", "/machine-config/x//y", source);
+	expect_fault(t, "/machine-configs", source, "method and/or path: PUT machine-configs.");
+	expect_fault(t, "/mmds/x/y", "{}", "Unrecognized PUT request path `x`.");
+	expect_fault(t, "/snapshot/", "{}", "Missing snapshot operation type.");
+	expect_fault(t, "/snapshot/x", "{}", "method and/or path: PUT /snapshot/x.");
+	assert_string_equal(send_it(t, "PATCH", "/balloon/hinting/x", NULL),
+			    "Unrecognized PATCH request path `/hinting/x`.");
+	assert_string_equal(send_it(t, "PATCH", "/balloon/statistics", NULL),
+			    "Empty PATCH request.");
+}
+
 static void update_of_nothing_is_empty(void **state)
 {
 	static const char nothing[] = "{\"smt\":null,\"vcpu_count\":null}";
@@ -385,6 +401,7 @@ static void metadata_is_not_logged(void **state)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(paths); i++)
 		expect_taken(t, "PUT", paths[i], "{\"key\":\"secret\"}");
+	expect_taken(t, "PATCH", "/mmds/x", "{\"other\":\"secret\"}");
 	expect_taken(t, "PATCH", "/machine-config", "{\"mem_size_mib\":4096}");
 	assert_true(read(t->log[0], log, sizeof(log) - 1) > 0);
 	assert_null(strstr(log, "secret"));
@@ -537,6 +554,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(bucket_that_is_null_stays, setup, teardown),
 		cmocka_unit_test_setup_teardown(id_ends_at_a_slash, setup, teardown),
 		cmocka_unit_test_setup_teardown(target_is_a_path_or_a_url, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_is_behind_a_path_matters_where_it_does, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(update_of_nothing_is_empty, setup, teardown),
 		cmocka_unit_test_setup_teardown(metadata_is_not_logged, setup, teardown),
 		cmocka_unit_test_setup_teardown(device_that_cannot_be_limited_goes_again, setup,
