@@ -183,18 +183,33 @@ static int set_limits(const char *path, const struct config_resources *r, struct
 
 /* ---- entering and leaving ---- */
 
+/* "+cpu +memory": what the limits of @r are the matter of. */
+static void name_controllers(char *text, size_t size, char sign, const struct config_resources *r)
+{
+	const struct {
+		const char *name;
+		bool wanted;
+	} all[] = {
+		{ "cpu", r->cpu_weight || r->cpu_percent },
+		{ "memory", r->memory_bytes },
+		{ "io", r->io_path },
+	};
+	size_t len = 0;
+
+	text[0] = '\0';
+	for (unsigned i = 0; i < ARRAY_SIZE(all); i++)
+		if (all[i].wanted)
+			len += snprintf(text + len, size - len, "%s%c%s", len ? " " : "", sign,
+					all[i].name);
+}
+
 /* Have @dir hand on what is needed to its children. */
 static int hand_on(const char *dir, const struct config_resources *r)
 {
-	int ret = 0;
+	char text[24];
 
-	if (r->cpu_weight || r->cpu_percent)
-		ret = write_file(dir, "cgroup.subtree_control", "+cpu");
-	if (!ret && r->memory_bytes)
-		ret = write_file(dir, "cgroup.subtree_control", "+memory");
-	if (!ret && r->io_path)
-		ret = write_file(dir, "cgroup.subtree_control", "+io");
-	return ret;
+	name_controllers(text, sizeof(text), '+', r);
+	return *text ? write_file(dir, "cgroup.subtree_control", text) : 0;
 }
 
 /*
@@ -216,8 +231,11 @@ static int make_in(struct cgroup *g, const char *dir, const char *id,
 		return ret;
 	}
 	ret = write_file(g->path, "cgroup.procs", "0");
+	g->given[0] = '\0';
 	if (!ret)
 		ret = hand_on(dir, r);
+	if (!ret && !strcmp(dir, g->home))
+		name_controllers(g->given, sizeof(g->given), '-', r);
 	if (ret < 0)
 		cgroup_leave(g);
 	return ret;
@@ -259,11 +277,30 @@ int cgroup_enter(struct cgroup *g, const char *id, const struct config_resources
 	return ret;
 }
 
+/*
+ * A cgroup that hands on controllers takes no processes: where ours is in our home, as in a scope
+ * of systemd's that has nobody but us, it has to stop that first.
+ */
+static int go_home(const struct cgroup *g)
+{
+	int r = write_file(g->home, "cgroup.procs", "0");
+
+	if (r != -EBUSY || !g->given[0])
+		return r;
+	r = write_file(g->home, "cgroup.subtree_control", g->given);
+	return r < 0 ? r : write_file(g->home, "cgroup.procs", "0");
+}
+
 void cgroup_leave(struct cgroup *g)
 {
+	int r;
+
 	if (!g->path[0])
 		return;
-	if (write_file(g->home, "cgroup.procs", "0") < 0 || rmdir(g->path) < 0)
-		log_warn("cgroup '%s' is left: %m", g->path);
+	r = go_home(g);
+	if (!r && rmdir(g->path) < 0)
+		r = -errno;
+	if (r < 0)
+		log_warn("cgroup '%s' is left: %s", g->path, strerror(-r));
 	g->path[0] = '\0';
 }

@@ -15,6 +15,7 @@
 struct cgroup {
 	char path[PATH_MAX]; /* ours */
 	char home[PATH_MAX]; /* where we came from */
+	char given[24];	     /* what it hands on for us, if ours is in there: "-cpu -memory" */
 };
 
 /* Is there anything among @r that takes a cgroup? */
