@@ -264,11 +264,11 @@ static int setup_vcpus(struct machine *m, const struct machine_params *params,
 	return r < 0 ? error_kind_set(err, ERROR_START, r, "boot processor: registers: %m") : 0;
 }
 
-/* Put the kernel and all it finds into memory, and the boot processor at its entry. */
-static int load_guest(struct machine *m, const struct machine_params *params, struct error *err)
+/* Put the kernel and all it finds into memory; @ret_start is where that begins. */
+static int load_kernel(struct machine *m, const struct machine_params *params,
+		       struct fw_start *ret_start, struct error *err)
 {
 	const struct machine_config *c = m->config;
-	struct fw_start start = { 0 };
 	struct fw_boot_config boot = {
 		.kernel = params->files->kernel,
 		.protocol = c->protocol,
@@ -282,9 +282,19 @@ static int load_guest(struct machine *m, const struct machine_params *params, st
 	if (!cmdline)
 		return error_set(err, -ENOMEM, "command line: %m");
 	boot.cmdline = cmdline;
-	r = fw_boot_setup(m->mem, &boot, &start, err);
+	r = fw_boot_setup(m->mem, &boot, ret_start, err);
 	free(cmdline);
-	if (r < 0)
+	return r;
+}
+
+/* The kernel is in memory, and the boot processor at its entry. */
+static int load_guest(struct machine *m, const struct machine_params *params, struct error *err)
+{
+	struct fw_start start = { 0 };
+	int r = load_kernel(m, params, &start, err);
+
+	/* That it fits is all that is asked of a layout. */
+	if (r < 0 || params->layout_only)
 		return r;
 	guest_mem_hide(m->mem);
 	r = machine_first_identity(m);
@@ -350,7 +360,7 @@ int machine_create(struct machine **ret_m, const struct machine_params *params, 
 		r = machine_load_kind(m, params->image, params->host_cpuid, err);
 	else if (!r && params->image && !params->image->demand)
 		r = machine_load(m, params->image, params->host_cpuid, err);
-	else if (!r && !params->image && !params->layout_only)
+	else if (!r && !params->image && (params->files->kernel || !params->layout_only))
 		r = load_guest(m, params, err);
 	if (!r && params->files->gdb >= 0) {
 		r = gdb_create(&m->gdb, m, params->files->gdb, err);

@@ -98,7 +98,7 @@ struct machine_params {
 	const struct x86_cpuid *host_cpuid; /* what guests may see; NULL: the hypervisor has none */
 	struct machine_files *files;	     /* what is taken is set to -1 or NULL */
 	struct sandbox *sandbox;	     /* locked before the start; NULL: none */
-	bool layout_only;		     /* no kernel, no back ends: for --dry-run */
+	bool layout_only; /* no back ends, a kernel if there is one, no start: for --dry-run */
 	const struct machine_image *image;   /* a saved machine in place of a kernel, or NULL */
 };
 
