@@ -116,10 +116,8 @@ static void blk_kick(struct virtio_device *dev, unsigned queue)
 	struct blk_queue *q = &blk_of(dev)->queue[queue];
 
 	q->kicks++;
-	if (q->patient) {
+	if (q->patient)
 		virtq_kicks_off(q->ring);
-		loop_give_way(q->loop);
-	}
 	set_patient(q, blk_pace_kicked(&q->pace, serve(q)));
 }
 

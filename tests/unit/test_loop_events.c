@@ -379,11 +379,6 @@ static void a_stop_before_the_run_is_not_lost(void **state)
 
 /* ---- patience ---- */
 
-static int policy_of_thread(void *arg)
-{
-	return sched_getscheduler(0);
-}
-
 struct patient {
 	struct loop *loop;
 	bool on;
@@ -397,12 +392,12 @@ static int be_patient(void *arg)
 	return sched_getscheduler(0);
 }
 
-static void *run_idly(void *arg)
+static void *ask_idly(void *may_wait)
 {
 	const struct sched_param none = { 0 };
 
 	sched_setscheduler(0, SCHED_IDLE, &none);
-	loop_run(arg);
+	*(bool *)may_wait = loop_thread_may_wait();
 	return NULL;
 }
 
@@ -412,13 +407,13 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static struct loop *start_patient(bool may_wait, void *(*how)(void *arg), pthread_t *ret_thread)
+static struct loop *start_patient(bool may_wait, pthread_t *ret_thread)
 {
 	struct loop_params params = { .backend = loop_fixture_backend(), .may_wait = may_wait };
 	struct loop *loop;
 
 	assert_int_equal(loop_create(&loop, &params, NULL), 0);
-	assert_int_equal(pthread_create(ret_thread, NULL, how, loop), 0);
+	assert_int_equal(pthread_create(ret_thread, NULL, run, loop), 0);
 	/* Until it runs it is ours. */
 	while (loop_is_mine(loop))
 		sched_yield();
@@ -438,7 +433,7 @@ static void patience_is_counted_and_ends(void **state)
 	int waiting = loop_fixture_backend() == LOOP_URING ? SCHED_BATCH : SCHED_OTHER;
 	pthread_t thread;
 
-	more.loop = less.loop = start_patient(true, run, &thread);
+	more.loop = less.loop = start_patient(true, &thread);
 	for (unsigned i = 0; i < 3; i++) {
 		assert_int_equal(loop_call(more.loop, be_patient, &more), waiting);
 		assert_int_equal(loop_call(more.loop, be_patient, &more), waiting);
@@ -453,20 +448,22 @@ static void patience_leaves_other_threads_as_they_are(void **state)
 	struct patient p = { .on = true };
 	pthread_t thread;
 
-	p.loop = start_patient(false, run, &thread);
+	p.loop = start_patient(false, &thread);
 	assert_int_equal(loop_call(p.loop, be_patient, &p), SCHED_OTHER);
 	p.on = false;
 	assert_int_equal(loop_call(p.loop, be_patient, &p), SCHED_OTHER);
 	end_patient(p.loop, thread);
+}
 
-	/* Somebody has said how this one is to run. */
-	p.on = true;
-	p.loop = start_patient(true, run_idly, &thread);
-	assert_int_equal(loop_call(p.loop, be_patient, &p), SCHED_IDLE);
-	p.on = false;
-	assert_int_equal(loop_call(p.loop, be_patient, &p), SCHED_IDLE);
-	assert_int_equal(loop_call(p.loop, policy_of_thread, NULL), SCHED_IDLE);
-	end_patient(p.loop, thread);
+static void a_thread_that_is_scheduled_by_choice_may_not_wait(void **state)
+{
+	bool may_wait = true;
+	pthread_t thread;
+
+	assert_true(loop_thread_may_wait());
+	assert_int_equal(pthread_create(&thread, NULL, ask_idly, &may_wait), 0);
+	pthread_join(thread, NULL);
+	assert_false(may_wait);
 }
 
 /* ---- rounds within rounds ---- */
@@ -598,6 +595,7 @@ int main(void)
 		loop_test(what_is_taken_back_within_a_round_does_not_run),
 		cmocka_unit_test(patience_is_counted_and_ends),
 		cmocka_unit_test(patience_leaves_other_threads_as_they_are),
+		cmocka_unit_test(a_thread_that_is_scheduled_by_choice_may_not_wait),
 	};
 
 	return loop_fixture_run("loop events", tests, ARRAY_SIZE(tests));

@@ -110,6 +110,11 @@ bool loop_is_mine(const struct loop *loop)
 			     pthread_self());
 }
 
+bool loop_thread_may_wait(void)
+{
+	return sched_getscheduler(0) == SCHED_OTHER;
+}
+
 void loop_patience(struct loop *loop, bool on)
 {
 	const struct sched_param none = { 0 };
@@ -118,16 +123,8 @@ void loop_patience(struct loop *loop, bool on)
 	/* The first one begins it, the last one ends it. */
 	if (!loop->may_wait || loop->patience != (on ? 1 : 0))
 		return;
-	/* What was chosen for us, by chrt(1) or the like, stays. */
-	if (sched_getscheduler(0) != (on ? SCHED_OTHER : SCHED_BATCH) ||
-	    sched_setscheduler(0, on ? SCHED_BATCH : SCHED_OTHER, &none) < 0)
+	if (sched_setscheduler(0, on ? SCHED_BATCH : SCHED_OTHER, &none) < 0)
 		loop->may_wait = false;
-}
-
-void loop_give_way(struct loop *loop)
-{
-	if (loop->patience && !loop->may_wait)
-		sched_yield();
 }
 
 /* End the present or the next wait. Any thread. */

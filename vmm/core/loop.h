@@ -112,19 +112,19 @@ void loop_stop(struct loop *loop);
 bool loop_is_mine(const struct loop *loop);
 
 /*
+ * Is how this thread is scheduled nobody's choice, as by chrt(1)? What params.may_wait is to be;
+ * asked before its system calls are filtered, for it and for all threads that it makes.
+ */
+bool loop_thread_may_wait(void);
+
+/*
  * Have the loop's thread, when there is work, wait until whoever runs on its processor sleeps or
  * has had its share, in place of going first (SCHED_BATCH); on an idle one nothing changes. All
  * that the loop serves then waits: for no longer than it pays.
- * Counted: as often @on as not. Does nothing without params.may_wait, over epoll, or when the
- * thread's scheduling is of somebody else's choice.
+ * Counted: as often @on as not. Does nothing without params.may_wait, or over epoll.
  */
 void loop_patience(struct loop *loop, bool on);
 
-/*
- * Let whoever waits for its processor run once: for an event of somebody for whom loop_patience()
- * is on, where that does nothing. What came in the same round behind that event waits meanwhile.
- */
-void loop_give_way(struct loop *loop);
 
 /* ---- operations; @op->done must be set; buffers stay valid until done() ---- */
 

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
-#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -13,6 +12,9 @@
 
 /* Messages of one read(): more than there are threads to sleep, mostly. */
 #define MAX_MESSAGES 16
+
+/* Who gives pages back is about to go on, but may have to wait for this processor. */
+#define CHANGE_MS 1
 
 /* ---- the record of pages ---- */
 
@@ -141,11 +143,13 @@ static unsigned take_messages(struct page_faults *f, uint64_t *wanted, unsigned 
 /* While the guest gives pages back nothing can be placed: see to it that it gets on with that. */
 static void let_changes_pass(struct page_faults *f)
 {
+	struct pollfd next = { .fd = f->fd, .events = POLLIN };
+
 	if (take_messages(f, NULL, NULL))
 		return;
 	/* Its thread has been told, and must run. */
 	pthread_mutex_unlock(&f->lock);
-	sched_yield();
+	poll(&next, 1, CHANGE_MS);
 	pthread_mutex_lock(&f->lock);
 }
 

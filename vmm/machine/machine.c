@@ -329,9 +329,10 @@ static void worker_begins(void *machine)
 int machine_create(struct machine **ret_m, const struct machine_params *params, struct error *err)
 {
 	const struct machine_config *c = params->config;
-	struct loop_params loop = {
-		.backend = c->loop, .clock = params->clock, .name = "main", .may_wait = true
-	};
+	struct loop_params loop = { .backend = c->loop,
+				    .clock = params->clock,
+				    .name = "main",
+				    .may_wait = loop_thread_may_wait() };
 	struct machine *m;
 	int r;
 
@@ -342,6 +343,7 @@ int machine_create(struct machine **ret_m, const struct machine_params *params, 
 	m->config = c;
 	m->clock = params->clock;
 	m->hv = params->hv;
+	m->may_wait = loop.may_wait;
 	m->vcpus.sandbox = params->sandbox;
 	m->arrival = params->image ? params->image->arrival : NULL;
 	m->arriving = m->arrival != NULL;

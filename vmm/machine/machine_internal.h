@@ -99,6 +99,7 @@ struct machine {
 	struct migrate_source *migration; /* the one at hand, or the last; NULL: none */
 	const struct migrate_arrival *arrival; /* it came from elsewhere; NULL: it did not */
 	struct migrate_fill *fill; /* some of its memory is still to come; NULL: none is */
+	bool may_wait;	     /* params of its loops: disks may have their threads wait */
 	bool arriving;	     /* another machine is to hand its guest over to this one */
 	bool arrives_paused; /* and does not want it to run */
 	bool commit_by_hand; /* it may have done so: somebody has to tell */

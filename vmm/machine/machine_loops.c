@@ -37,7 +37,7 @@ int machine_add_loop(struct machine *m, const char *device, unsigned queue,
 		/* As many as a queue has requests. */
 		.entries = 128,
 		.clock = m->clock,
-		.may_wait = true,
+		.may_wait = m->may_wait,
 		.no_accept = true, /* nor do its thread's system calls have it */
 	};
 	int r;

@@ -22,7 +22,7 @@ const struct seccomp_rule seccomp_common[] = {
 	ALLOW(rt_sigprocmask, "threads that begin and end, the terminal"),
 	ALLOW(rt_sigreturn, "the handler of the signal that interrupts a vCPU"),
 	ALLOW(restart_syscall, "the kernel's own, after a stop"),
-	ALLOW(sched_yield, "the C library's locks"),
+	REFUSE(sched_yield, EPERM, "locks of libraries that spin: they go on"),
 	ALLOW(exit, "the end of a thread"),
 	ALLOW(exit_group, "the end"),
 	{ 0 },

@@ -32,7 +32,7 @@ const struct seccomp_rule seccomp_maker[] = {
 	ALLOW(rseq, "a thread begins"),
 	ALLOW(gettid, "a vCPU thread says who it is"),
 	ALLOW_ARG(sched_setaffinity, 0, 0, "a vCPU of a clone, or of a guest that came, is pinned"),
-	ALLOW(sched_getscheduler, "the thread of a clone's disk"),
+	ALLOW(sched_getscheduler, "may the threads of a clone's disks be told to wait"),
 	ALLOW_ARG(sched_setscheduler, 1, SCHED_BATCH, "the same"),
 	ALLOW_ARG(sched_setscheduler, 1, SCHED_OTHER, "the same"),
 	ALLOW_ARG(prctl, 0, PR_SET_NAME, "a thread says what it is"),

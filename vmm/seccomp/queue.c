@@ -20,7 +20,6 @@ const struct seccomp_rule seccomp_queue[] = {
 	ALLOW_ARG(io_uring_register, 1, IORING_REGISTER_ENABLE_RINGS, "a ring's first use"),
 
 	/* a deep queue is served when the vCPU sleeps */
-	ALLOW(sched_getscheduler, "is it ours to change"),
 	ALLOW_ARG(sched_setscheduler, 1, SCHED_BATCH, "a disk's thread that gains by waiting"),
 	ALLOW_ARG(sched_setscheduler, 1, SCHED_OTHER, "and no longer does"),
 
