@@ -108,6 +108,8 @@ struct api_field {
 	bool required;
 	const char *words;
 	const struct api_field *fields;
+	bool not_null; /* it may be left out, and has a default then, which null is not */
+	bool open;     /* at the end: other fields are nothing to mind */
 };
 
 extern const struct api_field api_boot_source[], api_machine_config[], api_machine_update[],
@@ -120,6 +122,10 @@ extern const struct api_field api_boot_source[], api_machine_config[], api_machi
 
 /* Does @body have the fields it should and no others? -EINVAL with the words of serde if not. */
 int api_check(const json_t *body, const struct api_field *fields, struct error *err);
+/* "06:00:AC:10:00:02" */
+bool api_is_mac(const char *text);
+/* That of @net, if it is one, in small letters: it is a number, which is shown as all are. */
+void api_lower_mac(json_t *net);
 
 /* ---- api_answer.c ---- */
 

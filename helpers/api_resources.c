@@ -93,12 +93,25 @@ static json_t *or_null(json_t *o)
 	return o ? json_incref(o) : json_null();
 }
 
+/* The root first, as the guest finds them. */
+static json_t *drives_of(const struct api *api)
+{
+	json_t *list = json_array(), *d;
+	const char *id;
+
+	for (int root = 1; root >= 0; root--)
+		json_object_foreach(api->drives, id, d)
+			if (json_is_true(json_object_get(d, "is_root_device")) == root)
+				json_array_append(list, d);
+	return list;
+}
+
 API_HANDLER(get_config)
 {
 	json_t *o = json_object();
 
 	json_object_set_new(o, "balloon", or_null(api->balloon));
-	json_object_set_new(o, "drives", values_of(api->drives));
+	json_object_set_new(o, "drives", drives_of(api));
 	json_object_set_new(o, "boot-source",
 			    api->boot ? json_incref(api->boot)
 				      : json_pack("{s:s, s:n, s:n}", "kernel_image_path", "",
@@ -341,15 +354,6 @@ API_HANDLER(put_pmem)
 	api_no_content(answer);
 }
 
-static bool is_mac(const char *text)
-{
-	for (unsigned i = 0; i < 17; i++)
-		if (i % 3 == 2 ? text[i] != ':'
-			       : !strchr("0123456789abcdefABCDEF", text[i]) || !text[i])
-			return false;
-	return !text[17];
-}
-
 /* Is the host's interface @name taken by another network than @id? */
 static bool tap_is_taken(const struct api *api, const char *id, const char *name)
 {
@@ -369,7 +373,7 @@ static bool net_is_good(struct api *api, const char *id, const json_t *body,
 	const json_t *mtu = json_object_get(body, "mtu");
 	json_t *n;
 
-	if (mac && !is_mac(mac)) {
+	if (mac && !api_is_mac(mac)) {
 		api_fault(answer,
 			  "An error occurred when deserializing the json body of a request: "
 			  "invalid value: `%.40s`, expected a MAC address.",
@@ -408,6 +412,7 @@ static bool net_is_good(struct api *api, const char *id, const json_t *body,
 
 API_HANDLER(put_net)
 {
+	api_lower_mac(body);
 	if (!api_may_plug(api, api->nets, id, answer) || !net_is_good(api, id, body, answer))
 		return;
 	fill(body, "guest_mac", json_null());
@@ -430,6 +435,7 @@ API_HANDLER(put_vsock)
 	}
 	if (text_of(body, "vsock_id"))
 		answer->deprecated = "PUT /vsock: vsock_id field is deprecated.";
+	json_object_del(body, "vsock_id");
 	replace(&api->vsock, body);
 	api->configured = true;
 	api_no_content(answer);

@@ -1,4 +1,5 @@
 /* What each request's body may hold, and the check against it. */
+#include <ctype.h>
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -9,6 +10,10 @@
 	{            \
 		NULL \
 	}
+#define OPEN_END             \
+	{                    \
+		.open = true \
+	}
 #define REQUIRED(n, t)                                     \
 	{                                                  \
 		.name = (n), .type = (t), .required = true \
@@ -17,9 +22,18 @@
 	{                                \
 		.name = (n), .type = (t) \
 	}
+/* As Firecracker has them that are no Option of anything. */
+#define DEFAULT(n, t)                                      \
+	{                                                  \
+		.name = (n), .type = (t), .not_null = true \
+	}
 #define CHOICE(n, w)                                        \
 	{                                                   \
 		.name = (n), .type = API_ENUM, .words = (w) \
+	}
+#define DEFAULT_CHOICE(n, w)                                                  \
+	{                                                                     \
+		.name = (n), .type = API_ENUM, .words = (w), .not_null = true \
 	}
 #define PART(n, f)                                             \
 	{                                                      \
@@ -30,7 +44,7 @@ static const struct api_field token_bucket[] = {
 	REQUIRED("size", API_U64),
 	OPTIONAL("one_time_burst", API_U64),
 	REQUIRED("refill_time", API_U64),
-	END,
+	OPEN_END,
 };
 
 static const struct api_field rate_limiter[] = {
@@ -47,28 +61,31 @@ const struct api_field api_boot_source[] = {
 };
 
 #define CPU_TEMPLATES "C3|T2|T2S|None|T2CL|T2A"
-#define MACHINE_OPTIONAL                                                  \
-	OPTIONAL("smt", API_BOOL), CHOICE("cpu_template", CPU_TEMPLATES), \
-		OPTIONAL("track_dirty_pages", API_BOOL),                  \
-		CHOICE("huge_pages", "None|Transparent|2M")
+#define HUGE_PAGES    "None|Transparent|2M"
 
 const struct api_field api_machine_config[] = {
 	REQUIRED("vcpu_count", API_U8),
 	REQUIRED("mem_size_mib", API_U64),
-	MACHINE_OPTIONAL,
+	DEFAULT("smt", API_BOOL),
+	CHOICE("cpu_template", CPU_TEMPLATES),
+	DEFAULT("track_dirty_pages", API_BOOL),
+	DEFAULT_CHOICE("huge_pages", HUGE_PAGES),
 	END,
 };
 
 const struct api_field api_machine_update[] = {
 	OPTIONAL("vcpu_count", API_U8),
 	OPTIONAL("mem_size_mib", API_U64),
-	MACHINE_OPTIONAL,
+	OPTIONAL("smt", API_BOOL),
+	CHOICE("cpu_template", CPU_TEMPLATES),
+	OPTIONAL("track_dirty_pages", API_BOOL),
+	CHOICE("huge_pages", HUGE_PAGES),
 	END,
 };
 
 const struct api_field api_drive[] = {
 	REQUIRED("drive_id", API_STRING),     OPTIONAL("partuuid", API_STRING),
-	REQUIRED("is_root_device", API_BOOL), CHOICE("cache_type", "Unsafe|Writeback"),
+	REQUIRED("is_root_device", API_BOOL), DEFAULT_CHOICE("cache_type", "Unsafe|Writeback"),
 	OPTIONAL("is_read_only", API_BOOL),   OPTIONAL("path_on_host", API_STRING),
 	PART("rate_limiter", rate_limiter),   CHOICE("io_engine", "Sync|Async"),
 	OPTIONAL("socket", API_STRING),	      END,
@@ -121,9 +138,9 @@ const struct api_field api_logger[] = {
 
 const struct api_field api_metrics[] = {
 	REQUIRED("metrics_path", API_STRING),
-	OPTIONAL("emit_id", API_BOOL),
+	DEFAULT("emit_id", API_BOOL),
 	OPTIONAL("properties", API_OBJECT),
-	END,
+	OPEN_END,
 };
 
 const struct api_field api_action[] = {
@@ -136,19 +153,22 @@ const struct api_field api_vm[] = { { "state", API_ENUM, true, "Paused|Resumed" 
 const struct api_field api_balloon[] = {
 	REQUIRED("amount_mib", API_U32),
 	REQUIRED("deflate_on_oom", API_BOOL),
-	OPTIONAL("stats_polling_interval_s", API_U16),
-	OPTIONAL("free_page_hinting", API_BOOL),
-	OPTIONAL("free_page_reporting", API_BOOL),
+	DEFAULT("stats_polling_interval_s", API_U16),
+	DEFAULT("free_page_hinting", API_BOOL),
+	DEFAULT("free_page_reporting", API_BOOL),
 	END,
 };
 
 const struct api_field api_balloon_update[] = { REQUIRED("amount_mib", API_U32), END };
 const struct api_field api_balloon_stats[] = { REQUIRED("stats_polling_interval_s", API_U16), END };
-const struct api_field api_balloon_hinting[] = { OPTIONAL("acknowledge_on_stop", API_BOOL), END };
+const struct api_field api_balloon_hinting[] = {
+	DEFAULT("acknowledge_on_stop", API_BOOL),
+	OPEN_END,
+};
 
 const struct api_field api_pmem[] = {
 	REQUIRED("id", API_STRING),	    REQUIRED("path_on_host", API_STRING),
-	OPTIONAL("root_device", API_BOOL),  OPTIONAL("read_only", API_BOOL),
+	DEFAULT("root_device", API_BOOL),  DEFAULT("read_only", API_BOOL),
 	PART("rate_limiter", rate_limiter), END,
 };
 
@@ -160,23 +180,23 @@ const struct api_field api_pmem_update[] = {
 
 const struct api_field api_memory_hotplug[] = {
 	REQUIRED("total_size_mib", API_U32),
-	OPTIONAL("slot_size_mib", API_U32),
-	OPTIONAL("block_size_mib", API_U32),
+	DEFAULT("slot_size_mib", API_U32),
+	DEFAULT("block_size_mib", API_U32),
 	END,
 };
 
 const struct api_field api_memory_update[] = { REQUIRED("requested_size_mib", API_U32), END };
 
 const struct api_field api_mmds_config[] = {
-	CHOICE("version", "V1|V2"),
+	DEFAULT_CHOICE("version", "V1|V2"),
 	REQUIRED("network_interfaces", API_STRINGS),
 	OPTIONAL("ipv4_address", API_STRING),
-	OPTIONAL("imds_compat", API_BOOL),
+	DEFAULT("imds_compat", API_BOOL),
 	END,
 };
 
 const struct api_field api_snapshot_create[] = {
-	CHOICE("snapshot_type", "Diff|Full"),
+	DEFAULT_CHOICE("snapshot_type", "Diff|Full"),
 	REQUIRED("snapshot_path", API_STRING),
 	REQUIRED("mem_file_path", API_STRING),
 	END,
@@ -191,22 +211,22 @@ static const struct api_field memory_backend[] = {
 static const struct api_field network_override[] = {
 	REQUIRED("iface_id", API_STRING),
 	REQUIRED("host_dev_name", API_STRING),
-	END,
+	OPEN_END,
 };
 
-static const struct api_field vsock_override[] = { REQUIRED("uds_path", API_STRING), END };
+static const struct api_field vsock_override[] = { REQUIRED("uds_path", API_STRING), OPEN_END };
 
 const struct api_field api_snapshot_load[] = {
 	REQUIRED("snapshot_path", API_STRING),
 	OPTIONAL("mem_file_path", API_STRING),
 	PART("mem_backend", memory_backend),
-	OPTIONAL("enable_diff_snapshots", API_BOOL),
-	OPTIONAL("track_dirty_pages", API_BOOL),
-	OPTIONAL("resume_vm", API_BOOL),
-	{ "network_overrides", API_ARRAY, false, NULL, network_override },
+	DEFAULT("enable_diff_snapshots", API_BOOL),
+	DEFAULT("track_dirty_pages", API_BOOL),
+	DEFAULT("resume_vm", API_BOOL),
+	{ "network_overrides", API_ARRAY, false, NULL, network_override, true },
 	PART("vsock_override", vsock_override),
-	OPTIONAL("clock_realtime", API_BOOL),
-	CHOICE("huge_pages", "Snapshot|None|Transparent|2M"),
+	DEFAULT("clock_realtime", API_BOOL),
+	DEFAULT_CHOICE("huge_pages", "Snapshot|None|Transparent|2M"),
 	END,
 };
 
@@ -313,6 +333,8 @@ static int check_word(const json_t *v, const char *words, struct error *err)
 	char known[200];
 	size_t len;
 
+	if (!s && !json_is_object(v))
+		return error_set(err, -EINVAL, "expected value");
 	if (!s)
 		return wrong_type(v, "string or map", err);
 	len = strlen(s);
@@ -348,8 +370,8 @@ static int check_array(const json_t *v, const struct api_field *fields, struct e
 
 static int check_value(const json_t *v, const struct api_field *f, struct error *err)
 {
-	/* What may be left out may be null. */
-	if (json_is_null(v) && !f->required)
+	/* What may be left out may be null, where nothing is what it is then. */
+	if (json_is_null(v) && !f->required && !f->not_null)
 		return 0;
 	switch (f->type) {
 	case API_STRING:
@@ -404,7 +426,9 @@ int api_check(const json_t *body, const struct api_field *fields, struct error *
 	{
 		for (f = fields; f->name && strcmp(f->name, name); f++)
 			;
-		r = f->name ? check_value(v, f, err) : unknown_field(name, fields, err);
+		r = f->name ? check_value(v, f, err)
+		    : f->open ? 0
+			      : unknown_field(name, fields, err);
 		if (r < 0)
 			return r;
 	}
@@ -412,4 +436,27 @@ int api_check(const json_t *body, const struct api_field *fields, struct error *
 		if (f->required && !json_object_get(body, f->name))
 			return error_set(err, -EINVAL, "missing field `%s`", f->name);
 	return 0;
+}
+
+/* ---- addresses ---- */
+
+bool api_is_mac(const char *text)
+{
+	for (unsigned i = 0; i < 17; i++)
+		if (i % 3 == 2 ? text[i] != ':'
+			       : !strchr("0123456789abcdefABCDEF", text[i]) || !text[i])
+			return false;
+	return !text[17];
+}
+
+void api_lower_mac(json_t *net)
+{
+	const char *mac = json_string_value(json_object_get(net, "guest_mac"));
+	char lower[18] = "";
+
+	if (!mac || !api_is_mac(mac))
+		return;
+	for (unsigned i = 0; mac[i]; i++)
+		lower[i] = (char)tolower((unsigned char)mac[i]);
+	json_object_set_new(net, "guest_mac", json_string(lower));
 }

@@ -382,6 +382,57 @@ static void what_is_behind_a_path_matters_where_it_does(void **state)
 			    "Empty PATCH request.");
 }
 
+static void configuration_is_shown_as_firecracker_has_it(void **state)
+{
+	static const char data[] = "{\"drive_id\":\"data\",\"path_on_host\":\"/dev/null\","
+				   "\"is_root_device\":false}";
+	static const char root[] = "{\"drive_id\":\"root\",\"path_on_host\":\"/dev/null\","
+				   "\"is_root_device\":true}";
+	struct talk *t = *state;
+	const char *mac;
+	json_t *drives;
+
+	expect_taken(t, "PUT", "/drives/data", data);
+	expect_taken(t, "PUT", "/drives/root", root);
+	expect_taken(t, "PUT", "/network-interfaces/n",
+		     "{\"iface_id\":\"n\",\"host_dev_name\":\"t0\","
+		     "\"guest_mac\":\"AA:FC:00:00:00:0A\"}");
+	expect_fault(t, "/network-interfaces/m",
+		     "{\"iface_id\":\"m\",\"host_dev_name\":\"t1\","
+		     "\"guest_mac\":\"aa:fc:00:00:00:0a\"}",
+		     "The MAC address is already in use: aa:fc:00:00:00:0a");
+	expect_taken(t, "PUT", "/vsock",
+		     "{\"vsock_id\":\"v\",\"guest_cid\":3,\"uds_path\":\"/tmp/none\"}");
+	send_it(t, "GET", "/vm/config", NULL);
+	drives = json_object_get(t->answer.body, "drives");
+	assert_int_equal(json_array_size(drives), 2);
+	assert_string_equal(json_string_value(json_object_get(json_array_get(drives, 0),
+							      "drive_id")),
+			    "root");
+	mac = json_string_value(json_object_get(
+		json_array_get(json_object_get(t->answer.body, "network-interfaces"), 0),
+		"guest_mac"));
+	assert_string_equal(mac, "aa:fc:00:00:00:0a");
+	assert_null(json_object_get(json_object_get(t->answer.body, "vsock"), "vsock_id"));
+}
+
+/* What has a default may be left out, and is not null; what may be nothing is either. */
+static void null_is_no_default(void **state)
+{
+	struct talk *t = *state;
+
+	expect_fault(t, "/machine-config", "{\"vcpu_count\":1,\"mem_size_mib\":16,\"smt\":null}",
+		     "invalid type: null, expected a boolean");
+	expect_fault(t, "/drives/d",
+		     "{\"drive_id\":\"d\",\"path_on_host\":\"/dev/null\","
+		     "\"is_root_device\":false,\"cache_type\":null}",
+		     "expected value at line 1");
+	expect_taken(t, "PUT", "/drives/d",
+		     "{\"drive_id\":\"d\",\"path_on_host\":\"/dev/null\",\"is_root_device\":"
+		     "false,\"is_read_only\":null,\"io_engine\":null,\"rate_limiter\":{\"ops\":"
+		     "{\"size\":1,\"refill_time\":1,\"other\":1}}}");
+}
+
 static void update_of_nothing_is_empty(void **state)
 {
 	static const char nothing[] = "{\"smt\":null,\"vcpu_count\":null}";
@@ -556,6 +607,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(target_is_a_path_or_a_url, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_is_behind_a_path_matters_where_it_does, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(configuration_is_shown_as_firecracker_has_it, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(null_is_no_default, setup, teardown),
 		cmocka_unit_test_setup_teardown(update_of_nothing_is_empty, setup, teardown),
 		cmocka_unit_test_setup_teardown(metadata_is_not_logged, setup, teardown),
 		cmocka_unit_test_setup_teardown(device_that_cannot_be_limited_goes_again, setup,
