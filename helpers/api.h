@@ -157,11 +157,14 @@ API_HANDLER(put_boot);
 API_HANDLER(put_drive);
 API_HANDLER(put_pmem);
 API_HANDLER(put_net);
-API_HANDLER(put_vsock);
 API_HANDLER(put_entropy);
 API_HANDLER(put_serial);
 API_HANDLER(put_logger);
 API_HANDLER(put_metrics);
+
+/* ---- api_vsock.c ---- */
+
+API_HANDLER(put_vsock);
 
 /* ---- api_cpu.c ---- */
 

@@ -426,21 +426,6 @@ API_HANDLER(put_net)
 	api_no_content(answer);
 }
 
-API_HANDLER(put_vsock)
-{
-	if (number_of(body, "guest_cid") < 3) {
-		api_fault(answer, "Vsock config error: Cannot create vsock device: CIDs below 3 "
-				  "are reserved");
-		return;
-	}
-	if (text_of(body, "vsock_id"))
-		answer->deprecated = "PUT /vsock: vsock_id field is deprecated.";
-	json_object_del(body, "vsock_id");
-	replace(&api->vsock, body);
-	api->configured = true;
-	api_no_content(answer);
-}
-
 API_HANDLER(put_entropy)
 {
 	fill(body, "rate_limiter", json_null());

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -13,6 +14,7 @@
 
 #include "helpers/api.h"
 #include "helpers/api_snapshot_file.h"
+#include "vmm/core/io.h"
 
 struct talk {
 	struct api api;
@@ -416,6 +418,36 @@ static void configuration_is_shown_as_firecracker_has_it(void **state)
 	assert_null(json_object_get(json_object_get(t->answer.body, "vsock"), "vsock_id"));
 }
 
+static void vsock_is_where_a_socket_can_be(void **state)
+{
+	static const char cannot[] = "Cannot create backend for vsock device: Error binding to the "
+				     "host-side Unix socket: ";
+	char dir[] = "/tmp/wisp-test-XXXXXX", path[60], body[120], said[160];
+	struct talk *t = *state;
+	int fd;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/v", dir);
+	snprintf(body, sizeof(body), "{\"guest_cid\":3,\"uds_path\":\"%s\"}", path);
+	expect_taken(t, "PUT", "/vsock", body);
+	assert_int_equal(access(path, F_OK), -1);
+	fd = io_listen(path, SOCK_STREAM, 0, 1);
+	assert_true(fd >= 0);
+	snprintf(said, sizeof(said), "%sAddress already in use (os error 98)", cannot);
+	expect_fault(t, "/vsock", body, said);
+	/* Whose it was is gone. */
+	close(fd);
+	expect_taken(t, "PUT", "/vsock", body);
+	fd = creat(path, 0600);
+	assert_true(fd >= 0);
+	close(fd);
+	expect_fault(t, "/vsock", body, said);
+	unlink(path);
+	rmdir(dir);
+	snprintf(said, sizeof(said), "%sNo such file or directory (os error 2)", cannot);
+	expect_fault(t, "/vsock", body, said);
+}
+
 /* What has a default may be left out, and is not null; what may be nothing is either. */
 static void null_is_no_default(void **state)
 {
@@ -609,6 +641,7 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(configuration_is_shown_as_firecracker_has_it, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(vsock_is_where_a_socket_can_be, setup, teardown),
 		cmocka_unit_test_setup_teardown(null_is_no_default, setup, teardown),
 		cmocka_unit_test_setup_teardown(update_of_nothing_is_empty, setup, teardown),
 		cmocka_unit_test_setup_teardown(metadata_is_not_logged, setup, teardown),
