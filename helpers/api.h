@@ -296,7 +296,9 @@ void api_arguments_free(char **argv);
 
 uint64_t api_now_us(void); /* on a clock that only goes on */
 
-/* A line; @level is one of PUT /logger's, "Warn" too. */
+/* Do lines of @level come into the log? It is one of PUT /logger's, "Warn" too. */
+bool api_logs(const struct api *api, const char *level);
+/* A line of @level. */
 #define api_log(api, level, ...) api_log_at(api, __FILE__, __LINE__, level, __VA_ARGS__)
 void api_log_at(struct api *api, const char *file, int line, const char *level, const char *fmt,
 		...) __printf(5, 6);

@@ -422,12 +422,14 @@ static const char *path_of(const char *target)
 	return *target == '/' ? target : "";
 }
 
-/* In Firecracker's words, which tools look for. Metadata may be secret. */
+/* In Firecracker's words, which tools look for. Metadata may be secret, CPU templates are long. */
 static void log_request(struct api *api, const char *method, const char *path, const char *text,
 			size_t len)
 {
 	char body[2048] = "", where[300];
-	bool shown = text && !behind("mmds", path + strspn(path, "/"));
+	const char *short_path = path + strspn(path, "/");
+	bool long_one = text && behind("cpu-config", short_path) && !api_logs(api, "Debug");
+	bool shown = text && !long_one && !behind("mmds", short_path);
 
 	/* Methods as Rust's {:?} has them: "Put". */
 	api_log(api, "Info", "The API server received a %c%s request on %s%s%s.", *method,
@@ -436,7 +438,11 @@ static void log_request(struct api *api, const char *method, const char *path, c
 		: !strcmp(method, "PATCH")  ? "atch"
 		: !strcmp(method, "DELETE") ? "elete"
 					    : method + 1,
-		api_quote(where, sizeof(where), path, strlen(path)), shown ? " with body " : "",
+		api_quote(where, sizeof(where), path, strlen(path)),
+		long_one ? ". To view the CPU template received by the API, configure log-level to "
+			   "DEBUG"
+		: shown	 ? " with body "
+			 : "",
 		shown ? api_quote(body, sizeof(body), text, len) : "");
 }
 

@@ -26,6 +26,11 @@ static unsigned level_of(const char *name)
 	return name && !strcasecmp(name, "warn") ? 2 : 3;
 }
 
+bool api_logs(const struct api *api, const char *level)
+{
+	return level_of(level) <= level_of(api->options.level);
+}
+
 const char *api_quote(char *buf, size_t size, const char *text, size_t len)
 {
 	static const char special[] = "\n\r\t\"\\", letter[] = "nrt\"\\";
@@ -67,7 +72,7 @@ void api_log_at(struct api *api, const char *file, int number, const char *level
 	va_list ap;
 	int n;
 
-	if (level_of(level) > level_of(api->options.level))
+	if (!api_logs(api, level))
 		return;
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);

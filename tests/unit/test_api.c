@@ -491,6 +491,26 @@ static void metadata_is_not_logged(void **state)
 	assert_non_null(strstr(log, "mem_size_mib"));
 }
 
+static void cpu_template_is_logged_for_who_wants_it(void **state)
+{
+	static const char template[] = "{\"kvm_capabilities\":[\"!121\"]}";
+	struct talk *t = *state;
+	char log[8000] = "";
+
+	t->api.options.level = "Info";
+	expect_taken(t, "PUT", "/cpu-config", template);
+	assert_true(read(t->log[0], log, sizeof(log) - 1) > 0);
+	assert_non_null(strstr(log, "request on \"/cpu-config\". To view the CPU template received "
+				    "by the API, configure log-level to DEBUG.\n"));
+	assert_null(strstr(log, "!121"));
+	t->api.options.level = "Debug";
+	expect_taken(t, "PUT", "/cpu-config", template);
+	memset(log, 0, sizeof(log));
+	assert_true(read(t->log[0], log, sizeof(log) - 1) > 0);
+	assert_non_null(strstr(log, "\"/cpu-config\" with body \"{"));
+	assert_non_null(strstr(log, "!121"));
+}
+
 /* There is no control socket to set it over. */
 static void device_that_cannot_be_limited_goes_again(void **state)
 {
@@ -640,6 +660,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(what_is_behind_a_path_matters_where_it_does, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(configuration_is_shown_as_firecracker_has_it, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(cpu_template_is_logged_for_who_wants_it, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(vsock_is_where_a_socket_can_be, setup, teardown),
 		cmocka_unit_test_setup_teardown(null_is_no_default, setup, teardown),
