@@ -144,6 +144,8 @@ struct net {
 	struct net_offloads takes, gives; /* what the peer can do, each way */
 	uint16_t mtu;			  /* told to the driver; 0: not told, NET_DEFAULT_MTU */
 	uint8_t mac[6];
+	/* What is at the other end, where its loss is to be logged; NULL: it is no news. */
+	const char *peer;
 	bool link_up;
 	void (*link_changed)(struct net *n, void *arg); /* on the loop */
 	void *link_arg;

@@ -9,6 +9,7 @@
 #include "virtio/virtio_devices.h"
 #include "virtio/virtio_net_internal.h"
 #include "vmm/core/iov.h"
+#include "vmm/core/log.h"
 
 #define QUEUE_SIZE	256
 #define CTRL_QUEUE_SIZE 64
@@ -355,6 +356,12 @@ static void link_changed(struct net *n, void *arg)
 		atomic_fetch_or(&vn->status, VIRTIO_NET_S_LINK_UP);
 	else
 		atomic_fetch_and(&vn->status, ~VIRTIO_NET_S_LINK_UP);
+	if (!n->link_up && n->peer && !vn->told_loss) {
+		vn->told_loss = true;
+		log_warn("network '%s': no %s is at its other end any more: its link is down, "
+			 "until it is unplugged and plugged in again",
+			 vn->dev.id, n->peer);
+	}
 	virtio_config_changed(&vn->dev);
 	for (unsigned i = 0; n->link_up && i < vn->num_pairs; i++)
 		net_receive(&vn->pair[i]);

@@ -75,6 +75,7 @@ struct virtio_net {
 	bool stays_here; /* no pair is handed over any more */
 	const char *said_why_here; /* the last reason for that in the log, or NULL */
 	bool unplugged; /* by us: what comes and goes is lost, as with a cable that is out */
+	bool told_loss;  /* of its peer, which comes once */
 	struct net_offloads accepted;		    /* on receive */
 	bool offloads_chosen;			    /* by command, among those negotiated */
 	struct rate_limiter rx_limiter, tx_limiter; /* of all pairs together */

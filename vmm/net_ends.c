@@ -126,6 +126,9 @@ int net_ends_take(struct net_ends *e, const struct config_net *net, struct loop 
 	}
 	if (!r && net->service.s_addr)
 		r = net_divert_create(&ret_pairs[0], ret_pairs[0], net->service, err);
+	/* Whoever starts it again may not think of its guests. */
+	if (!r && net->kind == CONFIG_NET_SWITCH)
+		ret_pairs[0]->peer = "switch";
 	if (r < 0) {
 		while (num > 0)
 			net_close(ret_pairs[--num]);

@@ -231,6 +231,45 @@ static void a_lost_peer_is_a_link_that_is_down(void **state)
 }
 
 /* Whatever is on its way is lost, the driver is told, and all is well when it is back. */
+/* What is logged while @peer, as it is called, goes, into @text. */
+static void log_of_a_loss(const char *peer, char *text, size_t size)
+{
+	struct fake_nic *f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
+	uint64_t gpa[1];
+	int id[1], log[2];
+	ssize_t n;
+
+	assert_int_equal(pipe(log), 0);
+	log_setup(log[1], LOG_WARN);
+	f->net->peer = peer;
+	fake_nic_post(f, 1, 1600, id, gpa);
+	close(f->peer);
+	f->peer = -1;
+	while (f->net->link_up)
+		loop_run_once(f->vm.loop, NSEC_PER_SEC);
+	/* A cable comes and goes without another word. */
+	virtio_net_plug(f->dev, false);
+	virtio_net_plug(f->dev, true);
+	fake_nic_end(f);
+	log_setup(STDERR_FILENO, LOG_ERROR);
+	close(log[1]);
+	n = read(log[0], text, size - 1);
+	text[MAX(n, 0)] = '\0';
+	close(log[0]);
+}
+
+/* Its guest has no network any more, and whoever looks for the reason finds it. */
+static void the_loss_of_a_switch_is_said_once(void **state)
+{
+	char text[400];
+
+	log_of_a_loss(NULL, text, sizeof(text));
+	assert_string_equal(text, "");
+	log_of_a_loss("switch", text, sizeof(text));
+	assert_non_null(strstr(text, "no switch is at its other end"));
+	assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1);
+}
+
 static void a_pulled_cable_is_a_link_that_is_down(void **state)
 {
 	struct fake_nic *f = fake_nic_begin(&fake_plain, FAKE_NIC_FEATURES, 0);
@@ -277,6 +316,7 @@ int main(void)
 		cmocka_unit_test(buffers_without_room_fail_the_device),
 		cmocka_unit_test(rate_limits_hold),
 		cmocka_unit_test(a_lost_peer_is_a_link_that_is_down),
+		cmocka_unit_test(the_loss_of_a_switch_is_said_once),
 		cmocka_unit_test(a_pulled_cable_is_a_link_that_is_down),
 	};
 

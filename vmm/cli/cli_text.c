@@ -244,7 +244,9 @@ const struct cli_verb cli_verbs[] = {
 	  doctor_options, .main = doctor_main },
 	{ "switch", "[OPTION]... NAME", "Join microVMs to one network, without privilege",
 	  "Runs in the foreground until a signal ends it. MicroVMs of this user join it by wisp "
-	  "run --net switch=NAME[,vlan=N]; those of different VLANs do not see each other. With "
+	  "run --net switch=NAME[,vlan=N]; those of different VLANs do not see each other. When it "
+	  "ends their links go down, and their logs say so; one of the same name is joined by who "
+	  "comes after that, and by wisp unplug and wisp plug ID --net switch=NAME. With "
 	  "--stats or --json it asks the switch of that name that runs.",
 	  switch_options, .main = switch_main },
 	{ "help", "[VERB | --man | --bash]", "Explain wisp or one of its verbs", NULL,
