@@ -143,6 +143,50 @@ static void report_that_cannot_be_written_is_told_before_the_run(void **state)
 	free(t);
 }
 
+static void report_in_the_place_of_another_file_of_the_run_is_refused(void **state)
+{
+	char dir[] = "/tmp/wisp-test-XXXXXX", kernel[64], link_name[64], fresh[64];
+	struct test_config *t = calloc(1, sizeof(*t));
+	struct error err = { 0 };
+	int fd;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(kernel, sizeof(kernel), "%s/kernel", dir);
+	snprintf(link_name, sizeof(link_name), "%s/link", dir);
+	snprintf(fresh, sizeof(fresh), "%s/fresh", dir);
+	fd = open(kernel, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	close(fd);
+	assert_int_equal(link(kernel, link_name), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		static char *const option[] = { "--dmesg", "--junit", "--tap" };
+		char *over[] = { "--kernel", kernel, option[i], link_name, "true", NULL };
+		char *twice[] = {
+			option[i], fresh, option[(i + 1) % 3], fresh, "true", NULL,
+		};
+
+		err = (struct error){ 0 };
+		assert_int_equal(parse(t, &err, over), -EINVAL);
+		assert_memory_equal(err.msg, option[i], strlen(option[i]));
+		assert_non_null(strstr(err.msg, "that is the kernel"));
+		test_config_done(t);
+		assert_int_equal(parse(t, &err, twice), -EINVAL);
+		assert_non_null(strstr(err.msg, "the same file as"));
+		test_config_done(t);
+		assert_int_equal(access(fresh, F_OK), -1);
+	}
+	/* What has several writers may have them. */
+	assert_int_equal(parse(t, &err,
+			       (char *[]){ "--tap", "/dev/null", "--junit", "/dev/null", "true",
+					   NULL }),
+			 0);
+	test_config_done(t);
+	unlink(kernel);
+	unlink(link_name);
+	rmdir(dir);
+	free(t);
+}
+
 static void bisect_skips_what_says_nothing_of_the_commit(void **state)
 {
 	assert_int_equal(test_bisect_status(TEST_EXIT, 0), 0);
@@ -586,6 +630,7 @@ int main(void)
 		cmocka_unit_test(what_a_test_has_of_its_own_is_not_given),
 		cmocka_unit_test(root_that_is_no_directory_is_refused_by_its_option),
 		cmocka_unit_test(report_that_cannot_be_written_is_told_before_the_run),
+		cmocka_unit_test(report_in_the_place_of_another_file_of_the_run_is_refused),
 		cmocka_unit_test(bisect_skips_what_says_nothing_of_the_commit),
 		cmocka_unit_test(archive_is_what_cpio_unpacks),
 		cmocka_unit_test(modules_come_after_what_they_need),

@@ -252,7 +252,47 @@ static int check_report(const char *option, const char *path, struct error *err)
 	return 0;
 }
 
-/* Nor that a file has no names for the addresses of an oops. */
+/* Whether writing to one changes the other. Pipes and terminals may have several writers. */
+static bool is_same_file(const char *a, const char *b)
+{
+	struct stat sa, sb;
+
+	if (stat(a, &sa) < 0)
+		return !strcmp(a, b);
+	return stat(b, &sb) == 0 && S_ISREG(sa.st_mode) && sa.st_dev == sb.st_dev &&
+	       sa.st_ino == sb.st_ino;
+}
+
+/* A kernel is not lost by a typing error, nor one report by another. */
+static int check_reports(const struct test_config *t, struct error *err)
+{
+	const struct {
+		const char *option, *path;
+	} file[] = { { "--dmesg", t->dmesg },
+		     { "--junit", t->junit },
+		     { "--tap", t->tap },
+		     { "--symbols", t->symbols } };
+	unsigned num = ARRAY_SIZE(file) - 1; /* the last one is only read */
+	int r = 0;
+
+	for (unsigned i = 0; i < num; i++) {
+		if (!file[i].path)
+			continue;
+		for (unsigned k = 0; k < t->num_kernels; k++)
+			if (is_same_file(file[i].path, t->kernel[k]))
+				return error_usage(err, -EINVAL, "%s '%s': that is the kernel",
+						   file[i].option, file[i].path);
+		for (unsigned k = i + 1; k < ARRAY_SIZE(file); k++)
+			if (file[k].path && is_same_file(file[i].path, file[k].path))
+				return error_usage(err, -EINVAL, "%s '%s': the same file as %s",
+						   file[i].option, file[i].path, file[k].option);
+	}
+	for (unsigned i = 0; i < num && !r; i++)
+		r = check_report(file[i].option, file[i].path, err);
+	return r;
+}
+
+/* That a file has no names for the addresses of an oops is no news for the end either. */
 static int check_symbols(const char *path, struct error *err)
 {
 	struct symbols *s;
@@ -305,9 +345,7 @@ static int complete(struct test_config *t, struct error *err)
 	if (!r && t->symbols)
 		r = check_symbols(t->symbols, err);
 	if (!r)
-		r = check_report("--junit", t->junit, err);
-	if (!r)
-		r = check_report("--tap", t->tap, err);
+		r = check_reports(t, err);
 	return r;
 }
 
