@@ -290,6 +290,8 @@ static void what_is_no_image_is_said(void **state)
 	i.f.err = (struct error){ 0 };
 	assert_true(image_find(tree_path(&i.f, "empty"), &tree, &i.f.err) < 0);
 	assert_non_null(strstr(i.f.err.msg, "index.json"));
+	/* What helps comes along from the process that looked. */
+	assert_non_null(strstr(i.f.err.hint, "given as a directory"));
 	teardown_images(&i);
 }
 

@@ -170,19 +170,29 @@ static __attribute__((noreturn)) void run_worker(const char *path, int source, i
 
 /* ---- in ours ---- */
 
+/* Names of members are in it, which are to do nothing to a terminal. */
+static void defuse(char *text, size_t size)
+{
+	text[size - 1] = '\0';
+	for (char *p = text; *p; p++)
+		if ((unsigned char)*p < ' ' || *p == 0x7f)
+			*p = '?';
+}
+
 /* What came may be anything. */
 static int check_answer(struct answer *a, ssize_t len, const char *path, struct error *err)
 {
 	if (len != sizeof(*a))
 		return error_kind_set(err, ERROR_START, -EIO,
 				      "image '%s': what unpacks it ended unexpectedly", path);
-	a->err.msg[sizeof(a->err.msg) - 1] = '\0';
-	/* Names of members are in it, which are to do nothing to a terminal. */
-	for (char *p = a->err.msg; *p; p++)
-		if ((unsigned char)*p < ' ' || *p == 0x7f)
-			*p = '?';
-	if (a->r < 0)
-		return error_usage(err, a->r, "%s", a->err.msg);
+	defuse(a->err.msg, sizeof(a->err.msg));
+	defuse(a->err.hint, sizeof(a->err.hint));
+	if (a->r < 0) {
+		error_usage(err, a->r, "%s", a->err.msg);
+		if (a->err.hint[0])
+			error_hint(err, "%s", a->err.hint);
+		return a->r;
+	}
 	if (strnlen(a->key, sizeof(a->key)) != IMAGE_HEX - 1 ||
 	    strspn(a->key, "0123456789abcdef") != IMAGE_HEX - 1)
 		return error_kind_set(err, ERROR_START, -EIO, "image '%s': no tree came of it",
