@@ -293,6 +293,24 @@ static void log_is_cleared_across_slots(void **state)
 	end(&f);
 }
 
+/* As of an option whose number is beyond all reason. */
+static void one_slot_may_be_longer_than_all_there_is(void **state)
+{
+	uint64_t words[(FIRST + SIZE) >> PAGE_SHIFT >> 6] = { 0 };
+	struct fixture f;
+
+	begin(&f, false);
+	assert_int_equal(guest_mem_later_create(f.mem, f.hv, BLOCK, -BLOCK), 0);
+	assert_int_equal(dirty_log_start(f.mem, f.hv), 0);
+	assert_int_equal(plug(&f, 3, 1), 0);
+	assert_true(guest_reaches(&f, NUM - 1));
+	write_all(&f, 3);
+	assert_int_equal(dirty_log_take(f.mem, f.hv, words), 0);
+	assert_true(changed(&f, words, 3));
+	dirty_log_stop(f.mem, f.hv);
+	end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -305,6 +323,7 @@ int main(void)
 		cmocka_unit_test(what_is_written_in_slots_is_told_whenever_they_came),
 		cmocka_unit_test(what_went_with_its_slot_is_told_to_have_changed),
 		cmocka_unit_test(log_is_cleared_across_slots),
+		cmocka_unit_test(one_slot_may_be_longer_than_all_there_is),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

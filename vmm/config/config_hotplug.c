@@ -87,7 +87,7 @@ static int check_slot(const struct config_hotplug *h, struct error *err)
 		return error_usage(err, -EINVAL,
 				   "--memory-hotplug: slot: %s is not a multiple of a block, %s",
 				   size, block);
-	if ((h->bytes + slot - 1) / slot > GUEST_MEM_LATER_SLOTS)
+	if (h->bytes / slot + (h->bytes % slot != 0) > GUEST_MEM_LATER_SLOTS)
 		return error_usage(err, -ERANGE,
 				   "--memory-hotplug: slot: %s is too little: there would be more "
 				   "than %u",

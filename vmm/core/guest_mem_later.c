@@ -53,7 +53,7 @@ static int create(struct guest_mem_range *r, struct hv *hv, uint64_t block_bytes
 		  uint64_t slot_bytes)
 {
 	struct guest_mem_later *l = calloc(1, sizeof(*l));
-	uint64_t num = (r->size + slot_bytes - 1) / slot_bytes;
+	uint64_t num = r->size / slot_bytes + (r->size % slot_bytes != 0);
 
 	if (!l || num > GUEST_MEM_LATER_SLOTS) {
 		free(l);
