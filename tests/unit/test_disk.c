@@ -126,6 +126,19 @@ static void files_are_whole_or_as_they_were(void **state)
 	must(im, "qemu-img compare -q -f raw -F qcow2 a b");
 }
 
+/* By numbers that come again and again, as in containers. */
+static void what_a_killed_one_left_is_in_nobodys_way(void **state)
+{
+	struct images *im = *state;
+
+	must(im, "echo half >new.img.%d-partial; echo half >new.img.%d-0-partial", getpid(),
+	     getpid());
+	assert_int_equal(disk(im, "create new.img 1M"), 0);
+	must(im, "test -s new.img");
+	/* Theirs it stays. */
+	must(im, "grep -q half new.img.%d-0-partial", getpid());
+}
+
 static void a_check_finds_and_mends(void **state)
 {
 	struct images *im = *state;
@@ -315,6 +328,7 @@ int main(void)
 		disk_test(an_overlay_shows_what_is_beneath),
 		disk_test(converting_keeps_every_byte_and_no_zeroes),
 		disk_test(files_are_whole_or_as_they_were),
+		disk_test(what_a_killed_one_left_is_in_nobodys_way),
 		disk_test(a_check_finds_and_mends),
 		disk_test(a_disk_grows_and_shrinks),
 		disk_test(a_disk_that_grows_shows_nothing_of_what_is_beneath),

@@ -12,6 +12,9 @@
 #include "vmm/core/io.h"
 #include "vmm/disk/disk.h"
 
+/* Of one image and process number, left by those that were killed at the last moment. */
+#define MAX_DRAFTS 100
+
 /* Is the image that is to be replaced in use? Who may not read it cannot know, and goes on. */
 static int refuse_in_use(const char *path, struct error *err)
 {
@@ -62,23 +65,28 @@ static int open_draft(struct disk_new *n)
 	return n->fd < 0 ? -errno : 0;
 }
 
-/* One beside the name that it is to have, for the step to that one. */
+/*
+ * One beside the name that it is to have, for the step to that one. Another process of this number,
+ * killed or of another container, may have left its own there.
+ */
 static int name_draft(struct disk_new *n)
 {
 	char from[32];
-	int r;
+	int r = -EEXIST;
 
-	if (asprintf(&n->temporary, "%s.%d-partial", n->path, getpid()) < 0) {
-		n->temporary = NULL;
-		return -ENOMEM;
-	}
 	snprintf(from, sizeof(from), "/proc/self/fd/%d", n->fd);
-	if (linkat(AT_FDCWD, from, AT_FDCWD, n->temporary, AT_SYMLINK_FOLLOW) == 0)
-		return 0;
-	r = -errno;
-	/* Not ours to remove, then. */
-	free(n->temporary);
-	n->temporary = NULL;
+	for (unsigned i = 0; i < MAX_DRAFTS && r == -EEXIST; i++) {
+		if (asprintf(&n->temporary, "%s.%d-%u-partial", n->path, getpid(), i) < 0) {
+			n->temporary = NULL;
+			return -ENOMEM;
+		}
+		if (linkat(AT_FDCWD, from, AT_FDCWD, n->temporary, AT_SYMLINK_FOLLOW) == 0)
+			return 0;
+		r = -errno;
+		/* Not ours to remove, then. */
+		free(n->temporary);
+		n->temporary = NULL;
+	}
 	return r;
 }
 
