@@ -11,7 +11,6 @@
  */
 static struct termios saved;
 static int terminal_fd = -1;
-static volatile sig_atomic_t is_raw;
 static pid_t own_group; /* from terminal_raw() on: a confined monitor cannot ask; or 0 */
 static enum { NOT_ASKED, IS_NONE, IS_ONE } known[STDERR_FILENO + 1];
 
@@ -61,26 +60,17 @@ static int set_attributes(const struct termios *t)
 int terminal_raw(void)
 {
 	struct termios raw = saved;
-	int r;
 
 	own_group = getpgrp();
 	if (terminal_fd < 0)
 		return 0;
 	cfmakeraw(&raw);
-	r = set_attributes(&raw);
-	is_raw = r == 0;
-	return r;
+	return set_attributes(&raw);
 }
 
 void terminal_restore(void)
 {
-	/* The parent restores what the monitor, its child, made raw: so not only when is_raw. */
+	/* The parent restores what the monitor, its child, made raw. */
 	if (terminal_fd >= 0)
 		set_attributes(&saved);
-	is_raw = 0;
-}
-
-bool terminal_is_raw(void)
-{
-	return is_raw;
 }

@@ -22,7 +22,6 @@ void terminal_save(int fd);
 /* Raw mode: no echo, no signals, no output processing but what the guest sends. */
 int terminal_raw(void);
 void terminal_restore(void);
-bool terminal_is_raw(void);
 
 /* Does the terminal @fd serve another process group now? Reading from it would then stop us. */
 bool terminal_is_background(int fd);

@@ -320,17 +320,12 @@ static void a_full_table_is_refused_not_overrun(void **state)
 	assert_int_equal(x86_cpuid_make(&c, &host, X86_CPU_HOST, 1, TSC_KHZ, &err), -E2BIG);
 }
 
-static void model_names_are_parsed_and_printed(void **state)
+static void models_have_the_names_that_the_option_takes(void **state)
 {
 	static const char *const names[] = { "host", "x86-64-v2", "x86-64-v3", "x86-64-v4" };
-	enum x86_cpu_model model;
 
-	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
-		assert_int_equal(x86_cpu_model_parse(names[i], &model), 0);
-		assert_string_equal(x86_cpu_model_name(model), names[i]);
-	}
-	assert_int_equal(x86_cpu_model_parse("x86-64-v5", &model), -EINVAL);
-	assert_int_equal(x86_cpu_model_parse("", &model), -EINVAL);
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+		assert_string_equal(x86_cpu_model_name(i), names[i]);
 }
 
 int main(void)
@@ -352,7 +347,7 @@ int main(void)
 		cmocka_unit_test(a_host_that_lacks_features_is_refused_by_their_names),
 		cmocka_unit_test(a_host_without_anything_fills_the_message_and_no_more),
 		cmocka_unit_test(a_full_table_is_refused_not_overrun),
-		cmocka_unit_test(model_names_are_parsed_and_printed),
+		cmocka_unit_test(models_have_the_names_that_the_option_takes),
 	};
 
 	return cmocka_run_group_tests_name("cpuid", tests, NULL, NULL);

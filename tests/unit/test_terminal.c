@@ -54,10 +54,10 @@ static int raw_and_back(int tty)
 	terminal_save(tty);
 	if (!is_cooked(tty))
 		return 1;
-	if (terminal_raw() < 0 || !is_raw(tty) || !terminal_is_raw())
+	if (terminal_raw() < 0 || !is_raw(tty))
 		return 2;
 	terminal_restore();
-	if (!is_cooked(tty) || terminal_is_raw())
+	if (!is_cooked(tty))
 		return 3;
 	terminal_restore();
 	return is_cooked(tty) ? 0 : 4;

@@ -58,7 +58,7 @@ int x86_check_svm(const struct x86_vcpu_state *state, unsigned phys_bits, struct
 
 enum x86_cpu_model { X86_CPU_HOST, X86_CPU_V2, X86_CPU_V3, X86_CPU_V4 };
 
-int x86_cpu_model_parse(const char *name, enum x86_cpu_model *ret_model);
+/* As --cpu has it: "host", "x86-64-v2" and so on; static, for any thread. */
 const char *x86_cpu_model_name(enum x86_cpu_model model);
 
 #define X86_MAX_CPUID 192

@@ -131,17 +131,6 @@ static const char *const model_names[] = {
 	[X86_CPU_V4] = "x86-64-v4",
 };
 
-int x86_cpu_model_parse(const char *name, enum x86_cpu_model *ret_model)
-{
-	for (unsigned i = 0; i < ARRAY_SIZE(model_names); i++) {
-		if (!strcmp(name, model_names[i])) {
-			*ret_model = i;
-			return 0;
-		}
-	}
-	return -EINVAL;
-}
-
 const char *x86_cpu_model_name(enum x86_cpu_model model)
 {
 	return model_names[model];
