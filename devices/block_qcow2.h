@@ -253,8 +253,6 @@ int q2_refcount_find(struct qcow2 *q, uint64_t cluster, struct q2_wait *w,
 
 /* Write zeroes to a cluster of the file, so that it can become a table: @req->done says when. */
 int q2_zero_cluster(struct qcow2 *q, struct block_req *req, uint64_t host);
-/* @len / Q2_ZEROES segments and one for the rest, all of them zeroes. NULL without memory. */
-struct iovec *q2_zero_iov(struct qcow2 *q, uint64_t len, unsigned *ret_n);
 
 /* ---- _free.c ---- */
 
@@ -268,7 +266,6 @@ void q2_free_committed(struct qcow2 *q, struct q2_ranges *ranges);
 void q2_free_run(struct qcow2 *q);
 /* Forget those that could not be freed: they stay counted. */
 void q2_free_done(struct qcow2 *q);
-bool q2_ranges_add(struct q2_ranges *r, uint64_t cluster, uint64_t count);
 void q2_ranges_move(struct q2_ranges *to, struct q2_ranges *from);
 
 /* ---- _commit.c ---- */

@@ -11,7 +11,7 @@
 
 /* ---- lists of clusters ---- */
 
-bool q2_ranges_add(struct q2_ranges *r, uint64_t cluster, uint64_t count)
+static bool ranges_add(struct q2_ranges *r, uint64_t cluster, uint64_t count)
 {
 	struct q2_range *last = r->num ? &r->at[r->num - 1] : NULL;
 	struct q2_range *at;
@@ -38,7 +38,7 @@ void q2_ranges_move(struct q2_ranges *to, struct q2_ranges *from)
 		*to = *from;
 	} else {
 		for (size_t i = 0; i < from->num; i++)
-			q2_ranges_add(to, from->at[i].cluster, from->at[i].count);
+			ranges_add(to, from->at[i].cluster, from->at[i].count);
 		free(from->at);
 	}
 	*from = (struct q2_ranges){ 0 };
@@ -183,7 +183,7 @@ void q2_free_run(struct qcow2 *q)
 void q2_free_clusters(struct qcow2 *q, uint64_t cluster, uint64_t count)
 {
 	/* Without memory they stay counted: leaked, and found by a check. */
-	q2_ranges_add(&q->frees, cluster, count);
+	ranges_add(&q->frees, cluster, count);
 }
 
 /* Not what a corrupt entry pointed to: freeing it would punch a hole into header or tables. */

@@ -12,7 +12,8 @@
 
 /* ---- zeroes ---- */
 
-struct iovec *q2_zero_iov(struct qcow2 *q, uint64_t len, unsigned *ret_n)
+/* @len / Q2_ZEROES segments and one for the rest, all of them zeroes. NULL without memory. */
+static struct iovec *zero_iov(struct qcow2 *q, uint64_t len, unsigned *ret_n)
 {
 	unsigned n = (len + Q2_ZEROES - 1) / Q2_ZEROES;
 	struct iovec *iov = malloc(n * sizeof(*iov));
@@ -50,7 +51,7 @@ int q2_zero_cluster(struct qcow2 *q, struct block_req *req, uint64_t host)
 	if (!z)
 		return -ENOMEM;
 	/* Written, not punched: the file must reach as far as what it refers to. */
-	z->iov = q2_zero_iov(q, q->cluster_size, &z->req.iovcnt);
+	z->iov = zero_iov(q, q->cluster_size, &z->req.iovcnt);
 	if (!z->iov) {
 		free(z);
 		return -ENOMEM;

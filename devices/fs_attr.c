@@ -32,8 +32,8 @@ uint64_t fs_mark_ino(uint64_t ino, uint16_t dev_index)
 	return ino ^ (uint64_t)dev_index << 48;
 }
 
-void fs_fill_attr(const struct fs_server *s, const struct fs_node *n, const struct statx *stx,
-		  struct fuse_attr *attr)
+static void fill_attr(const struct fs_server *s, const struct fs_node *n, const struct statx *stx,
+			 struct fuse_attr *attr)
 {
 	*attr = (struct fuse_attr){
 		.ino = fs_mark_ino(stx->stx_ino, n->dev_index),
@@ -62,7 +62,7 @@ void fs_fill_entry(const struct fs_server *s, const struct fs_node *n, const str
 		.entry_valid = fs_valid_seconds(s),
 		.attr_valid = fs_valid_seconds(s),
 	};
-	fs_fill_attr(s, n, stx, &entry->attr);
+	fill_attr(s, n, stx, &entry->attr);
 }
 
 /* Of an open file, whose name may be gone and with it the way to @n; else NULL. */
@@ -86,7 +86,7 @@ static int reply_attr(struct fs_call *c, struct fs_node *n, const struct fs_hand
 	if (r < 0)
 		return r;
 	out->attr_valid = fs_valid_seconds(c->s);
-	fs_fill_attr(c->s, n, &stx, &out->attr);
+	fill_attr(c->s, n, &stx, &out->attr);
 	return 0;
 }
 

@@ -15,7 +15,7 @@
 
 /* ---- open files ---- */
 
-void fs_file_put(struct fs_file *f)
+static void file_put(struct fs_file *f)
 {
 	if (--f->refs)
 		return;
@@ -45,7 +45,7 @@ static void file_forget(struct fs_client *c, uint64_t id)
 		return;
 	c->file[place_of(id)] = NULL;
 	c->num_files--;
-	fs_file_put(f);
+	file_put(f);
 }
 
 void fs_client_forget_files(struct fs_client *c)
@@ -190,7 +190,7 @@ static struct fs_file *take_file(struct fs_request *req, uint64_t id)
 
 static void data_end(struct fs_request *req)
 {
-	fs_file_put(req->file);
+	file_put(req->file);
 	req->file = NULL;
 }
 

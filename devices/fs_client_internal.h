@@ -46,7 +46,6 @@ struct fs_client {
 /* 0, or -errno and @fd is still the caller's. */
 int fs_client_add_file(struct fs_client *c, uint64_t id, int fd);
 void fs_client_forget_files(struct fs_client *c);
-void fs_file_put(struct fs_file *f);
 
 /*
  * Tell the server of one of the files that it has to close (@flags: MSG_DONTWAIT or 0), which it

@@ -140,17 +140,12 @@ int fs_stat_fd(int fd, struct statx *ret_stx);
 int fs_node_stat(struct fs_server *s, struct fs_node *n, struct statx *ret_stx);
 bool fs_node_hollow(struct fs_server *s, struct fs_node *n);
 
-/* What @name in the directory @dir is; follows nothing. */
-int fs_stat_name(struct fs_server *s, struct fs_node *dir, const char *name,
-		 struct statx *ret_stx);
 /*
  * The node of what @name in @dir is, made if there is none yet; one more lookup.
  * @ret_stx may be NULL.
  */
 int fs_node_lookup(struct fs_server *s, struct fs_node *dir, const char *name,
 		   struct fs_node **ret_n, struct statx *ret_stx);
-/* The node that @stx describes, if the guest knows it. */
-struct fs_node *fs_node_known(struct fs_server *s, const struct statx *stx);
 /* The guest takes back @count lookups. */
 void fs_node_forget(struct fs_server *s, struct fs_node *n, uint64_t count);
 
@@ -204,8 +199,6 @@ int fs_handle_restore(struct fs_server *s, const struct fs_handle *from);
  * numbers for hard links: those of others than the root's get a mark at the top.
  */
 uint64_t fs_mark_ino(uint64_t ino, uint16_t dev_index);
-void fs_fill_attr(const struct fs_server *s, const struct fs_node *n, const struct statx *stx,
-		  struct fuse_attr *attr);
 void fs_fill_entry(const struct fs_server *s, const struct fs_node *n, const struct statx *stx,
 		   struct fuse_entry_out *entry);
 /* How long things may be believed, in seconds. */

@@ -210,7 +210,8 @@ static void hash_remove(struct fs_server *s, struct fs_node *n)
 	s->hash_count--;
 }
 
-struct fs_node *fs_node_known(struct fs_server *s, const struct statx *stx)
+/* The node that @stx describes, if the guest knows it. */
+static struct fs_node *node_known(struct fs_server *s, const struct statx *stx)
 {
 	struct fs_identity is = identity_of(stx);
 	struct fs_node *n;
@@ -305,8 +306,9 @@ int fs_node_fd(struct fs_server *s, struct fs_node *n)
 	return fd;
 }
 
-int fs_stat_name(struct fs_server *s, struct fs_node *dir, const char *name,
-		 struct statx *ret_stx)
+/* What @name in the directory @dir is; follows nothing. */
+static int stat_name(struct fs_server *s, struct fs_node *dir, const char *name,
+			struct statx *ret_stx)
 {
 	int fd = fs_node_fd(s, dir);
 
@@ -324,7 +326,7 @@ int fs_node_stat(struct fs_server *s, struct fs_node *n, struct statx *ret_stx)
 		return fs_stat_fd(n->fd, ret_stx);
 	if (!n->parent)
 		return -ESTALE;
-	r = fs_stat_name(s, n->parent, n->name, ret_stx);
+	r = stat_name(s, n->parent, n->name, ret_stx);
 	if (r == -ENOENT || r == -ENOTDIR || (!r && !fs_node_is(n, ret_stx)))
 		return -ESTALE;
 	return r;
@@ -525,10 +527,10 @@ int fs_node_lookup(struct fs_server *s, struct fs_node *dir, const char *name,
 		stx = ret_stx;
 	if (fs_node_hollow(s, dir))
 		return -ENOENT;
-	r = fs_stat_name(s, dir, name, stx);
+	r = stat_name(s, dir, name, stx);
 	if (r < 0)
 		return r;
-	n = fs_node_known(s, stx);
+	n = node_known(s, stx);
 	if (!n) {
 		dev = find_dev(s, dir->fd, name, stx);
 		if (dev < 0)
@@ -555,9 +557,9 @@ struct fs_node *fs_node_before_removal(struct fs_server *s, struct fs_node *dir,
 	struct statx stx;
 	struct fs_node *n;
 
-	if (fs_stat_name(s, dir, name, &stx) < 0)
+	if (stat_name(s, dir, name, &stx) < 0)
 		return NULL;
-	n = fs_node_known(s, &stx);
+	n = node_known(s, &stx);
 	/* Without room for more the file is stale afterwards, for a guest that went too far. */
 	if (n && n->lookups && s->num_open < 2 * s->max_open + MIN_PINNED)
 		(void)fs_node_fd(s, n);

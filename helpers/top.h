@@ -78,8 +78,6 @@ struct top_view {
 	bool keys;	   /* there is a keyboard */
 };
 
-const char *top_order_name(enum top_order order);
-
 /*
  * Draw @now, with rates since @before (none yet: NULL). Lines that do not fit scroll so
  * that the selected one is seen. A selected one that is gone gives way to the one that took

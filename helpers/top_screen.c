@@ -105,7 +105,7 @@ static const char *uptime_text(char *buf, size_t size, uint64_t ms)
 
 /* ---- order ---- */
 
-const char *top_order_name(enum top_order order)
+static const char *order_name(enum top_order order)
 {
 	static const char *const names[] = {
 		[TOP_BY_ID] = "name",	[TOP_BY_CPU] = "CPU",	  [TOP_BY_MEMORY] = "memory",
@@ -243,7 +243,7 @@ static void draw_head(struct top_screen *s, const struct top_sample *now, const 
 		c = put(s, 0, c, TOP_PLAIN, ", %u paused", t->paused);
 	if (t->other)
 		c = put(s, 0, c, TOP_HIGH, ", %u unresponsive", t->other);
-	snprintf(text, sizeof(text), "by %s   load %.2f %.2f %.2f", top_order_name(view->order),
+	snprintf(text, sizeof(text), "by %s   load %.2f %.2f %.2f", order_name(view->order),
 		 now->load[0], now->load[1], now->load[2]);
 	if (c + 2 + strlen(text) <= s->columns)
 		put(s, 0, s->columns - strlen(text), TOP_PLAIN, "%s", text);

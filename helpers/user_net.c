@@ -421,7 +421,8 @@ int user_net_forward(struct user_net *un, const char *given, struct error *err)
 	return 0;
 }
 
-int user_net_unforward(struct user_net *un, const char *given, struct error *err)
+/* No new connections by the forward @given; those there are stay. */
+static int unforward(struct user_net *un, const char *given, struct error *err)
 {
 	struct rule rule = { 0 };
 	int r = parse_rule(&rule, given, err);
@@ -462,7 +463,7 @@ static void take_request(struct user_net *un)
 	if (strncmp(text, "add ", 4) == 0)
 		r = user_net_forward(un, text + 4, &err);
 	else if (strncmp(text, "remove ", 7) == 0)
-		r = user_net_unforward(un, text + 7, &err);
+		r = unforward(un, text + 7, &err);
 	else
 		r = error_usage(&err, -EINVAL, "not a request");
 	/* One that is gone again has had its way all the same. */

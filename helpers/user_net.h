@@ -47,9 +47,6 @@ void user_net_free(struct user_net *un);
  */
 int user_net_forward(struct user_net *un, const char *rule, struct error *err);
 
-/* No new connections by the forward @rule; those there are stay. */
-int user_net_unforward(struct user_net *un, const char *rule, struct error *err);
-
 /* Carry frames until the guest's side is closed. 0 or -errno. */
 int user_net_run(struct user_net *un);
 

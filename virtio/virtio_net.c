@@ -225,7 +225,7 @@ static void net_kick(struct virtio_device *dev, unsigned queue)
 		net_receive(&vn->pair[queue / 2]);
 }
 
-struct net_offloads net_negotiated_offloads(const struct virtio_net *vn)
+static struct net_offloads negotiated_offloads(const struct virtio_net *vn)
 {
 	return (struct net_offloads){
 		.csum = virtio_has(&vn->dev, VIRTIO_NET_F_GUEST_CSUM),
@@ -262,7 +262,7 @@ void net_set_active(struct virtio_net *vn, unsigned num)
 static int net_start(struct virtio_device *dev)
 {
 	struct virtio_net *vn = net_of(dev);
-	struct net_offloads accepted = net_negotiated_offloads(vn);
+	struct net_offloads accepted = negotiated_offloads(vn);
 
 	/* What the driver has chosen since then outlives a pause. */
 	net_set_offloads(vn, vn->offloads_chosen ? &vn->accepted : &accepted);
@@ -433,7 +433,7 @@ static void net_save(struct virtio_device *dev, struct state_writer *w)
 static int net_load(struct virtio_device *dev, struct state_reader *r)
 {
 	struct virtio_net *vn = net_of(dev);
-	struct net_offloads negotiated = net_negotiated_offloads(vn);
+	struct net_offloads negotiated = negotiated_offloads(vn);
 	uint8_t mac[6], announce, chosen, offloads;
 	uint16_t active;
 

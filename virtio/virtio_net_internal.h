@@ -99,7 +99,6 @@ void net_set_mac(struct virtio_net *vn, const uint8_t mac[6]);
 
 /* What the driver takes on receive from now on, of what it has negotiated. */
 void net_set_offloads(struct virtio_net *vn, const struct net_offloads *accepted);
-struct net_offloads net_negotiated_offloads(const struct virtio_net *vn);
 
 /* Receive on the first @num pairs alone. */
 void net_set_active(struct virtio_net *vn, unsigned num);

@@ -82,7 +82,7 @@ static void print_entries(FILE *out, const char *title, const struct cli_entry *
 		print_entry(out, TERM_INDENT, e->term, e->text);
 }
 
-void cli_print_help(FILE *out)
+static void print_help(FILE *out)
 {
 	fprintf(out, "wisp " WISP_VERSION ", a lightweight virtual machine monitor for KVM\n\n"
 		     "usage: wisp VERB [ARGUMENT]...\n\n");
@@ -146,7 +146,7 @@ static int help(int argc, char **argv)
 	if (argc > 1)
 		return one_too_many(argv[1]);
 	if (argc == 0)
-		cli_print_help(stdout);
+		print_help(stdout);
 	else if (!strcmp(argv[0], "--man"))
 		cli_print_man(stdout);
 	else if (!strcmp(argv[0], "--bash"))

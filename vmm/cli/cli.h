@@ -71,7 +71,6 @@ int cli_help(int argc, char **argv);
 /* Is "--help" or "-h" among a verb's arguments, in front of any "--"? */
 bool cli_asks_help(int argc, char **argv);
 
-void cli_print_help(FILE *out);
 void cli_print_verb(FILE *out, const struct cli_verb *verb);
 void cli_print_man(FILE *out);
 void cli_print_bash(FILE *out);

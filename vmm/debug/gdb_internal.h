@@ -85,9 +85,6 @@ void gdb_packets(struct gdb *g);
 /* Carry out one packet, checked and unescaped, @len bytes and a NUL. The machine is stopped. */
 void gdb_packet(struct gdb *g, char *packet, size_t len);
 
-/* Hexadecimal digits at @text into @out, at most @max bytes. Returns how many those are. */
-size_t gdb_from_hex(const char *text, uint8_t *out, size_t max);
-
 /* ---- gdb_regs.c ---- */
 
 #define GDB_MAX_REGISTER 16 /* bytes of the widest */
@@ -125,7 +122,6 @@ void gdb_say_stop(struct gdb *g);
 /* @type as in Z packets: 0 software, 1 hardware, 2 write, 3 read, 4 access. 0 or -errno. */
 int gdb_break_insert(struct gdb *g, unsigned type, uint64_t linear, unsigned len);
 int gdb_break_remove(struct gdb *g, unsigned type, uint64_t linear, unsigned len);
-void gdb_break_clear(struct gdb *g);
 /* Show @buf, read from [linear, linear+len), as the guest's own bytes. */
 void gdb_break_hide(const struct gdb *g, uint64_t linear, uint8_t *buf, size_t len);
 /* [linear, linear+len) was written: put the int3s that lie there back. */

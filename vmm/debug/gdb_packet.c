@@ -62,7 +62,8 @@ static int digit(char c)
 	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-size_t gdb_from_hex(const char *text, uint8_t *out, size_t max)
+/* Hexadecimal digits at @text into @out, at most @max bytes. Returns how many those are. */
+static size_t from_hex(const char *text, uint8_t *out, size_t max)
 {
 	size_t n = 0;
 
@@ -149,7 +150,7 @@ static int write_registers(struct gdb *g, const char *hex)
 		uint8_t value[GDB_MAX_REGISTER];
 		size_t n = gdb_register_bytes(i);
 
-		if (gdb_from_hex(hex, value, n) != n)
+		if (from_hex(hex, value, n) != n)
 			break;
 		hex += 2 * n;
 		gdb_register_write(&r, i, value);
@@ -183,7 +184,7 @@ static int write_register(struct gdb *g, const char *p)
 	int error;
 
 	if (!number(&p, &i) || *p != '=' || i >= gdb_num_registers() ||
-	    gdb_from_hex(p + 1, value, sizeof(value)) < gdb_register_bytes(i))
+	    from_hex(p + 1, value, sizeof(value)) < gdb_register_bytes(i))
 		return -EINVAL;
 	error = gdb_registers_get(g, g->thread, &r);
 	if (!error)
@@ -235,7 +236,7 @@ static int write_memory_hex(struct gdb *g, const char *p)
 	uint64_t addr, len;
 
 	if (!span(p, ':', &addr, &len, &p) || len > sizeof(buf) ||
-	    gdb_from_hex(p, buf, len) != len)
+	    from_hex(p, buf, len) != len)
 		return -EINVAL;
 	return write_memory(g, addr, buf, len);
 }
@@ -353,7 +354,7 @@ static void monitor_translate(struct gdb *g, const char *text, char *out, size_t
 static void monitor_command(struct gdb *g, const char *hex)
 {
 	char command[128], out[GDB_PACKET_MAX / 2 - 16];
-	size_t n = gdb_from_hex(hex, (uint8_t *)command, sizeof(command) - 1);
+	size_t n = from_hex(hex, (uint8_t *)command, sizeof(command) - 1);
 	const char *rest;
 
 	command[n] = '\0';

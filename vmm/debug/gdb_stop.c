@@ -174,7 +174,7 @@ int gdb_break_remove(struct gdb *g, unsigned type, uint64_t linear, unsigned len
 	return 0;
 }
 
-void gdb_break_clear(struct gdb *g)
+static void break_clear(struct gdb *g)
 {
 	while (g->num_breakpoints)
 		take_out(g, &g->breakpoint[--g->num_breakpoints]);
@@ -187,7 +187,7 @@ static void let_go(struct gdb *g)
 {
 	enum gdb_how how[CONFIG_MAX_CPUS];
 
-	gdb_break_clear(g);
+	break_clear(g);
 	for (unsigned i = 0; i < gdb_num_vcpus(g); i++)
 		how[i] = GDB_GO;
 	gdb_resume(g, how);
@@ -206,7 +206,7 @@ static void vcpus_stopped(void *arg)
 	}
 	/* The one before may have left its breakpoints behind. */
 	if (g->fresh)
-		gdb_break_clear(g);
+		break_clear(g);
 	g->fresh = false;
 	if (g->stop_reply_due)
 		gdb_say_stop(g);
