@@ -414,7 +414,7 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 	const struct machine_config *c = params->config;
 	struct life life = { .metrics = REPORT_FILE_NONE };
 	struct error err = { 0 };
-	bool goes_on;
+	bool goes_on, has_run = false;
 	int status;
 
 	/* One limit for all its lives. */
@@ -422,11 +422,15 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 		params->deadline_ns =
 			clock_monotonic_ns(NULL) + c->timeout_seconds * NSEC_PER_SEC;
 	do {
-		if (begin_life(&life, params, ends, dir, &err) < 0)
+		if (begin_life(&life, params, ends, dir, &err) < 0) {
 			/* Of a later life nobody waits to hear: the guest has run. */
 			status = not_started(&err, params->image ? ends : NULL);
-		else
+			if (!has_run)
+				params->end->reason = MACHINE_END_START_FAILED;
+		} else {
 			status = run_once(params, &life);
+		}
+		has_run = true;
 		goes_on = params->end->reason == MACHINE_END_REBOOT && c->reboot_resets;
 		end_life(&life, params, goes_on);
 		/* Once it has gone on from where it stood; when it reboots, it boots. */
