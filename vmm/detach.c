@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -48,13 +49,6 @@ static void show(int log_fd)
 		fwrite(buf, 1, n, stderr);
 }
 
-static volatile sig_atomic_t told_to_end;
-
-static void on_end(int number)
-{
-	told_to_end = number;
-}
-
 static const int end_signals[] = { SIGINT, SIGTERM, SIGHUP };
 
 /* From before there is a background on: none of them ends the foreground alone. */
@@ -68,25 +62,41 @@ static void hold_signals(sigset_t *before)
 	sigprocmask(SIG_BLOCK, &held, before);
 }
 
-/*
- * Wait until there is something to read, or somebody wants us to end: then which signal it was.
- * @mask: the signals that are blocked meanwhile.
- */
-static int await_byte(int fd, const sigset_t *mask)
+/* A descriptor of those of them that would end us, but for their being held; or -1. */
+static int open_signals(const sigset_t *before)
 {
-	const struct sigaction heeded = { .sa_handler = on_end };
-	struct pollfd p = { .fd = fd, .events = POLLIN };
+	sigset_t heeded;
 
+	sigemptyset(&heeded);
 	for (unsigned i = 0; i < ARRAY_SIZE(end_signals); i++) {
+		int number = end_signals[i];
 		struct sigaction now;
 
-		/* Whoever had us ignore it knows why. */
-		if (sigaction(end_signals[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN)
-			sigaction(end_signals[i], &heeded, NULL);
+		/* Whoever had us ignore it, or hold it, knows why. */
+		if (sigaction(number, NULL, &now) == 0 && now.sa_handler != SIG_IGN &&
+		    !sigismember(before, number))
+			sigaddset(&heeded, number);
 	}
-	while (!told_to_end && ppoll(&p, 1, NULL, mask) < 0 && errno == EINTR)
+	return signalfd(-1, &heeded, SFD_CLOEXEC);
+}
+
+/*
+ * Wait until there is something to read, or somebody wants us to end: then which signal it was.
+ * @before: the signals that were held before ours were.
+ */
+static int await_byte(int fd, const sigset_t *before)
+{
+	int signals = open_signals(before);
+	struct pollfd p[] = { { .fd = fd, .events = POLLIN }, { .fd = signals, .events = POLLIN } };
+	struct signalfd_siginfo told = { 0 };
+
+	while (poll(p, ARRAY_SIZE(p), -1) < 0 && errno == EINTR)
 		;
-	return told_to_end;
+	if (p[1].revents && read(signals, &told, sizeof(told)) != sizeof(told))
+		told.ssi_signo = 0;
+	if (signals >= 0)
+		close(signals);
+	return (int)told.ssi_signo;
 }
 
 /*
@@ -94,11 +104,11 @@ static int await_byte(int fd, const sigset_t *mask)
  * anybody was told its name, does not run on.
  */
 static int await_start(const struct machine_config *c, pid_t background, int started_fd, int log_fd,
-		       const sigset_t *mask)
+		       const sigset_t *before)
 {
 	char byte;
 	ssize_t n;
-	int status, signal = await_byte(started_fd, mask);
+	int status, signal = await_byte(started_fd, before);
 
 	if (signal) {
 		kill(background, SIGTERM);

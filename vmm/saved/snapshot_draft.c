@@ -45,7 +45,7 @@ static bool is_ours(const char *name)
 	static const char *const ours[] = {
 		".",		 "..",	       SNAPSHOT_MANIFEST,	     SNAPSHOT_STATE,
 		SNAPSHOT_MEMORY, SNAPSHOT_FRAMES, SNAPSHOT_INDEX,	     SNAPSHOT_PAGES,
-		SNAPSHOT_PREFETCH, SNAPSHOT_PREFETCH ".partial", SNAPSHOT_LOG,
+		SNAPSHOT_PREFETCH, (SNAPSHOT_PREFETCH ".partial"), SNAPSHOT_LOG,
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(ours); i++)
