@@ -357,6 +357,25 @@ static void pause_and_resume_are_states_that_last(void **state)
 	destroy(&s);
 }
 
+/* By that its client knows with which status to end. */
+static void request_that_is_at_fault_is_told_so(void **state)
+{
+	struct served s;
+	json_t *reply;
+	int sock;
+
+	create(&s);
+	sock = client(&s);
+	reply = ask(&s, sock, "{\"do\":\"unplug\",\"device\":\"nope\"}");
+	assert_true(json_is_true(json_object_get(reply, "usage")));
+	expect_error(reply, ENOENT);
+	reply = ask(&s, sock, "{\"do\":\"reset\"}");
+	assert_null(json_object_get(reply, "usage"));
+	expect_error(reply, ENOENT);
+	close(sock);
+	destroy(&s);
+}
+
 /* What it was made from is only known to be in memory while nothing moves. */
 static void changes_are_counted_from_a_pause_only(void **state)
 {
@@ -722,6 +741,7 @@ int main(void)
 		cmocka_unit_test(listener_that_was_told_before_its_turn_goes_on_listening),
 		cmocka_unit_test(listeners_that_leave_take_no_room),
 		cmocka_unit_test(pause_and_resume_are_states_that_last),
+		cmocka_unit_test(request_that_is_at_fault_is_told_so),
 		cmocka_unit_test(changes_are_counted_from_a_pause_only),
 		cmocka_unit_test(reset_that_makes_no_sense_changes_nothing),
 		cmocka_unit_test(requests_of_one_client_are_answered_in_order),

@@ -579,12 +579,16 @@ void control_reply(struct control_call *call, json_t *result)
 	control_reply_fds(call, result, NULL, 0);
 }
 
-static void fail_text(struct control_call *call, int error, const char *text)
+static void fail_text(struct control_call *call, int error, bool usage, const char *text)
 {
 	json_t *o = failure(error, text);
 
 	/* Not UTF-8: it quotes what the client sent. */
-	answer(call, o ? o : failure(error, strerror(abs(error))), NULL, 0);
+	if (!o)
+		o = failure(error, strerror(abs(error)));
+	if (usage)
+		json_object_set_new(o, "usage", json_true());
+	answer(call, o, NULL, 0);
 }
 
 void control_fail(struct control_call *call, int error, const char *fmt, ...)
@@ -595,12 +599,12 @@ void control_fail(struct control_call *call, int error, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	fail_text(call, error, text);
+	fail_text(call, error, false, text);
 }
 
 void control_fail_error(struct control_call *call, const struct error *err)
 {
-	fail_text(call, err->code ? err->code : -EIO, err->msg);
+	fail_text(call, err->code ? err->code : -EIO, err->kind == ERROR_USAGE, err->msg);
 }
 
 void control_fail_ended(struct control_call *call)

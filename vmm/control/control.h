@@ -5,9 +5,10 @@
  * A SOCK_SEQPACKET UNIX socket in the run directory (vmm/run_dir.h), served on the
  * machine's loop. One request is one message, a JSON object {"do":"VERB", ...},
  * with descriptors beside it; its one reply is {"ok":true, ...} or
- * {"error":"text","errno":N}, after any number of {"progress":...}. The client opens
- * every file itself, with the rights of its user, and passes descriptors: the monitor
- * opens nothing that it is told the name of.
+ * {"error":"text","errno":N}, with "usage":true where what was asked for is at fault,
+ * after any number of {"progress":...}. The client opens every file itself, with the
+ * rights of its user, and passes descriptors: the monitor opens nothing that it is told
+ * the name of.
  *
  * Clients are not trusted with the monitor's life: other users are turned away, messages and
  * connections are bounded, and one that does not read its reply only harms itself.
@@ -95,7 +96,7 @@ void control_reply(struct control_call *call, json_t *result);
 /* With copies of @fds, which stay the caller's. */
 void control_reply_fds(struct control_call *call, json_t *result, const int *fds, unsigned num);
 void control_fail(struct control_call *call, int error, const char *fmt, ...) __printf(3, 4);
-/* What @err says; a negative code in it becomes errno. */
+/* What @err says; a negative code in it becomes errno, and its client has a usage error too. */
 void control_fail_error(struct control_call *call, const struct error *err);
 /*
  * For a call that an operation or a timer of the loop comes back to: should the machine end first,

@@ -20,9 +20,12 @@ static int arg_rate(struct control_call *call, const char *name, uint64_t *rate)
 /* Is there one of @keys, which are not for @kind of device? Then the call has failed. */
 static bool has_foreign(struct control_call *call, const char *const *keys, const char *kind)
 {
+	struct error err = { 0 };
+
 	for (; *keys; keys++) {
 		if (json_object_get(control_args(call), *keys)) {
-			control_fail(call, -EINVAL, "'%s' is not for %s", *keys, kind);
+			error_usage(&err, -EINVAL, "'%s' is not for %s", *keys, kind);
+			control_fail_error(call, &err);
 			return true;
 		}
 	}
@@ -32,6 +35,7 @@ static bool has_foreign(struct control_call *call, const char *const *keys, cons
 static void change_disk(struct control_call *call, struct virtio_device *dev)
 {
 	static const char *const foreign[] = { "link", "pps", "pps_burst", NULL };
+	struct error err = { 0 };
 	struct rate_limits limits;
 	uint64_t size;
 	int r;
@@ -56,8 +60,9 @@ static void change_disk(struct control_call *call, struct virtio_device *dev)
 	if (size != NOT_GIVEN) {
 		r = virtio_blk_resize(dev, size);
 		if (r == -EINVAL) {
-			control_fail(call, r, "%llu bytes are not a size in sectors of 512",
-				     (unsigned long long)size);
+			error_usage(&err, r, "%llu bytes are not a size in sectors of 512",
+				    (unsigned long long)size);
+			control_fail_error(call, &err);
 			return;
 		}
 		if (r < 0) {

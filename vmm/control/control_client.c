@@ -177,6 +177,8 @@ static int receive_reply(int sock, json_t **ret_reply, struct control_extra *ext
 		int code = (int)json_integer_value(json_object_get(o, "errno"));
 
 		r = error_set(err, code > 0 ? -code : -EIO, "%s", text);
+		if (err && json_is_true(json_object_get(o, "usage")))
+			err->kind = ERROR_USAGE;
 	} else if (ret_reply) {
 		*ret_reply = json_incref(o);
 	}

@@ -50,16 +50,16 @@ struct virtio_device *machine_virtio_named(const struct machine *m, const char *
 		}
 		dev = machine_virtio(m, named[i].kind, id);
 		if (dev && found) {
-			error_set(err, -EEXIST,
-				  "'%.40s' is the name of a disk and of a network: say disk:%.40s "
-				  "or net:%.40s", name, name, name);
+			error_usage(err, -EEXIST,
+				    "'%.40s' is the name of a disk and of a network: say "
+				    "disk:%.40s or net:%.40s", name, name, name);
 			return NULL;
 		}
 		if (dev)
 			found = dev;
 	}
 	if (!found)
-		error_set(err, -ENOENT, "there is no disk or network '%.40s'", name);
+		error_usage(err, -ENOENT, "there is no disk or network '%.40s'", name);
 	return found;
 }
 

@@ -274,8 +274,8 @@ static int enter(struct machine *m, struct addition *a, struct error *err)
 	if (disk ? c->num_disks == CONFIG_MAX_DISKS : c->num_nets == CONFIG_MAX_NETS)
 		return error_set(err, -ENOSPC, "no more devices of this kind");
 	if (machine_virtio(m, disk ? VIRTIO_ID_BLOCK : VIRTIO_ID_NET, a->id))
-		return error_set(err, -EEXIST, "there is a %s '%s' already",
-				 disk ? "disk" : "network", a->id);
+		return error_usage(err, -EEXIST, "there is a %s '%s' already",
+				   disk ? "disk" : "network", a->id);
 	if (disk)
 		c->disk[c->num_disks++] = a->config.disk[0];
 	else
