@@ -50,10 +50,10 @@ static int too_late(const json_t *reply, unsigned seconds, struct error *err)
 	bool driver = json_is_true(json_object_get(reply, "driver"));
 
 	return error_set(err, -ETIMEDOUT,
-			 "memory: the guest has %lld MiB of %lld after %u seconds%s",
+			 "memory: the guest has %lld MiB of %lld after %u second%s%s",
 			 (long long)number(reply, "plugged") >> 20,
 			 (long long)number(reply, "requested") >> 20, seconds,
-			 driver ? "" : ": it has no driver for it");
+			 seconds == 1 ? "" : "s", driver ? "" : ": it has no driver for it");
 }
 
 /* Ask again until the guest has done it, or @seconds are over. */

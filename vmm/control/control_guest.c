@@ -7,6 +7,7 @@
 #include "virtio/virtio_balloon.h"
 #include "virtio/virtio_devices.h"
 #include "virtio/virtio_mem.h"
+#include "vmm/config/config.h"
 #include "vmm/machine/machine_internal.h"
 
 static json_t *statistics(const struct virtio_balloon_info *info)
@@ -93,6 +94,19 @@ void control_balloon(struct control_call *call)
 				hints(dev, &info)));
 }
 
+/* In the words in which sizes are given. */
+static void fail_size(struct control_call *call, uint64_t bytes, const struct virtio_mem_info *info)
+{
+	char text[3][32];
+	struct error err = { 0 };
+
+	error_usage(&err, -ERANGE, "memory: %s is not a multiple of %s, up to %s",
+		    config_size_text(text[0], sizeof(text[0]), bytes),
+		    config_size_text(text[1], sizeof(text[1]), info->block_bytes),
+		    config_size_text(text[2], sizeof(text[2]), info->region_bytes));
+	control_fail_error(call, &err);
+}
+
 void control_memory(struct control_call *call)
 {
 	struct virtio_device *dev = control_machine(call)->hotplug;
@@ -113,10 +127,7 @@ void control_memory(struct control_call *call)
 		return;
 	}
 	if (requested != UINT64_MAX && virtio_mem_request(dev, requested) < 0) {
-		control_fail(call, -ERANGE,
-			     "memory: %llu bytes are not a multiple of %llu, up to %llu",
-			     (unsigned long long)requested, (unsigned long long)info.block_bytes,
-			     (unsigned long long)info.region_bytes);
+		fail_size(call, requested, &info);
 		return;
 	}
 	virtio_mem_info(dev, &info);
