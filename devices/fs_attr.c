@@ -33,7 +33,7 @@ uint64_t fs_mark_ino(uint64_t ino, uint16_t dev_index)
 }
 
 static void fill_attr(const struct fs_server *s, const struct fs_node *n, const struct statx *stx,
-			 struct fuse_attr *attr)
+		      struct fuse_attr *attr)
 {
 	*attr = (struct fuse_attr){
 		.ino = fs_mark_ino(stx->stx_ino, n->dev_index),

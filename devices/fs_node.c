@@ -308,7 +308,7 @@ int fs_node_fd(struct fs_server *s, struct fs_node *n)
 
 /* What @name in the directory @dir is; follows nothing. */
 static int stat_name(struct fs_server *s, struct fs_node *dir, const char *name,
-			struct statx *ret_stx)
+		     struct statx *ret_stx)
 {
 	int fd = fs_node_fd(s, dir);
 

@@ -125,7 +125,6 @@ bool loop_thread_may_wait(void);
  */
 void loop_patience(struct loop *loop, bool on);
 
-
 /* ---- operations; @op->done must be set; buffers stay valid until done() ---- */
 
 /*
