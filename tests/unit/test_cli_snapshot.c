@@ -49,7 +49,7 @@ static pid_t start_client(const struct fixture *f, const char *option)
 	return pid;
 }
 
-static void receive(struct fixture *f, const char *what, int *fds, unsigned *num_fds)
+static json_t *receive_all(struct fixture *f, const char *what, int *fds, unsigned *num_fds)
 {
 	static char buf[CONTROL_MAX_MESSAGE];
 	ssize_t n = control_receive(f->sock, buf, sizeof(buf), fds, 4, num_fds, 0);
@@ -57,7 +57,12 @@ static void receive(struct fixture *f, const char *what, int *fds, unsigned *num
 
 	assert_non_null(o);
 	assert_string_equal(json_string_value(json_object_get(o, "do")), what);
-	json_decref(o);
+	return o;
+}
+
+static void receive(struct fixture *f, const char *what, int *fds, unsigned *num_fds)
+{
+	json_decref(receive_all(f, what, fds, num_fds));
 }
 
 static void reply(struct fixture *f, const char *text)
@@ -295,6 +300,32 @@ static void ended_one_is_gone_altogether(void **state)
 	close(f.sock);
 }
 
+/* The monitor knows whether somebody else had it go on; what is saved stays, for what it is. */
+static void guest_that_went_on_is_not_ended(void **state)
+{
+	struct fixture f;
+	char command[128];
+	unsigned num;
+	int fds[4], status;
+	json_t *o;
+
+	begin(&f, "--stop");
+	let_go(&f);
+	reply(&f, "{\"ok\":true,\"was_paused\":false,\"runs\":7," ANSWER);
+	o = receive_all(&f, "end", fds, &num);
+	assert_int_equal(json_integer_value(json_object_get(o, "runs")), 7);
+	json_decref(o);
+	snprintf(command, sizeof(command), "! grep -q runs '%s/manifest.json'", f.target);
+	assert_int_equal(system(command), 0);
+	reply(&f, "{\"error\":\"it has gone on\",\"errno\":116}");
+	assert_int_equal(waitpid(f.client, &status, 0), f.client);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+	snprintf(command, sizeof(command), "rm -r '%s'", f.dir);
+	assert_int_equal(system(command), 0);
+	close(f.go);
+	close(f.sock);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -305,6 +336,7 @@ int main(void)
 		cmocka_unit_test(guest_that_could_not_be_saved_is_the_monitors),
 		cmocka_unit_test(disk_that_cannot_be_made_safe_is_not_saved),
 		cmocka_unit_test(ended_one_is_gone_altogether),
+		cmocka_unit_test(guest_that_went_on_is_not_ended),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,8 +15,10 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "devices/block.h"
 #include "tests/unit/made_machine.h"
 #include "tests/unit/patience.h"
+#include "virtio/virtio_devices.h"
 #include "vmm/control/control.h"
 #include "vmm/control/control_client.h"
 #include "vmm/run_dir.h"
@@ -306,6 +308,38 @@ static void snapshot_is_taken(struct served *s)
 	assert_true(machine_is_paused(s->made.machine));
 }
 
+/* The same, and what its end is to say. */
+static json_int_t runs_of_snapshot(struct served *s)
+{
+	int go = ask_snapshot_as(s, STAY);
+	json_int_t runs;
+	json_t *o;
+
+	assert_int_equal(write(go, "", 1), 1);
+	close(go);
+	o = answer(s);
+	assert_true(json_is_integer(json_object_get(o, "runs")));
+	runs = json_integer_value(json_object_get(o, "runs"));
+	json_decref(o);
+	return runs;
+}
+
+static void ask_end(struct served *s, json_int_t runs)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "{\"do\":\"end\",\"runs\":%lld}", (long long)runs);
+	ask(s, text, NULL, 0);
+}
+
+static void expect_errno(struct served *s, int number)
+{
+	json_t *o = answer(s);
+
+	assert_int_equal(json_integer_value(json_object_get(o, "errno")), number);
+	json_decref(o);
+}
+
 /* Another client is in its place, and served: that it has left has been seen. */
 static void client_leaves(struct served *s)
 {
@@ -487,6 +521,90 @@ static void guest_that_was_left_alone_once_stands_still_for_others(void **state)
 	free_running(&s);
 }
 
+/* What its disks hold is no longer what goes with the memory that was saved. */
+static void guest_that_somebody_had_go_on_does_not_end_for_its_snapshot(void **state)
+{
+	struct machine_end how = { 0 };
+	struct served s;
+	json_int_t runs;
+	json_t *o;
+
+	create_running(&s);
+	runs = runs_of_snapshot(&s);
+	ask(&s, "{\"do\":\"resume\"}", NULL, 0);
+	expect_ok(&s);
+	ask(&s, "{\"do\":\"pause\"}", NULL, 0);
+	expect_ok(&s);
+	ask_end(&s, runs);
+	expect_errno(&s, ESTALE);
+	assert_false(atomic_load(&s.made.machine->ending));
+	ask_end(&s, runs_of_snapshot(&s));
+	machine_run(s.made.machine, &how);
+	assert_int_equal(how.reason, MACHINE_END_ASKED);
+	control_free(s.control, &how);
+	o = answer(&s);
+	assert_string_equal(json_string_value(json_object_get(o, "end")), "asked");
+	json_decref(o);
+	free_after(&s);
+	copies_go_on = false;
+}
+
+/* Whoever asks it to stop while memory is written has it go on as soon as that is over. */
+static void guest_that_is_stopped_while_it_is_saved_does_not_end_for_its_snapshot(void **state)
+{
+	struct error err = { 0 };
+	struct served s;
+	json_int_t runs;
+	int other, go;
+	json_t *o;
+
+	create_running(&s);
+	go = ask_snapshot_as(&s, STAY);
+	other = control_connect(s.dir.path, &err);
+	assert_true(other >= 0);
+	control_send(other, "{\"do\":\"stop\"}", 13, NULL, 0, 0);
+	for (uint64_t end = patience(); !s.made.machine->resume_due; turn(&s))
+		assert_false(patience_ends(end));
+	assert_int_equal(write(go, "", 1), 1);
+	close(go);
+	o = answer(&s);
+	runs = json_integer_value(json_object_get(o, "runs"));
+	json_decref(o);
+	assert_false(machine_is_paused(s.made.machine));
+	ask_end(&s, runs);
+	expect_errno(&s, ESTALE);
+	close(other);
+	free_running(&s);
+}
+
+/* It would be of one size in what is saved of the machine, and of another where it is kept. */
+static void disk_is_not_resized_while_it_is_saved(void **state)
+{
+	static const char resize[] = "{\"do\":\"change\",\"device\":\"root\",\"size\":1048576}";
+	struct error err = { 0 };
+	struct served s;
+	json_int_t runs;
+	int first, go;
+
+	create_running(&s);
+	virtio_blk_image(s.made.machine->virtio[0].dev)->read_only = false;
+	go = ask_snapshot_as(&s, STAY);
+	first = s.sock;
+	s.sock = control_connect(s.dir.path, &err);
+	ask(&s, resize, NULL, 0);
+	expect_errno(&s, EBUSY);
+	close(s.sock);
+	s.sock = first;
+	close(go);
+	json_decref(answer(&s));
+	runs = runs_of_snapshot(&s);
+	ask(&s, resize, NULL, 0);
+	expect_ok(&s);
+	ask_end(&s, runs);
+	expect_errno(&s, ESTALE);
+	free_running(&s);
+}
+
 /* ---- devices that come and go between two requests ---- */
 
 static void expect_stale(struct served *s, const char *request)
@@ -584,6 +702,10 @@ int main(void)
 		cmocka_unit_test(
 			guest_that_is_left_in_the_midst_of_something_goes_on_behind_it),
 		cmocka_unit_test(guest_that_was_left_alone_once_stands_still_for_others),
+		cmocka_unit_test(guest_that_somebody_had_go_on_does_not_end_for_its_snapshot),
+		cmocka_unit_test(
+			guest_that_is_stopped_while_it_is_saved_does_not_end_for_its_snapshot),
+		cmocka_unit_test(disk_is_not_resized_while_it_is_saved),
 		cmocka_unit_test(disks_that_were_looked_at_are_those_that_are_saved),
 		cmocka_unit_test(machine_that_ends_is_not_resumed),
 	};

@@ -52,6 +52,7 @@ struct taking {
 	struct cli_disks disks;
 	json_t *manifest;
 	bool was_paused; /* before it was asked for */
+	json_t *runs;	 /* what the guest's end is to say, or NULL */
 	struct held_signals signals;
 	int signals_fd; /* one has come */
 	struct control_extra extra;
@@ -257,7 +258,9 @@ static int ask(struct taking *t, int sock, json_t **ret_reply)
 	}
 	if (!r) {
 		t->was_paused = json_is_true(json_object_get(*ret_reply, "was_paused"));
+		t->runs = json_incref(json_object_get(*ret_reply, "runs"));
 		json_object_del(*ret_reply, "was_paused");
+		json_object_del(*ret_reply, "runs");
 	}
 	if (!r && !t->manifest)
 		r = error_set(&t->err, -EBADMSG, "the monitor's answer makes no sense");
@@ -278,6 +281,24 @@ static int compress(struct taking *t, json_t *reply)
 }
 
 /*
+ * Its disks that are only named are those of the snapshot as long as it stands still, so a guest
+ * that somebody else had go on meanwhile does not end.
+ */
+static int end_guest(struct taking *t, int sock)
+{
+	json_t *request = json_pack("{s:s}", "do", "end");
+	int r;
+
+	if (t->runs)
+		json_object_set(request, "runs", t->runs);
+	/* With its directory: one that is restored now may have its name. */
+	r = control_end_machine(sock, request, 0, NULL, &t->err);
+	if (r == -ESTALE)
+		error_prefix(&t->err, "snapshot '%s' is not of the guest's end", t->draft.path);
+	return r;
+}
+
+/*
  * With --stop the guest stands still until all is safe, and goes on when it will not be, unless it
  * stood still before. When the monitor itself could not save it (no @reply), that has seen to it.
  */
@@ -291,8 +312,7 @@ static int finish(struct taking *t, int sock, const json_t *reply, int r)
 		control_ask(sock, json_pack("{s:s}", "do", "resume"), NULL, 0, NULL, &err);
 		return r;
 	}
-	/* With its directory: one that is restored now may have its name. */
-	return control_end_machine(sock, json_pack("{s:s}", "do", "end"), 0, NULL, &t->err);
+	return end_guest(t, sock);
 }
 
 /* It is safe, so the next one may build on it. If nobody says so that builds on an earlier one. */
@@ -364,6 +384,7 @@ static void end(struct taking *t)
 	if (t->signals_fd >= 0)
 		close(t->signals_fd);
 	json_decref(t->manifest);
+	json_decref(t->runs);
 }
 
 /* @ret_reply: what the monitor says of it; the caller's. */

@@ -32,13 +32,49 @@ static bool has_foreign(struct control_call *call, const char *const *keys, cons
 	return false;
 }
 
+/* Why the size of a disk has to stay what it is for now; NULL: it may change. */
+static const char *forbids_resize(struct machine *m)
+{
+	/*
+	 * A disk of another size is another one: the other side has made its own by the size it
+	 * was told, and what is copied is copied by it.
+	 */
+	if (migrate_is_under_way(m))
+		return "while the microVM moves";
+	/* It is saved with the machine's state, and what the disk holds afterwards, if at all. */
+	if (m->holds)
+		return "while the microVM stands still to be saved, or for another device";
+	return NULL;
+}
+
+/* 0, or -errno and the call has failed. */
+static int resize_disk(struct control_call *call, struct virtio_device *dev, uint64_t size)
+{
+	struct machine *m = control_machine(call);
+	const char *why = forbids_resize(m);
+	struct error err = { 0 };
+	int r = why ? -EBUSY : virtio_blk_resize(dev, size);
+
+	if (!r) {
+		m->runs++;
+		return 0;
+	}
+	if (why)
+		error_set(&err, r, "disk '%s' cannot be resized %s", dev->id, why);
+	else if (r == -EINVAL)
+		error_usage(&err, r, "%llu bytes are not a size in sectors of 512",
+			    (unsigned long long)size);
+	else
+		error_set(&err, r, "disk '%s' cannot be resized: %s", dev->id, strerror(-r));
+	control_fail_error(call, &err);
+	return r;
+}
+
 static void change_disk(struct control_call *call, struct virtio_device *dev)
 {
 	static const char *const foreign[] = { "link", "pps", "pps_burst", NULL };
-	struct error err = { 0 };
 	struct rate_limits limits;
 	uint64_t size;
-	int r;
 
 	virtio_blk_limits(dev, &limits);
 	if (has_foreign(call, foreign, "disks") ||
@@ -48,29 +84,8 @@ static void change_disk(struct control_call *call, struct virtio_device *dev)
 	    arg_rate(call, "iops_burst", &limits.ops.burst) < 0 ||
 	    arg_rate(call, "bps_burst", &limits.bytes.burst) < 0)
 		return;
-	/*
-	 * A disk of another size is another one: the other side has made its own by the size it
-	 * was told, and what is copied is copied by it.
-	 */
-	if (size != NOT_GIVEN && migrate_is_under_way(control_machine(call))) {
-		control_fail(call, -EBUSY, "disk '%s' cannot be resized while the microVM moves",
-			     dev->id);
+	if (size != NOT_GIVEN && resize_disk(call, dev, size) < 0)
 		return;
-	}
-	if (size != NOT_GIVEN) {
-		r = virtio_blk_resize(dev, size);
-		if (r == -EINVAL) {
-			error_usage(&err, r, "%llu bytes are not a size in sectors of 512",
-				    (unsigned long long)size);
-			control_fail_error(call, &err);
-			return;
-		}
-		if (r < 0) {
-			control_fail(call, r, "disk '%s' cannot be resized: %s", dev->id,
-				     strerror(-r));
-			return;
-		}
-	}
 	virtio_blk_limit(dev, &limits);
 	control_reply(call, json_pack("{s:I}", "size", (json_int_t)virtio_blk_size(dev)));
 }

@@ -57,6 +57,7 @@ struct taking {
 	bool stay_paused, was_paused;
 	bool shared; /* RAM is, so that the guest stands still until it is written */
 	uint64_t start_ns, pause_ns, fork_ns;
+	uint64_t runs; /* the machine's, when it was saved */
 	bool holding; /* it stays paused for us, whoever resumes it */
 	struct state_writer state;
 	struct loop_op go, done;
@@ -200,14 +201,15 @@ static void copy_done(struct loop_op *op, int res)
 	/* The client may be gone by now, or killed before it says what becomes of the guest. */
 	if (t->stay_paused && !t->was_paused)
 		control_keep_paused(t->call);
-	control_reply(t->call, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:b}", "pause_us",
+	control_reply(t->call, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:I}",
+					 "pause_us",
 					 (json_int_t)(t->pause_ns / 1000), "fork_us",
 					 (json_int_t)(t->fork_ns / 1000), "memory_bytes",
 					 (json_int_t)w.memory.size, "stored_bytes",
 					 (json_int_t)(w.memory.pages * PAGE_SIZE), "state_bytes",
 					 (json_int_t)w.state_bytes, "diff", t->changed != NULL,
 					 "tracked", t->m->track != NULL, "was_paused",
-					 t->was_paused));
+					 t->was_paused, "runs", (json_int_t)t->runs));
 	free_taking(t);
 }
 
@@ -373,6 +375,7 @@ static void paused(void *arg)
 	}
 	machine_hold(t->m);
 	t->holding = true;
+	t->runs = t->m->runs;
 	/* Its client does nothing before it is told, and so would both wait for ever. */
 	if (!control_progress(t->call, describe(t))) {
 		error_set(&err, -ENOMEM, "the client cannot be told that the guest is paused");
@@ -598,6 +601,16 @@ void control_verb_disks(struct control_call *call)
 
 void control_verb_end(struct control_call *call)
 {
+	struct machine *m = control_machine(call);
+	uint64_t runs;
+
+	if (control_arg_number(call, "runs", m->runs, INT64_MAX, &runs) < 0)
+		return;
+	if (runs != m->runs) {
+		control_fail(call, -ESTALE, "it has gone on, or a disk was resized, since it was "
+					    "saved: it was not ended");
+		return;
+	}
 	control_reply_at_end(call);
-	machine_end(control_machine(call), MACHINE_END_ASKED, 0, NULL);
+	machine_end(m, MACHINE_END_ASKED, 0, NULL);
 }

@@ -35,7 +35,7 @@ bool control_knows_devices(struct control_call *call);
  * Progress, when it is paused: {"wisp", "machine":{...}, "devices":[...]}, and when only changes
  * are to come "base":{"id", "path"}: what they are counted from.
  * Reply: {"pause_us", "fork_us", "memory_bytes", "stored_bytes", "state_bytes", "diff":is it one,
- * "tracked":may the next be one}.
+ * "tracked":may the next be one, "was_paused", "runs": see "end"}.
  */
 void control_verb_snapshot(struct control_call *call);
 
@@ -57,7 +57,11 @@ void control_verb_track(struct control_call *call);
  */
 void control_verb_clone(struct control_call *call);
 
-/* {"do":"end"}: the microVM ends in good order with status 0, whatever its guest is at. */
+/*
+ * {"do":"end","runs":of "snapshot"}: the microVM ends in good order with status 0, whatever its
+ * guest is at. ESTALE: it is not what was saved any more, as somebody had it go on ("stop",
+ * "resume"), and goes on as it is. Who says nothing means the guest as it is.
+ */
 void control_verb_end(struct control_call *call);
 
 #endif

@@ -83,6 +83,8 @@ struct machine {
 	struct machine_pauser *pausers; /* who waits for a pause that is under way */
 	unsigned holds;	 /* who needs it to stay paused for now */
 	bool resume_due; /* it was resumed meanwhile */
+	/* How often it went on, or a disk got another size: is it still what was saved? */
+	uint64_t runs;
 
 	struct machine_plugging *plugging; /* NULL: nobody asked for a device to come or go */
 	uint64_t generation;		   /* of its devices: how many came and went */

@@ -123,6 +123,7 @@ void machine_debug_continue(struct machine *m)
 void machine_resume_devices(struct machine *m)
 {
 	m->paused = false;
+	m->runs++;
 	gdb_lay_breakpoints(m->gdb);
 	for (unsigned i = 0; i < m->num_virtio; i++)
 		virtio_resume(m->virtio[i].dev);
