@@ -211,6 +211,12 @@ void api_say_why(char *text);
 int api_set_limits(struct api *api, struct error *err);
 int api_limit_drive(struct api *api, const char *id, const json_t *drive, struct error *err);
 int api_limit_net(struct api *api, const char *id, const json_t *net, struct error *err);
+/*
+ * The disks that the guest has, as {"do":"disks"} answers, and their files: @ret_num of them in
+ * @fds, which has room for CONFIG_MAX_DISKS. All are the caller's, also after an error.
+ */
+int api_disks(struct api *api, json_t **ret_reply, int *fds, unsigned *ret_num,
+	      struct error *err);
 /* `wisp run` has ended: its exit status. */
 int api_reap(struct api *api);
 void api_stop(struct api *api);

@@ -449,31 +449,40 @@ API_HANDLER(patch_net)
 		api_no_content(answer);
 }
 
-/* What the guest's drive @id is on: a name may stand for another file since. */
-static int stat_drive(struct api *api, const char *id, struct stat *ret_st, struct error *err)
+int api_disks(struct api *api, json_t **ret_reply, int *fds, unsigned *ret_num, struct error *err)
 {
-	int fds[CONFIG_MAX_DISKS], r;
 	struct control_extra extra = {
 		.fds = fds,
 		.max_fds = CONFIG_MAX_DISKS,
 		.give_up_fd = -1,
 	};
+	int r = control_ask_extra(api->control, json_pack("{s:s}", "do", "disks"), NULL, 0,
+				  ret_reply, &extra, err);
+
+	*ret_num = extra.num_fds;
+	return r;
+}
+
+/* What the guest's drive @id is on: a name may stand for another file since. */
+static int stat_drive(struct api *api, const char *id, struct stat *ret_st, struct error *err)
+{
+	int fds[CONFIG_MAX_DISKS];
+	unsigned num = 0;
 	json_t *reply = NULL, *disk;
+	int r = api_disks(api, &reply, fds, &num, err);
 	size_t i;
 
-	r = control_ask_extra(api->control, json_pack("{s:s}", "do", "disks"), NULL, 0, &reply,
-			      &extra, err);
 	if (!r)
 		r = error_set(err, -ENOENT, "the microVM does not have it");
 	json_array_foreach(json_object_get(reply, "disks"), i, disk)
 	{
 		const char *name = json_string_value(json_object_get(disk, "id"));
 
-		if (i < extra.num_fds && name && !strcmp(name, id) && fstat(fds[i], ret_st) == 0)
+		if (i < num && name && !strcmp(name, id) && fstat(fds[i], ret_st) == 0)
 			r = 0;
 	}
-	while (extra.num_fds > 0)
-		close(fds[--extra.num_fds]);
+	while (num > 0)
+		close(fds[--num]);
 	json_decref(reply);
 	return r;
 }

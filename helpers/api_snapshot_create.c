@@ -8,8 +8,9 @@
  * file has holes for all other pages. Changes must be counted from a snapshot that was taken here:
  * else the snapshot becomes a complete one.
  *
- * What is answered to is on the disk: each file before it has its name, and the name too. A file
- * that is written over has another name meanwhile, so that nobody takes a half for the whole.
+ * What is answered to is on the disk: each file before it has its name, and the name too; and what
+ * the guest wrote to its disks until then. A file that is written over has another name meanwhile,
+ * so that nobody takes a half for the whole.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +24,7 @@
 
 #include "helpers/api.h"
 #include "helpers/api_snapshot_file.h"
+#include "vmm/config/config.h"
 #include "vmm/control/control_client.h"
 #include "vmm/core/io.h"
 #include "vmm/saved/snapshot_pages.h"
@@ -49,6 +51,10 @@ struct taking {
 	int pages_fd;	 /* and which pages it wrote, with @merge_fd */
 	int go[2];	 /* a pipe: the monitor waits at its other end for a byte */
 	bool foreign;	 /* changes are counted from a snapshot of somebody else's */
+	json_t *disks;	 /* what the monitor says of them */
+	int disk_fd[CONFIG_MAX_DISKS];
+	unsigned num_disks;
+	struct error why; /* the disks are not safe, or none */
 };
 
 static void close_if_open(int *fd)
@@ -107,6 +113,26 @@ static void drop_draft(struct draft *d)
 /* ---- what is asked of the monitor ---- */
 
 /*
+ * Its memory knows of no write that may still be lost; and who loads it takes disks as they are.
+ * Whatever their drives have for a cache, as in Firecracker.
+ */
+static int sync_disks(struct taking *t)
+{
+	const json_t *disk;
+	size_t i;
+
+	json_array_foreach(json_object_get(t->disks, "disks"), i, disk)
+	{
+		if (i < t->num_disks && !json_is_true(json_object_get(disk, "read_only")) &&
+		    fsync(t->disk_fd[i]) < 0)
+			return error_set(&t->why, -errno,
+					 "Cannot perform flush on the backing file of drive %s: %m",
+					 json_string_value(json_object_get(disk, "id")) ?: "");
+	}
+	return 0;
+}
+
+/*
  * The guest's files are not kept by the moment that it stands still, so it may go on; unless the
  * changes are others than ours. Without a byte the monitor takes no snapshot.
  */
@@ -118,7 +144,7 @@ static void let_go_on(void *arg, const json_t *progress)
 
 	if (base && (!id || !*id || strcmp(id, t->api->snapshot_base) != 0))
 		t->foreign = true;
-	else if (t->go[1] >= 0 && write(t->go[1], "", 1) != 1)
+	else if (sync_disks(t) == 0 && t->go[1] >= 0 && write(t->go[1], "", 1) != 1)
 		api_log(t->api, "Warn", "The microVM does not wait for its snapshot.");
 	close_if_open(&t->go[1]);
 }
@@ -136,8 +162,9 @@ static int ask_once(struct taking *t, bool diff, json_t **ret_reply, struct erro
 	fds[2] = t->memory.fd;
 	fds[3] = t->pages_fd;
 	r = control_ask_extra(t->api->control,
-			      json_pack("{s:s, s:b, s:b, s:s}", "do", "snapshot", "diff", diff,
-					"track", tracked || t->diff, "id", t->id),
+			      json_pack("{s:s, s:b, s:b, s:s, s:O*}", "do", "snapshot", "diff",
+					diff, "track", tracked || t->diff, "id", t->id,
+					"generation", json_object_get(t->disks, "generation")),
 			      fds, t->pages_fd >= 0 ? 4 : 3, ret_reply, &extra, err);
 	close_if_open(&t->go[0]);
 	close_if_open(&t->go[1]);
@@ -147,12 +174,15 @@ static int ask_once(struct taking *t, bool diff, json_t **ret_reply, struct erro
 static int ask(struct taking *t, json_t **ret_reply, struct error *err)
 {
 	struct error why = { 0 };
-	int r = ask_once(t, t->diff, ret_reply, &why);
+	int r = api_disks(t->api, &t->disks, t->disk_fd, &t->num_disks, &why);
 
+	if (!r)
+		r = ask_once(t, t->diff, ret_reply, &why);
 	if (r < 0 && t->foreign)
-		return ask_once(t, false, ret_reply, err);
+		r = ask_once(t, false, ret_reply, &why);
+	/* What went wrong here is the reason; what the monitor made of it is not. */
 	if (r < 0)
-		*err = why;
+		*err = t->why.code ? t->why : why;
 	return r;
 }
 
@@ -441,6 +471,9 @@ static int create(struct api *api, const json_t *body, struct error *err)
 	close_if_open(&t->merge_fd);
 	close_if_open(&t->sections_fd);
 	close_if_open(&t->pages_fd);
+	while (t->num_disks)
+		close(t->disk_fd[--t->num_disks]);
+	json_decref(t->disks);
 	free(t);
 	return r;
 }

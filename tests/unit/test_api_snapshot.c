@@ -28,6 +28,7 @@ struct taken {
 	int monitor; /* the other end of api.control */
 	pthread_t thread;
 	char dir[64], state[128], memory[128];
+	int writable, read_only; /* disks of the guest, or -1 */
 	struct api_answer answer;
 };
 
@@ -126,6 +127,19 @@ static void write_snapshot(const int *fds, unsigned num)
 	state_writer_done(&w);
 }
 
+static void say_disks(const struct taken *t)
+{
+	static const char both[] = "{\"ok\":true,\"generation\":3,\"disks\":["
+				   "{\"id\":\"data\",\"read_only\":false},"
+				   "{\"id\":\"root\",\"read_only\":true}]}";
+	const int fds[2] = { t->writable, t->read_only };
+
+	if (t->writable < 0)
+		say(t->monitor, "{\"ok\":true,\"generation\":3,\"disks\":[]}");
+	else
+		control_send(t->monitor, both, strlen(both), fds, 2, 0);
+}
+
 static void *play_monitor(void *arg)
 {
 	struct taken *t = arg;
@@ -140,11 +154,20 @@ static void *play_monitor(void *arg)
 			say(t->monitor, "{\"ok\":true}");
 			continue;
 		}
-		say(t->monitor, "{\"progress\":{}}");
-		if (read(fds[0], &byte, 1) != 1)
+		if (strstr(buf, "\"disks\"")) {
+			say_disks(t);
+			continue;
+		}
+		if (!strstr(buf, "\"generation\":3"))
 			abort();
-		write_snapshot(fds, num);
-		say(t->monitor, num > 3 ? "{\"ok\":true,\"diff\":true}" : "{\"ok\":true}");
+		say(t->monitor, "{\"progress\":{}}");
+		if (read(fds[0], &byte, 1) == 1) {
+			write_snapshot(fds, num);
+			say(t->monitor,
+			    num > 3 ? "{\"ok\":true,\"diff\":true}" : "{\"ok\":true}");
+		} else {
+			say(t->monitor, "{\"error\":\"given up\",\"errno\":125}");
+		}
 		while (num)
 			close(fds[--num]);
 	}
@@ -161,6 +184,7 @@ static int setup(void **state)
 	assert_non_null(t);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
 	t->monitor = pair[1];
+	t->writable = t->read_only = -1;
 	t->api = (struct api){ .log_fd = -1,
 			       .metrics_fd = -1,
 			       .child_fd = -1,
@@ -246,6 +270,49 @@ static void what_is_answered_to_is_on_the_disk(void **state)
 	assert_int_equal(byte_of(t->memory, 9), 'n');
 }
 
+static int open_disk(const struct taken *t, const char *name)
+{
+	char path[128];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", t->dir, name);
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(unlink(path), 0);
+	return fd;
+}
+
+static void close_disks(struct taken *t)
+{
+	close(t->writable);
+	close(t->read_only);
+}
+
+/* They are taken as they are by who loads it, and memory knows of all that was written. */
+static void disks_are_on_the_medium_before_memory_is_written(void **state)
+{
+	struct taken *t = *state;
+
+	t->writable = open_disk(t, "data");
+	t->read_only = open_disk(t, "root");
+	assert_string_equal(take(t, "Full"), "");
+	assert_int_equal(strncmp(disk.text, "sync data (deleted); sync memory", 32), 0);
+	assert_null(strstr(disk.text, "root"));
+	close_disks(t);
+}
+
+/* This one is a file that cannot be synced. */
+static void disk_that_cannot_be_made_safe_is_not_saved(void **state)
+{
+	struct taken *t = *state;
+
+	t->writable = open("/proc/version", O_RDONLY | O_CLOEXEC);
+	t->read_only = open_disk(t, "root");
+	assert_non_null(strstr(take(t, "Full"), "backing file of drive data: Invalid argument"));
+	assert_int_equal(access(t->memory, F_OK), -1);
+	close_disks(t);
+}
+
 static void file_is_not_under_its_name_while_it_is_written_over(void **state)
 {
 	struct taken *t = *state;
@@ -312,6 +379,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(what_is_answered_to_is_on_the_disk, setup,
+						teardown),
+cmocka_unit_test_setup_teardown(disks_are_on_the_medium_before_memory_is_written, setup,
+						teardown),
+cmocka_unit_test_setup_teardown(disk_that_cannot_be_made_safe_is_not_saved, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(
 			file_is_not_under_its_name_while_it_is_written_over, setup, teardown),
