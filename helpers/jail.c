@@ -93,8 +93,11 @@ static int copy_file(const char *from, const char *to, struct error *err)
 	if (out < 0 || fstat(in, &st) < 0)
 		r = fail(err, "copy to", to);
 	while (!r && done < st.st_size) {
-		ssize_t n = sendfile(out, in, &done, st.st_size - done);
+		ssize_t n;
 
+		/* Its end comes too early where somebody writes it just now. */
+		errno = EIO;
+		n = sendfile(out, in, &done, st.st_size - done);
 		if (n <= 0)
 			r = fail(err, "copy to", to);
 	}

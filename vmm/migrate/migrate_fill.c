@@ -337,15 +337,20 @@ static void cut(struct loop_task *task)
 {
 	struct migrate_fill *f = container_of(task, struct migrate_fill, cut);
 	struct migrate_fill_report report = migrate_fill_report(f);
+	struct error why;
 
 	if (!is_ours(&report))
 		return;
+	/* The next connection may be cut off by now. */
+	pthread_mutex_lock(&f->lock);
+	why = f->err;
+	pthread_mutex_unlock(&f->lock);
 	if (report.is_cut && f->m->winding_down)
 		migrate_fill_end(f, MACHINE_STATUS_INTERNAL);
 	if (report.is_cut)
 		log_warn("'%s': %s; it waits here for %llu MiB of its memory, which its source "
 			 "still has: 'wisp receive --resume' and 'wisp migrate --resume' go on",
-			 f->m->config->name, f->err.msg, (report.missing << PAGE_SHIFT) / MiB);
+			 f->m->config->name, why.msg, (report.missing << PAGE_SHIFT) / MiB);
 	else
 		log_warn("'%s': its memory comes again, and it goes on", f->m->config->name);
 	/* A debugger holds vCPUs itself. */
