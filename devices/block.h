@@ -30,7 +30,8 @@ struct block_req {
 	bool durable;	 /* WRITE, WRITE_ZEROES: on the medium before done() */
 	uint64_t offset; /* bytes */
 	uint64_t len;	 /* bytes; for READ and WRITE the sum of the iovecs */
-	const struct iovec *iov; /* stays valid and unchanged until done() */
+	/* READ, WRITE: stays valid and unchanged until done(). Of others NULL and 0. */
+	const struct iovec *iov;
 	unsigned iovcnt;
 	void (*done)(struct block_req *req, int res); /* 0 or -errno */
 

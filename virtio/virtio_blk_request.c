@@ -243,6 +243,9 @@ int blk_request_parse(struct blk_request *req)
 
 void blk_request_begin(struct blk_request *req)
 {
+	/* Those of the request before, or of whoever had this memory. */
+	req->io.iov = NULL;
+	req->io.iovcnt = 0;
 	switch (req->type) {
 	case VIRTIO_BLK_T_IN:
 		transfer(req, false);

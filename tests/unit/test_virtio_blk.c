@@ -11,6 +11,7 @@
 #include "tests/unit/fake_blk.h"
 #include "tests/unit/fake_device.h"
 #include "virtio/virtio_blk_pace.h"
+#include "virtio/virtio_devices.h"
 
 /* ---- the promises, on every variant ---- */
 
@@ -369,6 +370,35 @@ static void zeroes_and_discards_are_checked(void **state)
 	fake_blk_end(f);
 }
 
+static const struct block_ops *real_ops;
+
+static void submit_checked(struct block *b, struct block_req *req)
+{
+	bool has_data = req->op == BLOCK_READ || req->op == BLOCK_WRITE;
+
+	assert_int_equal(req->iovcnt, has_data ? 1 : 0);
+	assert_true(has_data == (req->iov != NULL));
+	real_ops->submit(b, req);
+}
+
+/* Memory of a request is used again; back ends make room for as many segments as it has. */
+static void request_without_data_has_no_segments_of_another(void **state)
+{
+	struct fake_blk *f = fake_blk_begin(&fake_plain);
+	struct block *image = virtio_blk_image(f->dev);
+	struct block_ops checked = *image->ops;
+
+	real_ops = image->ops;
+	checked.submit = submit_checked;
+	image->ops = &checked;
+	assert_int_equal(fake_blk_simple(f, VIRTIO_BLK_T_IN, 0, 512, false), VIRTIO_BLK_S_OK);
+	assert_int_equal(fake_blk_simple(f, VIRTIO_BLK_T_FLUSH, 0, 0, false), VIRTIO_BLK_S_OK);
+	assert_int_equal(fake_blk_simple(f, VIRTIO_BLK_T_IN, 0, 512, false), VIRTIO_BLK_S_OK);
+	assert_int_equal(range(f, VIRTIO_BLK_T_WRITE_ZEROES, 1, 2, 0), VIRTIO_BLK_S_OK);
+	image->ops = real_ops;
+	fake_blk_end(f);
+}
+
 static void features_not_taken_are_not_served(void **state)
 {
 	struct fake_blk *f = fake_blk_begin_with(&fake_plain, (struct block_config){ 0 }, 1, 0);
@@ -469,6 +499,7 @@ int main(void)
 		cmocka_unit_test(unknown_requests_are_unsupported),
 		cmocka_unit_test(a_read_only_disk_says_so_and_refuses),
 		cmocka_unit_test(zeroes_and_discards_are_checked),
+		cmocka_unit_test(request_without_data_has_no_segments_of_another),
 		cmocka_unit_test(features_not_taken_are_not_served),
 		cmocka_unit_test(the_write_cache_can_be_turned_off),
 		cmocka_unit_test(a_quiet_disk_has_its_thread_wait_no_longer),
