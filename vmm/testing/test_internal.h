@@ -142,6 +142,8 @@ struct test_job {
 	size_t status_len;
 	struct test_log log;
 
+	int told;	  /* the signal by which we were told to end, or 0 */
+	uint64_t told_ns; /* and when */
 	enum test_outcome asked; /* why we ended it, when doomed_ns is set */
 	enum test_outcome outcome;
 	int status; /* of wisp */
@@ -221,9 +223,14 @@ void test_send_plan(struct test_job *j);
 /* It has read all of it, and wants to know what time it is. */
 void test_send_time(const struct test_job *j);
 
-/* test_run.c: all jobs, to their ends. */
+/*
+ * test_run.c: all jobs, to their ends. SIGINT, SIGTERM and SIGHUP end those that run, and no other
+ * begins: all of @jobs have an outcome. They stay blocked.
+ */
 int test_run_all(const struct test_config *t, struct test_job *jobs, unsigned num,
 		 struct error *err);
+/* In a child of its: these signals end that one at once. */
+void test_unblock_signals(void);
 /* What the ways in which a machine, its command and its log ended come to. */
 void test_decide(struct test_job *j, int launcher_status);
 

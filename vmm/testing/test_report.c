@@ -40,7 +40,8 @@ static const char *word(const struct test_job *j)
 		return j->log.place;
 	if (is_cause || j->outcome == TEST_EXIT)
 		return j->log.cause;
-	return j->log.last;
+	/* The log has nothing to do with it. */
+	return j->told && j->cause ? j->cause : j->log.last;
 }
 
 static const char *tail(const struct test_job *j, size_t bytes)
@@ -53,6 +54,8 @@ static const char *tail(const struct test_job *j, size_t bytes)
 
 void test_print_text(const struct test_job *j)
 {
+	const char *said = word(j) == j->cause ? "" : word(j);
+
 	if (j->outcome == TEST_EXIT && j->status != 255)
 		return;
 	if (j->outcome != TEST_MONITOR_FAILURE && !j->config->verbose)
@@ -63,7 +66,7 @@ void test_print_text(const struct test_job *j)
 		fprintf(stderr, "symbols:\n%s", j->symbols);
 	fprintf(stderr, "wisp: test: %s%s%s%s after %.1f s%s%s\n", test_outcome_name(j->outcome),
 		j->cause ? " (" : "", j->cause ? j->cause : "", j->cause ? ")" : "", seconds(j),
-		*word(j) ? ": " : "", word(j));
+		*said ? ": " : "", said);
 }
 
 /* ---- JSON ---- */

@@ -157,6 +157,11 @@ static void look(struct test_job *j)
 	const struct test_config *t = j->config;
 	uint64_t now = clock_monotonic_ns(NULL);
 
+	if (j->told) {
+		if (now > j->told_ns + END_NS)
+			kill(j->pid, SIGKILL);
+		return;
+	}
 	look_at_saver(j, now);
 	if (j->saver || j->saved || j->unsavable)
 		return;
@@ -235,31 +240,6 @@ static unsigned attend(struct test_job *jobs, unsigned num)
 	return left;
 }
 
-int test_run_all(const struct test_config *t, struct test_job *jobs, unsigned num,
-		 struct error *err)
-{
-	unsigned started = 0, running = 0;
-	int r = 0;
-
-	/* Ctrl-C is the microVMs': they end, and we tell how. */
-	signal(SIGINT, SIG_IGN);
-	while (started < num || running) {
-		while (started < num && running < t->jobs && !r) {
-			struct test_job *j = &jobs[started];
-
-			r = test_start(j, num == 1, err);
-			if (r < 0)
-				break;
-			started++;
-			running++;
-		}
-		if (r < 0 && !running)
-			return r;
-		running = attend(jobs, started);
-	}
-	return r;
-}
-
 /* ---- deciding ---- */
 
 static void set(struct test_job *j, enum test_outcome outcome, int status, const char *cause)
@@ -268,6 +248,17 @@ static void set(struct test_job *j, enum test_outcome outcome, int status, const
 	j->status = status;
 	if (!j->cause)
 		j->cause = cause;
+}
+
+static void interrupted(struct test_job *j, int launcher_status)
+{
+	int status = 125;
+
+	if (j->told)
+		status = 128 + j->told;
+	else if (WIFEXITED(launcher_status) && WEXITSTATUS(launcher_status))
+		status = WEXITSTATUS(launcher_status);
+	set(j, TEST_MONITOR_FAILURE, status, "interrupted");
 }
 
 static void decide_exit(struct test_job *j)
@@ -299,12 +290,9 @@ void test_decide(struct test_job *j, int launcher_status)
 		set(j, up ? TEST_TRIPLE_FAULT : TEST_BOOT_FAILURE, up ? 252 : 254, "triple-fault");
 	} else if (reason == MACHINE_END_TIMEOUT) {
 		set(j, up ? TEST_TIMEOUT : TEST_BOOT_FAILURE, up ? 253 : 254, "timeout");
-	} else if (reason == MACHINE_END_SIGNAL || reason == MACHINE_END_ASKED) {
-		set(j, TEST_MONITOR_FAILURE,
-		    WIFEXITED(launcher_status) && WEXITSTATUS(launcher_status)
-			    ? WEXITSTATUS(launcher_status)
-			    : 125,
-		    "interrupted");
+	} else if (reason == MACHINE_END_SIGNAL || reason == MACHINE_END_ASKED ||
+		   (reason == MACHINE_END_NONE && j->told)) {
+		interrupted(j, launcher_status);
 	} else if (j->reported) {
 		decide_exit(j);
 	} else if (reason == MACHINE_END_POWEROFF || reason == MACHINE_END_REBOOT) {
@@ -318,4 +306,87 @@ void test_decide(struct test_job *j, int launcher_status)
 			    : 125,
 		    machine_end_name(reason));
 	}
+}
+
+/* ---- all of them ---- */
+
+static void ending_signals(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGINT);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGHUP);
+}
+
+void test_unblock_signals(void)
+{
+	sigset_t set;
+
+	ending_signals(&set);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
+
+/* Ctrl-C is its microVM's as well; others may have come to us alone. A second one has no mercy. */
+static void tell_to_end(struct test_job *j, int number)
+{
+	if (j->saver)
+		test_warm_give_up(j);
+	if (j->pid_fd >= 0)
+		kill(j->pid, j->told ? SIGKILL : SIGTERM);
+	if (j->told)
+		return;
+	j->told = number;
+	j->told_ns = clock_monotonic_ns(NULL);
+}
+
+/* Reports name it all the same. */
+static void leave_out(struct test_job *j)
+{
+	snprintf(j->release, sizeof(j->release), "%s", j->kernel ?: "");
+	j->cause = "not started";
+	interrupted(j, 0);
+}
+
+/* Are we to end? We stay until all have ended, and tell how. */
+static bool are_told_to_end(struct test_job *jobs, unsigned num)
+{
+	static const struct timespec at_once = { 0 };
+	sigset_t set;
+	int number;
+
+	ending_signals(&set);
+	number = sigtimedwait(&set, NULL, &at_once);
+	for (unsigned i = 0; number > 0 && i < num; i++)
+		tell_to_end(&jobs[i], number);
+	return number > 0;
+}
+
+int test_run_all(const struct test_config *t, struct test_job *jobs, unsigned num,
+		 struct error *err)
+{
+	unsigned started = 0, running = 0;
+	bool told = false;
+	sigset_t set;
+	int r = 0;
+
+	ending_signals(&set);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	while ((started < num && !told) || running) {
+		while (started < num && running < t->jobs && !r && !told) {
+			struct test_job *j = &jobs[started];
+
+			r = test_start(j, num == 1, err);
+			if (r < 0)
+				break;
+			started++;
+			running++;
+		}
+		if (r < 0 && !running)
+			return r;
+		running = attend(jobs, started);
+		told |= are_told_to_end(jobs, num);
+	}
+	for (; started < num; started++)
+		leave_out(&jobs[started]);
+	return r;
 }

@@ -74,7 +74,7 @@ static __attribute__((noreturn)) void launch(struct test_job *j, const struct en
 	struct error err = { 0 };
 
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
-	signal(SIGINT, SIG_DFL);
+	test_unblock_signals();
 	add_ports(j, e, &ends);
 	if (j->phase == TEST_PHASE_MAKE) {
 		j->machine.idle_ports = true;
@@ -299,6 +299,8 @@ static int phase_after_make(struct test_job *j)
 /* Which phase comes now; -1: none, it has ended. */
 static int next_phase(struct test_job *j, int launcher_status)
 {
+	if (j->told)
+		return -1;
 	if (j->phase == TEST_PHASE_MAKE)
 		return phase_after_make(j);
 	if (!is_stale(j, launcher_status))

@@ -432,6 +432,7 @@ int test_warm_save(struct test_job *j, struct error *err)
 		struct error why = { 0 };
 
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
+		test_unblock_signals();
 		if (save(j, &why) < 0) {
 			error_prefix(&why, "test: --warm");
 			error_print(&why);
