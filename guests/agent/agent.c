@@ -34,9 +34,9 @@ struct vm_address {
 static void report(int sock, int r, const struct agent_tree_error *err)
 {
 	if (r < 0 && err->what)
-		agent_send_failure(sock, -r, err->what, err->path);
+		agent_send_failure(sock, AGENT_FAILED, -r, err->what, err->path);
 	else if (r < 0)
-		agent_send_failure(sock, -r, "copy", "connection");
+		agent_send_failure(sock, AGENT_FAILED, -r, "copy", "connection");
 	else
 		agent_send(sock, AGENT_DONE, NULL, 0);
 }
@@ -44,7 +44,7 @@ static void report(int sock, int r, const struct agent_tree_error *err)
 static void session(int sock)
 {
 	static struct agent_frame f;
-	struct agent_tree_error err;
+	struct agent_tree_error err = { 0 };
 	char path[PATH_MAX];
 
 	if (agent_receive(sock, &f) <= 0)
@@ -54,7 +54,7 @@ static void session(int sock)
 		return;
 	}
 	if (f.len >= sizeof(path)) {
-		agent_send_failure(sock, ENAMETOOLONG, "copy", "path");
+		agent_send_failure(sock, AGENT_FAILED, ENAMETOOLONG, "copy", "path");
 		return;
 	}
 	memcpy(path, f.data, f.len + 1);

@@ -16,11 +16,11 @@
 
 #include "guests/agent/agent.h"
 
-#define MAX_WORDS 1024
-
 struct command {
 	int sock;
-	char *argv[MAX_WORDS + 1];
+	char *part; /* of the word that comes, or NULL */
+	size_t part_len;
+	char *argv[AGENT_MAX_WORDS + 1];
 	unsigned argc;
 	const char *directory;
 	int has_terminal;
@@ -36,12 +36,20 @@ struct command {
 
 /* ---- what to run ---- */
 
-static char *copy(const struct agent_frame *f)
+/* What came of a word before, and what is in @f. NULL and errno. */
+static char *join(struct command *c, const struct agent_frame *f)
 {
-	char *s = malloc(f->len + 1);
+	char *s;
 
-	if (s)
-		memcpy(s, f->data, f->len + 1);
+	errno = E2BIG;
+	if (c->part_len + f->len >= AGENT_MAX_WORD)
+		return NULL;
+	s = realloc(c->part, c->part_len + f->len + 1);
+	if (!s)
+		return NULL;
+	memcpy(s + c->part_len, f->data, f->len + 1);
+	c->part_len = f->type == AGENT_PART ? c->part_len + f->len : 0;
+	c->part = f->type == AGENT_PART ? s : NULL;
 	return s;
 }
 
@@ -65,13 +73,15 @@ static int collect(struct command *c, struct agent_frame *f)
 		if (f->type == AGENT_RUN)
 			return c->argc ? 0 : EINVAL;
 		if (f->type != AGENT_TERMINAL) {
-			s = copy(f);
+			s = join(c, f);
 			if (!s)
-				return ENOMEM;
+				return errno;
 		}
 		switch (f->type) {
+		case AGENT_PART:
+			break;
 		case AGENT_ARG:
-			if (c->argc == MAX_WORDS)
+			if (c->argc == AGENT_MAX_WORDS)
 				return E2BIG;
 			c->argv[c->argc++] = s;
 			break;
@@ -321,9 +331,10 @@ void run_command(int sock, struct agent_frame *f)
 	if (error) {
 		/* The child could not say which of both it was that failed. */
 		if (c.directory && access(c.directory, X_OK) < 0)
-			agent_send_failure(sock, error, "enter", c.directory);
+			agent_send_failure(sock, AGENT_FAILED, error, "enter", c.directory);
 		else
-			agent_send_failure(sock, error, "run", c.argc ? c.argv[0] : "nothing");
+			agent_send_failure(sock, AGENT_FAILED, error, "run",
+					   c.argc ? c.argv[0] : "nothing");
 		return;
 	}
 	if (serve(&c, f) < 0)

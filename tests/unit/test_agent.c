@@ -29,6 +29,7 @@ static void begin(struct fixture *f)
 {
 	int pair[2];
 
+	memset(&f->why, 0, sizeof(f->why));
 	snprintf(f->dir, sizeof(f->dir), "/tmp/wisp-test-agent-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
@@ -85,9 +86,10 @@ static int copy(struct fixture *f, const char *from, const char *to, mode_t mask
 
 	snprintf(target, sizeof(target), "%s/%s", f->dir, to);
 	if (sender == 0) {
+		f->why.left_out = NULL;
 		r = agent_tree_send(f->there, in_dir(f, from), &f->why);
 		if (r < 0 && f->why.what)
-			agent_send_failure(f->there, -r, f->why.what, f->why.path);
+			agent_send_failure(f->there, AGENT_FAILED, -r, f->why.what, f->why.path);
 		else
 			agent_send(f->there, AGENT_DONE, NULL, 0);
 		_exit(0);
@@ -327,6 +329,88 @@ static void endless_nesting_ends(void **state)
 	end(&f);
 }
 
+/* ---- what does not come ---- */
+
+static char left_out_text[sizeof((struct error){ 0 }.msg)];
+
+static void note_left_out(struct agent_tree_error *why, const struct agent_frame *f)
+{
+	struct error err = { 0 };
+
+	assert_non_null(f);
+	assert_int_equal(why->num_left_out, 1);
+	assert_int_equal(agent_failure(f, "cp", &err), -EOPNOTSUPP);
+	snprintf(left_out_text, sizeof(left_out_text), "%s", err.msg);
+}
+
+static void what_is_no_file_is_left_out_and_named(void **state)
+{
+	struct fixture f;
+	struct stat st;
+
+	begin(&f);
+	f.why.left_out = note_left_out;
+	assert_int_equal(mkdir(in_dir(&f, "a"), 0755), 0);
+	assert_int_equal(mkdir(in_dir(&f, "a/sub"), 0750), 0);
+	assert_int_equal(mkfifo(in_dir(&f, "a/sub/pipe"), 0600), 0);
+	put_file(&f, "a/sub/file", "content", 0640);
+	put_file(&f, "a/file", "content", 0640);
+	assert_int_equal(copy(&f, "a", "b", 0777), 0);
+	assert_int_equal(f.why.num_left_out, 1);
+	assert_non_null(strstr(left_out_text, "/a/sub/pipe: "));
+	expect_file(&f, "b/sub/file", "content", 0640);
+	expect_file(&f, "b/file", "content", 0640);
+	assert_int_equal(lstat(in_dir(&f, "b/sub/pipe"), &st), -1);
+	assert_int_equal(stat(in_dir(&f, "b/sub"), &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0750);
+	end(&f);
+	/* Asked for by itself it is an error; so is a sender that has nothing but that. */
+	begin(&f);
+	assert_int_equal(mkfifo(in_dir(&f, "pipe"), 0600), 0);
+	assert_int_equal(copy(&f, "pipe", "b", 0777), -ECANCELED);
+	agent_send_failure(f.there, AGENT_LEFT_OUT, EIO, "read", "x");
+	assert_int_equal(agent_tree_receive(f.here, in_dir(&f, "b"), NULL, 0777, &f.frame, &f.why),
+			 -EBADMSG);
+	end(&f);
+}
+
+static void send_half(struct fixture *f, enum agent_type end)
+{
+	agent_send(f->there, AGENT_ENTER, "\xed\x01\0\0d", 5);
+	agent_send(f->there, AGENT_FILE, "\xa4\x01\0\0x", 5);
+	agent_send(f->there, AGENT_CONTENT, "half", 4);
+	agent_send_failure(f->there, end, EIO, "read", "x");
+}
+
+static void file_that_does_not_come_whole_is_not_there(void **state)
+{
+	struct fixture f;
+	struct stat st;
+
+	begin(&f);
+	send_half(&f, AGENT_LEFT_OUT);
+	agent_send(f.there, AGENT_LEAVE, NULL, 0);
+	agent_send(f.there, AGENT_DONE, NULL, 0);
+	assert_int_equal(agent_tree_receive(f.here, f.dir, NULL, 0777, &f.frame, &f.why), 0);
+	assert_int_equal(f.why.num_left_out, 1);
+	assert_int_equal(access(in_dir(&f, "d/x"), F_OK), -1);
+	/* What was there is written over, as ever. */
+	put_file(&f, "d/x", "a file that was there", 0600);
+	send_half(&f, AGENT_FAILED);
+	assert_int_equal(agent_tree_receive(f.here, f.dir, NULL, 0777, &f.frame, &f.why),
+			 -ECANCELED);
+	assert_int_equal(access(in_dir(&f, "d/x"), F_OK), 0);
+	end(&f);
+	begin(&f);
+	send_half(&f, AGENT_FAILED);
+	assert_int_equal(agent_tree_receive(f.here, f.dir, NULL, 0777, &f.frame, &f.why),
+			 -ECANCELED);
+	assert_int_equal(access(in_dir(&f, "d/x"), F_OK), -1);
+	assert_int_equal(stat(in_dir(&f, "d"), &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0755);
+	end(&f);
+}
+
 static void failure_is_one_line_of_text(void **state)
 {
 	struct error err = { 0 };
@@ -355,6 +439,8 @@ int main(void)
 		cmocka_unit_test(link_is_not_what_was_asked_for),
 		cmocka_unit_test(name_is_the_last_component),
 		cmocka_unit_test(endless_nesting_ends),
+		cmocka_unit_test(what_is_no_file_is_left_out_and_named),
+		cmocka_unit_test(file_that_does_not_come_whole_is_not_there),
 		cmocka_unit_test(failure_is_one_line_of_text),
 	};
 

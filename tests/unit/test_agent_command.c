@@ -131,6 +131,36 @@ static void environment_and_directory_are_as_asked(void **state)
 	end(&f);
 }
 
+/* As many and as long as Linux takes them. */
+static void words_may_be_longer_than_a_frame_and_many(void **state)
+{
+	static char piece[AGENT_MAX_FRAME + 1];
+	struct fixture f;
+
+	memset(piece, 'x', AGENT_MAX_FRAME);
+	begin(&f);
+	say(&f, AGENT_ARG, "sh");
+	say(&f, AGENT_ARG, "-c");
+	say(&f, AGENT_ARG, "echo $# ${#0} ${#V}");
+	for (unsigned i = 0; i < 3; i++)
+		say(&f, AGENT_PART, piece);
+	say(&f, AGENT_ARG, "end");
+	for (unsigned i = 0; i < 2000; i++)
+		say(&f, AGENT_ARG, "y");
+	say(&f, AGENT_PART, "V=abc");
+	say(&f, AGENT_VARIABLE, "def");
+	say(&f, AGENT_RUN, "");
+	expect_end(&f, 0, 0);
+	assert_string_equal(f.out, "2000 98307 6\n");
+	end(&f);
+	begin(&f);
+	for (unsigned i = 0; i < 4; i++)
+		say(&f, AGENT_PART, piece);
+	assert_int_equal(take(&f), AGENT_FAILED);
+	assert_int_equal(get_le32(f.frame.data), E2BIG);
+	end(&f);
+}
+
 static void command_that_is_not_there_is_a_failure(void **state)
 {
 	struct fixture f;
@@ -296,6 +326,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(streams_and_status_are_the_commands),
 		cmocka_unit_test(environment_and_directory_are_as_asked),
+		cmocka_unit_test(words_may_be_longer_than_a_frame_and_many),
 		cmocka_unit_test(command_that_is_not_there_is_a_failure),
 		cmocka_unit_test(input_ends_when_it_is_said_to),
 		cmocka_unit_test(command_that_does_not_read_still_hears_signals),

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "vmm/cli/cli.h"
@@ -52,17 +53,36 @@ static int local_error(int r, const struct agent_tree_error *e, struct error *er
 	return error_set(err, r, "cp: the connection to the guest is lost: %m");
 }
 
+/* One more that is not copied. */
+static void left_out(struct agent_tree_error *e, const struct agent_frame *f)
+{
+	struct error err = { 0 };
+
+	if (f)
+		agent_failure(f, "cp: left out", &err);
+	else
+		error_set(&err, -errno, "cp: left out: cannot %s '%s': %m", e->what, e->path);
+	error_print(&err);
+}
+
+/* Who asked for all of it has to learn that it is not all. */
+static int is_whole(const struct agent_tree_error *e, struct error *err)
+{
+	if (!e->num_left_out)
+		return 0;
+	return error_set(err, -EIO, "cp: %u left out; all else is copied", e->num_left_out);
+}
+
 static int put(int sock, const char *from, const char *to, struct error *err)
 {
-	struct agent_tree_error why;
+	struct agent_tree_error why = { .left_out = left_out };
 	struct agent_frame f;
 	int sent, r;
 
 	r = agent_send(sock, AGENT_PUT, to, strlen(to));
-	why.what = NULL;
 	sent = r ? r : agent_tree_send(sock, from, &why);
 	if (sent < 0 && why.what) {
-		agent_send_failure(sock, -sent, why.what, why.path);
+		agent_send_failure(sock, AGENT_FAILED, -sent, why.what, why.path);
 		return local_error(sent, &why, err);
 	}
 	if (!sent)
@@ -72,18 +92,17 @@ static int put(int sock, const char *from, const char *to, struct error *err)
 	if (r == 1 && f.type == AGENT_FAILED)
 		return agent_failure(&f, "cp", err);
 	if (r == 1 && f.type == AGENT_DONE && !sent)
-		return 0;
+		return is_whole(&why, err);
 	return local_error(r < 0 ? r : -ECONNRESET, &why, err);
 }
 
 static int get(int sock, const char *from, const char *to, struct error *err)
 {
-	struct agent_tree_error why;
+	struct agent_tree_error why = { .left_out = left_out };
 	char name[NAME_MAX + 1];
 	struct agent_frame f;
 	int r;
 
-	why.what = NULL;
 	/* Not by the guest's word: it would write any file of our directory. */
 	agent_tree_name(from, name);
 	r = agent_send(sock, AGENT_GET, from, strlen(from));
@@ -91,7 +110,26 @@ static int get(int sock, const char *from, const char *to, struct error *err)
 		r = agent_tree_receive(sock, to, name, MODE_FROM_GUEST, &f, &why);
 	if (r == -ECANCELED)
 		return agent_failure(&f, "cp", err);
-	return r < 0 ? local_error(r, &why, err) : 0;
+	return r < 0 ? local_error(r, &why, err) : is_whole(&why, err);
+}
+
+/* What needs no guest to be found wrong. */
+static int check(const char *from, const char *to, bool from_guest, struct error *err)
+{
+	const char *arg = from_guest ? from : to;
+	struct stat st;
+
+	if (strlen(arg) >= AGENT_MAX_FRAME)
+		return error_usage(err, -ENAMETOOLONG, "cp: %m");
+	if (arg[strlen(arg) - 1] == ':' && strchr(arg, ':') == arg + strlen(arg) - 1)
+		return error_usage(err, -EINVAL, "cp: '%s': which path in the guest?", arg);
+	if (from_guest)
+		return 0;
+	if (stat(from, &st) < 0)
+		return error_usage(err, -errno, "cp: '%s': %m", from);
+	if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+		return error_usage(err, -EINVAL, "cp: '%s' is neither a file nor a directory", from);
+	return 0;
 }
 
 static int copy(const struct cp_options *o, const char *from, const char *to, struct error *err)
@@ -108,9 +146,9 @@ static int copy(const struct cp_options *o, const char *from, const char *to, st
 	}
 	if (!id)
 		r = error_set(err, -ENOMEM, "cp: %m");
-	else if (strlen(out ? from : to) >= AGENT_MAX_FRAME)
-		r = error_usage(err, -ENAMETOOLONG, "cp: %m");
 	else
+		r = check(from, to, out, err);
+	if (!r)
 		r = sock = agent_connect(o->run_dir, id, o->wait_seconds, err);
 	free(id);
 	if (r < 0)

@@ -20,7 +20,6 @@
 
 #define MEMBER(m) offsetof(struct exec_options, m)
 
-#define MAX_ARGS      1024
 #define MAX_VARIABLES 256
 #define WAIT_SECONDS  10
 
@@ -105,7 +104,30 @@ static void window_size(uint8_t size[MAX_SMALL])
 
 static int send_string(int sock, enum agent_type type, const char *s)
 {
-	return agent_send(sock, type, s, strlen(s));
+	size_t left = strlen(s);
+	int r = 0;
+
+	for (; left > AGENT_MAX_FRAME && !r; s += AGENT_MAX_FRAME, left -= AGENT_MAX_FRAME)
+		r = agent_send(sock, AGENT_PART, s, AGENT_MAX_FRAME);
+	return r ? r : agent_send(sock, type, s, left);
+}
+
+/* What the guest would have no room for. */
+static int check_words(const struct exec_options *o, const char *const *args, unsigned num,
+		       struct error *err)
+{
+	if (num > AGENT_MAX_WORDS)
+		return error_usage(err, -E2BIG, "exec: %u arguments, where %u is the most", num - 1,
+				   AGENT_MAX_WORDS - 1);
+	for (unsigned i = 0; i < num; i++)
+		if (strlen(args[i]) >= AGENT_MAX_WORD)
+			return error_usage(err, -E2BIG, "exec: argument %u is longer than %u bytes",
+					   i, AGENT_MAX_WORD - 1);
+	for (unsigned i = 0; i < o->num_variables; i++)
+		if (strlen(o->variable[i]) >= AGENT_MAX_WORD)
+			return error_usage(err, -E2BIG, "exec: -e %.40s... is longer than %u bytes",
+					   o->variable[i], AGENT_MAX_WORD - 1);
+	return 0;
 }
 
 static int send_command(const struct exec_options *o, int sock, const char *const *args,
@@ -232,6 +254,11 @@ static int write_some(struct exec *e, struct error *err)
 
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return 0;
+	/* As any program behind which the pipe is closed ("| head"): without a word. */
+	if (n < 0 && errno == EPIPE) {
+		e->status = 128 + SIGPIPE;
+		return -EPIPE;
+	}
 	if (n < 0)
 		return error_set(err, -errno, "exec: cannot write: %m");
 	e->written += n;
@@ -349,8 +376,10 @@ static int open_signals(bool terminal)
 static int run(const struct exec_options *o, const char *const *args, unsigned num, struct exec *e,
 	       struct error *err)
 {
-	int r;
+	int r = check_words(o, args + 1, num - 1, err);
 
+	if (r < 0)
+		return r;
 	e->sock = agent_connect(o->run_dir, args[0], o->wait_seconds, err);
 	if (e->sock < 0)
 		return e->sock;
@@ -375,19 +404,22 @@ int exec_main(int argc, char **argv)
 {
 	struct exec_options o = { .wait_seconds = WAIT_SECONDS };
 	struct exec e = { .sock = -1, .signals = -1 };
-	const char *args[MAX_ARGS];
+	const char **args = calloc(argc + 1, sizeof(*args));
 	struct error err = { 0 };
-	int n, r;
+	int n = 1, r;
 
-	n = r = config_parse_verb("exec", exec_options, &o, argc, argv, args, MAX_ARGS, &err);
+	r = args ? 0 : error_set(&err, -ENOMEM, "exec: %m");
+	if (args)
+		n = r = config_parse_verb("exec", exec_options, &o, argc, argv, args, argc, &err);
 	if (n == 0)
 		r = error_usage(&err, -EINVAL, "exec: which microVM? ('wisp ls' lists them)");
-	else if (n == 1)
+	else if (n == 1 && args)
 		r = error_usage(&err, -EINVAL, "exec: which command?");
 	if (r >= 0)
 		r = run(&o, args, n, &e, &err);
-	if (r < 0)
+	if (r < 0 && err.code)
 		error_print(&err);
+	free(args);
 	free(o.run_dir);
 	free(o.directory);
 	return r == 1 || e.status ? e.status : error_status(&err);

@@ -113,14 +113,16 @@ const struct cli_verb cli_verbs[] = {
 	{ "exec", "[OPTION]... ID -- COMMAND [ARGUMENT]...", "Run a command in a running guest",
 	  "For microVMs with --vsock whose guest runs wisp-agent, as the default one does. "
 	  "Standard input, output and error are the command's, byte for byte, and so is the "
-	  "status: 128+N when signal N ended it, 127 when there is no such command. Signals are "
+	  "status: 128+N when signal N ended it, 127 when there is no such command. It may have "
+	  "65,535 arguments, of 131,071 bytes each. Signals are "
 	  "passed on; after the third that should end it, with nothing from the guest since the "
 	  "first, exec ends by itself.",
 	  exec_options, .first = CLI_ID, .main = exec_main },
 	{ "cp", "[OPTION]... SOURCE DESTINATION", "Copy into a running guest, or out of one",
 	  "One of both is in a guest, as ID:PATH. Files, directories with all that is in them, and "
-	  "symbolic links, with their modes; into DESTINATION when that is a directory. For "
-	  "microVMs as for exec.",
+	  "symbolic links, with their modes; into DESTINATION when that is a directory. What in "
+	  "a directory is none of these, or cannot be read, is left out and named, and the "
+	  "status is 1. For microVMs as for exec.",
 	  cp_options, .first = CLI_FILE, .takes_files = true, .main = cp_main },
 	{ "batch", "[OPTION]... FILE", "Run a list of jobs within a budget of CPUs and memory",
 	  "FILE has a job a line: [name=ID] [priority=N] [expect=SECONDS] [retries=N] and then run "

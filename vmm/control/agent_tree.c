@@ -18,11 +18,36 @@ static int failed(struct agent_tree_error *err, const char *what, const char *pa
 	int r = -errno;
 
 	err->what = what;
-	snprintf(err->path, sizeof(err->path), "%s", path);
+	snprintf(err->path, sizeof(err->path), "%.*s", (int)sizeof(err->path) - 1, path);
 	return r;
 }
 
 /* ---- sending ---- */
+
+struct sending {
+	int fd;
+	struct agent_tree_error *err;
+	char at[PATH_MAX]; /* what is sent just now, as people are told of it */
+};
+
+static int failed_at(struct sending *s, const char *what)
+{
+	return failed(s->err, what, s->at);
+}
+
+/* What failed is not in the tree. The rest is worth having. */
+static int leave_out(struct sending *s, int error)
+{
+	struct agent_tree_error *err = s->err;
+	int r = agent_send_failure(s->fd, AGENT_LEFT_OUT, error, err->what, err->path);
+
+	err->num_left_out++;
+	errno = error;
+	if (err->left_out)
+		err->left_out(err, NULL);
+	err->what = NULL;
+	return r;
+}
 
 /* A frame of a mode and a name. */
 static int send_entry(int fd, enum agent_type type, mode_t mode, const char *name)
@@ -36,7 +61,7 @@ static int send_entry(int fd, enum agent_type type, mode_t mode, const char *nam
 	return agent_send(fd, type, data, 4 + len);
 }
 
-static int send_content(int fd, int file, const char *name, struct agent_tree_error *err)
+static int send_content(struct sending *s, int file)
 {
 	char buf[AGENT_MAX_FRAME];
 	ssize_t n;
@@ -45,14 +70,13 @@ static int send_content(int fd, int file, const char *name, struct agent_tree_er
 	do {
 		n = read(file, buf, sizeof(buf));
 		if (n < 0)
-			return failed(err, "read", name);
-		r = agent_send(fd, AGENT_CONTENT, buf, n);
+			return failed_at(s, "read");
+		r = agent_send(s->fd, AGENT_CONTENT, buf, n);
 	} while (n && !r);
 	return r;
 }
 
-static int send_link(int fd, int dir, const char *path, const char *name,
-		     struct agent_tree_error *err)
+static int send_link(struct sending *s, int dir, const char *path, const char *name)
 {
 	char data[NAME_MAX + 1 + PATH_MAX];
 	size_t len = strnlen(name, NAME_MAX) + 1;
@@ -61,61 +85,72 @@ static int send_link(int fd, int dir, const char *path, const char *name,
 	snprintf(data, len, "%s", name);
 	n = readlinkat(dir, path, data + len, PATH_MAX);
 	if (n < 0)
-		return failed(err, "readlink", path);
-	return agent_send(fd, AGENT_LINK, data, len + n);
+		return failed_at(s, "readlink");
+	return agent_send(s->fd, AGENT_LINK, data, len + n);
 }
 
-static int send_at(int fd, int dir, const char *path, const char *name, unsigned depth,
-		   struct agent_tree_error *err);
+static int send_at(struct sending *s, int dir, const char *path, const char *name, unsigned depth);
+
+/* @name in the directory @dir, which is at @s->at and so long. */
+static int send_member(struct sending *s, int dir, const char *name, size_t len, unsigned depth)
+{
+	int r;
+
+	snprintf(s->at + len, sizeof(s->at) - len, "%s%s", len && s->at[len - 1] == '/' ? "" : "/",
+		 name);
+	r = send_at(s, dir, name, name, depth);
+	s->at[len] = '\0';
+	return r < 0 && s->err->what ? leave_out(s, -r) : r;
+}
 
 /* @dir becomes this function's. */
-static int send_directory(int fd, int dir, const char *path, unsigned depth,
-			  struct agent_tree_error *err)
+static int send_directory(struct sending *s, int dir, unsigned depth)
 {
-	struct dirent *e;
+	size_t len = strlen(s->at);
+	struct dirent *e = NULL;
 	DIR *d = fdopendir(dir);
 	int r = 0;
 
-	if (!d) {
-		r = failed(err, "open", path);
-		close(dir);
-		return r;
-	}
-	while (!r && (errno = 0, e = readdir(d)))
+	while (d && !r && (errno = 0, e = readdir(d)))
 		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-			r = send_at(fd, dirfd(d), e->d_name, e->d_name, depth + 1, err);
+			r = send_member(s, dirfd(d), e->d_name, len, depth + 1);
 	if (!r && errno)
-		r = failed(err, "read", path);
-	closedir(d);
-	return r ? r : agent_send(fd, AGENT_LEAVE, NULL, 0);
+		r = leave_out(s, -failed_at(s, "read"));
+	if (!d)
+		close(dir);
+	else
+		closedir(d);
+	return r ? r : agent_send(s->fd, AGENT_LEAVE, NULL, 0);
 }
 
 /* Send @path, relative to @dir, under the name @name. */
-static int send_at(int fd, int dir, const char *path, const char *name, unsigned depth,
-		   struct agent_tree_error *err)
+static int send_at(struct sending *s, int dir, const char *path, const char *name, unsigned depth)
 {
 	struct stat st;
 	int r, file;
 
 	if (fstatat(dir, path, &st, depth ? AT_SYMLINK_NOFOLLOW : 0) < 0)
-		return failed(err, "open", path);
+		return failed_at(s, "open");
 	if (S_ISLNK(st.st_mode))
-		return send_link(fd, dir, path, name, err);
+		return send_link(s, dir, path, name);
 	/* Devices, pipes and sockets are of no use elsewhere, and opening them might wait. */
-	errno = depth >= MAX_DEPTH ? ELOOP : EINVAL;
-	if ((!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) || depth >= MAX_DEPTH)
-		return failed(err, "copy", path);
+	errno = EOPNOTSUPP;
+	if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+		return failed_at(s, "copy what is no file");
+	errno = ELOOP;
+	if (depth >= MAX_DEPTH)
+		return failed_at(s, "copy");
 	file = openat(dir, path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | (depth ? O_NOFOLLOW : 0));
 	if (file < 0)
-		return failed(err, "open", path);
+		return failed_at(s, "open");
 	if (S_ISDIR(st.st_mode)) {
-		r = send_entry(fd, AGENT_ENTER, st.st_mode, name);
+		r = send_entry(s->fd, AGENT_ENTER, st.st_mode, name);
 		if (!r)
-			return send_directory(fd, file, path, depth, err);
+			return send_directory(s, file, depth);
 	} else {
-		r = send_entry(fd, AGENT_FILE, st.st_mode, name);
+		r = send_entry(s->fd, AGENT_FILE, st.st_mode, name);
 		if (!r)
-			r = send_content(fd, file, path, err);
+			r = send_content(s, file);
 	}
 	close(file);
 	return r;
@@ -139,11 +174,13 @@ void agent_tree_name(const char *path, char name[NAME_MAX + 1])
 
 int agent_tree_send(int fd, const char *path, struct agent_tree_error *err)
 {
+	struct sending s = { .fd = fd, .err = err };
 	char name[NAME_MAX + 1];
 
 	err->what = NULL;
 	agent_tree_name(path, name);
-	return send_at(fd, AT_FDCWD, path, name, 0, err);
+	snprintf(s.at, sizeof(s.at), "%s", path);
+	return send_at(&s, AT_FDCWD, path, name, 0);
 }
 
 /* ---- receiving ---- */
@@ -200,22 +237,49 @@ static int receive_content(int fd, int file, const char *name, struct agent_fram
 	return r;
 }
 
+/* Its sender has a word on what is not in the tree. */
+static void note_left_out(struct agent_tree_error *err, const struct agent_frame *f)
+{
+	err->num_left_out++;
+	if (err->left_out)
+		err->left_out(err, f);
+}
+
+/* What is there stays what it is, be it a device; *@ret_is_new: it was not there. */
+static int open_file(int dir, const char *name, bool *ret_is_new)
+{
+	const int flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+	int fd = openat(dir, name, flags | O_EXCL, 0600);
+
+	*ret_is_new = fd >= 0;
+	if (fd < 0 && errno == EEXIST)
+		fd = openat(dir, name, flags | O_TRUNC, 0600);
+	return fd;
+}
+
 static int receive_file(int fd, int dir, const char *name, mode_t mode, struct agent_frame *f,
 			struct agent_tree_error *err)
 {
+	bool is_new, whole;
 	int r, file;
 
-	file = openat(dir, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
-		      0600);
+	file = open_file(dir, name, &is_new);
 	if (file < 0)
 		return failed(err, "create", name);
 	r = receive_content(fd, file, name, f, err);
-	if (r == 1 && f->type == AGENT_CONTENT)
+	whole = r == 1 && f->type == AGENT_CONTENT;
+	if (whole) {
 		r = fchmod(file, mode) < 0 ? failed(err, "chmod", name) : 0;
-	else if (r >= 0)
+	} else if (r == 1 && f->type == AGENT_LEFT_OUT) {
+		note_left_out(err, f);
+		r = 0;
+	} else if (r >= 0) {
 		r = r && f->type == AGENT_FAILED ? -ECANCELED : -EBADMSG;
+	}
 	if (close(file) < 0 && !r)
 		r = failed(err, "write", name);
+	if (is_new && (r < 0 || !whole))
+		unlinkat(dir, name, 0);
 	return r;
 }
 
@@ -255,6 +319,10 @@ static int receive_at(int fd, int dir, const char *as, mode_t mask, unsigned dep
 
 	if (f->type == AGENT_FAILED)
 		return -ECANCELED;
+	if (f->type == AGENT_LEFT_OUT && depth) {
+		note_left_out(err, f);
+		return 0;
+	}
 	/* What was asked for is never one: a sender follows it. */
 	if (f->type == AGENT_LINK)
 		return depth ? receive_link(dir, f, err) : -EBADMSG;
@@ -276,11 +344,11 @@ static int receive_at(int fd, int dir, const char *as, mode_t mask, unsigned dep
 	}
 	if (r == 0)
 		r = -EBADMSG;
-	/* Last: it may not allow us to write into it. */
-	if (r == 1)
-		r = fchmod(sub, mode) < 0 ? failed(err, "chmod", name) : 0;
+	/* Last: it may not allow us to write into it. Also of what did not come whole. */
+	if (fchmod(sub, mode) < 0 && r == 1)
+		r = failed(err, "chmod", name);
 	close(sub);
-	return r;
+	return r < 0 ? r : 0;
 }
 
 /* Split @path into a directory, opened, and the name in it; NULL: it is a directory itself. */

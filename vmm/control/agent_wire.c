@@ -92,7 +92,7 @@ int agent_receive_some(int fd, struct agent_partial *p, struct agent_frame *f)
 	return receive(fd, p, f, MSG_DONTWAIT);
 }
 
-int agent_send_failure(int fd, int error, const char *what, const char *path)
+int agent_send_failure(int fd, enum agent_type type, int error, const char *what, const char *path)
 {
 	char text[512];
 	uint32_t number = htole32(error);
@@ -104,5 +104,5 @@ int agent_send_failure(int fd, int error, const char *what, const char *path)
 		n = 0;
 	if (n > (int)sizeof(text) - 5)
 		n = sizeof(text) - 5;
-	return agent_send(fd, AGENT_FAILED, text, 4 + n);
+	return agent_send(fd, type, text, 4 + n);
 }

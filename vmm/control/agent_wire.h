@@ -11,7 +11,8 @@
  *	put:	PUT, then a tree, then DONE; answered by DONE or FAILED
  *	get:	GET; answered by a tree, then DONE, or FAILED
  *
- * A tree (vmm/control/agent_tree.h) is FILE with CONTENT..., or LINK, or ENTER, trees, LEAVE.
+ * A tree (vmm/control/agent_tree.h) is FILE with CONTENT..., or LINK, or ENTER, trees, LEAVE. In
+ * place of a tree within one, or of what follows of a FILE, there may be LEFT_OUT.
  */
 #ifndef WISP_VMM_AGENT_WIRE_H
 #define WISP_VMM_AGENT_WIRE_H
@@ -23,8 +24,11 @@
 #define AGENT_MAX_FRAME 32768	  /* bytes behind the type */
 #define AGENT_HEADER	5	  /* length and type */
 #define AGENT_WINDOW	(1 << 17) /* bytes of INPUT that may be sent and not be TAKEN */
+#define AGENT_MAX_WORD	(1 << 17) /* bytes of a word or variable with its zero, as Linux has it */
+#define AGENT_MAX_WORDS (1 << 16)
 
 enum agent_type {
+	AGENT_PART = 'A',      /* of a word or variable, the rest of which follows */
 	AGENT_ARG = 'a',       /* one word of the command */
 	AGENT_VARIABLE = 'v',  /* NAME=VALUE for its environment */
 	AGENT_DIRECTORY = 'd', /* where it starts */
@@ -45,6 +49,7 @@ enum agent_type {
 	AGENT_LINK = 'L',    /* name, 0, what it points to */
 	AGENT_ENTER = 'D',   /* mode in 32 bits, name */
 	AGENT_LEAVE = 'E',
+	AGENT_LEFT_OUT = 'S', /* as FAILED: what is not in the tree, which goes on */
 	AGENT_DONE = 'z',
 };
 
@@ -75,7 +80,8 @@ struct agent_partial {
  */
 int agent_receive_some(int fd, struct agent_partial *p, struct agent_frame *f);
 
-/* As FAILED, with "@what: @path". */
-int agent_send_failure(int fd, int error, const char *what, const char *path);
+/* As @type, FAILED or LEFT_OUT, with "@what: @path". */
+int agent_send_failure(int fd, enum agent_type type, int error, const char *what,
+		       const char *path);
 
 #endif
