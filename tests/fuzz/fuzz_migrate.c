@@ -122,7 +122,7 @@ static void take_in(struct migrate_wire *w)
 		abort();
 }
 
-static int never_hold(void *arg, struct error *err)
+static int never_hold(void *arg)
 {
 	return 0;
 }

@@ -165,11 +165,11 @@ int main(int argc, char **argv)
 	if (!r)
 		r = save_late(argv[1]);
 	if (!r)
-		r = save_hello(argv[1], "hello", "vm", "", 0);
+		r = save_hello(argv[1], "hello", "moving", "", 0);
 	if (!r)
-		r = save_hello(argv[1], "hello-copies", "vm", "\0\1", 2);
+		r = save_hello(argv[1], "hello-copies", "moving", "\0\1", 2);
 	if (!r)
-		r = save_hello(argv[1], "hello-late", "vm", "\0\0\2\1", 4);
+		r = save_hello(argv[1], "hello-late", "moving", "\0\0\2\1\1", 5);
 	if (r < 0)
 		fprintf(stderr, "%s: %s\n", argv[1], strerror(-r));
 	return r < 0;

@@ -111,7 +111,7 @@ goes_on() {
 enough() { printf x | dd of="$here/$1.img" bs=512 seek=8 conv=notrunc status=none; }
 
 # Between $here/sock, the source's, and $here/sock2, the destination's, to do harm $1 at a record of
-# type $2, of connection $3 (the first).
+# type $2, of connection $3 (the first); with A/B at one of type A when one of type B has passed.
 harm() {
 	# One that was there before would look like somebody who listens.
 	rm -f "$here/sock" "$here/mark"

@@ -3,8 +3,9 @@
  *
  * Forwards connections at the UNIX socket LISTEN to CONNECT, record by record (the layout is
  * in vmm/migrate/migrate_wire.c). FAULT happens once, to connection STREAM (0, which is the first),
- * at the first record of type WHERE (a number), or at the first behind WHERE bytes from the
- * source ("@BYTES"):
+ * at the first record of type WHERE (a number), at the first of them when one of another type has
+ * passed over any connection ("WHERE/OTHER"), or at the first behind WHERE bytes from the source
+ * ("@BYTES"):
  *
  *   cut     it ends, before the record
  *   after   it ends, after it
@@ -33,6 +34,7 @@
 static struct {
 	const char *fault, *mark;
 	unsigned type;	 /* 0: by bytes */
+	unsigned other;	 /* one of these comes first; 0: need not */
 	uint64_t at;
 	unsigned stream;
 	int done;
@@ -114,6 +116,8 @@ static int is_due(const struct pair *pair, const uint8_t *header)
 {
 	if (plan.done || !strcmp(plan.fault, "none") || pair - pairs != plan.stream)
 		return 0;
+	if (plan.other)
+		return 0;
 	return plan.type ? le32(header) == plan.type : pair->forwarded >= plan.at;
 }
 
@@ -139,6 +143,8 @@ static int forward(struct pair *pair, int side)
 		return -1;
 	len += HEADER_BYTES;
 	due = is_due(pair, buf);
+	if (le32(buf) == plan.other)
+		plan.other = 0;
 	if (side == 0)
 		pair->forwarded += len;
 	if (due) {
@@ -183,6 +189,7 @@ static void end_pair(struct pair *pair)
 int main(int argc, char **argv)
 {
 	struct pollfd p[1 + 2 * MAX_PAIRS];
+	char *behind = NULL;
 
 	if (argc < 5) {
 		fprintf(stderr, "usage: relay LISTEN CONNECT FAULT WHERE [MARK [STREAM]]\n");
@@ -195,7 +202,9 @@ int main(int argc, char **argv)
 	if (argv[4][0] == '@')
 		plan.at = strtoull(argv[4] + 1, NULL, 10);
 	else
-		plan.type = strtoul(argv[4], NULL, 10);
+		plan.type = strtoul(argv[4], &behind, 10);
+	if (behind && *behind == '/')
+		plan.other = strtoul(behind + 1, NULL, 10);
 	p[0] = (struct pollfd){ .fd = open_socket(argv[1], 1), .events = POLLIN };
 	for (;;) {
 		unsigned num = num_pairs;

@@ -109,13 +109,26 @@ static void the_fifth_says_whether_pages_may_come_late(void **state)
 	assert_int_equal(HELLO(5, MIGRATE_COPIED, 0, 2, 2), -EBADMSG);
 }
 
+static void the_sixth_says_whether_they_come_over_all_streams(void **state)
+{
+	struct migrate_hello hello;
+	struct error err = { 0 };
+
+	assert_int_equal(HELLO(5, MIGRATE_COPIED, 0, 2, 1), 0);
+	assert_false(hello.late_streams);
+	assert_int_equal(HELLO(6, MIGRATE_COPIED, 0, 2, 1), -EBADMSG);
+	assert_int_equal(HELLO(6, MIGRATE_COPIED, 0, 2, 1, 1), 0);
+	assert_true(hello.late_streams);
+	assert_int_equal(HELLO(6, MIGRATE_COPIED, 0, 2, 1, 2), -EBADMSG);
+}
+
 static void later_ones_are_refused(void **state)
 {
 	struct migrate_hello hello;
 	struct error err = { 0 };
 
-	assert_int_equal(HELLO(6, MIGRATE_COPIED, 0, 2, 0), -EBADMSG);
-	assert_non_null(strstr(err.msg, "version 6"));
+	assert_int_equal(HELLO(7, MIGRATE_COPIED, 0, 2, 0), -EBADMSG);
+	assert_non_null(strstr(err.msg, "version 7"));
 }
 
 int main(void)
@@ -126,6 +139,7 @@ int main(void)
 		cmocka_unit_test(the_third_says_of_each_disk_whether_it_comes),
 		cmocka_unit_test(the_fourth_says_over_how_many_streams),
 		cmocka_unit_test(the_fifth_says_whether_pages_may_come_late),
+		cmocka_unit_test(the_sixth_says_whether_they_come_over_all_streams),
 		cmocka_unit_test(later_ones_are_refused),
 	};
 

@@ -110,7 +110,7 @@ static void begin(struct moving *m)
 			 0);
 	assert_int_equal(migrate_sink_init(&m->sink, m->to, &err), 0);
 	assert_int_equal(pthread_create(&m->thread, NULL, take_first, m), 0);
-	assert_int_equal(migrate_streams_receive(&m->in, m->there, NUM_MORE, m->to, NULL,
+	assert_int_equal(migrate_streams_receive(&m->in, m->there, NUM_MORE, m->to, NULL, NULL,
 						 m->failed_fd, &err), 0);
 }
 

@@ -158,7 +158,8 @@ struct migrate_hello {
 	uint64_t disk_bytes[CONFIG_MAX_DISKS];
 	bool disk_comes[CONFIG_MAX_DISKS]; /* with the guest, as a copy */
 	unsigned streams; /* connections, the first among them */
-	bool postcopy;	  /* some of its memory may come when it runs here */
+	bool postcopy;	  /* some of its memory may come when it runs here, */
+	bool late_streams; /* over all of them */
 };
 
 /* What a machine begins with that another one is to hand over. */

@@ -11,7 +11,6 @@
 #include "vmm/core/log.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/migrate/migrate_serve.h"
-#include "vmm/run_dir.h"
 
 /* How long a source may pause between two records: up to the commit, and when it serves. */
 #define LOAD_MS 60000
@@ -80,6 +79,35 @@ static uint64_t count_missing(struct migrate_fill *f)
 	return counts.missing;
 }
 
+/* Not before: what a lost one of them means, only the first can say. */
+static int start_streams(struct migrate_fill *f, struct error *err)
+{
+	return !f->num_more ? 0 :
+			      migrate_streams_receive(&f->streams, f->more, f->num_more, f->m->mem,
+						      f->faults, NULL, f->wake_fd, err);
+}
+
+/* What is left of them, when nothing more is to come: @r, or why one of them failed by it. */
+static int end_streams(struct migrate_fill *f, int r, struct error *err)
+{
+	struct error why = { 0 };
+	int streams = migrate_streams_end(&f->streams, &why);
+	eventfd_t ignored;
+
+	for (unsigned i = 0; i < f->num_more; i++)
+		migrate_wire_done(&f->more[i]);
+	f->num_more = 0;
+	if (r != -ECANCELED || streams == 0)
+		return r;
+	/* It has woken us, as who wants us to end does. */
+	pthread_mutex_lock(&f->lock);
+	if (!f->quit)
+		eventfd_read(f->wake_fd, &ignored);
+	pthread_mutex_unlock(&f->lock);
+	*err = why;
+	return streams;
+}
+
 static int committed(struct migrate_fill *f, struct error *err)
 {
 	int r = 0;
@@ -91,7 +119,7 @@ static int committed(struct migrate_fill *f, struct error *err)
 		f->state = MIGRATE_FILL_COMMITTED;
 	pthread_cond_broadcast(&f->changed);
 	pthread_mutex_unlock(&f->lock);
-	return r;
+	return r ? r : start_streams(f, err);
 }
 
 static enum migrate_fill_state state_of(struct migrate_fill *f)
@@ -144,9 +172,19 @@ static int take(struct migrate_fill *f, const struct migrate_record *rec, struct
 	}
 }
 
+/* Nothing has come over the first connection for a while: has it over the others? */
+static bool others_bring(struct migrate_fill *f, uint64_t *missing)
+{
+	uint64_t before = *missing;
+
+	*missing = count_missing(f);
+	return f->streams.num && *missing != before;
+}
+
 /* Receive until all is there (0) or something is wrong. */
 static int receive_all(struct migrate_fill *f, struct error *err)
 {
+	uint64_t missing = count_missing(f);
 	struct migrate_record rec;
 	int r;
 
@@ -159,12 +197,14 @@ static int receive_all(struct migrate_fill *f, struct error *err)
 		/* Whoever is ready waits for the word as long as it takes. */
 		else if (r == 0 && state_of(f) == MIGRATE_FILL_PREPARED)
 			continue;
+		else if (r == 0 && others_bring(f, &missing))
+			continue;
 		else if (r == 0)
 			r = error_set(err, -ETIMEDOUT, "migration: the other side is silent");
 		if (!r)
 			r = take(f, &rec, err);
 	} while (!r);
-	return MIN(r, 0);
+	return end_streams(f, MIN(r, 0), err);
 }
 
 /*
@@ -371,50 +411,6 @@ static void over(struct loop_task *task)
 }
 
 /* ---- beginning ---- */
-
-void migrate_fill_listen(struct migrate_fill *f, const struct run_dir *dir)
-{
-	if (f)
-		f->door.listener = run_dir_listen(dir, RUN_DIR_LATE);
-}
-
-void migrate_fill_in_parent(struct migrate_fill *f)
-{
-	if (f)
-		migrate_door_close(&f->door);
-}
-
-void migrate_fill_open(struct migrate_fill *f)
-{
-	f->fd = page_faults_open(&f->refused);
-}
-
-bool migrate_fill_can(const struct migrate_fill *f, const struct machine *m, struct error *err)
-{
-	if (!f)
-		return false;
-	if (f->fd < 0)
-		*err = f->refused;
-	else if (m->mem->backing != GUEST_MEM_ANON || m->mem->num_overlays)
-		error_set(err, -ENOTSUP, "not with --hugepages, shared memory or files over it");
-	else
-		return true;
-	return false;
-}
-
-int migrate_fill_expect(struct migrate_fill *f, const struct machine *m,
-			const struct migrate_record *rec, struct error *err)
-{
-	uint64_t bytes = guest_mem_size(m->mem);
-
-	if (!f->missing) {
-		f->num = bytes >> PAGE_SHIFT;
-		f->missing = calloc(guest_mem_bitmap_words(bytes), sizeof(*f->missing));
-	}
-	if (!f->missing)
-		return error_set(err, -ENOMEM, "migration: %m");
-	return rec ? migrate_missing_take(rec, f->missing, f->num, err) : 0;
-}
 
 /*
  * What is here of pages that changed since is of no use. No huge pages meanwhile: the kernel would
@@ -654,6 +650,8 @@ static void finish(struct migrate_fill *f)
 	migrate_sink_done(&f->sink);
 	migrate_wire_done(&f->wire);
 	migrate_wire_done(&f->next);
+	for (unsigned i = 0; i < f->num_more; i++)
+		migrate_wire_done(&f->more[i]);
 	if (f->wake_fd >= 0)
 		close(f->wake_fd);
 	free(f->asked);

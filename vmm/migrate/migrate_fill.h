@@ -20,7 +20,7 @@
 #include "vmm/core/page_faults.h"
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_door.h"
-#include "vmm/migrate/migrate_memory.h"
+#include "vmm/migrate/migrate_streams.h"
 #include "vmm/sandbox/sandbox.h"
 
 struct run_dir;
@@ -56,6 +56,9 @@ struct migrate_fill {
 
 	pthread_mutex_t out_lock; /* of what is sent: also by the fault thread */
 	struct migrate_wire wire; /* received from by the thread, sent to under @out_lock */
+	struct migrate_wire more[MIGRATE_MAX_STREAMS - 1]; /* the first's, not a next one's */
+	unsigned num_more;
+	struct migrate_streams_sink streams; /* over @more, the thread's, from the commit on */
 	bool introduced; /* under @out_lock: the other end of @wire expects records */
 	uint64_t *asked; /* under @out_lock: pages that somebody waits for */
 
@@ -88,6 +91,12 @@ bool migrate_fill_can(const struct migrate_fill *f, const struct machine *m, str
 /* A record of MISSING. -EBADMSG. The receiving thread's, before the start. */
 int migrate_fill_expect(struct migrate_fill *f, const struct machine *m,
 			const struct migrate_record *rec, struct error *err);
+
+/*
+ * Some of it comes over the @num connections @wires, too, which are ours then, up to the first cut:
+ * a further connection goes on alone. Before the start.
+ */
+void migrate_fill_take_streams(struct migrate_fill *f, struct migrate_wire *wires, unsigned num);
 
 /*
  * All were told of: drop what there is of them here, and have them come from now on. @wire becomes

@@ -11,13 +11,12 @@
 /* How long it may take to say what it needs, when another connection has been made. */
 #define RESUME_MS 10000
 
-/* Before each step of the background, on our thread: how long to keep to the bandwidth. */
-static int hold_back(void *arg, struct error *err)
+/* Before each step of the background, on whichever thread: how long to keep to the bandwidth. */
+static int hold_back(void *arg)
 {
-	struct migrate_source *s = arg;
+	const struct migrate_source *s = arg;
 	uint64_t due_ns, now_ns;
 
-	migrate_source_update(s, false);
 	if (!s->params.bandwidth)
 		return 0;
 	now_ns = clock_monotonic_ns(NULL);
@@ -26,13 +25,20 @@ static int hold_back(void *arg, struct error *err)
 	return due_ns > now_ns ? (int)MIN((due_ns - now_ns) / NSEC_PER_MSEC, 1000u) : 0;
 }
 
+static void progress(void *arg)
+{
+	migrate_source_update(arg, false);
+}
+
 static int begin(struct migrate_source *s, struct error *err)
 {
 	s->late = true;
 	s->serve = (struct migrate_serve){
 		.memory = &s->memory,
 		.wire = &s->wire,
+		.streams = s->streams.num ? &s->streams : NULL,
 		.hold_back = hold_back,
+		.progress = progress,
 		.arg = s,
 	};
 	return migrate_serve_init(&s->serve, err);

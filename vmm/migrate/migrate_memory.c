@@ -289,10 +289,11 @@ static int send_window(struct migrate_memory *s, const struct migrate_lane *lane
 	return r;
 }
 
-int migrate_memory_send_pages(struct migrate_memory *s, struct migrate_wire *w, uint64_t page,
-			      unsigned num, const uint64_t *wanted, struct error *err)
+int migrate_memory_send_pages(struct migrate_memory *s, unsigned lane, struct migrate_wire *w,
+			      uint64_t page, unsigned num, const uint64_t *wanted,
+			      struct error *err)
 {
-	return send_record(s, &s->lane[0], w, wanted, page << PAGE_SHIFT, num, err);
+	return send_record(s, &s->lane[lane], w, wanted, page << PAGE_SHIFT, num, err);
 }
 
 static bool is_clean(const uint64_t *todo, unsigned num)

@@ -73,10 +73,11 @@ void migrate_memory_end(struct migrate_memory *s);
 
 /*
  * Let the @num pages from @page of RAM on, at most a window's, be sent of which @wanted has a bit,
- * by the first lane: whatever was sent of them before. The guest stands still.
+ * by @lane: whatever was sent of them before. The guest stands still.
  */
-int migrate_memory_send_pages(struct migrate_memory *s, struct migrate_wire *w, uint64_t page,
-			      unsigned num, const uint64_t *wanted, struct error *err);
+int migrate_memory_send_pages(struct migrate_memory *s, unsigned lane, struct migrate_wire *w,
+			      uint64_t page, unsigned num, const uint64_t *wanted,
+			      struct error *err);
 
 /*
  * Or what is to be sent into @pages, a bitmap of all RAM, as if it had been sent: what changes from

@@ -79,6 +79,7 @@ int migrate_read_hello(struct state_set *state, struct migrate_hello *ret, struc
 	if (hello.streams < 1 || hello.streams > MIGRATE_MAX_STREAMS)
 		state_reader_fail(&r, "%u streams", hello.streams);
 	hello.postcopy = r.version > 4 && state_get_bool(&r);
+	hello.late_streams = r.version > 5 && state_get_bool(&r);
 	if (!r.failed && hello.populated_bytes > hello.memory_bytes)
 		state_reader_fail(&r, "more memory in use than there is");
 	ret_r = state_reader_end(&r, err);
@@ -329,9 +330,13 @@ static int load_machine(struct receiver *rx, struct error *err)
 {
 	const struct migrate_arrival *arrival = rx->arrival;
 	struct migrate_fill *fill = arrival->fill;
-	int r = rx->late ? migrate_fill_start(fill, rx->m, rx->wire, arrival->journal,
-					      arrival->hello.uuid, err) : 0, failed;
+	int r = 0, failed;
 
+	if (rx->late && arrival->hello.late_streams)
+		migrate_fill_take_streams(fill, arrival->more, arrival->hello.streams - 1);
+	if (rx->late)
+		r = migrate_fill_start(fill, rx->m, rx->wire, arrival->journal,
+				       arrival->hello.uuid, err);
 	if (!r)
 		r = load_on_loop(rx, err);
 	failed = rx->late && migrate_fill_is_on(fill) ? migrate_fill_check(fill, err) : 0;
@@ -407,7 +412,7 @@ static int start(struct receiver *rx, struct error *err)
 		return error_set(err, -errno, "migration: %m");
 	rx->wire->wake_fd = rx->wake_fd;
 	r = migrate_streams_receive(&rx->streams, rx->arrival->more,
-				    rx->arrival->hello.streams - 1, rx->m->mem,
+				    rx->arrival->hello.streams - 1, rx->m->mem, NULL,
 				    rx->m->vcpus.sandbox, rx->wake_fd, err);
 	if (r < 0)
 		return r;

@@ -52,7 +52,7 @@ static int save_hello(struct migrate_source *s, struct state_writer *w, struct e
 	if (s->streams.num)
 		version = 4;
 	if (s->params.postcopy)
-		version = 5;
+		version = s->streams.num ? 6 : 5;
 	machine_save_kind(s->m, w);
 	/* What an older wisp can do, it is asked for in its own words. */
 	state_begin(w, "migrate", 0, version);
@@ -70,6 +70,8 @@ static int save_hello(struct migrate_source *s, struct state_writer *w, struct e
 	if (version > 3)
 		state_put_u8(w, 1 + s->streams.num);
 	if (version > 4)
+		state_put_u8(w, 1);
+	if (version > 5)
 		state_put_u8(w, 1);
 	state_end(w);
 	state_seal(w);

@@ -11,6 +11,9 @@
 /* A step of the background is a word of the bitmap: who waits meanwhile waits for 256 KiB. */
 #define WORD_PAGES 64u
 
+/* While others do the background: how often to take over how far they are. */
+#define LOOK_MS 250
+
 #define MISSING_WORDS (MIGRATE_MAX_MISSING / 8)
 
 /* ---- what is missing, in records ---- */
@@ -64,6 +67,7 @@ int migrate_serve_init(struct migrate_serve *s, struct error *err)
 {
 	uint64_t bytes = guest_mem_size(s->memory->mem), words = guest_mem_bitmap_words(bytes);
 
+	pthread_mutex_init(&s->lock, NULL);
 	s->num = bytes >> PAGE_SHIFT;
 	s->todo = calloc(words, sizeof(*s->todo));
 	s->front = calloc(words, sizeof(*s->front));
@@ -72,6 +76,9 @@ int migrate_serve_init(struct migrate_serve *s, struct error *err)
 
 void migrate_serve_done(struct migrate_serve *s)
 {
+	if (s->num)
+		pthread_mutex_destroy(&s->lock);
+	s->num = 0;
 	free(s->todo);
 	free(s->front);
 	s->todo = s->front = NULL;
@@ -111,18 +118,29 @@ int migrate_serve_resume(struct migrate_serve *s, int wait_ms, struct error *err
 
 /* ---- serving ---- */
 
-/* Those pages of word @k of the bitmap that are in @mask and still to be sent. */
-static int send_pages(struct migrate_serve *s, uint64_t k, uint64_t mask, struct error *err)
+/*
+ * Of word @k of the bitmap those pages that are in @mask and still to be sent: they are the
+ * caller's to send now. The lock is held.
+ */
+static uint64_t claim(struct migrate_serve *s, uint64_t k, uint64_t mask)
 {
-	uint64_t wanted[MIGRATE_WINDOW_WORDS] = { s->todo[k] & mask };
+	uint64_t pages = s->todo[k] & mask;
+
+	s->todo[k] &= ~pages;
+	s->front[k] &= ~pages;
+	s->left -= __builtin_popcountll(pages);
+	return pages;
+}
+
+static int send_pages(struct migrate_serve *s, unsigned lane, struct migrate_wire *w, uint64_t k,
+		      uint64_t pages, struct error *err)
+{
+	const uint64_t wanted[MIGRATE_WINDOW_WORDS] = { pages };
 	uint64_t first = k * WORD_PAGES;
 
-	if (!wanted[0])
+	if (!pages)
 		return 0;
-	s->todo[k] &= ~wanted[0];
-	s->front[k] &= ~wanted[0];
-	s->left -= __builtin_popcountll(wanted[0]);
-	return migrate_memory_send_pages(s->memory, s->wire, first,
+	return migrate_memory_send_pages(s->memory, lane, w, first,
 					 MIN(s->num - first, (uint64_t)WORD_PAGES), wanted, err);
 }
 
@@ -130,25 +148,74 @@ static int send_pages(struct migrate_serve *s, uint64_t k, uint64_t mask, struct
 static int serve(struct migrate_serve *s, uint64_t page, struct error *err)
 {
 	uint64_t around = ((1ull << AROUND_PAGES) - 1) << align_down(page % 64, AROUND_PAGES);
+	uint64_t pages;
 
 	/* Each is asked for once, as long as a connection lasts. */
 	if (page >= s->num || ++s->wants > s->num)
 		return error_set(err, -EBADMSG, "migration: a wanted page that makes no sense");
-	return send_pages(s, page / 64, around, err);
+	pthread_mutex_lock(&s->lock);
+	pages = claim(s, page / 64, around);
+	pthread_mutex_unlock(&s->lock);
+	return send_pages(s, 0, s->wire, page / 64, pages, err);
 }
 
-static int send_some(struct migrate_serve *s, struct error *err)
+/* The next of what nobody waits for; false: nothing is left. The lock is held. */
+static bool claim_next(struct migrate_serve *s, uint64_t *ret_k, uint64_t *ret_pages)
 {
-	const uint64_t *pages = s->front_done ? s->todo : s->front;
-	uint64_t end, at = guest_mem_next_run(pages, s->num, s->at, &end);
+	while (s->left) {
+		const uint64_t *pages = s->front_done ? s->todo : s->front;
+		uint64_t end, at = guest_mem_next_run(pages, s->num, s->at, &end);
 
-	if (at < s->num) {
-		s->at = align_down(at, WORD_PAGES) + WORD_PAGES;
-		return send_pages(s, at / 64, pages[at / 64], err);
+		if (at < s->num) {
+			s->at = align_down(at, WORD_PAGES) + WORD_PAGES;
+			*ret_k = at / 64;
+			*ret_pages = claim(s, at / 64, pages[at / 64]);
+			return true;
+		}
+		s->front_done = true;
+		s->at = 0;
 	}
-	s->front_done = true;
-	s->at = 0;
-	return 0;
+	return false;
+}
+
+/* 1, or 0: nothing is left. Any thread with a lane. */
+static int send_some(struct migrate_serve *s, unsigned lane, struct migrate_wire *w,
+		     struct error *err)
+{
+	uint64_t k, pages;
+	bool any;
+	int r;
+
+	pthread_mutex_lock(&s->lock);
+	any = claim_next(s, &k, &pages);
+	pthread_mutex_unlock(&s->lock);
+	if (!any)
+		return 0;
+	r = send_pages(s, lane, w, k, pages, err);
+	return r < 0 ? r : 1;
+}
+
+/* A step of a stream in the background. */
+static int push_some(void *arg, unsigned lane, struct migrate_wire *w, struct error *err)
+{
+	struct migrate_serve *s = arg;
+	int r = migrate_streams_rest(s->streams, s->hold_back(s->arg), err);
+
+	return r ? r : send_some(s, lane, w, err);
+}
+
+/* The streams' part is over: all is there, or it is lost by @r, or by what they failed with. */
+static int end_push(struct migrate_serve *s, int r, struct error *err)
+{
+	struct error why = { 0 };
+	int pushed = s->pushing ? migrate_streams_pushed(s->streams, r < 0, &why) : 0;
+
+	s->pushing = false;
+	if (pushed < 0) {
+		*err = why;
+		r = pushed;
+	}
+	return r;
 }
 
 /* What the destination says next; 1: it is of @type. */
@@ -172,18 +239,49 @@ static int too_late(int wait_ms, struct error *err)
 			 wait_ms);
 }
 
-int migrate_serve_until(struct migrate_serve *s, enum migrate_record_type type, int wait_ms,
-			struct error *err)
+/* How much there is to do in the background that is not done by others. */
+static uint64_t left_for_us(struct migrate_serve *s)
+{
+	uint64_t left;
+
+	if (s->pushing)
+		return 0;
+	pthread_mutex_lock(&s->lock);
+	left = s->left;
+	pthread_mutex_unlock(&s->lock);
+	return left;
+}
+
+static int hold_back(struct migrate_serve *s)
+{
+	if (s->progress)
+		s->progress(s->arg);
+	return s->hold_back(s->arg);
+}
+
+/* Readable when those others have come to their end; -1: there are none. */
+static int over_fd(const struct migrate_serve *s)
+{
+	return s->streams && s->pushing ? s->streams->over_fd : -1;
+}
+
+static int serve_until(struct migrate_serve *s, enum migrate_record_type type, int wait_ms,
+		       struct error *err)
 {
 	uint64_t now_ns = clock_monotonic_ns(NULL), since_ns = now_ns;
 	uint64_t wait_ns = (uint64_t)wait_ms * NSEC_PER_MSEC;
 	bool said = type != MIGRATE_WHOLE;
-	/* A destination that cannot run after all may hang up: what it says is to be read then. */
-	bool push = type != MIGRATE_RUNNING;
+	/*
+	 * A destination that cannot run after all may hang up: what it says is to be read then.
+	 * With other connections for it ours is left to who waits.
+	 */
+	bool push = type == MIGRATE_WHOLE || (type != MIGRATE_RUNNING && !s->streams);
 	int r = 0, hold_ms;
 
 	while (!r) {
-		if (!s->left && !said) {
+		uint64_t left = left_for_us(s);
+
+		if (!left && !said && !s->pushing) {
 			r = migrate_wire_send(s->wire, MIGRATE_SENT, 0, NULL, 0, err);
 			since_ns = now_ns;
 			said = true;
@@ -191,17 +289,31 @@ int migrate_serve_until(struct migrate_serve *s, enum migrate_record_type type, 
 		}
 		if (said && now_ns - since_ns >= wait_ns)
 			return too_late(wait_ms, err);
-		hold_ms = s->hold_back(s->arg, err);
-		if (hold_ms < 0)
-			return hold_ms;
-		if (!s->left || !push)
+		hold_ms = hold_back(s);
+		if (s->pushing)
+			hold_ms = LOOK_MS;
+		else if (!left || !push)
 			hold_ms = (int)((wait_ns - (now_ns - since_ns)) / NSEC_PER_MSEC) + 1;
-		r = migrate_wire_await(s->wire, hold_ms, err);
-		if (r > 0)
+		r = migrate_wire_await_or(s->wire, over_fd(s), hold_ms, err);
+		if (r > 1)
+			r = end_push(s, 0, err);
+		else if (r > 0)
 			r = hear(s, type, err);
-		else if (!r && s->left && push && !hold_ms)
-			r = send_some(s, err);
+		else if (!r && left && push && !hold_ms)
+			r = MIN(send_some(s, 0, s->wire, err), 0);
 		now_ns = clock_monotonic_ns(NULL);
 	}
 	return MIN(r, 0);
+}
+
+int migrate_serve_until(struct migrate_serve *s, enum migrate_record_type type, int wait_ms,
+			struct error *err)
+{
+	int r;
+
+	/* Not before the guest runs there: until then a lost stream would be taken for a word. */
+	if (type == MIGRATE_WHOLE && s->streams && left_for_us(s))
+		s->pushing = migrate_streams_push(s->streams, push_some, s) > 0;
+	r = serve_until(s, type, wait_ms, err);
+	return end_push(s, r, err);
 }

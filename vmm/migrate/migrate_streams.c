@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -33,7 +34,7 @@ int migrate_streams_init(struct migrate_streams *s, const int *fds, unsigned num
 {
 	int r = 0;
 
-	*s = (struct migrate_streams){ .num = num };
+	*s = (struct migrate_streams){ .num = num, .stop_fd = -1, .over_fd = -1 };
 	for (unsigned i = 0; i < num; i++) {
 		struct error ignored;
 		int init = migrate_wire_init(&s->stream[i].wire, fds[i], fds[i],
@@ -44,13 +45,23 @@ int migrate_streams_init(struct migrate_streams *s, const int *fds, unsigned num
 		s->stream[i].lane = i + 1;
 		s->stream[i].wire.wake_fd = wake_fd;
 	}
-	return r;
+	if (r < 0 || !num)
+		return r;
+	s->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->over_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return s->stop_fd < 0 || s->over_fd < 0 ?
+		       error_set(err, -errno, "migration: its streams: %m") :
+		       0;
 }
 
 void migrate_streams_done(struct migrate_streams *s)
 {
 	for (unsigned i = 0; i < s->num; i++)
 		migrate_wire_done(&s->stream[i].wire);
+	if (s->num && s->stop_fd >= 0)
+		close(s->stop_fd);
+	if (s->num && s->over_fd >= 0)
+		close(s->over_fd);
 	s->num = 0;
 }
 
@@ -109,20 +120,25 @@ static int between_others(void *arg, struct error *err)
 }
 
 /*
- * What all connections have under way shares one link, and the answer comes behind it: each waits
- * for all of it.
+ * Hear that all of it is in memory. What all connections have under way shares one link, and the
+ * answer comes behind it: each waits for all of it.
  */
-static int send_share(struct migrate_stream *stream, struct error *err)
+static int end_share(struct migrate_stream *stream, struct error *err)
 {
 	struct migrate_wire *w = &stream->wire;
 	int patience_ms = (int)(w->patience_ms * (stream->all->num + 1));
 	struct migrate_record rec;
-	int r = migrate_memory_send_share(stream->all->memory, stream->lane, w, between_others,
-					  stream, err);
+	int r = migrate_wire_send(w, MIGRATE_ROUND, 0, NULL, 0, err);
 
-	if (!r)
-		r = migrate_wire_send(w, MIGRATE_ROUND, 0, NULL, 0, err);
 	return r ? r : migrate_wire_expect(w, MIGRATE_ROUND_DONE, &rec, patience_ms, err);
+}
+
+static int send_share(struct migrate_stream *stream, struct error *err)
+{
+	int r = migrate_memory_send_share(stream->all->memory, stream->lane, &stream->wire,
+					  between_others, stream, err);
+
+	return r ? r : end_share(stream, err);
 }
 
 static void *send_thread(void *arg)
@@ -136,12 +152,29 @@ static void *send_thread(void *arg)
 	return NULL;
 }
 
-static int start_thread(struct migrate_stream *stream, struct error *err)
+static int start_thread(struct migrate_stream *stream, void *(*run)(void *), struct error *err)
 {
-	int r = pthread_create(&stream->thread, NULL, send_thread, stream);
+	int r = pthread_create(&stream->thread, NULL, run, stream);
 
 	stream->threaded = r == 0;
 	return r ? error_set(err, -r, "migration: a thread for a stream: %m") : 0;
+}
+
+/* Returns @r, or what the stream failed with that was the first to. */
+static int join_all(struct migrate_streams *s, int r, struct error *err)
+{
+	for (unsigned i = 0; i < s->num; i++) {
+		if (s->stream[i].threaded)
+			pthread_join(s->stream[i].thread, NULL);
+		s->stream[i].threaded = false;
+	}
+	if (s->culprit != NOBODY && s->culprit > 0) {
+		const struct migrate_stream *stream = &s->stream[s->culprit - 1];
+
+		*err = stream->err;
+		r = stream->result;
+	}
+	return r;
 }
 
 int migrate_streams_send(struct migrate_streams *s, struct migrate_memory *memory,
@@ -160,25 +193,104 @@ int migrate_streams_send(struct migrate_streams *s, struct migrate_memory *memor
 	s->culprit = NOBODY;
 	migrate_memory_begin(memory);
 	for (unsigned i = 0; i < MIN(s->num, useful) && !r; i++)
-		r = start_thread(&s->stream[i], err);
+		r = start_thread(&s->stream[i], send_thread, err);
 	if (!r)
 		r = migrate_memory_send_share(memory, 0, first, between_first, &ours, err);
 	if (r < 0)
 		blame(&s->culprit, 0);
-	for (unsigned i = 0; i < s->num; i++) {
-		if (s->stream[i].threaded)
-			pthread_join(s->stream[i].thread, NULL);
-		s->stream[i].threaded = false;
-	}
-	if (s->culprit != NOBODY && s->culprit > 0) {
-		const struct migrate_stream *stream = &s->stream[s->culprit - 1];
-
-		*err = stream->err;
-		r = stream->result;
-	}
+	r = join_all(s, r, err);
 	if (!r)
 		migrate_memory_end(memory);
 	return r;
+}
+
+/* ---- out, in the background ---- */
+
+static int push(struct migrate_stream *stream, struct error *err)
+{
+	struct migrate_streams *s = stream->all;
+	int r;
+
+	do {
+		r = check_others(s, err);
+		if (!r)
+			r = s->step(s->arg, stream->lane, &stream->wire, err);
+		count(stream);
+	} while (r > 0);
+	return r ? r : end_share(stream, err);
+}
+
+static void tell(int fd)
+{
+	if (eventfd_write(fd, 1) < 0)
+		log_warn("migration: its streams cannot be told: %m");
+}
+
+/* One that has its share in memory; or that failed, as all will then. */
+static void push_ends(struct migrate_streams *s, bool failed)
+{
+	if (failed)
+		tell(s->stop_fd);
+	if (--s->pushing == 0 || failed)
+		tell(s->over_fd);
+}
+
+static void *push_thread(void *arg)
+{
+	struct migrate_stream *stream = arg;
+
+	stream->result = push(stream, &stream->err);
+	count(stream);
+	if (stream->result < 0)
+		blame(&stream->all->culprit, stream->lane);
+	push_ends(stream->all, stream->result < 0);
+	return NULL;
+}
+
+unsigned migrate_streams_push(struct migrate_streams *s,
+			      int (*step)(void *arg, unsigned lane, struct migrate_wire *w,
+					  struct error *err),
+			      void *arg)
+{
+	struct error err = { 0 };
+	unsigned num = 0;
+
+	s->step = step;
+	s->arg = arg;
+	s->culprit = NOBODY;
+	/* We are one until all have been started: none of them is the last before. */
+	s->pushing = 1;
+	for (unsigned i = 0; i < s->num; i++) {
+		s->stream[i].wire.wake_fd = s->stop_fd;
+		s->pushing++;
+		if (start_thread(&s->stream[i], push_thread, &err) == 0) {
+			num++;
+			continue;
+		}
+		log_warn("%s; the others do without", err.msg);
+		s->pushing--;
+	}
+	if (num)
+		push_ends(s, false);
+	return num;
+}
+
+int migrate_streams_rest(struct migrate_streams *s, int wait_ms, struct error *err)
+{
+	struct pollfd p = { .fd = s->stop_fd, .events = POLLIN };
+
+	if (poll(&p, 1, wait_ms) > 0)
+		return error_set(err, -ECANCELED, "migration: cancelled");
+	return 0;
+}
+
+int migrate_streams_pushed(struct migrate_streams *s, bool stop, struct error *err)
+{
+	if (stop) {
+		blame(&s->culprit, 0);
+		tell(s->stop_fd);
+	}
+	return join_all(s, 0, err);
 }
 
 /* ---- in ---- */
@@ -225,7 +337,7 @@ static void *receive_thread(void *arg)
 }
 
 static int start_sink(struct migrate_streams_sink *s, unsigned i, struct migrate_wire *wire,
-		      struct guest_mem *mem, struct error *err)
+		      struct guest_mem *mem, struct page_faults *faults, struct error *err)
 {
 	struct migrate_stream_sink *stream = &s->stream[i];
 	int r;
@@ -237,6 +349,7 @@ static int start_sink(struct migrate_streams_sink *s, unsigned i, struct migrate
 	r = migrate_sink_init(&stream->sink, mem, err);
 	if (r < 0)
 		return r;
+	stream->sink.faults = faults;
 	r = pthread_create(&stream->thread, NULL, receive_thread, stream);
 	stream->threaded = r == 0;
 	if (r)
@@ -245,8 +358,8 @@ static int start_sink(struct migrate_streams_sink *s, unsigned i, struct migrate
 }
 
 int migrate_streams_receive(struct migrate_streams_sink *s, struct migrate_wire *wires,
-			    unsigned num, struct guest_mem *mem, struct sandbox *sandbox,
-			    int failed_fd, struct error *err)
+			    unsigned num, struct guest_mem *mem, struct page_faults *faults,
+			    struct sandbox *sandbox, int failed_fd, struct error *err)
 {
 	int r = 0;
 
@@ -257,7 +370,7 @@ int migrate_streams_receive(struct migrate_streams_sink *s, struct migrate_wire 
 	if (s->stop_fd < 0)
 		return error_set(err, -errno, "migration: %m");
 	for (unsigned i = 0; i < num && !r; i++) {
-		r = start_sink(s, i, &wires[i], mem, err);
+		r = start_sink(s, i, &wires[i], mem, faults, err);
 		s->num += !r;
 	}
 	if (r < 0)

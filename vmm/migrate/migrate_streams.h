@@ -7,6 +7,9 @@
  * own at either end, and ends its part of a round with ROUND, which is answered there. The source
  * sends nothing of the next round, and no STATE, before all have answered: a page that comes
  * twice comes in order, whichever way it takes.
+ *
+ * Of a guest that runs at its destination before all of its memory is there they carry what nobody
+ * waits for yet (migrate_serve.h), so that the first is free for what somebody does.
  */
 #ifndef WISP_VMM_MIGRATE_STREAMS_H
 #define WISP_VMM_MIGRATE_STREAMS_H
@@ -35,8 +38,12 @@ struct migrate_streams {
 	/* Of the round at hand. */
 	struct migrate_memory *memory;
 	int (*between)(void *arg, struct error *err);
+	int (*step)(void *arg, unsigned lane, struct migrate_wire *w, struct error *err);
 	void *arg;
 	_Atomic unsigned culprit; /* the stream that failed first, or NOBODY */
+	_Atomic unsigned pushing; /* who has not come to the end of a push */
+	int stop_fd; /* readable: a push is to stop at once */
+	int over_fd; /* readable: it has come to its end, or failed; -1: there are no streams */
 
 	_Atomic uint64_t bytes_out; /* over all of them */
 };
@@ -59,6 +66,23 @@ int migrate_streams_send(struct migrate_streams *s, struct migrate_memory *memor
 			 int (*first_between)(void *arg, struct error *err),
 			 int (*between)(void *arg, struct error *err), void *arg,
 			 struct error *err);
+
+/*
+ * In the background, each on a thread of its own: call @step() with its lane and wire as long as
+ * that returns 1, and hear then (0) that all it has sent is in memory. Returns how many do so,
+ * which may be none. @s->over_fd becomes readable when all have come to their end or one has
+ * failed; migrate_streams_pushed() is to be called in any case.
+ */
+unsigned migrate_streams_push(struct migrate_streams *s,
+			      int (*step)(void *arg, unsigned lane, struct migrate_wire *w,
+					  struct error *err),
+			      void *arg);
+
+/* In a step: sleep, unless it is to stop (-ECANCELED). */
+int migrate_streams_rest(struct migrate_streams *s, int wait_ms, struct error *err);
+
+/* The end of a push, which is awaited, unless @stop: 0, or what failed first. */
+int migrate_streams_pushed(struct migrate_streams *s, bool stop, struct error *err);
 
 /* ---- in ---- */
 
@@ -83,12 +107,13 @@ struct migrate_streams_sink {
 };
 
 /*
- * Begin to receive into @mem over @wires, which are borrowed, by threads that are locked into
- * @sandbox (may be NULL). When one fails, @failed_fd, an eventfd, is written to.
+ * Begin to receive into @mem, or with @faults what of it is missing, over @wires, which are
+ * borrowed, by threads that are locked into @sandbox (NULL: as we are). When one fails, @failed_fd,
+ * an eventfd, is written to.
  */
 int migrate_streams_receive(struct migrate_streams_sink *s, struct migrate_wire *wires,
-			    unsigned num, struct guest_mem *mem, struct sandbox *sandbox,
-			    int failed_fd, struct error *err);
+			    unsigned num, struct guest_mem *mem, struct page_faults *faults,
+			    struct sandbox *sandbox, int failed_fd, struct error *err);
 
 /*
  * No more is to come: end the threads. Fails with why the first of them failed, or -EBADMSG when

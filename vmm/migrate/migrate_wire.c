@@ -105,22 +105,29 @@ void migrate_wire_done(struct migrate_wire *w)
 
 /* ---- bytes ---- */
 
-/* Wait until @fd is ready for @events. */
-static int await(struct migrate_wire *w, int fd, short events, int wait_ms, struct error *err)
+/* Wait for any of @p, of which the first is to stop us. Returns how many are ready, or -errno. */
+static int await_any(struct migrate_wire *w, struct pollfd *p, unsigned num, int wait_ms,
+		     struct error *err)
 {
-	struct pollfd p[2] = {
-		{ .fd = fd, .events = events },
-		{ .fd = w->wake_fd, .events = POLLIN },
-	};
 	int n;
 
+	p[0] = (struct pollfd){ .fd = w->wake_fd, .events = POLLIN };
 	do
-		n = poll(p, 2, wait_ms);
+		n = poll(p, num, wait_ms);
 	while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return error_set(err, -errno, "migration: its connection: %m");
-	if (p[1].revents)
-		return error_set(err, -ECANCELED, "migration: cancelled");
+	return p[0].revents ? error_set(err, -ECANCELED, "migration: cancelled") : n;
+}
+
+/* Wait until @fd is ready for @events. */
+static int await(struct migrate_wire *w, int fd, short events, int wait_ms, struct error *err)
+{
+	struct pollfd p[2] = { [1] = { .fd = fd, .events = events } };
+	int n = await_any(w, p, ARRAY_SIZE(p), wait_ms, err);
+
+	if (n < 0)
+		return n;
 	if (n == 0)
 		return error_set(err, -ETIMEDOUT,
 				 "migration: the other side does not answer (%d ms)", wait_ms);
@@ -364,16 +371,20 @@ static int given_up(const struct migrate_record *rec, struct error *err)
 	return error_set(err, -ECONNABORTED, "the other side: %s", text);
 }
 
+int migrate_wire_await_or(struct migrate_wire *w, int fd, int wait_ms, struct error *err)
+{
+	struct pollfd p[] = {
+		[1] = { .fd = w->in, .events = POLLIN },
+		[2] = { .fd = fd, .events = POLLIN },
+	};
+	int n = await_any(w, p, ARRAY_SIZE(p), wait_ms, err);
+
+	return n <= 0 ? n : p[1].revents ? 1 : 2;
+}
+
 int migrate_wire_await(struct migrate_wire *w, int wait_ms, struct error *err)
 {
-	struct error why = { 0 };
-	int r = await(w, w->in, POLLIN, wait_ms, &why);
-
-	if (r == -ETIMEDOUT)
-		return 0;
-	if (r < 0)
-		*err = why;
-	return r < 0 ? r : 1;
+	return migrate_wire_await_or(w, -1, wait_ms, err);
 }
 
 int migrate_wire_receive(struct migrate_wire *w, struct migrate_record *ret, int wait_ms,

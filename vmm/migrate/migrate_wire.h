@@ -14,7 +14,7 @@
 
 /* What comes first in every stream, in either direction. */
 #define MIGRATE_MAGIC	"WISPMIG1"
-#define MIGRATE_VERSION 5
+#define MIGRATE_VERSION 6
 
 /* A migration's name, in both journals. */
 #define MIGRATE_UUID_BYTES 16
@@ -145,6 +145,9 @@ int migrate_wire_receive(struct migrate_wire *w, struct migrate_record *ret, int
 
 /* Is there anything to be received within @wait_ms? 1, 0, or -ECANCELED. */
 int migrate_wire_await(struct migrate_wire *w, int wait_ms, struct error *err);
+
+/* The same, and 2 when there is not but @fd (-1: none) is readable. */
+int migrate_wire_await_or(struct migrate_wire *w, int fd, int wait_ms, struct error *err);
 
 /* The text of @rec, as far as a terminal may see it. */
 void migrate_wire_text(const struct migrate_record *rec, char text[MIGRATE_MAX_TEXT + 1]);
