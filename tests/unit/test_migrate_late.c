@@ -339,6 +339,8 @@ static void becomes_whole(struct moving *x)
 	assert_int_equal(x->report.phase, MIGRATE_CONFIRMED);
 	assert_true(x->report.postcopy);
 	assert_true(x->report.late_pages > 0);
+	/* To hand it over takes something, however little is left. */
+	assert_true(x->report.expected_ns >= NSEC_PER_MSEC);
 	check_memory(x);
 }
 

@@ -136,10 +136,12 @@ static void show(void *arg, const json_t *p)
 	}
 	pending = number(p, "pending_pages") * PAGE_SIZE + number(p, "pending_disk_bytes");
 	fprintf(stderr,
-		"wisp: %s: round %.0f, %.1f MiB sent, %.1f MiB to go, %.0f MiB/s, %.1f s\n",
+		"wisp: %s: round %.0f, %.1f MiB sent, %.1f MiB to go, %.0f MiB/s, "
+		"%.0f MiB/s change, expected pause %.0f ms, %.1f s\n",
 		json_string_value(json_object_get(p, "phase")), number(p, "rounds"),
 		number(p, "bytes") / MiB, pending / MiB, number(p, "bytes_per_second") / MiB,
-		number(p, "total_us") / 1e6);
+		number(p, "dirty_bytes_per_second") / MiB,
+		number(p, "expected_downtime_us") / 1000, number(p, "total_us") / 1e6);
 }
 
 static const char *way_text(const json_t *reply)

@@ -47,7 +47,7 @@ static void client_gone(struct loop_op *op, int res)
 static json_t *describe(const struct migrate_report *r)
 {
 	return json_pack("{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-			 "s:I, s:i, s:b, s:I, s:I, s:s*}",
+			 "s:I, s:I, s:I, s:i, s:b, s:I, s:I, s:s*}",
 			 "phase", migrate_phase_name(r->phase),
 			 "memory", migrate_way_name(r->way),
 			 "rounds", r->rounds,
@@ -61,6 +61,8 @@ static json_t *describe(const struct migrate_report *r)
 			 "disk_bytes", (json_int_t)r->disk_bytes,
 			 "pending_disk_bytes", (json_int_t)r->pending_disk_bytes,
 			 "bytes_per_second", (json_int_t)r->bytes_per_second,
+			 "dirty_bytes_per_second", (json_int_t)r->dirty_bytes_per_second,
+			 "expected_downtime_us", (json_int_t)(r->expected_ns / 1000),
 			 "total_us", (json_int_t)(r->total_ns / 1000),
 			 "blackout_us", (json_int_t)(r->blackout_ns / 1000),
 			 "streams", r->streams,

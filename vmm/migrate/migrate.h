@@ -80,6 +80,8 @@ struct migrate_report {
 	uint64_t disk_bytes; /* sent: in records of disks */
 	uint64_t pending_disk_bytes;
 	uint64_t bytes_per_second; /* in the last round */
+	uint64_t dirty_bytes_per_second; /* what the guest changed meanwhile, sent or not */
+	uint64_t expected_ns; /* that it would stand still, if what is pending were sent now */
 	uint64_t total_ns;
 	uint64_t blackout_ns; /* from the pause to the word that it runs */
 	unsigned throttle;    /* how much of the guest's time is taken from it, in per cent */

@@ -274,6 +274,19 @@ static int collect(struct migrate_source *s, uint64_t *ret_pending, struct error
 	return 0;
 }
 
+/* After a round, of which @pending pages are left: how fast they come, and what they would cost. */
+static void guess(struct migrate_source *s, uint64_t pending)
+{
+	uint64_t now_ns = clock_monotonic_ns(NULL), ns = MAX(now_ns - s->watched_ns, 1u);
+
+	s->watched_ns = now_ns;
+	pthread_mutex_lock(&s->lock);
+	s->report.dirty_bytes_per_second =
+		(uint64_t)((__uint128_t)pending * PAGE_SIZE * NSEC_PER_SEC / ns);
+	s->report.expected_ns = expected_ns(s, pending);
+	pthread_mutex_unlock(&s->lock);
+}
+
 /*
  * After a round: is what it left to come when the guest runs there? @stalls counts rounds that left
  * more than half of what they sent.
@@ -299,6 +312,7 @@ static int copy_rounds(struct migrate_source *s, struct error *err)
 			r = collect(s, &pending, err);
 		if (r)
 			return r;
+		guess(s, pending);
 		rounds = migrate_source_report(s).rounds;
 		migrate_source_update(s, true);
 		/* The first is of all there is, and says nothing about how fast it changes. */
@@ -341,6 +355,7 @@ static int copy_machine(struct migrate_source *s, struct error *err)
 	int r = migrate_memory_start(&s->memory, s->m->mem, s->m->hv, s->params.level,
 				     1 + s->streams.num, err);
 
+	s->watched_ns = clock_monotonic_ns(NULL);
 	if (!r && s->report.way == MIGRATE_WRITTEN)
 		r = migrate_memory_write_to(&s->memory, s->wire.fd, err);
 	if (!r)

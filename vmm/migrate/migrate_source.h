@@ -44,6 +44,7 @@ struct migrate_source {
 	struct migrate_report report;
 
 	uint64_t pages_per_second; /* the thread's: in the last round */
+	uint64_t watched_ns; /* the thread's: since when changes are collected */
 	bool can_be_late; /* the thread's: READY granted post-copy */
 	bool late;	  /* the thread's: it was chosen */
 
