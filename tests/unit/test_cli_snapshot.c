@@ -326,6 +326,26 @@ static void guest_that_went_on_is_not_ended(void **state)
 	close(f.sock);
 }
 
+/* As when somebody had it go on, and it powered off: what it wrote since is not known. */
+static void guest_that_ended_by_itself_is_not_what_was_saved(void **state)
+{
+	struct fixture f;
+	char command[128];
+	unsigned num;
+	int fds[4], status;
+
+	begin(&f, "--stop");
+	let_go(&f);
+	reply(&f, "{\"ok\":true,\"was_paused\":false,\"runs\":7," ANSWER);
+	receive(&f, "end", fds, &num);
+	close(f.sock);
+	assert_int_equal(waitpid(f.client, &status, 0), f.client);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+	snprintf(command, sizeof(command), "rm -r '%s'", f.dir);
+	assert_int_equal(system(command), 0);
+	close(f.go);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -337,6 +357,7 @@ int main(void)
 		cmocka_unit_test(disk_that_cannot_be_made_safe_is_not_saved),
 		cmocka_unit_test(ended_one_is_gone_altogether),
 		cmocka_unit_test(guest_that_went_on_is_not_ended),
+		cmocka_unit_test(guest_that_ended_by_itself_is_not_what_was_saved),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -282,17 +282,20 @@ static int compress(struct taking *t, json_t *reply)
 
 /*
  * Its disks that are only named are those of the snapshot as long as it stands still, so a guest
- * that somebody else had go on meanwhile does not end.
+ * that somebody else had go on meanwhile does not end; nor may it have ended by itself.
  */
 static int end_guest(struct taking *t, int sock)
 {
-	json_t *request = json_pack("{s:s}", "do", "end");
+	json_t *request = json_pack("{s:s}", "do", "end"), *reply = NULL;
 	int r;
 
 	if (t->runs)
 		json_object_set(request, "runs", t->runs);
 	/* With its directory: one that is restored now may have its name. */
-	r = control_end_machine(sock, request, 0, NULL, &t->err);
+	r = control_end_machine(sock, request, 0, &reply, &t->err);
+	if (!r && !reply)
+		r = error_set(&t->err, -ESTALE, "the microVM ended before it was told to");
+	json_decref(reply);
 	if (r == -ESTALE)
 		error_prefix(&t->err, "snapshot '%s' is not of the guest's end", t->draft.path);
 	return r;
