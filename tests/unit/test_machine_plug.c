@@ -455,9 +455,37 @@ static void what_failed_is_no_change(void **state)
 	end(&x);
 }
 
+/*
+ * As "stop" does. To tell KVM of a vCPU that it stood still waits until that has left the guest,
+ * which one that runs may never do.
+ */
+static void machine_that_is_resumed_while_it_stands_still_for_a_device_goes_on_once(void **state)
+{
+	struct fixture x;
+	uint64_t runs;
+
+	create(&x, CONFIG_PCI);
+	runs = x.m->runs;
+	x.result = 1;
+	machine_unplug(x.m, "a", 0, true, done, &x);
+	while (!x.m->holds && x.result > 0)
+		loop_run_once(x.m->loop, UINT64_MAX);
+	assert_int_equal(x.m->holds, 1);
+	machine_resume(x.m);
+	assert_true(x.m->resume_due);
+	assert_int_equal(await(&x), 0);
+	assert_false(machine_is_paused(x.m));
+	assert_int_equal(x.m->runs, runs + 1);
+	machine_resume(x.m);
+	assert_int_equal(x.m->runs, runs + 1);
+	end(&x);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(
+			machine_that_is_resumed_while_it_stands_still_for_a_device_goes_on_once),
 		cmocka_unit_test(a_disk_comes_and_goes),
 		cmocka_unit_test(those_of_the_start_leave_their_slots_empty),
 		cmocka_unit_test(what_it_is_described_by_is_what_was_meant),

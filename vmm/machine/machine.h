@@ -144,7 +144,8 @@ void machine_end_hung(struct machine *m);
 
 /*
  * Pause: vCPUs out of the guest with pending I/O completed, then queues
- * drained and stopped; done(arg) on the loop. Resume undoes it. On the loop.
+ * drained and stopped; done(arg) on the loop. Resume undoes it; of one that runs it does nothing.
+ * On the loop.
  * Several may wait for one pause; the later ones may find that an earlier one resumed it, and
  * whoever finds no memory to wait is told at once: done(), which may be NULL, asks
  * machine_is_paused().

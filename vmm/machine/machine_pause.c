@@ -139,7 +139,8 @@ void machine_resume(struct machine *m)
 	if (m->winding_down)
 		return;
 	m->resume_due = m->holds > 0;
-	if (m->resume_due)
+	/* One that runs must not be told that it stood still: that waits for its vCPUs. */
+	if (m->resume_due || !m->paused)
 		return;
 	machine_resume_devices(m);
 	for (unsigned i = 0; i < m->vcpus.num && ops->vcpu_stood_still; i++)
