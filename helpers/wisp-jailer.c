@@ -134,10 +134,20 @@ static int parse_option(struct jail *j, int option, char *value, struct error *e
 	}
 }
 
+/* A relative path, of which no part leads elsewhere than down. */
 static bool is_inside(const char *path)
 {
-	return *path && *path != '/' && strcmp(path, "..") != 0 && strncmp(path, "../", 3) != 0 &&
-	       !strstr(path, "/../") && !strstr(path, "./");
+	if (!*path || *path == '/')
+		return false;
+	for (;; path++) {
+		size_t len = strcspn(path, "/");
+
+		if ((len == 1 || len == 2) && strspn(path, ".") == len)
+			return false;
+		path += len;
+		if (!*path)
+			return true;
+	}
 }
 
 static int check(const struct jail *j, struct error *err)
