@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/unit/num_fds.h"
 #include "tests/unit/served.h"
 #include "vmm/control/control_client.h"
 
@@ -214,15 +215,6 @@ static void messages_longer_than_the_bound_are_refused_whole(void **state)
 	served_destroy(&s);
 }
 
-static unsigned open_descriptors(void)
-{
-	unsigned n = 0;
-
-	for (int fd = 0; fd < 1000; fd++)
-		n += fcntl(fd, F_GETFD) >= 0;
-	return n;
-}
-
 static void descriptors_nobody_asked_for_are_closed(void **state)
 {
 	int fds[CONTROL_MAX_FDS];
@@ -235,12 +227,12 @@ static void descriptors_nobody_asked_for_are_closed(void **state)
 	for (unsigned i = 0; i < CONTROL_MAX_FDS; i++)
 		fds[i] = STDERR_FILENO;
 	expect_ok(served_ask(&s, sock, "{\"do\":\"info\"}"));
-	before = open_descriptors();
+	before = num_fds();
 	assert_true(control_send(sock, "{\"do\":\"info\"}", 13, fds, CONTROL_MAX_FDS, 0) > 0);
 	expect_ok(served_answer(&s, sock));
 	assert_true(control_send(sock, "nonsense", 8, fds, CONTROL_MAX_FDS, 0) > 0);
 	expect_error(served_answer(&s, sock), EBADMSG);
-	assert_int_equal(open_descriptors(), before);
+	assert_int_equal(num_fds(), before);
 	close(sock);
 	served_destroy(&s);
 }
@@ -269,10 +261,10 @@ static void too_many_descriptors_are_refused(void **state)
 	control.align.cmsg_level = SOL_SOCKET;
 	control.align.cmsg_type = SCM_RIGHTS;
 	control.align.cmsg_len = CMSG_LEN((CONTROL_MAX_FDS + 1) * sizeof(int));
-	before = open_descriptors();
+	before = num_fds();
 	assert_int_equal(sendmsg(sock, &msg, 0), 13);
 	expect_error(served_answer(&s, sock), EMSGSIZE);
-	assert_int_equal(open_descriptors(), before);
+	assert_int_equal(num_fds(), before);
 	close(sock);
 	served_destroy(&s);
 }

@@ -8,10 +8,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/unit/num_fds.h"
 #include "tests/unit/served.h"
 #include "vmm/control/control_client.h"
 
@@ -111,21 +111,16 @@ static void listener_that_was_told_before_its_turn_goes_on_listening(void **stat
 /* A monitor that has used up its descriptors, and gets some back later. */
 static void clients_are_served_once_there_are_descriptors_again(void **state)
 {
-	struct rlimit limit, none;
+	struct rlimit before;
 	struct served s;
-	int sock, next;
+	int sock;
 
 	served_create(&s);
 	sock = served_client(&s);
-	getrlimit(RLIMIT_NOFILE, &limit);
-	none = limit;
-	next = dup(sock);
-	close(next);
-	none.rlim_cur = next;
-	setrlimit(RLIMIT_NOFILE, &none);
+	no_fds_left(&before);
 	for (int i = 0; i < 20; i++)
 		loop_run_once(machine_loop(s.machine), NSEC_PER_MSEC);
-	setrlimit(RLIMIT_NOFILE, &limit);
+	setrlimit(RLIMIT_NOFILE, &before);
 	expect_state(served_ask(&s, sock, "{\"do\":\"info\"}"), "running");
 	close(sock);
 	served_destroy(&s);
@@ -134,10 +129,10 @@ static void clients_are_served_once_there_are_descriptors_again(void **state)
 /* Its disk's file is part of the answer, of which there is all or none. */
 static void answer_without_room_for_its_files_says_so(void **state)
 {
-	struct rlimit limit, none;
+	struct rlimit before;
 	struct config_disk disk = { .id = "root", .path = "/root.img" };
 	struct served s;
-	int sock, next;
+	int sock;
 
 	served_create(&s);
 	sock = served_client(&s);
@@ -145,14 +140,9 @@ static void answer_without_room_for_its_files_says_so(void **state)
 	s.config.num_disks = 1;
 	s.config.disk[0] = disk;
 	s.machine->disk_fd[0] = STDIN_FILENO;
-	getrlimit(RLIMIT_NOFILE, &limit);
-	none = limit;
-	next = dup(sock);
-	close(next);
-	none.rlim_cur = next;
-	setrlimit(RLIMIT_NOFILE, &none);
+	no_fds_left(&before);
 	expect_error(served_ask(&s, sock, "{\"do\":\"disks\"}"), EMFILE);
-	setrlimit(RLIMIT_NOFILE, &limit);
+	setrlimit(RLIMIT_NOFILE, &before);
 	expect_ok(served_ask(&s, sock, "{\"do\":\"disks\"}"));
 	s.config.num_disks = 0;
 	close(sock);

@@ -17,6 +17,7 @@
 
 #include "devices/block.h"
 #include "tests/unit/made_machine.h"
+#include "tests/unit/num_fds.h"
 #include "tests/unit/patience.h"
 #include "virtio/virtio_devices.h"
 #include "vmm/control/control.h"
@@ -65,15 +66,6 @@ static void copy_begins(void)
 		pause();
 }
 
-static unsigned open_descriptors(void)
-{
-	unsigned n = 0;
-
-	for (int fd = 0; fd < 1000; fd++)
-		n += fcntl(fd, F_GETFD) >= 0;
-	return n;
-}
-
 static void turn(struct served *s)
 {
 	loop_run_once(machine_loop(s->made.machine), NSEC_PER_MSEC);
@@ -113,7 +105,7 @@ static void create(struct served *s)
 	assert_true(s->sock >= 0);
 	control_send(s->sock, "{\"do\":\"info\"}", 13, NULL, 0, 0);
 	json_decref(answer(s));
-	s->descriptors = open_descriptors();
+	s->descriptors = num_fds();
 }
 
 static void ask(struct served *s, const char *text, const int *fds, unsigned num_fds)
@@ -133,7 +125,7 @@ static void end(struct served *s)
 	machine_end(s->made.machine, MACHINE_END_PANIC, 1, NULL);
 	machine_run(s->made.machine, &how);
 	control_free(s->control, &how);
-	assert_int_equal(open_descriptors(), s->descriptors - 2);
+	assert_int_equal(num_fds(), s->descriptors - 2);
 	o = answer(s);
 	assert_int_equal(json_integer_value(json_object_get(o, "errno")), ECANCELED);
 	assert_string_equal(json_string_value(json_object_get(o, "error")),
@@ -270,7 +262,7 @@ static void unplugging_that_waits_for_the_guest_ends_with_the_machine(void **sta
 	for (uint64_t end = patience(); !s.made.machine->plugging; turn(&s))
 		assert_false(patience_ends(end));
 	/* The driver's doorbell is new. */
-	s.descriptors = open_descriptors();
+	s.descriptors = num_fds();
 	end(&s);
 	clock_advance(&s.made.clock, 2 * NSEC_PER_SEC);
 	free_after(&s);

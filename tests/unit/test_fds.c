@@ -4,26 +4,14 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <dirent.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/unit/num_fds.h"
 #include "vmm/core/fds.h"
 
 #define MANY 3
-
-static unsigned num_open(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	unsigned num = 0;
-
-	assert_non_null(dir);
-	while (readdir(dir))
-		num++;
-	closedir(dir);
-	return num;
-}
 
 static void send_fds(int socket, const int *fds, unsigned num)
 {
@@ -89,13 +77,13 @@ static void what_nobody_asked_for_is_closed(void **state)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
 	for (unsigned i = 0; i < MANY; i++)
 		files[i] = dup(pair[0]);
-	before = num_open();
+	before = num_fds();
 	for (unsigned room = 1; room <= MANY; room++) {
 		send_fds(pair[0], files, MANY);
 		assert_int_equal(receive_fds(pair[1], room, got, 1), 1);
 		assert_true(is_same_file(got[0], files[0]));
 		close(got[0]);
-		assert_int_equal(num_open(), before);
+		assert_int_equal(num_fds(), before);
 	}
 	for (unsigned i = 0; i < MANY; i++)
 		close(files[i]);

@@ -9,13 +9,13 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
+#include "tests/unit/num_fds.h"
 #include "vmm/debug/gdb.h"
 #include "vmm/machine/machine.h"
 
@@ -499,29 +499,11 @@ static void memory_of_a_paused_machine_is_the_guests(void **state)
 	assert_int_equal(code_at(s, CODE + 2), 0xcc);
 }
 
-/* Without a descriptor for whoever waits at the listener; rounds of the loop that did anything. */
-static unsigned rounds_without_descriptors(struct loop *loop)
-{
-	struct rlimit before, none;
-	unsigned n = 0;
-	int next = dup(0);
-
-	assert_true(next >= 0);
-	close(next);
-	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
-	none = (struct rlimit){ next, before.rlim_max };
-	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
-	for (unsigned i = 0; i < 30; i++)
-		n += loop_run_once(loop, NSEC_PER_MSEC) > 0;
-	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
-	return n;
-}
-
 static void client_waits_while_there_is_no_descriptor_for_it(void **state)
 {
 	struct session *s = *state;
 
-	assert_true(rounds_without_descriptors(machine_loop(s->machine)) < 10);
+	assert_true(rounds_without_fds(machine_loop(s->machine)) < 10);
 	assert_string_equal(ask(s, "?"), "T02thread:1;");
 }
 

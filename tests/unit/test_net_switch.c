@@ -8,7 +8,6 @@
 #include <linux/virtio_net.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -18,6 +17,7 @@
 #include "devices/net_switch_table.h"
 #include "devices/net_tso.h"
 #include "tests/unit/loop_fixture.h"
+#include "tests/unit/num_fds.h"
 #include "vmm/core/log.h"
 
 #define PORTS 4
@@ -374,24 +374,6 @@ static void the_dead_and_the_rude_leave(void **state)
 
 #define both(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
 
-/* Without a descriptor for whoever waits at the listener; rounds of the loop that did anything. */
-static unsigned rounds_without_descriptors(struct loop *loop)
-{
-	struct rlimit before, none;
-	unsigned n = 0;
-	int next = dup(0);
-
-	assert_true(next >= 0);
-	close(next);
-	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
-	none = (struct rlimit){ next, before.rlim_max };
-	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
-	for (unsigned i = 0; i < 30; i++)
-		n += loop_run_once(loop, NSEC_PER_MSEC) > 0;
-	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
-	return n;
-}
-
 static void client_waits_while_there_is_no_descriptor_for_it(void **state)
 {
 	struct fixture *f = *state;
@@ -406,7 +388,7 @@ static void client_waits_while_there_is_no_descriptor_for_it(void **state)
 	assert_int_equal(getsockname(listener, (struct sockaddr *)&un, &len), 0);
 	assert_int_equal(connect(fd, (struct sockaddr *)&un, len), 0);
 	net_switch_listen(f->sw, listener);
-	assert_true(rounds_without_descriptors(f->loop) < 10);
+	assert_true(rounds_without_fds(f->loop) < 10);
 	/* Whoever is taken and says nonsense is hung up on. */
 	assert_int_equal(send(fd, "x", 1, 0), 1);
 	clock_advance(&f->clock, 2 * NSEC_PER_SEC);

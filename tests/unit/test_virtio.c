@@ -5,11 +5,11 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 
 #include "tests/unit/fake_echo.h"
+#include "tests/unit/num_fds.h"
 
 /* ---- status and features ---- */
 
@@ -257,17 +257,6 @@ static void reset_that_nobody_waited_for_leaves_no_message(void **state)
 	fake_vm_done(&f.vm);
 }
 
-static unsigned open_descriptors(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	unsigned n = 0;
-
-	while (readdir(dir))
-		n++;
-	closedir(dir);
-	return n;
-}
-
 static void resets_leak_no_descriptor_and_no_doorbell(void **state)
 {
 	for (int pci = 0; pci < 2; pci++) {
@@ -277,7 +266,7 @@ static void resets_leak_no_descriptor_and_no_doorbell(void **state)
 		echo_begin(&f, LOOP_AUTO,
 			   &(struct fake_driver_config){ .transport = pci ? FAKE_PCI : FAKE_MMIO });
 		assert_int_equal(fake_hv_num_ioeventfds(f.vm.hv), 2);
-		before = open_descriptors();
+		before = num_fds();
 		for (i = 0; i < 20; i++) {
 			fake_set_status(&f.d, 0);
 			fake_run(&f.vm);
@@ -286,7 +275,7 @@ static void resets_leak_no_descriptor_and_no_doorbell(void **state)
 			fake_driver_probe(&f.d);
 			assert_int_equal(fake_hv_num_ioeventfds(f.vm.hv), 2);
 		}
-		assert_int_equal(open_descriptors(), before);
+		assert_int_equal(num_fds(), before);
 		echo_end(&f);
 	}
 }
