@@ -13,9 +13,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/unit/made_machine.h"
 #include "tests/unit/num_fds.h"
 #include "tests/unit/served.h"
 #include "vmm/control/control_client.h"
+
+#define RESUME_PATIENCE_S 30
 
 static void info_tells_what_ls_shows(void **state)
 {
@@ -308,6 +311,40 @@ static void stop_forces_a_guest_that_ignores_the_button(void **state)
 	served_free(&s);
 }
 
+/* Stands for a client whose request comes while the vCPUs are on their way out. */
+struct resuming {
+	struct loop_task task;
+	struct machine *machine;
+};
+
+static void resume(struct loop_task *task)
+{
+	struct resuming *r = container_of(task, struct resuming, task);
+
+	assert_true(r->machine->winding_down);
+	machine_resume(r->machine);
+}
+
+static void machine_that_ends_is_not_resumed(void **state)
+{
+	struct resuming r = { .task.run = resume };
+	struct machine_end how = { 0 };
+	struct served s;
+
+	served_create(&s);
+	made_pause(s.machine);
+	machine_end(s.machine, MACHINE_END_PANIC, 1, NULL);
+	r.machine = s.machine;
+	loop_post(machine_loop(s.machine), &r.task);
+	/* Whose vCPUs have gone back waits for them for ever. */
+	alarm(RESUME_PATIENCE_S);
+	machine_run(s.machine, &how);
+	alarm(0);
+	assert_true(machine_is_paused(s.machine));
+	control_free(s.control, &how);
+	served_free(&s);
+}
+
 struct asker {
 	const char *path;
 	int result;
@@ -359,6 +396,7 @@ int main(void)
 		cmocka_unit_test(too_many_descriptors_are_refused),
 		cmocka_unit_test(who_waits_for_the_end_is_told_how_it_came),
 		cmocka_unit_test(stop_forces_a_guest_that_ignores_the_button),
+		cmocka_unit_test(machine_that_ends_is_not_resumed),
 		cmocka_unit_test(client_passes_on_the_monitors_words),
 	};
 

@@ -24,8 +24,6 @@
 #include "vmm/control/control_client.h"
 #include "vmm/run_dir.h"
 
-#define RESUME_PATIENCE_S 30
-
 struct served {
 	struct made made;
 	struct control *control;
@@ -346,6 +344,16 @@ static void client_leaves(struct served *s)
 	expect_ok(s);
 }
 
+/* Who was served so far stays, silent, and is the caller's. */
+static int another_client_comes(struct served *s)
+{
+	int first = s->sock;
+
+	s->sock = dup(first);
+	client_leaves(s);
+	return first;
+}
+
 static void free_running(struct served *s)
 {
 	struct machine_end how = { 0 };
@@ -453,9 +461,7 @@ static void guest_that_another_client_pauses_stays_so(void **state)
 
 	create_running(&s);
 	snapshot_is_taken(&s);
-	first = s.sock;
-	s.sock = dup(first);
-	client_leaves(&s);
+	first = another_client_comes(&s);
 	assert_true(machine_is_paused(s.made.machine));
 	ask(&s, "{\"do\":\"pause\"}", NULL, 0);
 	expect_ok(&s);
@@ -474,9 +480,7 @@ static void guest_that_is_left_in_the_midst_of_something_goes_on_behind_it(void 
 
 	create_running(&s);
 	snapshot_is_taken(&s);
-	first = s.sock;
-	s.sock = dup(first);
-	client_leaves(&s);
+	first = another_client_comes(&s);
 	go = ask_snapshot(&s);
 	close(first);
 	for (unsigned i = 0; i < 5; i++)
@@ -496,9 +500,7 @@ static void guest_that_was_left_alone_once_stands_still_for_others(void **state)
 
 	create_running(&s);
 	snapshot_is_taken(&s);
-	first = s.sock;
-	s.sock = dup(first);
-	client_leaves(&s);
+	first = another_client_comes(&s);
 	ask(&s, "{\"do\":\"track\",\"on\":false}", NULL, 0);
 	json_decref(answer(&s));
 	assert_true(machine_is_paused(s.made.machine));
@@ -614,7 +616,6 @@ static void expect_stale(struct served *s, const char *request)
 /* A disk of which nobody knew would be in what is saved or moved, and nothing of what it holds. */
 static void disks_that_were_looked_at_are_those_that_are_saved(void **state)
 {
-	struct machine_end how = { 0 };
 	struct served s;
 	json_t *o;
 
@@ -630,48 +631,7 @@ static void disks_that_were_looked_at_are_those_that_are_saved(void **state)
 			 "\"generation\":0}");
 	close(ask_snapshot_as(&s, "{\"do\":\"snapshot\",\"generation\":1}"));
 	json_decref(answer(&s));
-	machine_end(s.made.machine, MACHINE_END_ASKED, 0, NULL);
-	machine_run(s.made.machine, &how);
-	control_free(s.control, &how);
-	free_after(&s);
-}
-
-/* ---- a guest that is to end ---- */
-
-/* Stands for a client whose request comes while the vCPUs are on their way out. */
-struct resuming {
-	struct loop_task task;
-	struct machine *machine;
-};
-
-static void resume(struct loop_task *task)
-{
-	struct resuming *r = container_of(task, struct resuming, task);
-
-	assert_true(r->machine->winding_down);
-	machine_resume(r->machine);
-}
-
-static void machine_that_ends_is_not_resumed(void **state)
-{
-	struct resuming r = { .task.run = resume };
-	struct machine_end how = { 0 };
-	struct error err = { 0 };
-	struct served s;
-
-	create(&s);
-	assert_int_equal(machine_start(s.made.machine, &err), 0);
-	made_pause(s.made.machine);
-	machine_end(s.made.machine, MACHINE_END_PANIC, 1, NULL);
-	r.machine = s.made.machine;
-	loop_post(machine_loop(s.made.machine), &r.task);
-	/* Whose vCPUs have gone back waits for them for ever. */
-	alarm(RESUME_PATIENCE_S);
-	machine_run(s.made.machine, &how);
-	alarm(0);
-	assert_true(machine_is_paused(s.made.machine));
-	control_free(s.control, &how);
-	free_after(&s);
+	free_running(&s);
 }
 
 int main(void)
@@ -699,7 +659,6 @@ int main(void)
 			guest_that_is_stopped_while_it_is_saved_does_not_end_for_its_snapshot),
 		cmocka_unit_test(disk_is_not_resized_while_it_is_saved),
 		cmocka_unit_test(disks_that_were_looked_at_are_those_that_are_saved),
-		cmocka_unit_test(machine_that_ends_is_not_resumed),
 	};
 
 	copy = mmap(NULL, sizeof(*copy), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
