@@ -128,7 +128,8 @@ static int check(const char *from, const char *to, bool from_guest, struct error
 	if (stat(from, &st) < 0)
 		return error_usage(err, -errno, "cp: '%s': %m", from);
 	if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
-		return error_usage(err, -EINVAL, "cp: '%s' is neither a file nor a directory", from);
+		return error_usage(err, -EINVAL, "cp: '%s' is neither a file nor a directory",
+				   from);
 	return 0;
 }
 
