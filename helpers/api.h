@@ -17,6 +17,7 @@
 #include "vmm/core/error.h"
 
 #define API_VERSION "1.17.0" /* of the interface, which clients compare with theirs */
+#define API_NO_DEVICE "Failed perform action on device: Device not found"
 
 #define API_DEFAULT_PAYLOAD 51200 /* bytes of a request's body */
 

@@ -25,7 +25,7 @@ static bool is_there(const struct api *api, const char *what, struct api_answer 
 	if (api->state == API_NOT_STARTED)
 		api_fault(answer, "Balloon config error: No balloon device found.");
 	else
-		api_fault(answer, "%s: Failed perform action on device: Device not found", what);
+		api_fault(answer, "%s: " API_NO_DEVICE, what);
 	return false;
 }
 

@@ -435,7 +435,7 @@ API_HANDLER(patch_net)
 	int r;
 
 	if (!net) {
-		api_fault(answer, "%s Device not found", cannot);
+		api_fault(answer, "%s " API_NO_DEVICE, cannot);
 		return;
 	}
 	r = update_limiter(api, net, id, "rx_rate_limiter", OF_RX,
@@ -499,7 +499,10 @@ static int rescan_drive(struct api *api, const char *id, const char *path, struc
 	if (r < 0)
 		return r;
 	if (stat(path, &now) < 0)
-		return error_set(err, -errno, "'%s': %m.", path);
+		return error_set(err, -errno,
+				 "Block: Virtio backend error: Error manipulating the backing "
+				 "file: %m (os error %d) %s",
+				 errno, path);
 	if (now.st_dev != used.st_dev || now.st_ino != used.st_ino || !S_ISREG(now.st_mode))
 		return error_set(err, -ENOTSUP, "The requested operation is not supported: wisp "
 				 "puts no other file beneath a disk that is in use.");
@@ -516,13 +519,20 @@ static int rescan_drive(struct api *api, const char *id, const char *path, struc
 API_HANDLER(patch_drive)
 {
 	const json_t *path = json_object_get(body, "path_on_host");
+	const json_t *limiter = json_object_get(body, "rate_limiter");
 	json_t *drive = json_object_get(api->drives, id);
 	static const char cannot[] = "Drive config error: Unable to patch the block device:";
 	static const char hint[] = "Please verify the request arguments.";
 	struct error err = { 0 };
 
 	if (!drive) {
-		api_fault(answer, "%s Device not found. %s", cannot, hint);
+		api_fault(answer, "%s " API_NO_DEVICE " %s", cannot, hint);
+		return;
+	}
+	/* Which would have a disk's server asked for what it has now. */
+	if (!json_is_string(path) && !json_is_object(limiter)) {
+		api_fault(answer, "%s Block: Running method expected different backend. %s", cannot,
+			  hint);
 		return;
 	}
 	if (json_is_string(path) && rescan_drive(api, id, json_string_value(path), &err) < 0) {
@@ -538,15 +548,16 @@ API_HANDLER(patch_drive)
 
 API_HANDLER(patch_pmem)
 {
-	static const char cannot[] = "Pmem device error: Unable to patch the pmem device:";
+	static const char cannot[] = "Pmem config error: Unable to patch the pmem device:";
 	static const char hint[] = "Please verify the request arguments.";
+	json_t *limiter = json_object_get(body, "rate_limiter");
 	json_t *pmem = json_object_get(api->pmems, id);
 	struct error err = { 0 };
 
-	if (!pmem)
-		api_fault(answer, "%s Device not found. %s", cannot, hint);
-	else if (update_limiter(api, pmem, id, "rate_limiter", OF_PMEM,
-				json_object_get(body, "rate_limiter"), &err) < 0)
+	/* Where nothing is to change, nobody looks for the device. */
+	if (!pmem && json_is_object(limiter))
+		api_fault(answer, "%s " API_NO_DEVICE " %s", cannot, hint);
+	else if (pmem && update_limiter(api, pmem, id, "rate_limiter", OF_PMEM, limiter, &err) < 0)
 		api_fault(answer, "%s %s %s", cannot, err.msg, hint);
 	else
 		api_no_content(answer);

@@ -7,7 +7,7 @@
 #define DEFAULT_BLOCK_MIB 2
 #define DEFAULT_SLOT_MIB  128
 
-static const char not_there[] = "Failed perform action on device: Device not found";
+static const char not_there[] = API_NO_DEVICE;
 
 static json_int_t number_of(const json_t *o, const char *name)
 {

@@ -87,10 +87,6 @@ bool api_plug_drive(struct api *api, const char *id, json_t *drive, struct api_a
 
 	if (api->state == API_NOT_STARTED)
 		return true;
-	if (json_is_true(json_object_get(drive, "is_root_device"))) {
-		api_fault(answer, "Drive config error: A root block device already exists!");
-		return false;
-	}
 	if (!plug(api, api_disk_option(id, drive), failed, answer))
 		return false;
 	if (api_limit_drive(api, id, drive, &err) < 0)
@@ -159,10 +155,14 @@ API_HANDLER(delete_net)
 
 API_HANDLER(delete_pmem)
 {
+	const json_t *pmem = json_object_get(api->pmems, id);
+
 	if (!api->options.enable_pci)
 		api_fault(answer, "PCI is not enabled");
-	else if (!json_object_get(api->pmems, id))
+	else if (!pmem)
 		api_fault(answer, "Device not found");
+	else if (json_is_true(json_object_get(pmem, "root_device")))
+		api_fault(answer, "Cannot unplug root device");
 	else
 		api_fault(answer, "The requested operation is not supported: persistent memory "
 				  "stays with the guest.");

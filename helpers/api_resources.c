@@ -248,9 +248,15 @@ static bool drive_is_good(struct api *api, const char *id, const json_t *body,
 				     "device: Virtio backend error:";
 	const char *path = text_of(body, "path_on_host");
 	bool read_only = json_is_true(json_object_get(body, "is_read_only"));
+	bool root = json_is_true(json_object_get(body, "is_root_device"));
 	char why[120];
 	int error;
 
+	/* The guest has found its root by then, on whatever device it is. */
+	if (root && api->state != API_NOT_STARTED) {
+		api_fault(answer, "Drive config error: A root block device already exists!");
+		return false;
+	}
 	if (text_of(body, "socket")) {
 		api_fault(answer, NOT_SUPPORTED "wisp has no vhost-user block devices.");
 		return false;
@@ -260,7 +266,7 @@ static bool drive_is_good(struct api *api, const char *id, const json_t *body,
 				  "Invalid block config.");
 		return false;
 	}
-	if (json_is_true(json_object_get(body, "is_root_device"))) {
+	if (root) {
 		if (has_root(api->drives, "is_root_device", id)) {
 			api_fault(answer,
 				  "Drive config error: A root block device already exists!");
@@ -314,18 +320,20 @@ static bool pmem_is_good(struct api *api, const char *id, const json_t *body,
 			 struct api_answer *answer)
 {
 	static const char cannot[] =
-		"Pmem device error: Unable to create the virtio-pmem device: Error";
+		"Pmem config error: Unable to create the virtio-pmem device: Error";
 	bool root = json_is_true(json_object_get(body, "root_device"));
 	char why[120];
 	int error;
 
-	if (root && has_root(api->drives, "is_root_device", "")) {
-		api_fault(answer, "Pmem device error: Attempt to add pmem as a root device while "
+	/* Whatever the guest's root is on, once it runs. */
+	if (root &&
+	    (api->state != API_NOT_STARTED || has_root(api->drives, "is_root_device", ""))) {
+		api_fault(answer, "Pmem config error: Attempt to add pmem as a root device while "
 				  "the root device defined as a block device");
 		return false;
 	}
 	if (root && has_root(api->pmems, "root_device", id)) {
-		api_fault(answer, "Pmem device error: A root pmem device already exist");
+		api_fault(answer, "Pmem config error: A root pmem device already exist");
 		return false;
 	}
 	error = probe_pmem(text_of(body, "path_on_host"),

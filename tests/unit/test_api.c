@@ -208,7 +208,7 @@ static void persistent_memory_may_be_the_root_device(void **state)
 	expect_fault(t, "/pmem/a",
 		       "{\"id\":\"a\",\"path_on_host\":\"/proc/self/exe\",\"read_only\":true,"
 		       "\"root_device\":true}",
-		       "Pmem device error: A root pmem device already exist");
+		       "Pmem config error: A root pmem device already exist");
 	expect_fault(t, "/drives/d",
 		       "{\"drive_id\":\"d\",\"path_on_host\":\"/dev/null\","
 		       "\"is_root_device\":true}",
