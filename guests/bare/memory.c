@@ -26,11 +26,11 @@ static u64 pattern(u64 addr)
 	return addr * 0x9e3779b97f4a7c15 ^ 0x5555aaaa5555aaaa;
 }
 
-void payload(void)
+/* What the map says, and where to look whether it is so. */
+static void test_map(void)
 {
 	u64 expect = argument_number("expect_mem", 0), total = 0, top = 0, last;
-	bool sorted = true, hole_free = true, good = true, clean = true;
-	u8 *p;
+	bool sorted = true, hole_free = true;
 
 	for (u32 i = 0; i < num_ranges; i++) {
 		struct memory_range *r = &memory_map[i];
@@ -65,6 +65,11 @@ void payload(void)
 		if (expect > 0xc0000000)
 			check(top > 0x100000000, "memory goes on above 4 GiB (to %lx)", top);
 	}
+}
+
+static void test_places(void)
+{
+	bool good = true, clean = true;
 
 	for (u32 i = 0; i < num_probes; i++)
 		if (read64(probes[i]))
@@ -78,8 +83,12 @@ void payload(void)
 			good = false;
 		}
 	check(good, "each place keeps its own value");
+}
 
-	p = alloc(3 * 4096, 4096);
+static void test_page_crossing(void)
+{
+	u8 *p = alloc(3 * 4096, 4096);
+
 	write64((u64)p + 4093, 0x1122334455667788);
 	check(p[4093] == 0x88 && p[4096] == 0x55 && p[4100] == 0x11,
 	      "a write across pages lands in both");
@@ -87,10 +96,21 @@ void payload(void)
 	memset(p, 0x5a, 3 * 4096);
 	memcpy(p, p + 4000, 5000);
 	check(p[0] == 0x5a && p[4999] == 0x5a, "string instructions move pages");
+}
 
-	/* Nobody is there: what it reads is the VMM's affair, that it goes on is what counts. */
+/* Nobody is there: what it reads is the VMM's affair, that it goes on is what counts. */
+static void test_empty_addresses(void)
+{
 	note("an empty address reads %x, %lx", read32(0xfeb12340), read64(0xfeb12340));
 	write32(0xfeb12340, 1);
 	write64(0xfeb12ffc, 1);
 	check(true, "accesses to nothing are survived");
+}
+
+void payload(void)
+{
+	test_map();
+	test_places();
+	test_page_crossing();
+	test_empty_addresses();
 }
