@@ -61,15 +61,36 @@ static int64_t pass_output(int from)
 	return first;
 }
 
+/* Until no process of @child's is left; returns how it ended itself, as a shell says it. */
+static int await_all(pid_t child)
+{
+	int status, exit_status = -1;
+
+	for (;;) {
+		pid_t pid = wait(&status);
+
+		if (pid < 0 && errno == EINTR) {
+			if (out_of_time)
+				kill(-child, SIGKILL);
+			continue;
+		}
+		if (pid < 0)
+			return exit_status;
+		if (pid == child)
+			exit_status = WIFEXITED(status) ? WEXITSTATUS(status)
+							: 128 + WTERMSIG(status);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	struct sigaction alarm_action = { .sa_handler = on_alarm }; /* interrupts wait4() */
 	unsigned limit = 0;
-	int status = 0, opt, exit_status = -1, output[2] = { -1, -1 };
+	int opt, exit_status, output[2] = { -1, -1 };
 	bool first_byte = false;
 	struct rusage usage;
 	int64_t start, end = 0;
-	pid_t child, pid;
+	pid_t child;
 
 	while ((opt = getopt(argc, argv, "+bt:")) != -1) {
 		if (opt == 'b')
@@ -114,19 +135,7 @@ int main(int argc, char **argv)
 		if (out_of_time)
 			kill(-child, SIGKILL);
 	}
-	for (;;) {
-		pid = wait(&status);
-		if (pid < 0 && errno == EINTR) {
-			if (out_of_time)
-				kill(-child, SIGKILL);
-			continue;
-		}
-		if (pid < 0)
-			break;
-		if (pid == child)
-			exit_status = WIFEXITED(status) ? WEXITSTATUS(status)
-							: 128 + WTERMSIG(status);
-	}
+	exit_status = await_all(child);
 	getrusage(RUSAGE_CHILDREN, &usage);
 	dprintf(3, "%lld %lld %d\n",
 		(long long)(timeval_ns(usage.ru_utime) + timeval_ns(usage.ru_stime)),
