@@ -380,9 +380,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(what_is_answered_to_is_on_the_disk, setup,
 						teardown),
-cmocka_unit_test_setup_teardown(disks_are_on_the_medium_before_memory_is_written, setup,
+		cmocka_unit_test_setup_teardown(disks_are_on_the_medium_before_memory_is_written, setup,
 						teardown),
-cmocka_unit_test_setup_teardown(disk_that_cannot_be_made_safe_is_not_saved, setup,
+		cmocka_unit_test_setup_teardown(disk_that_cannot_be_made_safe_is_not_saved, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(
 			file_is_not_under_its_name_while_it_is_written_over, setup, teardown),
