@@ -380,8 +380,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(what_is_answered_to_is_on_the_disk, setup,
 						teardown),
-		cmocka_unit_test_setup_teardown(disks_are_on_the_medium_before_memory_is_written, setup,
-						teardown),
+		cmocka_unit_test_setup_teardown(
+			disks_are_on_the_medium_before_memory_is_written, setup, teardown),
 		cmocka_unit_test_setup_teardown(disk_that_cannot_be_made_safe_is_not_saved, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(
