@@ -1,5 +1,6 @@
 /* wisp test without a guest: its options, the initial file system, the log, the verdict. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -554,6 +555,13 @@ static void what_we_ended_has_the_reason_why(void **state)
 	assert_int_equal(j->outcome, TEST_LOCKUP);
 	assert_int_equal(j->status, 249);
 	assert_string_equal(j->cause, "lockup");
+	/* Unless we were told to end before it ended. */
+	end.reason = MACHINE_END_SIGNAL;
+	j->told = SIGTERM;
+	test_decide(j, 0);
+	assert_int_equal(j->outcome, TEST_MONITOR_FAILURE);
+	assert_int_equal(j->status, 128 + SIGTERM);
+	assert_string_equal(j->cause, "interrupted");
 	free(j);
 	free(t);
 }

@@ -250,15 +250,17 @@ static void set(struct test_job *j, enum test_outcome outcome, int status, const
 		j->cause = cause;
 }
 
-static void interrupted(struct test_job *j, int launcher_status)
+/* What we may have ended it for ourselves before, is the cause no longer. */
+static void interrupted(struct test_job *j, int launcher_status, const char *cause)
 {
 	int status = 125;
 
+	j->cause = NULL;
 	if (j->told)
 		status = 128 + j->told;
 	else if (WIFEXITED(launcher_status) && WEXITSTATUS(launcher_status))
 		status = WEXITSTATUS(launcher_status);
-	set(j, TEST_MONITOR_FAILURE, status, "interrupted");
+	set(j, TEST_MONITOR_FAILURE, status, cause);
 }
 
 static void decide_exit(struct test_job *j)
@@ -292,7 +294,7 @@ void test_decide(struct test_job *j, int launcher_status)
 		set(j, up ? TEST_TIMEOUT : TEST_BOOT_FAILURE, up ? 253 : 254, "timeout");
 	} else if (reason == MACHINE_END_SIGNAL || reason == MACHINE_END_ASKED ||
 		   (reason == MACHINE_END_NONE && j->told)) {
-		interrupted(j, launcher_status);
+		interrupted(j, launcher_status, "interrupted");
 	} else if (j->reported) {
 		decide_exit(j);
 	} else if (reason == MACHINE_END_POWEROFF || reason == MACHINE_END_REBOOT) {
@@ -312,10 +314,16 @@ void test_decide(struct test_job *j, int launcher_status)
 
 static void ending_signals(sigset_t *set)
 {
+	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction action;
+
 	sigemptyset(set);
-	sigaddset(set, SIGINT);
-	sigaddset(set, SIGTERM);
-	sigaddset(set, SIGHUP);
+	for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++) {
+		/* Whoever had us ignore it (nohup) knows why; blocked, it would not be ignored. */
+		sigaction(numbers[i], NULL, &action);
+		if (action.sa_handler != SIG_IGN)
+			sigaddset(set, numbers[i]);
+	}
 }
 
 void test_unblock_signals(void)
@@ -343,8 +351,7 @@ static void tell_to_end(struct test_job *j, int number)
 static void leave_out(struct test_job *j)
 {
 	snprintf(j->release, sizeof(j->release), "%s", j->kernel ?: "");
-	j->cause = "not started";
-	interrupted(j, 0);
+	interrupted(j, 0, "not started");
 }
 
 /* Are we to end? We stay until all have ended, and tell how. */

@@ -74,6 +74,9 @@ static __attribute__((noreturn)) void launch(struct test_job *j, const struct en
 	struct error err = { 0 };
 
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	/* We end it by these, also where a shell without job control has us ignore Ctrl-\. */
+	signal(SIGQUIT, SIG_DFL);
+	signal(SIGTERM, SIG_DFL);
 	test_unblock_signals();
 	add_ports(j, e, &ends);
 	if (j->phase == TEST_PHASE_MAKE) {
