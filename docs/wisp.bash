@@ -79,7 +79,7 @@ _wisp()
 			return ;;
 		--pmem)
 			case $cur in *,*)
-				_wisp_keys "ro id="
+				_wisp_keys "ro id= address= slot="
 				return ;;
 			esac
 			_wisp_files
@@ -329,12 +329,15 @@ _wisp()
 		--disk)
 			_wisp_files
 			return ;;
+		--pmem)
+			_wisp_files
+			return ;;
 		--net)
 			_wisp_words "tap switch="
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--run-dir --disk --net --help" ;;
+		-*) _wisp_words "--run-dir --disk --pmem --net --help" ;;
 		*) _wisp_ids "" ;;
 		esac ;;
 	unplug)

@@ -212,6 +212,7 @@ void api_say_why(char *text);
 int api_set_limits(struct api *api, struct error *err);
 int api_limit_drive(struct api *api, const char *id, const json_t *drive, struct error *err);
 int api_limit_net(struct api *api, const char *id, const json_t *net, struct error *err);
+int api_limit_pmem(struct api *api, const char *id, const json_t *pmem, struct error *err);
 /*
  * The disks that the guest has, as {"do":"disks"} answers, and their files: @ret_num of them in
  * @fds, which has room for CONFIG_MAX_DISKS. All are the caller's, also after an error.
@@ -249,6 +250,7 @@ bool api_may_plug(const struct api *api, const json_t *devices, const char *id,
 /* After the start: plug it in, false with the answer given. Before it there is nothing to do. */
 bool api_plug_drive(struct api *api, const char *id, json_t *drive, struct api_answer *answer);
 bool api_plug_net(struct api *api, const char *id, json_t *net, struct api_answer *answer);
+bool api_plug_pmem(struct api *api, const char *id, json_t *pmem, struct api_answer *answer);
 
 /* ---- api_wisp.c ---- */
 
@@ -280,8 +282,9 @@ API_HANDLER(get_hinting);
 /* What `wisp run` takes at most of a rate or a burst: more limits nothing. */
 #define API_MAX_RATE ((json_int_t)1 << 40)
 
-/* Devices as options of `wisp run`: "--disk=..." and "--net=...", the caller's; NULL: no memory. */
+/* Devices as options of `wisp run`: "--disk=..." and so on, the caller's; NULL: no memory. */
 char *api_disk_option(const char *id, const json_t *drive);
+char *api_pmem_option(const char *id, const json_t *pmem);
 char *api_net_option(const struct api *api, const char *id, const json_t *net);
 
 /* A token bucket as a rate a second and a burst; false when it limits nothing. */

@@ -147,6 +147,17 @@ static const json_t *add_drives(struct arguments *a, const struct api *api)
 	return root;
 }
 
+char *api_pmem_option(const char *id, const json_t *p)
+{
+	char *path = quoted(text_of(p, "path_on_host")), *option;
+
+	if (!path || asprintf(&option, "--pmem=%s,id=%s%s", path, id,
+			      is_set(p, "read_only") ? ",ro" : "") < 0)
+		option = NULL;
+	free(path);
+	return option;
+}
+
 /* Which of them is the root device, as the guest will call it: "/dev/pmem0"; NULL: none. */
 static const json_t *add_pmems(struct arguments *a, const struct api *api, char *name, size_t size)
 {
@@ -157,11 +168,7 @@ static const json_t *add_pmems(struct arguments *a, const struct api *api, char 
 
 	json_object_foreach(api->pmems, id, p)
 	{
-		char *path = quoted(text_of(p, "path_on_host"));
-
-		add(a, "--pmem=%s,id=%s%s", path ? path : "", id,
-		    is_set(p, "read_only") ? ",ro" : "");
-		free(path);
+		add_option(a, api_pmem_option(id, p));
 		if (is_set(p, "root_device")) {
 			snprintf(name, size, "/dev/pmem%u", number);
 			root = p;

@@ -262,11 +262,22 @@ static int limit_nets(struct api *api, struct error *err)
 	return r;
 }
 
+static int limit_device(struct api *api, const char *id, const json_t *device, enum limited what,
+			struct error *err)
+{
+	const json_t *limiter = json_object_get(device, "rate_limiter");
+
+	return json_is_object(limiter) ? set_limits(api, id, what, limiter, err) : 0;
+}
+
 int api_limit_drive(struct api *api, const char *id, const json_t *drive, struct error *err)
 {
-	const json_t *limiter = json_object_get(drive, "rate_limiter");
+	return limit_device(api, id, drive, OF_DISK, err);
+}
 
-	return json_is_object(limiter) ? set_limits(api, id, OF_DISK, limiter, err) : 0;
+int api_limit_pmem(struct api *api, const char *id, const json_t *pmem, struct error *err)
+{
+	return limit_device(api, id, pmem, OF_PMEM, err);
 }
 
 /* One-time bursts of disks, and all limits of flushes: `wisp run` has no keys for them. */
@@ -278,10 +289,8 @@ static int limit_each(struct api *api, json_t *devices, enum limited what, struc
 
 	json_object_foreach(devices, id, device)
 	{
-		const json_t *limiter = json_object_get(device, "rate_limiter");
-
-		if (!r && json_is_object(limiter))
-			r = set_limits(api, id, what, limiter, err);
+		if (!r)
+			r = limit_device(api, id, device, what, err);
 	}
 	return r;
 }

@@ -1,4 +1,4 @@
-/* Drives and networks that come and go while the microVM runs: by `wisp plug` and `wisp unplug`. */
+/* Drives, networks and persistent memory that come and go while the microVM runs: by `wisp plug` and `wisp unplug`. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 
 #define MAX_OUTPUT 600
 
-/* "disk:ID" or "net:ID": a drive and a network may have the same ID. */
+/* "disk:ID", "net:ID" or "pmem:ID": a drive and a network may have the same ID. */
 #define MAX_DEVICE 80
 
 /* How long a guest may take to let go of a device; then it is gone for it, as with Firecracker. */
@@ -42,7 +42,7 @@ static bool run(char *const *argv, const char *failed, struct api_answer *answer
 	return false;
 }
 
-/* @option is --disk=... or --net=..., and freed. */
+/* @option is --disk=..., --net=... or --pmem=..., and freed. */
 static bool plug(const struct api *api, char *option, const char *failed,
 		 struct api_answer *answer)
 {
@@ -110,6 +110,21 @@ bool api_plug_net(struct api *api, const char *id, json_t *net, struct api_answe
 	return !answer->status;
 }
 
+bool api_plug_pmem(struct api *api, const char *id, json_t *pmem, struct api_answer *answer)
+{
+	static const char failed[] =
+		"Pmem config error: Unable to create the virtio-pmem device: ";
+	struct error err = { 0 };
+
+	if (api->state == API_NOT_STARTED)
+		return true;
+	if (!plug(api, api_pmem_option(id, pmem), failed, answer))
+		return false;
+	if (api_limit_pmem(api, id, pmem, &err) < 0)
+		take_back(api, "pmem", id, failed, &err, answer);
+	return !answer->status;
+}
+
 /*
  * A device of @devices, which are of @kind for wisp, goes; @root: its field that says whether the
  * guest's root is on it.
@@ -155,15 +170,5 @@ API_HANDLER(delete_net)
 
 API_HANDLER(delete_pmem)
 {
-	const json_t *pmem = json_object_get(api->pmems, id);
-
-	if (!api->options.enable_pci)
-		api_fault(answer, "PCI is not enabled");
-	else if (!pmem)
-		api_fault(answer, "Device not found");
-	else if (json_is_true(json_object_get(pmem, "root_device")))
-		api_fault(answer, "Cannot unplug root device");
-	else
-		api_fault(answer, "The requested operation is not supported: persistent memory "
-				  "stays with the guest.");
+	unplug(api, api->pmems, "pmem", id, "root_device", answer);
 }

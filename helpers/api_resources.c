@@ -350,13 +350,11 @@ API_HANDLER(put_pmem)
 {
 	if (!api_may_plug(api, api->pmems, id, answer) || !pmem_is_good(api, id, body, answer))
 		return;
-	if (api->state != API_NOT_STARTED) {
-		api_fault(answer, NOT_SUPPORTED "persistent memory is there from the start.");
-		return;
-	}
 	fill(body, "root_device", json_false());
 	fill(body, "read_only", json_false());
 	fill(body, "rate_limiter", json_null());
+	if (!api_plug_pmem(api, id, body, answer))
+		return;
 	json_object_set(api->pmems, id, body);
 	api->configured = true;
 	api_no_content(answer);

@@ -310,6 +310,11 @@ static void serial_on_the_terminal_takes_the_consoles_place(void **state)
 
 static void files_are_persistent_memory_by_order_or_by_name(void **state)
 {
+	static const char *const no_addresses[] = {
+		"", "0", "4096", "0x0", "0x1000", "0x", "0x-200000", "0x200000z",
+		"0x10000000000200000",
+	};
+	char option[100], why[200];
 	struct line m;
 
 	line_take(&m, "--pmem a.img,ro --pmem b.img,id=cache --pmem c.img disk.img");
@@ -322,7 +327,19 @@ static void files_are_persistent_memory_by_order_or_by_name(void **state)
 	assert_string_equal(m.config.pmem[2].id, "pmem2");
 	config_done(&m.config);
 	line_refuse("--pmem ,ro", "--pmem: the path is empty");
-	line_refuse("--pmem a,size=1", "--pmem: unknown key 'size' (known: ro, id)");
+	line_refuse("--pmem a,size=1", "--pmem: unknown key 'size' (known: ro, id, address, slot)");
+	line_take(&m, "--pmem a.img,address=0x40200000,slot=7");
+	assert_int_equal(m.config.pmem[0].gpa, 0x40200000);
+	assert_int_equal(m.config.pmem[0].slot, 7);
+	config_done(&m.config);
+	for (unsigned i = 0; i < ARRAY_SIZE(no_addresses); i++) {
+		snprintf(option, sizeof(option), "--pmem a,address=%s", no_addresses[i]);
+		snprintf(why, sizeof(why),
+			 "--pmem: address: '%s' is not a multiple of 0x200000, in hexadecimal",
+			 no_addresses[i]);
+		line_refuse(option, why);
+	}
+	line_refuse("--pmem a,slot=3 --disk b,slot=3", "--pmem: slot 3 is given twice");
 	line_refuse("--pmem a,id=x --pmem b,id=x", "--pmem: id 'x' is given twice");
 	line_refuse("--pmem a,id=../x",
 		    "--pmem: id '../x' is not 1 to 32 letters, digits, '.', '_' or '-'");
@@ -365,11 +382,29 @@ static void what_was_unplugged_is_not_there(void **state)
 	line_take(&m, "--disk /a,id=net --net none --unplugged net:1");
 	assert_int_equal(m.config.num_disks, 0);
 	config_done(&m.config);
+	/* Behind persistent memory that went, there may be more. */
+	line_take(&m, "--pmem /a --pmem /b --pmem /c --unplugged pmem:pmem0:2:40600000 "
+		      "--unplugged pmem:pmem1:3:40800000");
+	assert_int_equal(m.config.num_pmems, 1);
+	assert_string_equal(m.config.pmem[0].id, "pmem2");
+	assert_int_equal(m.config.pmem[0].gpa, 0x40800000);
+	assert_int_equal(m.config.empty_slots, 1u << 2 | 1u << 3);
+	config_done(&m.config);
+	line_take(&m, "--pmem /a --pmem /b --unplugged pmem1:3");
+	assert_int_equal(m.config.num_pmems, 1);
+	config_done(&m.config);
+	line_refuse("--pmem /a --unplugged pmem:pmem0:2:40600001",
+		    "--unplugged: 'pmem:pmem0:2:40600001' does not end at a multiple of 2M");
+	line_refuse("--pmem /a --unplugged pmem:pmem0:2:x",
+		    "--unplugged: 'pmem:pmem0:2:x' is not an ID, ':' and a slot from 1 to 31");
+	line_refuse("--disk /a --unplugged disk:disk0:2:200000",
+		    "--unplugged: 'disk:disk0:2:200000' is not an ID, ':' and a slot from 1 to 31");
+	line_refuse("--unplugged pmem:x:1", "--unplugged: there is no persistent memory 'x'");
 	line_refuse("--disk /a,id=x --unplugged net:x:1", "--unplugged: there is no network 'x'");
 	line_refuse("--unplugged disk:net0:1", "--unplugged: there is no disk 'net0'");
 	line_refuse("--unplugged net::1",
 		    "--unplugged: 'net::1' is not an ID, ':' and a slot from 1 to 31");
-	line_refuse("--unplugged x:1", "--unplugged: there is no disk or network 'x'");
+	line_refuse("--unplugged x:1", "--unplugged: there is no disk, network or persistent memory 'x'");
 	line_refuse("--unplugged net0:32",
 		    "--unplugged: 'net0:32' is not an ID, ':' and a slot from 1 to 31");
 	line_refuse("--disk /a,slot=0", "--disk: slot: 0 is out of range (1 to 31)");

@@ -16,6 +16,7 @@
 
 #include "tests/unit/fake_hv.h"
 #include "tests/unit/fake_kernel.h"
+#include "virtio/virtio_devices.h"
 #include "vmm/config/config_parse.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_plug.h"
@@ -43,12 +44,17 @@ static int open_file(void)
 	return fd;
 }
 
-/* With the disks "a" and "b", of a command line that says so. */
-static void create(struct fixture *x, enum config_transport transport)
+/*
+ * With the disks "a" and "b", of a command line that says so, and with @pmems the persistent memories
+ * "p" and "q".
+ */
+static void create_with(struct fixture *x, enum config_transport transport, bool pmems)
 {
 	char *args[] = { "--net", "none", "--disk", "/a,id=a", "--disk", "/b,id=b", "--console",
 			 "none", "--transport", transport == CONFIG_PCI ? "pci" : "mmio",
-			 "--kernel", "fake", "--memory", "64M" };
+			 "--kernel", "fake", "--memory", "64M", "--pmem", "/p,id=p", "--pmem",
+			 "/q,id=q,ro" };
+	const int num_args = ARRAY_SIZE(args) - (pmems ? 0 : 4);
 	struct fake_hv_params params = { .guest = halt };
 	struct machine_params machine = { .config = &x->config, .clock = &x->clock };
 	static struct fake_elf elf;
@@ -56,11 +62,13 @@ static void create(struct fixture *x, enum config_transport transport)
 
 	memset(x, 0, sizeof(*x));
 	config_init(&x->config);
-	assert_int_equal(config_parse_run(&x->config, ARRAY_SIZE(args), args, &x->err), 0);
+	assert_int_equal(config_parse_run(&x->config, num_args, args, &x->err), 0);
 	clock_init_virtual(&x->clock, NSEC_PER_SEC, 1700000000 * NSEC_PER_SEC);
 	machine_files_init(&files);
-	for (unsigned i = 0; i < 2; i++)
+	for (unsigned i = 0; i < 2; i++) {
 		files.disk[i] = open_file();
+		files.pmem[i] = open_file();
+	}
 	fake_elf(&elf, true);
 	assert_int_equal(fw_kernel_open(&files.kernel, "fake",
 					fake_file(elf.image, sizeof(elf.image)), &x->err),
@@ -71,6 +79,11 @@ static void create(struct fixture *x, enum config_transport transport)
 		fail_msg("%s", x->err.msg);
 	machine_files_close(&files);
 	assert_int_equal(machine_start(x->m, &x->err), 0);
+}
+
+static void create(struct fixture *x, enum config_transport transport)
+{
+	create_with(x, transport, false);
 }
 
 static void end(struct fixture *x)
@@ -105,7 +118,7 @@ static int plug(struct fixture *x, const char *value)
 	struct config_parse p = { .config = &config, .option = "--disk", .err = &x->err };
 	struct machine_files files;
 	struct machine_addition a = {
-		.config = &config, .option = "--disk", .value = value, .files = &files,
+		.kind = CONFIG_DEVICE_DISK, .config = &config, .value = value, .files = &files,
 	};
 
 	machine_files_init(&files);
@@ -122,7 +135,7 @@ static int plug_net(struct fixture *x, const char *value)
 	struct config_parse p = { .config = &config, .option = "--net", .err = &x->err };
 	struct machine_files files;
 	struct machine_addition a = {
-		.config = &config, .option = "--net", .value = value, .files = &files,
+		.kind = CONFIG_DEVICE_NET, .config = &config, .value = value, .files = &files,
 	};
 
 	machine_files_init(&files);
@@ -134,6 +147,27 @@ static int plug_net(struct fixture *x, const char *value)
 	await(x);
 	close(x->pair[1]);
 	return x->result;
+}
+
+static int plug_pmem(struct fixture *x, const char *value)
+{
+	struct machine_config config = { 0 };
+	struct config_parse p = { .config = &config, .option = "--pmem", .err = &x->err };
+	struct machine_files files;
+	struct machine_addition a = {
+		.kind = CONFIG_DEVICE_PMEM, .config = &config, .value = value, .files = &files,
+	};
+
+	machine_files_init(&files);
+	assert_int_equal(config_parse_pmem(&p, value, &config), 0);
+	if (*config.pmem[0].path != '/') {
+		free(config.pmem[0].path);
+		config.pmem[0].path = strdup("/there/f,1");
+	}
+	files.pmem[0] = open_file();
+	x->result = 1;
+	machine_plug(x->m, &a, done, x);
+	return await(x);
 }
 
 static int unplug(struct fixture *x, const char *id)
@@ -165,6 +199,9 @@ static void described(const struct fixture *x, const char *want)
 	for (unsigned i = 0; i < c.num_disks; i++)
 		snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s:%u ", c.disk[i].id,
 			 c.disk[i].slot);
+	for (unsigned i = 0; i < c.num_pmems; i++)
+		snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s:%u@%llx ",
+			 c.pmem[i].id, c.pmem[i].slot, (unsigned long long)c.pmem[i].gpa);
 	snprintf(text + strlen(text), sizeof(text) - strlen(text), "empty %x", c.empty_slots);
 	assert_string_equal(text, want);
 	config_done(&c);
@@ -217,6 +254,10 @@ static void what_it_is_described_by_is_what_was_meant(void **state)
 	described(&x, "a:0 b:0 c:9 empty 0");
 	assert_int_equal(plug(&x, "/d,,id=e,,slot=9"), 0);
 	described(&x, "a:0 b:0 c:9 disk0:4 empty 0");
+	/* It was opened by somebody in another directory. */
+	assert_int_equal(plug_pmem(&x, "f,,1,ro"), 0);
+	assert_string_equal(x.m->config->args[x.m->config->num_args - 1],
+			    "/there/f,,1,ro,id=pmem0,address=0x500000000,slot=5");
 	end(&x);
 }
 
@@ -258,6 +299,7 @@ static void a_disk_and_a_network_may_have_one_name(void **state)
 	assert_string_equal(x.err.msg, "'a' is the name of a disk and of a network: say disk:a or "
 				       "net:a");
 	assert_int_equal(unplug(&x, "pmem:a"), -ENOENT);
+	assert_int_equal(unplug(&x, "rng:a"), -ENOENT);
 	assert_int_equal(unplug(&x, "disk:"), -ENOENT);
 	/* Each goes alone, and is gone alone in what the machine is described by. */
 	assert_int_equal(unplug(&x, "net:a"), 0);
@@ -272,6 +314,77 @@ static void a_disk_and_a_network_may_have_one_name(void **state)
 	/* Now there is no doubt. */
 	assert_int_equal(unplug(&x, "a"), 0);
 	described(&x, "b:0 empty 2");
+	end(&x);
+}
+
+/* Where the guest has it; and what is in it comes and goes with it. */
+static uint64_t area_of(const struct fixture *x, const char *id)
+{
+	struct virtio_pmem_area area;
+
+	virtio_pmem_area(machine_virtio(x->m, VIRTIO_ID_PMEM, id), &area);
+	return area.gpa;
+}
+
+static int touch(const struct fixture *x, uint64_t gpa)
+{
+	return fake_hv_write(x->m->hv, gpa, "word", 4);
+}
+
+static void persistent_memory_comes_and_goes(void **state)
+{
+	struct fixture x;
+	uint64_t gpa, next;
+
+	create(&x, CONFIG_PCI);
+	assert_int_equal(plug_pmem(&x, "/p,id=p"), 0);
+	gpa = area_of(&x, "p");
+	assert_int_equal(touch(&x, gpa), 0);
+	/* Another one lies behind it, and the next where the first of them was. */
+	assert_int_equal(plug_pmem(&x, "/q,id=a,ro"), 0);
+	next = area_of(&x, "a");
+	assert_int_equal(next, gpa + VIRTIO_PMEM_ALIGN);
+	assert_int_equal(touch(&x, next), -EPERM);
+	assert_int_equal(unplug(&x, "a"), -EEXIST);
+	assert_string_equal(x.err.msg, "'a' is the name of a disk and of persistent memory: say "
+				       "disk:a or pmem:a");
+	assert_int_equal(unplug(&x, "pmem:a"), 0);
+	assert_int_equal(touch(&x, next), -EFAULT);
+	assert_int_equal(touch(&x, gpa), 0);
+	assert_int_equal(unplug(&x, "p"), 0);
+	assert_int_equal(touch(&x, gpa), -EFAULT);
+	assert_int_equal(plug_pmem(&x, "/p"), 0);
+	assert_int_equal(area_of(&x, "pmem0"), gpa);
+	described(&x, "a:0 b:0 pmem0:4@500000000 empty 0");
+	assert_int_equal(plug_pmem(&x, "/r,id=pmem0"), -EEXIST);
+	assert_string_equal(x.err.msg, "there is persistent memory 'pmem0' already");
+	assert_int_equal(plug_pmem(&x, "/r,id=r,address=0x500000000"), -ERANGE);
+	described(&x, "a:0 b:0 pmem0:4@500000000 empty 0");
+	end(&x);
+}
+
+/* Also when another one of the start is not in front of it any more. */
+static void persistent_memory_stays_where_it_is(void **state)
+{
+	char want[100];
+	struct fixture x;
+	uint64_t p, q;
+
+	create_with(&x, CONFIG_PCI, true);
+	p = area_of(&x, "p");
+	q = area_of(&x, "q");
+	assert_int_equal(q, p + VIRTIO_PMEM_ALIGN);
+	assert_int_equal(unplug(&x, "p"), 0);
+	assert_int_equal(touch(&x, p), -EFAULT);
+	snprintf(want, sizeof(want), "a:0 b:0 q:0@%llx empty 8", (unsigned long long)q);
+	described(&x, want);
+	assert_int_equal(plug_pmem(&x, "/r,id=r"), 0);
+	assert_int_equal(area_of(&x, "r"), q + VIRTIO_PMEM_ALIGN);
+	/* Where nothing is behind it that is of the start. */
+	assert_int_equal(unplug(&x, "q"), 0);
+	snprintf(want, sizeof(want), "a:0 b:0 r:3@%llx empty 18",
+		 (unsigned long long)(q + VIRTIO_PMEM_ALIGN));
+	described(&x, want);
 	end(&x);
 }
 
@@ -491,6 +604,8 @@ int main(void)
 		cmocka_unit_test(what_it_is_described_by_is_what_was_meant),
 		cmocka_unit_test(what_cannot_be_changes_nothing),
 		cmocka_unit_test(a_disk_and_a_network_may_have_one_name),
+		cmocka_unit_test(persistent_memory_comes_and_goes),
+		cmocka_unit_test(persistent_memory_stays_where_it_is),
 		cmocka_unit_test(a_driver_is_asked_and_waited_for),
 		cmocka_unit_test(a_driver_that_holds_on_keeps_its_device),
 		cmocka_unit_test(a_machine_that_stands_still_does_so_afterwards),

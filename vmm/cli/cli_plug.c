@@ -1,4 +1,4 @@
-/* `wisp plug` and `wisp unplug`: disks and networks of a running microVM that come and go. */
+/* `wisp plug` and `wisp unplug`: devices of a running microVM that come and go. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -13,7 +13,7 @@
 
 struct plug_options {
 	struct control_options control;
-	char *disk, *net;
+	char *disk, *pmem, *net;
 	unsigned timeout_seconds;
 	bool force;
 };
@@ -26,6 +26,8 @@ const struct config_item plug_options[] = {
 	{ "--disk", "PATH[,KEY=VALUE]...",
 	  "A disk, as for run; without queues, backing files or a server", CONFIG_STRING,
 	  MEMBER(disk) },
+	{ "--pmem", "PATH[,KEY=VALUE]...", "A file as memory of the guest's, as for run",
+	  CONFIG_STRING, MEMBER(pmem) },
 	{ "--net", "tap|switch=NAME[,KEY=VALUE]...", "A network, as for run", CONFIG_STRING,
 	  MEMBER(net) },
 	{ 0 },
@@ -43,13 +45,42 @@ const struct config_item unplug_options[] = {
 
 /* ---- plug ---- */
 
+/* The file @path of the device that @value describes, for the request. */
+static int open_file(const char *word, const char *value, const char *path, int flags,
+		     json_t *request, int *ret_fd, struct error *err)
+{
+	char whole[PATH_MAX];
+
+	*ret_fd = open(path, O_CLOEXEC | O_NOCTTY | O_NONBLOCK | flags);
+	if (*ret_fd < 0 || !realpath(path, whole))
+		return error_usage(err, -errno, "--%s '%s': cannot open: %m", word, path);
+	return json_object_set_new(request, word, json_string(value)) |
+	       json_object_set_new(request, "path", json_string(whole));
+}
+
+static int open_pmem(const char *value, json_t *request, int *ret_fd, struct error *err)
+{
+	struct machine_config *c = calloc(1, sizeof(*c));
+	struct config_parse p = { .config = c, .target = c, .option = "--pmem", .err = err };
+	int r;
+
+	if (!c)
+		return error_set(err, -ENOMEM, "plug: %m");
+	r = config_parse_pmem(&p, value, c);
+	if (!r)
+		r = open_file("pmem", value, c->pmem[0].path,
+			      c->pmem[0].read_only ? O_RDONLY : O_RDWR, request, ret_fd, err);
+	config_done(c);
+	free(c);
+	return r;
+}
+
 static int open_disk(const char *value, json_t *request, int *ret_fd, struct error *err)
 {
 	struct machine_config *c = calloc(1, sizeof(*c));
 	struct config_parse p = { .config = c, .target = c, .option = "--disk", .err = err };
-	int flags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK, r;
 	const struct config_disk *d;
-	char path[PATH_MAX];
+	int r;
 
 	if (!c)
 		return error_set(err, -ENOMEM, "plug: %m");
@@ -58,15 +89,10 @@ static int open_disk(const char *value, json_t *request, int *ret_fd, struct err
 	if (!r && nbd_is_uri(d->path))
 		r = error_usage(err, -ENOTSUP,
 				"--disk: servers are for disks that are there from the start");
-	if (!r) {
-		flags |= (d->read_only ? O_RDONLY : O_RDWR) | (d->direct ? O_DIRECT : 0);
-		*ret_fd = open(d->path, flags);
-		if (*ret_fd < 0 || !realpath(d->path, path))
-			r = error_usage(err, -errno, "--disk '%s': cannot open: %m", d->path);
-	}
 	if (!r)
-		r = json_object_set_new(request, "disk", json_string(value)) |
-		    json_object_set_new(request, "path", json_string(path));
+		r = open_file("disk", value, d->path,
+			      (d->read_only ? O_RDONLY : O_RDWR) | (d->direct ? O_DIRECT : 0),
+			      request, ret_fd, err);
 	config_done(c);
 	free(c);
 	return r;
@@ -123,13 +149,15 @@ static int plug(const struct plug_options *o, const char *id, int sock, struct e
 	net_ends_init(&ends);
 	if (o->disk)
 		r = open_disk(o->disk, request, &fd, err);
+	else if (o->pmem)
+		r = open_pmem(o->pmem, request, &fd, err);
 	else
 		r = open_net(o->net, &where, request, &ends, err);
 	if (!r && ends.tap.num_queues)
 		num = (int)ends.tap.num_queues;
 	if (!r)
 		r = control_ask(sock, json_incref(request),
-				o->disk ? &fd : ends.tap.num_queues ? ends.tap.fd : &ends.socket,
+				!o->net ? &fd : ends.tap.num_queues ? ends.tap.fd : &ends.socket,
 				num, NULL, err);
 	json_decref(request);
 	net_ends_close(&ends);
@@ -142,6 +170,7 @@ static int finish(struct plug_options *o, int sock, int r, const struct error *e
 {
 	control_options_done(&o->control);
 	free(o->disk);
+	free(o->pmem);
 	free(o->net);
 	if (sock >= 0)
 		close(sock);
@@ -161,8 +190,8 @@ int plug_main(int argc, char **argv)
 
 	if (r == 0)
 		r = error_usage(&err, -EINVAL, "plug: which microVM? ('wisp ls' lists them)");
-	if (r > 0 && !o.disk == !o.net)
-		r = error_usage(&err, -EINVAL, "plug: one --disk or one --net");
+	if (r > 0 && !!o.disk + !!o.pmem + !!o.net != 1)
+		r = error_usage(&err, -EINVAL, "plug: one --disk, one --pmem or one --net");
 	if (r > 0)
 		r = sock = control_connect_in(o.control.run_dir, id, &err);
 	if (r >= 0)

@@ -93,14 +93,16 @@ const struct cli_verb cli_verbs[] = {
 	  "DEVICE is the id of a disk or network: disk0 or net0 is the first, when it was not "
 	  "given another. Where one of each has the same, disk:ID or net:ID says which.",
 	  change_options, .first = CLI_ID, .main = change_main },
-	{ "plug", "[OPTION]... ID", "Plug a disk or a network into a running microVM",
+	{ "plug", "[OPTION]... ID",
+	  "Plug a disk, a network or persistent memory into a running microVM",
 	  "The guest is told of it and finds it on its PCI bus. What is saved, cloned or moved "
 	  "from then on has it; a reboot (--reboot reset) has the devices of the start.",
 	  plug_options, .first = CLI_ID, .main = plug_main },
-	{ "unplug", "[OPTION]... ID DEVICE", "Unplug a disk or a network of a running microVM",
+	{ "unplug", "[OPTION]... ID DEVICE",
+	  "Unplug a disk, a network or persistent memory of a running microVM",
 	  "The guest is asked to let go of it; Linux does so also when it is mounted. One that no "
-	  "driver uses is gone at once. DEVICE is an id, or, where a disk and a network have the "
-	  "same, disk:ID or net:ID.",
+	  "driver uses is gone at once. DEVICE is an id, or, where devices of two kinds have "
+	  "the same, disk:ID, net:ID or pmem:ID.",
 	  unplug_options, .first = CLI_ID, .main = unplug_main },
 	{ "console", "[OPTION]... ID", "Attach the terminal to the console of a detached microVM",
 	  "Ctrl-A d detaches again, Ctrl-A x ends the microVM, Ctrl-A twice sends one Ctrl-A. "

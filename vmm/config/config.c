@@ -45,6 +45,12 @@ void config_free_disk(struct config_disk *d)
 		free(d->backing[k]);
 }
 
+void config_free_pmem(struct config_pmem *p)
+{
+	free(p->path);
+	free(p->id);
+}
+
 void config_free_net(struct config_net *n)
 {
 	free(n->id);
@@ -81,10 +87,8 @@ void config_done(struct machine_config *c)
 	free(c->vsock.path);
 	for (unsigned i = 0; i < c->num_disks; i++)
 		config_free_disk(&c->disk[i]);
-	for (unsigned i = 0; i < c->num_pmems; i++) {
-		free(c->pmem[i].path);
-		free(c->pmem[i].id);
-	}
+	for (unsigned i = 0; i < c->num_pmems; i++)
+		config_free_pmem(&c->pmem[i]);
 	for (unsigned i = 0; i < c->num_shares; i++) {
 		free(c->share[i].path);
 		free(c->share[i].tag);
@@ -373,18 +377,19 @@ static int check_rewind(const struct machine_config *c, struct error *err)
 }
 
 /* Slots of the PCI bus that were asked for; the others are chosen when the devices are made. */
-static int check_slots(const struct machine_config *c, struct error *err)
+static int check_slots(struct machine_config *c, struct error *err)
 {
 	uint32_t taken = 0;
 
-	for (unsigned i = 0; i < c->num_disks + c->num_nets; i++) {
-		bool disk = i < c->num_disks;
-		unsigned slot = disk ? c->disk[i].slot : c->net[i - c->num_disks].slot;
+	for (enum config_device kind = 0; kind < CONFIG_DEVICES; kind++) {
+		for (unsigned i = 0; i < config_num_devices(c, kind); i++) {
+			unsigned slot = *config_device_slot(c, kind, i);
 
-		if (slot && taken & 1u << slot)
-			return error_usage(err, -EEXIST, "--%s: slot %u is given twice",
-					   disk ? "disk" : "net", slot);
-		taken |= 1u << slot;
+			if (slot && taken & 1u << slot)
+				return error_usage(err, -EEXIST, "%s: slot %u is given twice",
+						   config_device_kinds[kind].option, slot);
+			taken |= 1u << slot;
+		}
 	}
 	return 0;
 }

@@ -62,6 +62,8 @@ struct config_pmem {
 	char *path;
 	char *id; /* "pmem0" */
 	bool read_only;
+	uint64_t gpa;  /* where the guest has it; 0: behind the one before */
+	unsigned slot; /* of the PCI bus; 0: the next one */
 };
 
 enum config_net_kind { CONFIG_NET_USER, CONFIG_NET_TAP, CONFIG_NET_SWITCH };
@@ -234,11 +236,30 @@ void config_init(struct machine_config *c);
 /* Free what is in it; the struct itself is the caller's. Harmless when repeated. */
 void config_done(struct machine_config *c);
 
-/* What a device's options are made of; and take one out, with nothing freed. */
+/* Kinds of devices that may come and go while a guest runs. An ID is one among those of a kind. */
+enum config_device { CONFIG_DEVICE_DISK, CONFIG_DEVICE_NET, CONFIG_DEVICE_PMEM };
+#define CONFIG_DEVICES 3
+
+extern const struct config_device_kind {
+	const char *option; /* "--disk" */
+	const char *word;   /* in front of an ID: "disk" */
+	const char *name;   /* for people, with its article: "a disk" */
+	unsigned max;	    /* of them in one machine */
+} config_device_kinds[CONFIG_DEVICES];
+
+/* "disk", "network", "persistent memory" */
+const char *config_device_name(enum config_device kind);
+unsigned config_num_devices(const struct machine_config *c, enum config_device kind);
+/* Number @i of those of @kind: its ID and its slot, to be read and to be set. */
+char **config_device_id(struct machine_config *c, enum config_device kind, unsigned i);
+unsigned *config_device_slot(struct machine_config *c, enum config_device kind, unsigned i);
+/* Take it out, with nothing freed. */
+void config_drop_device(struct machine_config *c, enum config_device kind, unsigned i);
+
+/* What a device's options are made of. */
 void config_free_disk(struct config_disk *d);
 void config_free_net(struct config_net *n);
-void config_drop_disk(struct machine_config *c, unsigned i);
-void config_drop_net(struct machine_config *c, unsigned i);
+void config_free_pmem(struct config_pmem *p);
 
 /*
  * Parse the arguments of `wisp run` (without "wisp" and "run"): @argc strings

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "virtio/virtio_devices.h"
+
 /* ---- disks ---- */
 
 #define DISK(m) offsetof(struct config_disk, m)
@@ -131,10 +133,33 @@ void config_disk_to_front(struct machine_config *c)
 
 /* ---- persistent memory ---- */
 
+#define PMEM(m) offsetof(struct config_pmem, m)
+
+/* Zero is none, since RAM is there. */
+static int parse_address(struct config_parse *p, const char *value, void *target)
+{
+	struct config_pmem *pmem = target;
+	char *end = NULL;
+	bool hex = value && !strncmp(value, "0x", 2) && isxdigit((unsigned char)value[2]);
+	uint64_t gpa;
+
+	errno = 0;
+	gpa = hex ? strtoull(value, &end, 16) : 0;
+	if (!hex || *end || errno || !gpa || gpa % VIRTIO_PMEM_ALIGN)
+		return config_fail(p, "'%s' is not a multiple of 0x%llx, in hexadecimal",
+				   value ? value : "", VIRTIO_PMEM_ALIGN);
+	pmem->gpa = gpa;
+	return 0;
+}
+
 const struct config_item config_pmem_keys[] = {
-	{ "ro", "on|off", "Read-only (off)", CONFIG_FLAG, offsetof(struct config_pmem, read_only) },
-	{ "id", "ID", "Name of the device (pmem0, pmem1, ...)", CONFIG_STRING,
-	  offsetof(struct config_pmem, id) },
+	{ "ro", "on|off", "Read-only (off)", CONFIG_FLAG, PMEM(read_only) },
+	{ "id", "ID", "Name of the device (pmem0, pmem1, ...)", CONFIG_STRING, PMEM(id) },
+	{ "address", "0xADDRESS",
+	  "Where the guest has it in its memory, a multiple of 2M behind all others (the next one)",
+	  CONFIG_CUSTOM, .parse = parse_address },
+	{ "slot", "N", "Which slot of the PCI bus it is in (the next one)", CONFIG_NUMBER,
+	  PMEM(slot), 1, CONFIG_MAX_SLOT },
 	{ 0 },
 };
 

@@ -114,9 +114,10 @@ const struct config_item config_run_options[] = {
 	  "A network interface: user is NAT without root, with DHCP and DNS; tap is an interface "
 	  "of the host; switch joins the guests of `wisp switch NAME` (user). May be repeated",
 	  CONFIG_CUSTOM, .repeat = true, .parse = config_parse_net, .keys = config_net_keys },
-	{ "--unplugged", "[disk:|net:]ID:SLOT",
-	  "Without the first disk or network called ID, whose PCI slot stays empty: as 'wisp "
-	  "unplug' leaves it. May be repeated",
+	{ "--unplugged", "[disk:|net:|pmem:]ID:SLOT[:NEXT]",
+	  "Without the first disk, network or persistent memory called ID, whose PCI slot stays "
+	  "empty: as 'wisp unplug' leaves it. NEXT, in hexadecimal, is where the guest has the "
+	  "persistent memory that came behind it. May be repeated",
 	  CONFIG_CUSTOM, .repeat = true, .parse = config_parse_unplugged },
 	{ "--vsock", "[KEY=VALUE,...]",
 	  "Stream sockets between host and guest; wisp exec and wisp cp use them", CONFIG_CUSTOM,

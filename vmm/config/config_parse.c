@@ -150,6 +150,24 @@ static char *cut_piece(char *text)
 	return NULL;
 }
 
+char *config_replace_first(const char *value, const char *first)
+{
+	/* At most every byte of @first is a comma. */
+	char *text = malloc(2 * strlen(first) + strlen(value) + 1), *to = text;
+
+	if (!text)
+		return NULL;
+	for (; *first; first++) {
+		if (*first == ',')
+			*to++ = ',';
+		*to++ = *first;
+	}
+	for (; *value && (*value != ',' || value[1] == ','); value++)
+		value += *value == ',';
+	memcpy(to, value, strlen(value) + 1);
+	return text;
+}
+
 static int unknown_key(struct config_parse *p, const char *name, const struct config_item *keys)
 {
 	char known[200] = "";

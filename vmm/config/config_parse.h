@@ -25,7 +25,8 @@ struct config_parse {
 	struct config_unplugged { /* by --unplugged, once all that there was is known */
 		const char *id; /* up to the colon; borrowed */
 		size_t len;
-		bool no_disk, no_net; /* it is one of the other kind */
+		enum config_device kind; /* CONFIG_DEVICES: of any */
+		uint64_t next_gpa;	 /* of persistent memory: where the next one is */
 	} unplugged[CONFIG_MAX_UNPLUGGED];
 	unsigned num_unplugged;
 	struct error *err;
@@ -115,6 +116,8 @@ int config_parse_duration(const char *text, uint64_t *ret_ms);
 int config_set_keys(struct config_parse *p, const char *text, const struct config_item *keys,
 		    int (*first)(struct config_parse *p, const char *value, void *target),
 		    void *target);
+/* Such a text with @first in place of what it begins with; the caller's. NULL: no memory. */
+char *config_replace_first(const char *value, const char *first);
 
 /*
  * config_text.c: @text is UTF-8, or -EILSEQ that says so of "@what '@text'". All that the control

@@ -132,6 +132,10 @@ void control_change(struct control_call *call)
 	if (control_arg_string(call, "device", "", &name) < 0)
 		return;
 	dev = machine_virtio_named(control_machine(call), name, &err);
+	if (dev && dev->ops->id == VIRTIO_ID_PMEM) {
+		error_usage(&err, -ENOTSUP, "nothing of persistent memory can be changed");
+		dev = NULL;
+	}
 	if (!dev)
 		control_fail_error(call, &err);
 	else if (dev->ops->id == VIRTIO_ID_BLOCK)

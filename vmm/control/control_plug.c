@@ -52,6 +52,23 @@ static int take_disk(struct control_call *call, struct machine_config *c, const 
 	return 0;
 }
 
+/* The guest has the whole of its file as memory. */
+static int take_pmem(struct control_call *call, struct machine_config *c, const char *value,
+		     const char *path, struct machine_files *files, struct error *err)
+{
+	struct config_parse p = { .config = c, .target = c, .option = "--pmem", .err = err };
+	int r = config_parse_pmem(&p, value, c);
+
+	if (r < 0)
+		return r;
+	free(c->pmem[0].path);
+	c->pmem[0].path = strdup(path);
+	files->pmem[0] = control_take_fd(call, 0);
+	if (!c->pmem[0].path || *path != '/' || files->pmem[0] < 0)
+		return error_set(err, -EBADF, "--pmem: the request came without its file");
+	return 0;
+}
+
 /* What the tap can do is for who opened it to ask. */
 static int take_tap(struct control_call *call, struct net_tap *tap, struct error *err)
 {
@@ -101,33 +118,39 @@ static int take_net(struct control_call *call, struct machine_config *c, const c
 }
 
 /*
- * {"do":"plug","disk":VALUE,"path":PATH}, with the file, or "net":VALUE, with a tap's queues or a
- * switch's socket: VALUE as of the option of wisp run.
+ * {"do":"plug","disk":VALUE,"path":PATH} or "pmem":VALUE, with the file, or "net":VALUE, with a
+ * tap's queues or a switch's socket: VALUE as of the option of wisp run.
  */
 void control_verb_plug(struct control_call *call)
 {
 	struct machine_config *c = calloc(1, sizeof(*c));
 	struct machine_files files;
 	struct machine_addition a = { .config = c, .files = &files };
-	const char *disk, *net, *path;
+	const char *value[CONFIG_DEVICES], *path;
 	struct error err = { 0 };
-	int r;
+	int r = 0;
 
 	machine_files_init(&files);
 	if (!c) {
 		control_fail(call, -ENOMEM, "no memory");
 		return;
 	}
-	if (control_arg_string(call, "disk", "", &disk) < 0 ||
-	    control_arg_string(call, "net", "", &net) < 0 ||
-	    control_arg_string(call, "path", "", &path) < 0) {
+	for (enum config_device kind = 0; kind < CONFIG_DEVICES && !r; kind++) {
+		r = control_arg_string(call, config_device_kinds[kind].word, "", &value[kind]);
+		if (!r && *value[kind])
+			a.kind = kind;
+	}
+	if (r < 0 || control_arg_string(call, "path", "", &path) < 0) {
 		free(c);
 		return;
 	}
-	a.option = *disk ? "--disk" : "--net";
-	a.value = *disk ? disk : net;
-	r = *disk ? take_disk(call, c, disk, path, &files, &err) :
-		    take_net(call, c, net, &files, &err);
+	a.value = value[a.kind];
+	if (a.kind == CONFIG_DEVICE_DISK)
+		r = take_disk(call, c, a.value, path, &files, &err);
+	else if (a.kind == CONFIG_DEVICE_NET)
+		r = take_net(call, c, a.value, &files, &err);
+	else
+		r = take_pmem(call, c, a.value, path, &files, &err);
 	if (!r) {
 		control_on_end(call, give_up, call);
 		machine_plug(control_machine(call), &a, done, call);

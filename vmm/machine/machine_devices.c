@@ -146,6 +146,8 @@ static uint32_t slots_of_others(const struct machine_config *c)
 		slots |= 1u << c->disk[i].slot;
 	for (unsigned i = 0; i < c->num_nets; i++)
 		slots |= 1u << c->net[i].slot;
+	for (unsigned i = 0; i < c->num_pmems; i++)
+		slots |= 1u << c->pmem[i].slot;
 	return slots;
 }
 
@@ -285,35 +287,72 @@ int machine_add_net(struct machine *m, const struct config_net *c, struct net_en
 	return add_virtio(m, dev, c->slot, err);
 }
 
+uint64_t machine_pmem_end(const struct machine *m)
+{
+	uint64_t end = mmio64_base(m) + MMIO64_SIZE;
+	struct virtio_pmem_area area;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(m->pmem); i++) {
+		if (!m->pmem[i])
+			continue;
+		virtio_pmem_area(m->pmem[i], &area);
+		end = MAX(end, area.gpa + area.size);
+	}
+	return end;
+}
+
 /* Give the guest the file's pages where it will look for them. */
 static int map_pmem(struct machine *m, const struct virtio_device *dev, bool read_only,
 		    struct error *err)
 {
-	unsigned slot = m->mem->num_ranges + m->num_pmem_slots;
 	struct virtio_pmem_area area;
+	unsigned i = 0;
 	int r;
 
+	while (m->pmem[i])
+		i++;
 	virtio_pmem_area(dev, &area);
-	r = m->hv->ops->mem_set(m->hv, slot, area.gpa, area.size, area.host,
+	r = m->hv->ops->mem_set(m->hv, m->mem->num_ranges + i, area.gpa, area.size, area.host,
 				read_only ? HV_MEM_READ_ONLY : 0);
 	if (r < 0)
 		return error_kind_set(err, ERROR_START, r,
 				      "'%s': cannot give the guest %llu MiB at 0x%llx: %m", dev->id,
 				      (unsigned long long)(area.size / MiB),
 				      (unsigned long long)area.gpa);
-	m->num_pmem_slots++;
-	m->pmem_end = area.gpa + area.size;
+	m->pmem[i] = dev;
 	return 0;
 }
 
-static int add_pmem(struct machine *m, const struct config_pmem *c, int *fd, struct error *err)
+void machine_unmap_pmem(struct machine *m, const struct virtio_device *dev)
 {
-	uint64_t gpa = m->pmem_end ? m->pmem_end : mmio64_base(m) + MMIO64_SIZE;
+	struct virtio_pmem_area area;
+	int r;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(m->pmem); i++) {
+		if (m->pmem[i] != dev)
+			continue;
+		virtio_pmem_area(dev, &area);
+		r = m->hv->ops->mem_set(m->hv, m->mem->num_ranges + i, area.gpa, 0, area.host, 0);
+		if (r < 0)
+			log_warn("'%s': stays in the guest's reach: %s", dev->id, strerror(-r));
+		m->pmem[i] = NULL;
+	}
+}
+
+int machine_add_pmem(struct machine *m, const struct config_pmem *c, int *fd, struct error *err)
+{
+	uint64_t next = machine_pmem_end(m), gpa = c->gpa ? c->gpa : next;
 	struct block_file file = { .fd = *fd, .path = c->path };
 	struct virtio_params params = common_params(m, c->id);
 	struct virtio_device *dev;
-	int r = block_file_lock(&file, c->read_only, err);
+	int r;
 
+	if (c->gpa && (gpa < next || gpa >= CONFIG_MAX_MEMORY))
+		return error_usage(err, -ERANGE,
+				   "--pmem '%s': address: 0x%llx is not from 0x%llx to 0x%llx",
+				   c->path, (unsigned long long)gpa, (unsigned long long)next,
+				   CONFIG_MAX_MEMORY - VIRTIO_PMEM_ALIGN);
+	r = block_file_lock(&file, c->read_only, err);
 	if (r < 0)
 		return r;
 	r = virtio_pmem_create(&dev, &params, *fd, gpa, c->read_only, err);
@@ -327,7 +366,7 @@ static int add_pmem(struct machine *m, const struct config_pmem *c, int *fd, str
 		virtio_free(dev);
 		return r;
 	}
-	return add_virtio(m, dev, 0, err);
+	return add_virtio(m, dev, c->slot, err);
 }
 
 static int add_share(struct machine *m, const struct config_share *c, int *fd, struct error *err)
@@ -526,7 +565,7 @@ static int add_numbered(struct machine *m, struct machine_files *files, struct e
 	for (unsigned i = 0; i < c->num_nets && !r; i++)
 		r = machine_add_net(m, &c->net[i], &files->net[i], err);
 	for (unsigned i = 0; i < c->num_pmems && !r; i++)
-		r = add_pmem(m, &c->pmem[i], &files->pmem[i], err);
+		r = machine_add_pmem(m, &c->pmem[i], &files->pmem[i], err);
 	for (unsigned i = 0; i < c->num_shares && !r; i++)
 		r = add_share(m, &c->share[i], &files->share[i], err);
 	return r;

@@ -56,8 +56,8 @@ struct machine {
 	struct virtio_device *vsock, *balloon, *hotplug; /* one of these, or NULL */
 	uint64_t hotplug_gpa; /* where its memory is */
 
-	unsigned num_pmem_slots; /* of the hypervisor's, behind those of RAM */
-	uint64_t pmem_end; /* persistent memory up to here; 0: there is none */
+	/* Persistent memory, by the hypervisor's slot behind those of RAM; NULL: it is free */
+	const struct virtio_device *pmem[CONFIG_MAX_PMEMS];
 	int disk_fd[CONFIG_MAX_DISKS]; /* borrowed from the blocks, for copies of disks */
 	uint64_t tsc_khz; /* of the guest's TSC; 0: nobody says */
 	struct x86_cpuid *cpuid; /* as the boot processor was told, or NULL */
@@ -131,6 +131,11 @@ int machine_add_disk(struct machine *m, unsigned number, struct machine_files *f
 		     struct error *err);
 int machine_add_net(struct machine *m, const struct config_net *c, struct net_ends *ends,
 		    struct error *err);
+int machine_add_pmem(struct machine *m, const struct config_pmem *c, int *fd, struct error *err);
+/* Behind all persistent memory that there is. */
+uint64_t machine_pmem_end(const struct machine *m);
+/* The guest has @dev no longer, which is about to be freed. The vCPUs stand still. */
+void machine_unmap_pmem(struct machine *m, const struct virtio_device *dev);
 
 /*
  * machine_names.c: the device of @kind (VIRTIO_ID_*) that is called @id; NULL, or -ENOENT for where
@@ -138,9 +143,12 @@ int machine_add_net(struct machine *m, const struct config_net *c, struct net_en
  */
 struct virtio_device *machine_virtio(const struct machine *m, unsigned kind, const char *id);
 int machine_virtio_index(const struct machine *m, unsigned kind, const char *id);
+/* VIRTIO_ID_* of a device of @kind, and the other way round: CONFIG_DEVICES for any other. */
+unsigned machine_virtio_id(enum config_device kind);
+enum config_device machine_device_kind(const struct virtio_device *dev);
 /*
- * The disk or network that a person calls @name: by its ID alone, or, since one of each may have
- * the same, as disk:ID or net:ID. NULL with @err: there is none (-ENOENT), or two (-EEXIST).
+ * The device that a person calls @name: by its ID alone, or, since one of each kind may have the
+ * same, as disk:ID, net:ID or pmem:ID. NULL with @err: there is none (-ENOENT), or two (-EEXIST).
  */
 struct virtio_device *machine_virtio_named(const struct machine *m, const char *name,
 					   struct error *err);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "virtio/virtio_devices.h"
 #include "vmm/config/config_parse.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/migrate/migrate.h"
@@ -12,14 +13,14 @@
 /* A device that was added; its strings are in @config, which the machine's copy borrows. */
 struct addition {
 	struct machine_config config;
-	const char *option;
 	char *value; /* with its slot, and all that was made up */
 	char *id;
-	bool named, placed; /* by who asked: the id, the slot */
+	enum config_device kind;
+	bool named, placed, addressed; /* by who asked: its id, its slot, where its memory is */
 	struct addition *next;
 };
 
-/* One of the start that is gone: "disk:ID:SLOT" or "net:ID:SLOT". */
+/* One of the start that is gone: "disk:ID:SLOT", say. */
 struct removal {
 	char *value;
 	struct removal *next;
@@ -31,7 +32,7 @@ struct change {
 	struct addition *addition; /* that comes; or that went, until its device is freed */
 	struct machine_files files;
 	char id[VIRTIO_MAX_NAME + 1]; /* of the one that is to go */
-	unsigned kind; /* VIRTIO_ID_BLOCK or VIRTIO_ID_NET: which it is */
+	enum config_device kind; /* which it is */
 	uint32_t slots; /* its slot's bit */
 	bool force, was_paused;
 	struct loop_timer patience;
@@ -100,7 +101,7 @@ static int describe(struct machine_plugging *p)
 		args[num++] = r->value;
 	}
 	for (const struct addition *a = p->additions; a; a = a->next) {
-		args[num++] = (char *)a->option;
+		args[num++] = (char *)config_device_kinds[a->kind].option;
 		args[num++] = a->value;
 	}
 	for (unsigned i = options; i < base->num_args; i++)
@@ -195,8 +196,9 @@ static struct machine_virtio take_device(struct machine *m, unsigned i)
 	return v;
 }
 
-static void free_device(const struct machine_virtio *v)
+static void free_device(struct machine *m, const struct machine_virtio *v)
 {
+	machine_unmap_pmem(m, v->dev);
 	virtio_pci_free(v->pci);
 	virtio_free(v->dev);
 }
@@ -224,17 +226,16 @@ static char *free_name(const struct machine *m, const char *stem)
 	return NULL;
 }
 
-/* What the user left open. */
+/* What the user left open, but for where it is. */
 static int complete(struct machine *m, struct addition *a)
 {
-	struct config_disk *d = a->config.num_disks ? &a->config.disk[0] : NULL;
-	struct config_net *n = d ? NULL : &a->config.net[0];
-	char **id = d ? &d->id : &n->id;
+	struct config_disk *d = a->kind == CONFIG_DEVICE_DISK ? &a->config.disk[0] : NULL;
+	struct config_net *n = a->kind == CONFIG_DEVICE_NET ? &a->config.net[0] : NULL;
+	char **id = config_device_id(&a->config, a->kind, 0);
 
 	a->named = *id;
-	a->placed = d ? d->slot : n->slot;
 	if (!*id)
-		*id = free_name(m, d ? "disk" : "net");
+		*id = free_name(m, config_device_kinds[a->kind].word);
 	a->id = *id ? strdup(*id) : NULL;
 	if (d && !d->serial && a->id)
 		d->serial = strndup(a->id, CONFIG_DISK_SERIAL);
@@ -243,22 +244,32 @@ static int complete(struct machine *m, struct addition *a)
 	return a->id && (!d || d->serial) ? 0 : -ENOMEM;
 }
 
-/* The option's value with all that another process would otherwise make up. */
+/*
+ * The option's value with all that another process would otherwise make up; and a path was named by
+ * somebody in whatever directory.
+ */
 static int write_down(struct addition *a, const char *value)
 {
 	const struct machine_config *c = &a->config;
+	const char *path = a->kind == CONFIG_DEVICE_DISK ? c->disk[0].path : c->pmem[0].path;
 	const uint8_t *mac = c->net[0].mac;
 	char address[40] = "", slot[20] = "";
+	char *whole = path ? config_replace_first(value, path) : strdup(value);
 	int r;
 
+	if (!whole)
+		return -ENOMEM;
 	if (!a->placed)
 		snprintf(slot, sizeof(slot), ",slot=%u",
-			 c->num_disks ? c->disk[0].slot : c->net[0].slot);
+			 *config_device_slot(&a->config, a->kind, 0));
 	if (c->num_nets && !c->net[0].mac_given)
 		snprintf(address, sizeof(address), ",mac=%02x:%02x:%02x:%02x:%02x:%02x", mac[0],
 			 mac[1], mac[2], mac[3], mac[4], mac[5]);
-	r = asprintf(&a->value, "%s%s%s%s%s", value, a->named ? "" : ",id=",
+	if (c->num_pmems && !a->addressed)
+		snprintf(address, sizeof(address), ",address=0x%" PRIx64, c->pmem[0].gpa);
+	r = asprintf(&a->value, "%s%s%s%s%s", whole, a->named ? "" : ",id=",
 		     a->named ? "" : a->id, address, slot);
+	free(whole);
 	if (r < 0)
 		a->value = NULL;
 	return r < 0 ? -ENOMEM : 0;
@@ -268,59 +279,68 @@ static int write_down(struct addition *a, const char *value)
 static int enter(struct machine *m, struct addition *a, struct error *err)
 {
 	struct machine_config *c = &m->plugging->config;
-	bool disk = a->config.num_disks;
+	unsigned last = config_num_devices(c, a->kind);
 	int r;
 
-	if (disk ? c->num_disks == CONFIG_MAX_DISKS : c->num_nets == CONFIG_MAX_NETS)
+	if (last == config_device_kinds[a->kind].max)
 		return error_set(err, -ENOSPC, "no more devices of this kind");
-	if (machine_virtio(m, disk ? VIRTIO_ID_BLOCK : VIRTIO_ID_NET, a->id))
-		return error_usage(err, -EEXIST, "there is a %s '%s' already",
-				   disk ? "disk" : "network", a->id);
-	if (disk)
+	if (machine_virtio(m, machine_virtio_id(a->kind), a->id))
+		return error_usage(err, -EEXIST, "there is %s '%s' already",
+				   config_device_kinds[a->kind].name, a->id);
+	if (a->kind == CONFIG_DEVICE_DISK)
 		c->disk[c->num_disks++] = a->config.disk[0];
-	else
+	else if (a->kind == CONFIG_DEVICE_NET)
 		c->net[c->num_nets++] = a->config.net[0];
+	else
+		c->pmem[c->num_pmems++] = a->config.pmem[0];
 	r = config_validate(c, err);
 	if (r < 0)
-		*(disk ? &c->num_disks : &c->num_nets) -= 1;
+		config_drop_device(c, a->kind, last);
 	return r;
 }
 
 static int make_device(struct machine *m, struct change *change, struct error *err)
 {
 	struct machine_config *c = &m->plugging->config;
-	bool disk = change->addition->config.num_disks;
-	unsigned before = m->num_virtio, last = c->num_disks - 1;
+	enum config_device kind = change->addition->kind;
+	unsigned before = m->num_virtio, last = config_num_devices(c, kind) - 1;
 	struct machine_files *f = &change->files;
 	int r;
 
-	if (disk) {
+	if (kind == CONFIG_DEVICE_DISK) {
 		/* Where the configuration says that it is. */
 		if (last) {
 			f->disk[last] = f->disk[0];
 			f->disk[0] = -1;
 		}
 		r = machine_add_disk(m, last, f, err);
+	} else if (kind == CONFIG_DEVICE_NET) {
+		r = machine_add_net(m, &c->net[last], &f->net[0], err);
 	} else {
-		r = machine_add_net(m, &c->net[c->num_nets - 1], &f->net[0], err);
+		r = machine_add_pmem(m, &c->pmem[last], &f->pmem[0], err);
 	}
 	if (!r)
 		return 0;
-	*(disk ? &c->num_disks : &c->num_nets) -= 1;
+	config_drop_device(c, kind, last);
 	if (m->num_virtio > before) {
 		const struct machine_virtio half = take_device(m, before);
 
-		free_device(&half);
+		free_device(m, &half);
 	}
 	return r;
 }
 
-static int choose_slot(struct machine *m, struct addition *a, struct error *err)
+/* Where it is: on the bus, and in memory. */
+static int place(struct machine *m, struct addition *a, struct error *err)
 {
-	struct machine_config *c = &a->config;
-	unsigned *slot = c->num_disks ? &c->disk[0].slot : &c->net[0].slot;
+	unsigned *slot = config_device_slot(&a->config, a->kind, 0);
+	struct config_pmem *p = &a->config.pmem[0];
 	int r = *slot ? (int)*slot : pci_bus_free_slot(m->pci, 0);
 
+	a->placed = *slot;
+	a->addressed = p->gpa;
+	if (a->kind == CONFIG_DEVICE_PMEM && !p->gpa)
+		p->gpa = machine_pmem_end(m);
 	if (r > 0 && pci_bus_device(m->pci, r))
 		r = -EBUSY;
 	if (r < 0)
@@ -363,7 +383,7 @@ static void add(void *arg)
 	if (!r && complete(m, c->addition) < 0)
 		r = error_set(&err, -ENOMEM, "no memory");
 	if (!r)
-		r = choose_slot(m, c->addition, &err);
+		r = place(m, c->addition, &err);
 	if (!r && write_down(c->addition, value) < 0)
 		r = error_set(&err, -ENOMEM, "no memory");
 	free((char *)value);
@@ -399,7 +419,7 @@ void machine_plug(struct machine *m, const struct machine_addition *a, machine_p
 		return;
 	}
 	own->config = *a->config;
-	own->option = a->option;
+	own->kind = a->kind;
 	own->value = value;
 	c->addition = own;
 	c->files = *a->files;
@@ -414,40 +434,50 @@ void machine_plug(struct machine *m, const struct machine_addition *a, machine_p
 
 /* ---- one that goes ---- */
 
+/* One of the start, as --unplugged has it. What is behind persistent memory stays there. */
+static int describe_gone(const struct change *change, const struct virtio_device *dev, char **ret)
+{
+	const char *word = config_device_kinds[change->kind].word;
+	unsigned slot = __builtin_ctz(change->slots);
+	struct virtio_pmem_area area;
+
+	if (change->kind != CONFIG_DEVICE_PMEM)
+		return asprintf(ret, "%s:%s:%u", word, change->id, slot);
+	virtio_pmem_area(dev, &area);
+	return asprintf(ret, "%s:%s:%u:%" PRIx64, word, change->id, slot, area.gpa + area.size);
+}
+
 /*
  * Out of the configuration: of the start, or of those that came later, which the change then has:
  * the device may still look at its strings.
  */
-static int forget(struct machine *m, struct change *change)
+static int forget(struct machine *m, struct change *change, const struct virtio_device *dev)
 {
 	struct machine_plugging *p = m->plugging;
 	struct machine_config *c = &p->config;
+	enum config_device kind = change->kind;
 	const char *id = change->id;
-	bool disk = change->kind == VIRTIO_ID_BLOCK;
 	struct removal *gone;
 
-	for (unsigned i = 0; i < c->num_disks; i++) {
-		if (!disk || strcmp(c->disk[i].id, id))
+	for (unsigned i = 0; i < config_num_devices(c, kind); i++) {
+		if (strcmp(*config_device_id(c, kind, i), id) != 0)
 			continue;
-		config_drop_disk(c, i);
-		memmove(&m->disk_fd[i], &m->disk_fd[i + 1],
-			(c->num_disks - i) * sizeof(m->disk_fd[0]));
+		config_drop_device(c, kind, i);
+		if (kind == CONFIG_DEVICE_DISK)
+			memmove(&m->disk_fd[i], &m->disk_fd[i + 1],
+				(c->num_disks - i) * sizeof(m->disk_fd[0]));
 	}
-	for (unsigned i = 0; i < c->num_nets; i++)
-		if (!disk && !strcmp(c->net[i].id, id))
-			config_drop_net(c, i);
 	for (struct addition **a = &p->additions; *a; a = &(*a)->next) {
 		struct addition *one = *a;
 
-		if (disk != (one->config.num_disks > 0) || strcmp(one->id, id))
+		if (kind != one->kind || strcmp(one->id, id))
 			continue;
 		*a = one->next;
 		change->addition = one;
 		return describe(p);
 	}
 	gone = calloc(1, sizeof(*gone));
-	if (!gone || asprintf(&gone->value, "%s:%s:%u", disk ? "disk" : "net", id,
-			      __builtin_ctz(change->slots)) < 0) {
+	if (!gone || describe_gone(change, dev, &gone->value) < 0) {
 		free(gone);
 		return -ENOMEM;
 	}
@@ -462,14 +492,14 @@ static void drop(struct loop_task *task)
 {
 	struct change *c = container_of(task, struct change, drop);
 	struct machine *m = c->m;
-	int i = machine_virtio_index(m, c->kind, c->id);
+	int i = machine_virtio_index(m, machine_virtio_id(c->kind), c->id);
 	const struct machine_virtio gone = take_device(m, i);
 
 	m->generation++;
-	if (forget(m, c) < 0)
+	if (forget(m, c, gone.dev) < 0)
 		log_warn("'%s' is still in what the next snapshot says of devices: no memory",
 			 c->id);
-	free_device(&gone);
+	free_device(m, &gone);
 	go_on(c);
 	finish(c, 0, NULL);
 }
@@ -479,7 +509,8 @@ static void reset_and_drop(void *arg)
 	struct change *c = arg;
 	struct machine *m = c->m;
 	struct error err = { 0 };
-	int i = machine_virtio_index(m, c->kind, c->id), r = machine_check_paused(m, &err);
+	int i = machine_virtio_index(m, machine_virtio_id(c->kind), c->id);
+	int r = machine_check_paused(m, &err);
 
 	if (r < 0) {
 		finish(c, r, &err);
@@ -549,8 +580,8 @@ void machine_unplug(struct machine *m, const char *name, uint64_t patience_ns, b
 		return;
 	}
 	snprintf(c->id, sizeof(c->id), "%s", dev->id);
-	c->kind = dev->ops->id;
-	c->slots = 1u << m->virtio[machine_virtio_index(m, c->kind, c->id)].slot;
+	c->kind = machine_device_kind(dev);
+	c->slots = 1u << m->virtio[machine_virtio_index(m, dev->ops->id, c->id)].slot;
 	c->force = force;
 	if (!virtio_get_status(dev) || (force && !patience_ns)) {
 		take_away(c);

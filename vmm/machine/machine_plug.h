@@ -1,7 +1,7 @@
 /*
- * Disks and networks that come and go while the guest runs, in slots of the PCI bus that the guest
- * is told of by ACPI events. The configuration goes along: what is saved, cloned or sent has the
- * devices that are there then, in the slots where they are.
+ * Disks, networks and persistent memory that come and go while the guest runs, in slots of the PCI
+ * bus that the guest is told of by ACPI events. The configuration goes along: what is saved, cloned
+ * or sent has the devices that are there then, in the slots where they are.
  *
  * On the loop; one change at a time.
  */
@@ -15,10 +15,10 @@ typedef void machine_plugged_fn(void *arg, int r, const struct error *err);
 
 /* A device to be added. */
 struct machine_addition {
-	/* With one disk or one network, as its option was parsed, and nothing else in it */
-	struct machine_config *config;
-	const char *option, *value;  /* "--disk", and what it was parsed of */
-	struct machine_files *files; /* disk[0] or net[0] is the device's */
+	enum config_device kind;
+	struct machine_config *config; /* with one of that kind, as parsed, and nothing else */
+	const char *value;	       /* what it was parsed of */
+	struct machine_files *files;   /* disk[0], net[0] or pmem[0] is the device's */
 };
 
 /*
@@ -31,7 +31,7 @@ void machine_plug(struct machine *m, const struct machine_addition *a, machine_p
 		  void *arg);
 
 /*
- * Take the disk or network @name (ID, disk:ID or net:ID) away, once the guest's driver has let go
+ * Take the device @name (ID, disk:ID, net:ID or pmem:ID) away, once the guest's driver has let go
  * of it: at once when none is in use, else the guest is asked. If it has not by @patience_ns from
  * now: with @force it is taken away all the same, as if somebody had pulled it out, else
  * -ETIMEDOUT.
