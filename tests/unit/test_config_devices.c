@@ -397,14 +397,15 @@ static void what_was_unplugged_is_not_there(void **state)
 		    "--unplugged: 'pmem:pmem0:2:40600001' does not end at a multiple of 2M");
 	line_refuse("--pmem /a --unplugged pmem:pmem0:2:x",
 		    "--unplugged: 'pmem:pmem0:2:x' is not an ID, ':' and a slot from 1 to 31");
-	line_refuse("--disk /a --unplugged disk:disk0:2:200000",
-		    "--unplugged: 'disk:disk0:2:200000' is not an ID, ':' and a slot from 1 to 31");
+	line_refuse("--disk /a --unplugged disk:disk0:2:4",
+		    "--unplugged: 'disk:disk0:2:4' is not an ID, ':' and a slot from 1 to 31");
 	line_refuse("--unplugged pmem:x:1", "--unplugged: there is no persistent memory 'x'");
 	line_refuse("--disk /a,id=x --unplugged net:x:1", "--unplugged: there is no network 'x'");
 	line_refuse("--unplugged disk:net0:1", "--unplugged: there is no disk 'net0'");
 	line_refuse("--unplugged net::1",
 		    "--unplugged: 'net::1' is not an ID, ':' and a slot from 1 to 31");
-	line_refuse("--unplugged x:1", "--unplugged: there is no disk, network or persistent memory 'x'");
+	line_refuse("--unplugged x:1",
+		    "--unplugged: there is no disk, network or persistent memory 'x'");
 	line_refuse("--unplugged net0:32",
 		    "--unplugged: 'net0:32' is not an ID, ':' and a slot from 1 to 31");
 	line_refuse("--disk /a,slot=0", "--disk: slot: 0 is out of range (1 to 31)");

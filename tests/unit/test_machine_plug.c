@@ -45,8 +45,8 @@ static int open_file(void)
 }
 
 /*
- * With the disks "a" and "b", of a command line that says so, and with @pmems the persistent memories
- * "p" and "q".
+ * With the disks "a" and "b", of a command line that says so, and with @pmems the persistent
+ * memories "p" and "q".
  */
 static void create_with(struct fixture *x, enum config_transport transport, bool pmems)
 {
