@@ -1,6 +1,6 @@
 /*
- * Drives, networks and persistent memory that come and go while the microVM runs: by `wisp plug` and
- * `wisp unplug`.
+ * Drives, networks and persistent memory that come and go while the microVM runs: by `wisp plug`
+ * and `wisp unplug`.
  */
 #include <stdio.h>
 #include <stdlib.h>
