@@ -7,8 +7,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/unit/num_fds.h"
@@ -243,6 +247,53 @@ static void client_that_never_reads_only_waits_for_itself(void **state)
 	served_destroy(&s);
 }
 
+/* A child by our name, as monitors are to their parents, which is stopped. */
+static pid_t stopped_child(void)
+{
+	pid_t child = fork();
+
+	if (child == 0) {
+		raise(SIGSTOP);
+		for (;;)
+			pause();
+	}
+	assert_int_equal(waitpid(child, NULL, WUNTRACED), child);
+	return child;
+}
+
+static void stopped_monitor_is_told_of_and_not_asked(void **state)
+{
+	struct error err = { 0 };
+	struct served s;
+	char text[64];
+	pid_t child;
+	int sock;
+
+	served_create(&s);
+	child = stopped_child();
+	assert_int_equal(control_connect_awake(s.root, "box", &err), -EBUSY);
+	snprintf(text, sizeof(text), "'box' cannot answer: its process %d is stopped", child);
+	assert_non_null(strstr(err.msg, text));
+	snprintf(text, sizeof(text), "'kill -CONT %d'", child);
+	assert_non_null(strstr(err.hint, text));
+	/* A helper, which goes by another name, is not what would answer. */
+	prctl(PR_SET_NAME, "another");
+	sock = control_connect_awake(s.root, "box", &err);
+	assert_true(sock >= 0);
+	close(sock);
+	/* A clone's monitor is no child of who listens. */
+	run_dir_note_monitor(&s.dir, child);
+	assert_int_equal(control_connect_awake(s.root, "box", &err), -EBUSY);
+	kill(child, SIGCONT);
+	assert_int_equal(waitpid(child, NULL, WCONTINUED), child);
+	sock = control_connect_awake(s.root, "box", &err);
+	assert_true(sock >= 0);
+	close(sock);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	served_destroy(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -253,6 +304,7 @@ int main(void)
 		cmocka_unit_test(connections_are_bounded_and_freed_places_taken),
 		cmocka_unit_test(client_that_leaves_before_its_answer_harms_nobody),
 		cmocka_unit_test(client_that_never_reads_only_waits_for_itself),
+		cmocka_unit_test(stopped_monitor_is_told_of_and_not_asked),
 		cmocka_unit_test(clients_are_served_once_there_are_descriptors_again),
 		cmocka_unit_test(answer_without_room_for_its_files_says_so),
 	};

@@ -91,7 +91,7 @@ int balloon_main(int argc, char **argv)
 		r = error_usage(&err, -EINVAL, "balloon: '%s' is not a size such as 512M or 2G",
 				args[1]);
 	if (r >= 0)
-		sock = r = control_connect_in(o.run_dir, args[0], &err);
+		sock = r = control_connect_awake(o.run_dir, args[0], &err);
 	if (r >= 0) {
 		request = json_pack("{s:s, s:b}", "do", "balloon", "refresh", true);
 		if (n == 2)

@@ -141,7 +141,7 @@ static int change(struct change_options *o, int argc, char **argv, struct error 
 	if (r < 0)
 		return r;
 	/* Before the helper of one of its networks is asked, which knows less of who is there. */
-	r = sock = control_connect_in(o->control.run_dir, args[0], err);
+	r = sock = control_connect_awake(o->control.run_dir, args[0], err);
 	if (r >= 0)
 		r = change_forwards(o, args, err);
 	if (r >= 0 && json_object_size(request) > 2)

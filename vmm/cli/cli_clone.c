@@ -94,7 +94,7 @@ static int run(struct cli_fork *c, const struct clone_options *o, const char *id
 	int sock = -1, r = check_names(o, id, &c->err);
 
 	if (!r)
-		r = sock = control_connect_in(o->run_dir, id, &c->err);
+		r = sock = control_connect_awake(o->run_dir, id, &c->err);
 	r = MIN(r, 0);
 
 	/* The only one can have what was copied while the guest stood still. */

@@ -73,16 +73,23 @@ void control_print_json(json_t *o, const char *id)
 	json_decref(all);
 }
 
-int control_open(const char *verb, const struct config_item *options, struct control_options *o,
+/* The options, and which microVM it is. */
+static int parse(const char *verb, const struct config_item *options, struct control_options *o,
 		 int argc, char *const *argv, const char **ret_id, struct error *err)
 {
 	int n = config_parse_verb(verb, options, o, argc, argv, ret_id, 1, err);
 
-	if (n < 0)
-		return n;
 	if (n == 0)
 		return error_usage(err, -EINVAL, "%s: which microVM? ('wisp ls' lists them)", verb);
-	return control_connect_in(o->run_dir, *ret_id, err);
+	return n < 0 ? n : 0;
+}
+
+int control_open(const char *verb, const struct config_item *options, struct control_options *o,
+		 int argc, char *const *argv, const char **ret_id, struct error *err)
+{
+	int r = parse(verb, options, o, argc, argv, ret_id, err);
+
+	return r < 0 ? r : control_connect_awake(o->run_dir, *ret_id, err);
 }
 
 /* A verb that asks one thing and has nothing to say when that is done. */
@@ -113,15 +120,6 @@ int resume_main(int argc, char **argv)
 }
 
 /* ---- ends ---- */
-
-/* Who listens at the other end: the microVM's parent; 0 when that cannot be said. */
-static pid_t peer_pid(int sock)
-{
-	struct ucred peer = { 0 };
-	socklen_t len = sizeof(peer);
-
-	return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 ? peer.pid : 0;
-}
 
 /*
  * A monitor that is stuck: kill it by force. Its process is known, or it is a child of the one that
@@ -161,7 +159,7 @@ static void await_parent(int pidfd)
 int control_end_machine(int sock, json_t *request, pid_t force, json_t **ret_reply,
 			struct error *err)
 {
-	pid_t parent = peer_pid(sock);
+	pid_t parent = control_peer(sock);
 	int pidfd = parent > 0 ? (int)syscall(SYS_pidfd_open, parent, 0) : -1;
 	int r;
 
@@ -227,7 +225,9 @@ int kill_main(int argc, char **argv)
 	pid_t monitor;
 	int sock, r;
 
-	sock = r = control_open("kill", control_plain_options, &o, argc, argv, &id, &err);
+	r = parse("kill", control_plain_options, &o, argc, argv, &id, &err);
+	/* Also one that cannot answer. */
+	sock = r = r < 0 ? r : control_connect_in(o.run_dir, id, &err);
 	if (sock >= 0) {
 		setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 		setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));

@@ -35,7 +35,10 @@ void control_options_done(struct control_options *o);
  */
 void control_print_json(json_t *o, const char *id);
 
-/* Parse the arguments of @verb, which takes one microVM, and connect to it. A socket, or -errno. */
+/*
+ * Parse the arguments of @verb, which takes one microVM, and connect to it as
+ * control_connect_awake() does. A socket, or -errno.
+ */
 int control_open(const char *verb, const struct config_item *options, struct control_options *o,
 		 int argc, char *const *argv, const char **ret_id, struct error *err);
 

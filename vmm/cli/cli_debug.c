@@ -46,7 +46,7 @@ int core_main(int argc, char **argv)
 	if (r >= 0 && r != 2)
 		r = error_usage(&err, -EINVAL, "core: which microVM, and into which file?");
 	if (r >= 0)
-		r = sock = control_connect_in(o.run_dir, names[0], &err);
+		r = sock = control_connect_awake(o.run_dir, names[0], &err);
 	if (r >= 0)
 		r = late_file_open(&file, "core", names[1], &err);
 	if (r >= 0) {
@@ -86,7 +86,7 @@ int gdb_main(int argc, char **argv)
 	if (r == 0)
 		r = error_usage(&err, -EINVAL, "gdb: which microVM? ('wisp ls' lists them)");
 	if (r > 0)
-		sock = control_connect_in(o.run_dir, id, &err);
+		sock = control_connect_awake(o.run_dir, id, &err);
 	if (sock < 0) {
 		r = MIN(r, sock);
 	} else if (o.listen) {

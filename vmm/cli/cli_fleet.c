@@ -144,7 +144,7 @@ static int stat_one(const struct control_options *o, const char *id, json_t **re
 	json_t *machine = NULL;
 	int sock, r;
 
-	sock = r = control_connect_in(o->run_dir, id, err);
+	sock = r = control_connect_awake(o->run_dir, id, err);
 	if (sock >= 0) {
 		r = fleet_ask(sock, true, &machine, err);
 		close(sock);

@@ -102,7 +102,7 @@ int memory_main(int argc, char **argv)
 		r = error_usage(&err, -EINVAL, "memory: '%s' is not a size such as 512M or 2G",
 				args[1]);
 	if (r >= 0)
-		sock = r = control_connect_in(o.run_dir, args[0], &err);
+		sock = r = control_connect_awake(o.run_dir, args[0], &err);
 	if (r >= 0)
 		r = ask(sock, n == 2, bytes, &reply, &err);
 	if (r >= 0 && o.wait_seconds)

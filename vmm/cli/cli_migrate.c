@@ -337,7 +337,7 @@ static int hand_over(const struct migrate_options *o, const char *id, const char
 	};
 	int sock, r;
 
-	sock = control_connect_in(o->run_dir, id, err);
+	sock = control_connect_awake(o->run_dir, id, err);
 	if (sock < 0)
 		return sock;
 	r = cli_disks_get(&mig.disks, sock, err);

@@ -193,7 +193,7 @@ int plug_main(int argc, char **argv)
 	if (r > 0 && !!o.disk + !!o.pmem + !!o.net != 1)
 		r = error_usage(&err, -EINVAL, "plug: one --disk, one --pmem or one --net");
 	if (r > 0)
-		r = sock = control_connect_in(o.control.run_dir, id, &err);
+		r = sock = control_connect_awake(o.control.run_dir, id, &err);
 	if (r >= 0)
 		r = plug(&o, id, sock, &err);
 	return finish(&o, sock, r, &err);
@@ -212,7 +212,7 @@ int unplug_main(int argc, char **argv)
 	if (r >= 0 && r < 2)
 		r = error_usage(&err, -EINVAL, "unplug: which microVM and which device of it?");
 	if (r > 0)
-		r = sock = control_connect_in(o.control.run_dir, args[0], &err);
+		r = sock = control_connect_awake(o.control.run_dir, args[0], &err);
 	if (r >= 0)
 		r = control_ask(sock,
 				json_pack("{s:s, s:s, s:i, s:b}", "do", "unplug", "device", args[1],

@@ -167,7 +167,7 @@ int reset_main(int argc, char **argv)
 				"reset: --keep, --identical and --clock say how to go back, not "
 				"how to --set");
 	if (r > 0)
-		sock = r = control_connect_in(o.run_dir, id, &err);
+		sock = r = control_connect_awake(o.run_dir, id, &err);
 	if (r >= 0)
 		r = ask(&o, sock, &reply, &err);
 	if (r >= 0)

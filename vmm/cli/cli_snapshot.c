@@ -403,7 +403,7 @@ static int take(const struct snapshot_options *o, const char *id, const char *pa
 	json_t *reply = NULL;
 	int sock, r;
 
-	sock = control_connect_in(o->run_dir, id, err);
+	sock = control_connect_awake(o->run_dir, id, err);
 	if (sock < 0)
 		return sock;
 	r = begin(&t, sock, path);

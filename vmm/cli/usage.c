@@ -112,6 +112,32 @@ int usage_add_machine(struct usage *sum, pid_t monitor, pid_t parent)
 	return usage_add_tree(sum, ours ? parent : monitor);
 }
 
+/* The letter of process @pid's state, as proc(5) has it; 0 when there is no such process. */
+static char read_state(pid_t pid)
+{
+	char path[64], text[1024], *name_end;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	name_end = read_text(path, text, sizeof(text)) < 0 ? NULL : strrchr(text, ')');
+	return name_end && name_end[1] ? name_end[2] : 0;
+}
+
+pid_t usage_stopped_monitor(pid_t monitor, pid_t parent)
+{
+	char path[64], text[4096], ours[64], name[64], *p = text, *end;
+
+	if (monitor > 0)
+		return read_state(monitor) == 'T' ? monitor : 0;
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", parent, parent);
+	if (read_text(path, text, sizeof(text)) < 0 || read_name(parent, ours, sizeof(ours)) < 0)
+		return 0;
+	for (long child; (child = strtol(p, &end, 10)) > 0 && end != p; p = end)
+		if (read_state((pid_t)child) == 'T' &&
+		    read_name((pid_t)child, name, sizeof(name)) == 0 && !strcmp(name, ours))
+			return (pid_t)child;
+	return 0;
+}
+
 static int meminfo(const char *text, const char *name, uint64_t *ret_bytes)
 {
 	const char *p = strstr(text, name);

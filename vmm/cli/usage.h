@@ -31,6 +31,12 @@ int usage_add_tree(struct usage *sum, pid_t pid);
  */
 int usage_add_machine(struct usage *sum, pid_t monitor, pid_t parent);
 
+/*
+ * Is a microVM's monitor stopped by a signal, as by SIGSTOP? It is @monitor or, when that is 0,
+ * the child of @parent that goes by its name: helpers have names of their own. Its process, or 0.
+ */
+pid_t usage_stopped_monitor(pid_t monitor, pid_t parent);
+
 struct host_room {
 	unsigned cpus; /* that we may run on */
 	uint64_t memory_bytes;

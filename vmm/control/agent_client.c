@@ -39,7 +39,7 @@ static int try_connect(const char *run_dir, const char *id, uint64_t deadline_ns
 {
 	int control, pair[2], r;
 
-	control = control_connect_in(run_dir, id, err);
+	control = control_connect_awake(run_dir, id, err);
 	if (control < 0)
 		return control;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {

@@ -7,6 +7,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "vmm/cli/usage.h"
 #include "vmm/control/control.h"
 #include "vmm/core/fds.h"
 #include "vmm/run_dir.h"
@@ -70,6 +71,30 @@ ssize_t control_receive(int sock, void *data, size_t size, int *fds, unsigned ma
 int control_connect_in(const char *run_dir, const char *id, struct error *err)
 {
 	return run_dir_connect(run_dir, id, RUN_DIR_CONTROL, SOCK_SEQPACKET, err);
+}
+
+pid_t control_peer(int sock)
+{
+	struct ucred peer = { 0 };
+	socklen_t len = sizeof(peer);
+
+	return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 ? peer.pid : 0;
+}
+
+int control_connect_awake(const char *run_dir, const char *id, struct error *err)
+{
+	int sock = control_connect_in(run_dir, id, err);
+	pid_t pid;
+
+	if (sock < 0)
+		return sock;
+	pid = usage_stopped_monitor(run_dir_monitor(run_dir, id), control_peer(sock));
+	if (!pid)
+		return sock;
+	close(sock);
+	error_set(err, -EBUSY, "microVM '%s' cannot answer: its process %d is stopped", id, pid);
+	error_hint(err, "'kill -CONT %d' lets it go on, 'wisp kill %s' ends it", pid, id);
+	return -EBUSY;
 }
 
 int control_connect_late(const char *run_dir, const char *id, struct error *err)

@@ -6,6 +6,7 @@
 #define WISP_VMM_CONTROL_CLIENT_H
 
 #include <jansson.h>
+#include <sys/types.h>
 
 #include "vmm/core/error.h"
 
@@ -17,6 +18,15 @@ int control_connect(const char *id, struct error *err);
 
 /* As control_connect(), for a microVM under --run-dir @run_dir; NULL: the default. */
 int control_connect_in(const char *run_dir, const char *id, struct error *err);
+
+/*
+ * As control_connect_in(), for those who would wait for an answer as long as it takes: -EBUSY, with
+ * what lets it go on, when the microVM's monitor is stopped by a signal. Nothing is asked then.
+ */
+int control_connect_awake(const char *run_dir, const char *id, struct error *err);
+
+/* The process that listens at the other end of @sock: the microVM's parent; 0 when not known. */
+pid_t control_peer(int sock);
 
 /*
  * Where a guest that runs here, and may wait for memory that its source still has, is asked: what
