@@ -13,6 +13,16 @@ _wisp_files()
 	mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 }
 
+# A command of this host's, and the files that are its arguments.
+_wisp_command()
+{
+	if [ "$prev" = -- ]; then
+		mapfile -t COMPREPLY < <(compgen -c -- "$cur")
+	else
+		_wisp_files
+	fi
+}
+
 # The names of running microVMs, and the words given.
 _wisp_ids()
 {
@@ -472,6 +482,10 @@ _wisp()
 		*) _wisp_ids "" ;;
 		esac ;;
 	test)
+		case " ${COMP_WORDS[*]:2:COMP_CWORD-2} " in *" -- "*)
+			_wisp_command
+			return ;;
+		esac
 		case $prev in
 		--kernel)
 			_wisp_files
@@ -506,11 +520,151 @@ _wisp()
 		--tap)
 			_wisp_files
 			return ;;
+		--cmdline)
+			return ;;
+		--cmdline-only)
+			return ;;
+		--boot)
+			_wisp_words "auto linux64 pvh"
+			return ;;
+		--cpus)
+			return ;;
+		--memory)
+			return ;;
+		--cpu)
+			_wisp_words "host x86-64-v2 x86-64-v3 x86-64-v4"
+			return ;;
+		--cpu-template)
+			_wisp_files
+			return ;;
+		--memory-backend)
+			_wisp_words "anon shared"
+			return ;;
+		--disk)
+			case $cur in *,*)
+				_wisp_keys "ro format= backing= follow-backing direct cache= queues= iops= bps= iops-burst= bps-burst= reconnect= id= serial= slot="
+				return ;;
+			esac
+			_wisp_files
+			return ;;
+		--pmem)
+			case $cur in *,*)
+				_wisp_keys "ro id= address= slot="
+				return ;;
+			esac
+			_wisp_files
+			return ;;
+		--net)
+			case $cur in *,*)
+				_wisp_keys "hostfwd= restrict host-loopback subnet= dns= search= name= fd= queues= vhost vlan= pps= bps= pps-burst= bps-burst= mac= mtu= service= id= slot="
+				return ;;
+			esac
+			_wisp_words "user tap switch= none"
+			return ;;
+		--unplugged)
+			return ;;
+		--vsock)
+			case $cur in *,*)
+				_wisp_keys "cid= path="
+				return ;;
+			esac
+			return ;;
+		--share)
+			case $cur in *,*)
+				_wisp_keys "ro cache= writeback xattr= acl"
+				return ;;
+			esac
+			_wisp_files
+			return ;;
+		--balloon)
+			case $cur in *,*)
+				_wisp_keys "deflate-on-oom= reporting= hinting="
+				return ;;
+			esac
+			return ;;
+		--memory-hotplug)
+			case $cur in *,*)
+				_wisp_keys "block= requested= slot="
+				return ;;
+			esac
+			return ;;
+		--rewind)
+			case $cur in *,*)
+				_wisp_keys "keep= hold="
+				return ;;
+			esac
+			return ;;
+		--transport)
+			_wisp_words "pci mmio"
+			return ;;
+		--packed)
+			_wisp_words "on off"
+			return ;;
+		--loop)
+			_wisp_words "auto io_uring epoll"
+			return ;;
+		--reboot)
+			_wisp_words "exit reset"
+			return ;;
+		--timeout)
+			return ;;
+		--gdb)
+			_wisp_words "tcp: unix:"
+			return ;;
+		--core)
+			_wisp_files
+			return ;;
+		--run-dir)
+			_wisp_files
+			return ;;
+		--ready-fd)
+			return ;;
+		--sandbox)
+			_wisp_words "off on strict"
+			return ;;
+		--uid)
+			return ;;
+		--gid)
+			return ;;
+		--cpu-weight)
+			return ;;
+		--cpu-max)
+			return ;;
+		--memory-max)
+			return ;;
+		--io-max)
+			case $cur in *,*)
+				_wisp_keys "rbps= wbps= riops= wiops="
+				return ;;
+			esac
+			_wisp_files
+			return ;;
+		--pin)
+			return ;;
+		--config-file)
+			_wisp_files
+			return ;;
+		--save-config)
+			_wisp_files
+			return ;;
+		--metrics)
+			_wisp_files
+			return ;;
+		--log-level)
+			_wisp_words "error warn info debug trace"
+			return ;;
+		--log-file)
+			_wisp_files
+			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --warm --symbols --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
+		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --warm --symbols --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --cmdline --cmdline-only --boot --cpus --memory --cpu --cpu-template --hugepages --memory-backend --disk --pmem --net --unplugged --vsock --share --balloon --memory-hotplug --rewind --transport --rng --rtc --packed --loop --reboot --test-device --timeout --gdb --core --wait-gdb --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --config-file --save-config --metrics --log-level --log-file --help" ;;
 		esac ;;
 	bisect)
+		case " ${COMP_WORDS[*]:2:COMP_CWORD-2} " in *" -- "*)
+			_wisp_command
+			return ;;
+		esac
 		case $prev in
 		--kernel)
 			_wisp_files
@@ -545,9 +699,145 @@ _wisp()
 		--tap)
 			_wisp_files
 			return ;;
+		--cmdline)
+			return ;;
+		--cmdline-only)
+			return ;;
+		--boot)
+			_wisp_words "auto linux64 pvh"
+			return ;;
+		--cpus)
+			return ;;
+		--memory)
+			return ;;
+		--cpu)
+			_wisp_words "host x86-64-v2 x86-64-v3 x86-64-v4"
+			return ;;
+		--cpu-template)
+			_wisp_files
+			return ;;
+		--memory-backend)
+			_wisp_words "anon shared"
+			return ;;
+		--disk)
+			case $cur in *,*)
+				_wisp_keys "ro format= backing= follow-backing direct cache= queues= iops= bps= iops-burst= bps-burst= reconnect= id= serial= slot="
+				return ;;
+			esac
+			_wisp_files
+			return ;;
+		--pmem)
+			case $cur in *,*)
+				_wisp_keys "ro id= address= slot="
+				return ;;
+			esac
+			_wisp_files
+			return ;;
+		--net)
+			case $cur in *,*)
+				_wisp_keys "hostfwd= restrict host-loopback subnet= dns= search= name= fd= queues= vhost vlan= pps= bps= pps-burst= bps-burst= mac= mtu= service= id= slot="
+				return ;;
+			esac
+			_wisp_words "user tap switch= none"
+			return ;;
+		--unplugged)
+			return ;;
+		--vsock)
+			case $cur in *,*)
+				_wisp_keys "cid= path="
+				return ;;
+			esac
+			return ;;
+		--share)
+			case $cur in *,*)
+				_wisp_keys "ro cache= writeback xattr= acl"
+				return ;;
+			esac
+			_wisp_files
+			return ;;
+		--balloon)
+			case $cur in *,*)
+				_wisp_keys "deflate-on-oom= reporting= hinting="
+				return ;;
+			esac
+			return ;;
+		--memory-hotplug)
+			case $cur in *,*)
+				_wisp_keys "block= requested= slot="
+				return ;;
+			esac
+			return ;;
+		--rewind)
+			case $cur in *,*)
+				_wisp_keys "keep= hold="
+				return ;;
+			esac
+			return ;;
+		--transport)
+			_wisp_words "pci mmio"
+			return ;;
+		--packed)
+			_wisp_words "on off"
+			return ;;
+		--loop)
+			_wisp_words "auto io_uring epoll"
+			return ;;
+		--reboot)
+			_wisp_words "exit reset"
+			return ;;
+		--timeout)
+			return ;;
+		--gdb)
+			_wisp_words "tcp: unix:"
+			return ;;
+		--core)
+			_wisp_files
+			return ;;
+		--run-dir)
+			_wisp_files
+			return ;;
+		--ready-fd)
+			return ;;
+		--sandbox)
+			_wisp_words "off on strict"
+			return ;;
+		--uid)
+			return ;;
+		--gid)
+			return ;;
+		--cpu-weight)
+			return ;;
+		--cpu-max)
+			return ;;
+		--memory-max)
+			return ;;
+		--io-max)
+			case $cur in *,*)
+				_wisp_keys "rbps= wbps= riops= wiops="
+				return ;;
+			esac
+			_wisp_files
+			return ;;
+		--pin)
+			return ;;
+		--config-file)
+			_wisp_files
+			return ;;
+		--save-config)
+			_wisp_files
+			return ;;
+		--metrics)
+			_wisp_files
+			return ;;
+		--log-level)
+			_wisp_words "error warn info debug trace"
+			return ;;
+		--log-file)
+			_wisp_files
+			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --warm --symbols --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --help" ;;
+		-*) _wisp_words "--kernel --root --rw --cwd --env --user --systemd --warm --symbols --dmesg --verbose -v --fail-on --boot-timeout --hang --jobs --json --junit --tap --cmdline --cmdline-only --boot --cpus --memory --cpu --cpu-template --hugepages --memory-backend --disk --pmem --net --unplugged --vsock --share --balloon --memory-hotplug --rewind --transport --rng --rtc --packed --loop --reboot --test-device --timeout --gdb --core --wait-gdb --run-dir --ready-fd --sandbox --core-sched --uid --gid --cpu-weight --cpu-max --memory-max --io-max --pin --admit --config-file --save-config --metrics --log-level --log-file --help" ;;
 		esac ;;
 	core)
 		case $prev in

@@ -71,6 +71,55 @@ static void help_and_completion_name_every_option_and_key(void **state)
 	free(bash);
 }
 
+/* What is offered in place of an option of @verb, for the caller to free. */
+static char *offered(const char *bash, const char *verb)
+{
+	char label[32];
+	const char *from, *end;
+
+	snprintf(label, sizeof(label), "\n\t%s)\n", verb);
+	from = strstr(bash, label);
+	from = from ? strstr(from, "\t\t-*) _wisp_words \"") : NULL;
+	if (!from)
+		fail_msg("nothing is offered for %s", verb);
+	from = strchr(from, '"') + 1;
+	end = strstr(from, "\" ;;");
+	assert_non_null(end);
+	return strndup(from, end - from);
+}
+
+static bool is_offered(const char *words, const char *option)
+{
+	size_t len = strlen(option);
+
+	for (const char *p = words; (p = strstr(p, option)); p += len)
+		if ((p == words || p[-1] == ' ') && (p[len] == ' ' || !p[len]))
+			return true;
+	return false;
+}
+
+static void completion_offers_each_verb_what_it_takes(void **state)
+{
+	char *bash = text_of(cli_print_bash), *words;
+
+	for (const struct cli_verb *v = cli_verbs; v->name; v++) {
+		if (!v->options)
+			continue;
+		words = offered(bash, v->name);
+		for (const struct config_item *o = v->options; o->name; o++)
+			if (!is_offered(words, o->name))
+				fail_msg("%s %s is not offered", v->name, o->name);
+		assert_true(is_offered(words, "--help"));
+		free(words);
+	}
+	/* A test is a run too, but for what its machine has of its own. */
+	words = offered(bash, "test");
+	assert_true(is_offered(words, "--disk") && is_offered(words, "--gdb"));
+	assert_false(is_offered(words, "--initrd") || is_offered(words, "--detach"));
+	free(words);
+	free(bash);
+}
+
 static void tables_are_fit_to_be_parsed_by(void **state)
 {
 	unsigned n = 0;
@@ -141,6 +190,7 @@ int main(void)
 		cmocka_unit_test(the_manual_in_the_tree_is_what_the_tables_say),
 		cmocka_unit_test(the_completion_in_the_tree_is_what_the_tables_say),
 		cmocka_unit_test(help_and_completion_name_every_option_and_key),
+		cmocka_unit_test(completion_offers_each_verb_what_it_takes),
 		cmocka_unit_test(tables_are_fit_to_be_parsed_by),
 		cmocka_unit_test(help_fits_a_terminal),
 		cmocka_unit_test(manual_lines_never_start_with_an_accidental_command),

@@ -22,6 +22,7 @@ struct cli_verb {
 	enum { CLI_WORDS, CLI_ID, CLI_VERB, CLI_FILE } first;
 	bool takes_files;
 	const char *words; /* that may be in the place of the first, or NULL */
+	bool is_test;	   /* takes options of `wisp run` too, and a command of this host's */
 	/* Carries it out: the arguments behind the verb. Returns the exit status. */
 	int (*main)(int argc, char **argv);
 };

@@ -3,6 +3,8 @@
 
 #include <ctype.h>
 
+#include "vmm/testing/test.h"
+
 /*
  * The words of "stdio|none|file=PATH" as "stdio none file=": what a person
  * chooses (in capitals) is left out.
@@ -66,16 +68,43 @@ static void put_arguments(FILE *out, const struct cli_verb *v)
 			v->takes_files ? "; fi" : "");
 }
 
+static bool has_own(const struct cli_verb *v, const char *option)
+{
+	for (const struct config_item *o = v->options; o->name; o++)
+		if (!strcmp(o->name, option))
+			return true;
+	return false;
+}
+
+static void put_name(FILE *out, const struct config_item *o)
+{
+	fprintf(out, "%s ", o->name);
+}
+
+/* @put each option that @v takes. */
+static void put_options(FILE *out, const struct cli_verb *v,
+			void (*put)(FILE *out, const struct config_item *o))
+{
+	for (const struct config_item *o = v->options; o->name; o++)
+		put(out, o);
+	for (const struct config_item *o = config_run_options; v->is_test && o->name; o++)
+		if (!has_own(v, o->name) && !test_refuses(o->name))
+			put(out, o);
+}
+
 static void put_verb(FILE *out, const struct cli_verb *v)
 {
 	if (!v->options)
 		return;
-	fprintf(out, "\t%s)\n\t\tcase $prev in\n", v->name);
-	for (const struct config_item *o = v->options; o->name; o++)
-		put_value(out, o);
+	fprintf(out, "\t%s)\n", v->name);
+	if (v->is_test)
+		fputs("\t\tcase \" ${COMP_WORDS[*]:2:COMP_CWORD-2} \" in *\" -- \"*)\n"
+		      "\t\t\t_wisp_command\n\t\t\treturn ;;\n\t\tesac\n",
+		      out);
+	fputs("\t\tcase $prev in\n", out);
+	put_options(out, v, put_value);
 	fputs("\t\tesac\n\t\tcase $cur in\n\t\t-*) _wisp_words \"", out);
-	for (const struct config_item *o = v->options; o->name; o++)
-		fprintf(out, "%s ", o->name);
+	put_options(out, v, put_name);
 	fputs("--help\" ;;\n", out);
 	put_arguments(out, v);
 	fputs("\t\tesac ;;\n", out);
@@ -91,6 +120,11 @@ void cli_print_bash(FILE *out)
 	      "_wisp_files()\n{\n"
 	      "\tcompopt -o filenames\n"
 	      "\tmapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n}\n\n"
+	      "# A command of this host's, and the files that are its arguments.\n"
+	      "_wisp_command()\n{\n"
+	      "\tif [ \"$prev\" = -- ]; then\n"
+	      "\t\tmapfile -t COMPREPLY < <(compgen -c -- \"$cur\")\n"
+	      "\telse\n\t\t_wisp_files\n\tfi\n}\n\n"
 	      "# The names of running microVMs, and the words given.\n"
 	      "_wisp_ids()\n{\n"
 	      "\t_wisp_words \"$1 $(\"${COMP_WORDS[0]}\" ls 2>/dev/null | "

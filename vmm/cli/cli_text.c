@@ -152,14 +152,14 @@ const struct cli_verb cli_verbs[] = {
 	  "panic, 251 oops or warning that --fail-on names, 252 triple fault, 253 --timeout, 254 "
 	  "the kernel did not come up, 125 the monitor failed. --json tells one of these from a "
 	  "command that ends with the same number.",
-	  test_options, .main = test_main },
+	  test_options, .is_test = true, .main = test_main },
 	{ "bisect", "[OPTION]... [--] COMMAND [ARGUMENT]...",
 	  "As test, with the statuses that 'git bisect run' wants",
 	  "0 when the command ended with 0, 125 (skip) when it ended with that or the kernel "
 	  "did not come up, 128 (stop) when the monitor failed, 1 for everything else. Build the "
 	  "kernel first: git bisect run sh -c 'make -j4 bzImage || exit 125; wisp bisect --kernel "
 	  ". -- COMMAND'.",
-	  test_options, .main = bisect_main },
+	  test_options, .is_test = true, .main = bisect_main },
 	{ "core", "[OPTION]... ID FILE", "Write an ELF core of a running guest to FILE",
 	  "The guest stands still for a moment and goes on while its memory is written. gdb opens "
 	  "the file with the kernel's vmlinux, crash with that too; a Linux guest's VMCOREINFO is "

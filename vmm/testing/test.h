@@ -13,6 +13,9 @@
 
 extern const struct config_item test_options[];
 
+/* Is @option one of `wisp run` that no test takes? Its machine has its own in place of that. */
+bool test_refuses(const char *option);
+
 /* @argv: behind the verb. The exit status. */
 int test_main(int argc, char **argv);
 int bisect_main(int argc, char **argv);

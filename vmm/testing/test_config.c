@@ -202,20 +202,28 @@ static int check_warm(const struct test_config *t, struct error *err)
 }
 
 /* Of these the machine of a test has its own, which would be in their place without a word. */
+static const struct {
+	const char *option, *instead;
+} own[] = {
+	{ "--rootfs", "the tree is given by --root, and written to with --rw" },
+	{ "--initrd", "a test makes one of its own" },
+	{ "--serial", "the kernel's log goes there; see --verbose and --dmesg" },
+	{ "--detach", "it is watched until it ends" },
+	{ "--name", "it is called by the process and its number among the tests" },
+	{ "--dry-run", "'wisp run --dry-run' prints a machine" },
+	{ "--console", "the command gets it where standard input is a terminal" },
+};
+
+bool test_refuses(const char *option)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(own); i++)
+		if (!strcmp(option, own[i].option))
+			return true;
+	return false;
+}
+
 static int check_own(const struct test_config *t, struct error *err)
 {
-	static const struct {
-		const char *option, *instead;
-	} own[] = {
-		{ "--rootfs", "the tree is given by --root, and written to with --rw" },
-		{ "--initrd", "a test makes one of its own" },
-		{ "--serial", "the kernel's log goes there; see --verbose and --dmesg" },
-		{ "--detach", "it is watched until it ends" },
-		{ "--name", "it is called by the process and its number among the tests" },
-		{ "--dry-run", "'wisp run --dry-run' prints a machine" },
-		{ "--console", "the command gets it where standard input is a terminal" },
-	};
-
 	for (unsigned i = 0; i < ARRAY_SIZE(own); i++)
 		if (is_given(t, own[i].option))
 			return error_usage(err, -EINVAL, "%s: not for a test: %s", own[i].option,
