@@ -11,6 +11,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
 #include "vmm/core/log.h"
 
 /* Connections that wait for the monitor, which takes them as soon as its loop runs. */
@@ -555,6 +556,15 @@ static bool is_hidden(const char *name)
 	return !strncmp(rest, NEW, strlen(NEW)) || (*rest && !rest[strspn(rest, "0123456789")]);
 }
 
+/* The socket of somebody who kept moments and was killed. */
+static bool remove_dead_keeper(const char *path)
+{
+	size_t len = strlen(path), end = strlen(RUN_DIR_REWIND);
+
+	return len > end && !strcmp(path + len - end, RUN_DIR_REWIND) &&
+	       io_remove_dead_socket(path, SOCK_SEQPACKET);
+}
+
 /* Those of processes that were killed before they had a name for it, or while they removed it. */
 static void remove_unfinished(const char *root)
 {
@@ -597,7 +607,7 @@ int run_dir_for_each(const char *root, int (*fn)(void *arg, const char *id, cons
 		return error_set(err, -errno, "run directory '%s': %m", base);
 	for (int i = 0; i < n; i++) {
 		snprintf(path, sizeof(path), "%s/%s", base, entry[i]->d_name);
-		if (r == 0)
+		if (r == 0 && !remove_dead_keeper(path))
 			r = fn(arg, entry[i]->d_name, path);
 		free(entry[i]);
 	}

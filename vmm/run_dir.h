@@ -8,7 +8,8 @@
  * its directory, with the socket listening before the name appears, and removes
  * it at the end. So a directory whose socket refuses connections is one whose
  * microVM was killed, and whoever comes across it removes it, with RUNDIR locked (flock)
- * from the last look on, so that no live one that took the name goes in its place.
+ * from the last look on, so that no live one that took the name goes in its place. ID.rewind beside
+ * it is the socket of who keeps moments of it, and removed in the same way by who lists them.
  *
  * No threads, no state beyond the struct.
  */
@@ -25,6 +26,9 @@
 #define RUN_DIR_LOG	"log"
 #define RUN_DIR_LATE	"late.sock" /* of one that came with some of its memory still to come */
 #define RUN_DIR_CGROUP	"cgroup" /* a link to the microVM's own, for whoever removes a dead one */
+
+/* Beside the directory, with the name in front: who keeps moments of it (vmm/cli/cli_rewind.h). */
+#define RUN_DIR_REWIND ".rewind"
 
 #define RUN_DIR_MONITOR "monitor" /* a link to the process, where it is no child of who listens */
 

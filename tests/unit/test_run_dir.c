@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "vmm/core/io.h"
 #include "vmm/run_dir.h"
 
 struct place {
@@ -155,6 +156,36 @@ static void name_of_a_dead_one_is_free(void **state)
 	assert_int_equal(run_dir_create(&dir, p->root, "a", &err), 0);
 	assert_false(exists(p->root, "a/" RUN_DIR_LOG));
 	run_dir_remove(&dir);
+}
+
+static int count(void *arg, const char *id, const char *path)
+{
+	*(unsigned *)arg += 1;
+	return 0;
+}
+
+static void socket_of_a_dead_keeper_of_moments_goes(void **state)
+{
+	struct place *p = *state;
+	char path[200];
+	unsigned n = 0;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/a" RUN_DIR_REWIND, p->root);
+	fd = io_listen(path, SOCK_SEQPACKET, 0600, 8);
+	assert_true(fd >= 0);
+	assert_int_equal(run_dir_for_each(p->root, count, &n, NULL), 0);
+	assert_true(exists(p->root, "a" RUN_DIR_REWIND));
+	close(fd);
+	assert_int_equal(run_dir_for_each(p->root, count, &n, NULL), 0);
+	assert_false(exists(p->root, "a" RUN_DIR_REWIND));
+	/* What is no socket is not of that kind. */
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	close(fd);
+	assert_int_equal(run_dir_for_each(p->root, count, &n, NULL), 0);
+	assert_true(exists(p->root, "a" RUN_DIR_REWIND));
+	assert_int_equal(unlink(path), 0);
 }
 
 /* Processes that begin together, and end when all have tried. */
@@ -512,6 +543,7 @@ int main(void)
 		IN_PLACE(directory_is_ours_alone_and_goes_without_a_trace),
 		IN_PLACE(name_of_a_running_one_is_refused),
 		IN_PLACE(one_that_was_given_another_name_goes_by_that),
+		IN_PLACE(socket_of_a_dead_keeper_of_moments_goes),
 		IN_PLACE(name_of_a_dead_one_is_free),
 		IN_PLACE(name_of_a_dead_one_is_taken_once),
 		IN_PLACE(live_one_is_not_removed_for_a_dead_one),

@@ -61,8 +61,8 @@ int rewind_path(char *buf, size_t size, const char *run_dir, const char *id, boo
 			return r;
 		len = r < 0 ? 0 : strlen(buf);
 	}
-	if ((size_t)snprintf(buf + len, size - len, len ? "/%s.rewind" : "%s.rewind", id) >=
-		    size - len ||
+	if ((size_t)snprintf(buf + len, size - len,
+			     len ? "/%s" RUN_DIR_REWIND : "%s" RUN_DIR_REWIND, id) >= size - len ||
 	    strlen(buf) >= sizeof(((struct sockaddr_un *)0)->sun_path))
 		return error_usage(err, -ENAMETOOLONG, "microVM '%s': %m", id);
 	return 0;
