@@ -109,12 +109,16 @@ static int start_helpers(const struct machine_config *c, const struct launch_end
 	return r;
 }
 
-static int await_helpers(const struct machine_config *c, struct helper *helpers,
+static int await_helpers(const struct machine_config *c, struct helper *helpers, bool restored,
 			 struct error *err)
 {
 	for (unsigned i = 0; i < c->num_nets; i++) {
 		int r = helper_await_ready(&helpers[i], err);
 
+		/* Who was saved may go on with them. */
+		if (r < 0 && restored && c->net[i].num_forwards)
+			error_hint(err,
+				   "'wisp restore --clone 1' restores it without its forwards");
 		if (r < 0)
 			return r;
 	}
@@ -386,7 +390,9 @@ static int begin_life(struct life *life, struct monitor_params *params,
 		r = params->files->gdb = gdb_listen(c->gdb, err);
 		life->listening = r >= 0;
 	}
-	return r < 0 ? r : await_helpers(c, life->helpers, err);
+	return r < 0 ? r
+		     : await_helpers(c, life->helpers, params->image && !params->image->arrival,
+				     err);
 }
 
 /* With @goes_on another one follows. */
