@@ -160,14 +160,19 @@ static void on_end(int number)
 	ended_by = number;
 }
 
-/* The screen is given back first; ncurses would end us with a status of its own. */
+/*
+ * The screen is given back first; ncurses would end us with a status of its own. What is ignored,
+ * as nohup has SIGHUP, stays so.
+ */
 static void heed_signals(void)
 {
+	static const int number[] = { SIGINT, SIGTERM, SIGHUP };
 	const struct sigaction heeded = { .sa_handler = on_end };
+	struct sigaction was;
 
-	sigaction(SIGINT, &heeded, NULL);
-	sigaction(SIGTERM, &heeded, NULL);
-	sigaction(SIGHUP, &heeded, NULL);
+	for (unsigned i = 0; i < ARRAY_SIZE(number); i++)
+		if (sigaction(number[i], NULL, &was) == 0 && was.sa_handler != SIG_IGN)
+			sigaction(number[i], &heeded, NULL);
 }
 
 /* As anybody ends whom that signal ended. */
