@@ -220,12 +220,26 @@ static void make_root(const struct plan *p)
 		  "lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work");
 }
 
+/*
+ * Where the rest is mounted. An overlay gets what the tree does not have; in a tree that is shared
+ * as it is nothing is made, for it would stay.
+ */
+static void make_mount_points(const struct plan *p)
+{
+	static const char *const path[] = { "/new/proc", "/new/sys", "/new/dev", "/new/run" };
+
+	if (strcmp(p->root, "overlay"))
+		return;
+	for (unsigned i = 0; i < sizeof(path) / sizeof(*path); i++)
+		mkdir(path[i], 0755);
+}
+
 static void mount_in_root(void)
 {
 	if (mount("/proc", "/new/proc", NULL, MS_MOVE, NULL) < 0 ||
 	    mount("/sys", "/new/sys", NULL, MS_MOVE, NULL) < 0 ||
 	    mount("/dev", "/new/dev", NULL, MS_MOVE, NULL) < 0)
-		die("cannot move /proc, /sys and /dev into the root: %s", strerror(errno));
+		die("the tree lacks a directory proc, sys or dev: %s", strerror(errno));
 	mkdir("/new/dev/pts", 0755);
 	mkdir("/new/dev/shm", 01777);
 	mount("devpts", "/new/dev/pts", "devpts", 0, "gid=5,mode=620,ptmxmode=666");
@@ -290,6 +304,7 @@ int main(int argc, char **argv)
 	if (!plan.systemd)
 		open_ports(&plan, port);
 	make_root(&plan);
+	make_mount_points(&plan);
 	mount_in_root();
 	if (plan.warm)
 		wake_up(&plan, port);
