@@ -2,8 +2,8 @@
 /*
  * Persistent memory: the device says where it is, its bytes are the file's, and a flush is
  * answered. The file begins with "wisp" and its last page with "end."; where it may be written
- * "pong" goes behind each. ro=1: writes change nothing. wait=1: nothing of that, but what is
- * a MiB on is read once the file begins with "go".
+ * "pong" goes behind each. ro=1: writes change nothing. stay=1: then it does nothing
+ * more. wait=1: nothing of that, but what is a MiB on is read once the file begins with "go".
  */
 #include "virtio.h"
 
@@ -92,4 +92,8 @@ void payload(void)
 	check(request(0) == 0, "and it goes on");
 	check(!(virtio_status(d) & STATUS_NEEDS_RESET), "the device is content");
 	check(virtio_reset(d), "and resets");
+	if (argument_number("stay", 0)) {
+		note("is done");
+		wait_up_to(WAIT_TICKS, false);
+	}
 }
