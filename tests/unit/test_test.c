@@ -75,6 +75,9 @@ static void test_without_a_command_or_with_unknown_options_is_refused(void **sta
 			 -EINVAL);
 	assert_non_null(strstr(err.msg, "'joy'"));
 	test_config_done(t);
+	assert_int_equal(parse(t, &err, (char *[]){ "--cwd", "src", "true", NULL }), -EINVAL);
+	assert_string_equal(err.msg, "--cwd 'src': a directory of the guest's begins with '/'");
+	test_config_done(t);
 	free(t);
 }
 

@@ -121,6 +121,15 @@ static int check(const char *from, const char *to, bool from_guest, struct error
 
 	if (strlen(arg) >= AGENT_MAX_FRAME)
 		return error_usage(err, -ENAMETOOLONG, "cp: %m");
+	if (!strcmp(from_guest ? to : from, "-")) {
+		error_usage(err, -EINVAL,
+			    "cp: '-' is no file: it copies neither from standard "
+			    "input nor to standard output");
+		error_hint(err,
+			   "'wisp exec ID -- cat PATH' does, and 'wisp exec ID -- tee PATH'; a "
+			   "file of that name is './-'");
+		return -EINVAL;
+	}
 	if (arg[strlen(arg) - 1] == ':' && strchr(arg, ':') == arg + strlen(arg) - 1)
 		return error_usage(err, -EINVAL, "cp: '%s': which path in the guest?", arg);
 	if (from_guest)

@@ -228,6 +228,11 @@ static int check_own(const struct test_config *t, struct error *err)
 		if (is_given(t, own[i].option))
 			return error_usage(err, -EINVAL, "%s: not for a test: %s", own[i].option,
 					   own[i].instead);
+	/* It would be one of the guest's root, whatever directory we are in. */
+	if (t->cwd && *t->cwd != '/')
+		return error_usage(err, -EINVAL,
+				   "--cwd '%s': a directory of the guest's begins with '/'",
+				   t->cwd);
 	return 0;
 }
 
