@@ -332,8 +332,9 @@ asan: ## unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
 # setarch: with more random address bits than gcc 12 expects, its ThreadSanitizer cannot start.
 .PHONY: tsan
+# A copy of a machine that saves it has threads of its own, which it would end at otherwise.
 tsan: ## unit tests under ThreadSanitizer
-	$(Q)setarch -R $(MAKE) --no-print-directory BUILD=$(BUILD)-tsan SANITIZE=thread OPT=-O1 unit
+	$(Q)TSAN_OPTIONS="die_after_fork=0 $$TSAN_OPTIONS" setarch -R $(MAKE) --no-print-directory BUILD=$(BUILD)-tsan SANITIZE=thread OPT=-O1 unit
 
 SOAK_ROUNDS ?= 20
 
