@@ -415,7 +415,7 @@ int exec_main(int argc, char **argv)
 		r = error_usage(&err, -EINVAL, "exec: which microVM? ('wisp ls' lists them)");
 	else if (n == 1 && args)
 		r = error_usage(&err, -EINVAL, "exec: which command?");
-	if (r >= 0)
+	if (r >= 0 && args)
 		r = run(&o, args, n, &e, &err);
 	if (r < 0 && err.code)
 		error_print(&err);
