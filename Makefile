@@ -218,6 +218,7 @@ $(BUILD)/wisp-faults: $(BUILD)/vmm/main.o $(BUILD)/tests/fault/faults.o $(BUILD)
 faults: all $(BUILD)/wisp-faults ## every allocation, system call and completion of a run fails once
 	$(Q)BUILD=$(BUILD) tests/fault/run
 	$(Q)BUILD=$(BUILD) tests/fault/saved
+	$(Q)BUILD=$(BUILD) tests/fault/steps
 
 # ---- measurements, against every peer installed ----
 

@@ -7,11 +7,13 @@ head -c 128 /dev/zero >"$orders"
 edition=0
 failed=0 refused=0 unharmed=0 bad=0
 
-# From now on call number $3 of kind $1 fails with errno $2.
+# From now on call number $3 of kind $1 fails with errno $2; steps are counted from one called $4 on.
 order() {
 	edition=$((edition % 255 + 1))
+	# Of the last one.
+	head -c 128 /dev/zero 1<>"$orders"
 	{
-		printf '%-64s\0' "$1 $2 $3"
+		printf '%-64s\0' "$1 $2 $3 ${4-}"
 		# shellcheck disable=SC2059
 		printf "\\x$(printf %x $edition)\0\0\0\0\0\0"
 	} 1<>"$orders"

@@ -278,18 +278,53 @@ static void end_journal(struct migration *mig, int r)
 		migrate_journal_forget(mig->options->run_dir, mig->journal.uuid);
 }
 
-/* The guest ran there, and what was still here of its memory has ended. */
+/* Does a destination on this host run it with all of its memory, or will it in a moment? */
+static bool is_whole_here(const struct migration *mig, bool *ret_known)
+{
+	const struct timespec look = { .tv_nsec = LOOK_NS };
+	uint64_t until_ns = clock_monotonic_ns(NULL) + GIVING_UP_NS;
+	struct migrate_journal dst = { 0 };
+
+	*ret_known = false;
+	while (migrate_journal_read(mig->options->run_dir, mig->journal.uuid, MIGRATE_DESTINATION,
+				    &dst) == 0) {
+		*ret_known = true;
+		if (!strcmp(dst.phase, MIGRATE_PHASE_RUNNING))
+			return true;
+		/* What was under way when its source ended may be the last that it needs. */
+		if (!dst.held || clock_monotonic_ns(NULL) > until_ns)
+			return false;
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &look, NULL);
+	}
+	return false;
+}
+
+/* The guest ran there, and what was still here of its memory has ended: is it lost by that? */
 static void say_if_lost(const struct migration *mig, struct error *err)
 {
+	const char *id = mig->journal.id, *peer = mig->journal.peer;
 	struct migrate_journal now = { 0 };
+	bool known;
 
 	if (migrate_journal_read(mig->options->run_dir, mig->journal.uuid, MIGRATE_SOURCE, &now) <
 		    0 ||
 	    strcmp(now.phase, MIGRATE_PHASE_SERVING) != 0 || is_there(mig))
 		return;
-	error_prefix(err, "the guest '%s' is lost: it ran at %s, and the part of its memory that "
-			  "was still here has ended",
-		     mig->journal.id, mig->journal.peer);
+	if (is_whole_here(mig, &known))
+		error_prefix(err,
+			     "the guest '%s' runs at %s with all of its memory, but its "
+			     "source has ended before it was told so",
+			     id, peer);
+	else if (known)
+		error_prefix(err,
+			     "the guest '%s' is lost: it ran at %s, and the part of its "
+			     "memory that was still here has ended",
+			     id, peer);
+	else
+		error_prefix(err,
+			     "the guest '%s' is lost, unless all of its memory had arrived "
+			     "at %s, where it ran: what was still here has ended",
+			     id, peer);
 }
 
 /*

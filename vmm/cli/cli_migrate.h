@@ -14,6 +14,9 @@ int migrate_main(int argc, char **argv);
 int receive_main(int argc, char **argv);
 int upgrade_main(int argc, char **argv);
 
+/* Where the new monitor of `wisp upgrade` is found until it has the old one's name: behind that. */
+#define UPGRADE_SUFFIX ".upgrade"
+
 /*
  * For `wisp upgrade`, both ends of it. Hand @id over to who is at the other end of @dest, on this
  * host, called @peer in words; @ret_report is the monitor's. And there: take the guest that comes

@@ -114,23 +114,13 @@ static int ask_late(const struct party *p, const struct recovery *rec, json_t **
 	return r;
 }
 
-static enum migrate_found ask(struct party *p, const struct recovery *rec)
+/* Who was connected to, at @p's name: what it is to @p. */
+static enum migrate_found ask_there(struct party *p, const struct recovery *rec)
 {
 	const struct migrate_journal *j = &p->side.journal;
-	struct error ignored = { 0 };
 	enum migrate_found found;
 	json_t *reply = NULL;
 
-	p->sock = control_connect_in(rec->run_dir, j->id, &ignored);
-	if (p->sock == -ENOENT || p->sock == -ECONNREFUSED) {
-		p->sock = -1;
-		/* It may be on its way out, or be found by another name since an upgrade. */
-		return j->held ? MIGRATE_SILENT : MIGRATE_GONE;
-	}
-	if (p->sock < 0) {
-		p->sock = -1;
-		return MIGRATE_SILENT;
-	}
 	be_patient(p->sock);
 	if (ask_late(p, rec, &reply) < 0 && ask_status(p->sock, &reply) < 0)
 		return MIGRATE_SILENT;
@@ -139,19 +129,65 @@ static enum migrate_found ask(struct party *p, const struct recovery *rec)
 	return found;
 }
 
+/* An upgrade that came to its end has given the guest its own name back: then @p's is that. */
+static enum migrate_found ask_upgraded(struct party *p, const struct recovery *rec)
+{
+	struct migrate_journal *j = &p->side.journal;
+	size_t len = strlen(j->id), suffix = strlen(UPGRADE_SUFFIX);
+	struct error ignored = { 0 };
+	enum migrate_found found;
+	struct party own = *p;
+
+	if (len <= suffix || strcmp(j->id + len - suffix, UPGRADE_SUFFIX) != 0)
+		return MIGRATE_SILENT;
+	own.side.journal.id[len - suffix] = '\0';
+	own.sock = control_connect_in(rec->run_dir, id_of(&own), &ignored);
+	if (own.sock < 0)
+		return MIGRATE_SILENT;
+	found = ask_there(&own, rec);
+	if (found == MIGRATE_SILENT) {
+		close(own.sock);
+		return found;
+	}
+	*p = own;
+	return found;
+}
+
+static enum migrate_found ask(struct party *p, const struct recovery *rec)
+{
+	const struct migrate_journal *j = &p->side.journal;
+	struct error ignored = { 0 };
+
+	p->sock = control_connect_in(rec->run_dir, j->id, &ignored);
+	if (p->sock == -ENOENT || p->sock == -ECONNREFUSED) {
+		p->sock = -1;
+		/* It may be on its way out, or have its own name back. */
+		return j->held ? ask_upgraded(p, rec) : MIGRATE_GONE;
+	}
+	if (p->sock < 0) {
+		p->sock = -1;
+		return MIGRATE_SILENT;
+	}
+	return ask_there(p, rec);
+}
+
 static void look(struct party *p, const struct recovery *rec, const char *uuid,
 		 enum migrate_role role)
 {
 	struct migrate_journal *j = &p->side.journal;
+	char id[sizeof(j->id)];
 
 	*p = (struct party){ .sock = -1 };
 	p->side.known = migrate_journal_read(rec->run_dir, uuid, role, j) == 0;
 	if (!p->side.known)
 		return;
 	p->side.found = ask(p, rec);
+	snprintf(id, sizeof(id), "%s", j->id);
 	/* Since then it may have gone on: what it wrote before it answered is what counts. */
 	if (migrate_journal_read(rec->run_dir, uuid, role, j) < 0)
 		p->side.found = MIGRATE_SILENT;
+	else
+		memcpy(j->id, id, sizeof(id));
 }
 
 static void look_away(struct party *p)

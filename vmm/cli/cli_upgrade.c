@@ -19,8 +19,6 @@
 #include "vmm/core/clock.h"
 #include "vmm/run_dir.h"
 
-#define SUFFIX ".upgrade"
-
 /* How long the old one may take to go, once the guest is not its any more. */
 #define GOING_MS 10000
 #define LOOK_MS	 10
@@ -105,7 +103,7 @@ static int upgrade(const struct upgrade_options *o, const char *id, struct error
 	int pair[2], r;
 	pid_t pid;
 
-	if ((size_t)snprintf(run_id, sizeof(run_id), "%s" SUFFIX, id) >= sizeof(run_id))
+	if ((size_t)snprintf(run_id, sizeof(run_id), "%s" UPGRADE_SUFFIX, id) >= sizeof(run_id))
 		return error_usage(err, -ENAMETOOLONG, "microVM '%s': %m", id);
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return error_set(err, -errno, "upgrade: %m");

@@ -92,6 +92,8 @@ static int add_machine(void *arg, const char *id, const char *path)
 		return 0;
 	if (r < 0)
 		machine = json_pack("{s:s, s:s}", "id", id, "state", "unresponsive");
+	else /* Where it is found, which is not always what it is called (wisp upgrade). */
+		json_object_set_new(machine, "id", json_string(id));
 	json_array_append_new(l->machines, machine);
 	return 0;
 }
