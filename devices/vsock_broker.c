@@ -55,17 +55,19 @@ int vsock_broker_serve(int fd, const char *path)
 	return 1;
 }
 
-int vsock_listen(const char *path, struct error *err)
+int vsock_listen(const char *path, const char *suffix, struct error *err)
 {
 	const size_t most = sizeof(((struct sockaddr_un *)NULL)->sun_path) - VSOCK_SUFFIX_BYTES - 1;
 	const int type = SOCK_STREAM | SOCK_NONBLOCK;
+	char name[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
 	int fd;
 
 	if (strlen(path) > most)
 		return error_usage(err, -ENAMETOOLONG,
 				   "--vsock: path '%s' is longer than %zu bytes", path, most);
-	fd = io_listen(path, type, 0, BACKLOG);
-	if (fd == -EADDRINUSE && io_remove_dead_socket(path, SOCK_STREAM))
-		fd = io_listen(path, type, 0, BACKLOG);
-	return fd < 0 ? error_usage(err, fd, "--vsock: cannot listen at '%s': %m", path) : fd;
+	snprintf(name, sizeof(name), "%s%s", path, suffix);
+	fd = io_listen(name, type, 0, BACKLOG);
+	if (fd == -EADDRINUSE && io_remove_dead_socket(name, SOCK_STREAM))
+		fd = io_listen(name, type, 0, BACKLOG);
+	return fd < 0 ? error_usage(err, fd, "--vsock: cannot listen at '%s': %m", name) : fd;
 }

@@ -37,9 +37,9 @@ struct vsock_open_reply {
 int vsock_broker_serve(int fd, const char *path);
 
 /*
- * Listen at @path, over what a monitor that was killed has left there.
- * Returns the socket or -errno.
+ * Listen at @path with @suffix (less than VSOCK_SUFFIX_BYTES long) behind it, over what a monitor
+ * that was killed has left there. Returns the socket or -errno.
  */
-int vsock_listen(const char *path, struct error *err);
+int vsock_listen(const char *path, const char *suffix, struct error *err);
 
 #endif

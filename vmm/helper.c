@@ -154,8 +154,7 @@ fail:
 	return r;
 }
 
-/* As wisp-net takes it. */
-static void print_forward(char *buf, size_t size, const struct config_forward *f)
+void helper_print_forward(char *buf, size_t size, const struct config_forward *f)
 {
 	bool v6 = strchr(f->host_addr, ':') != NULL;
 
@@ -180,7 +179,7 @@ static int take_up(struct helper *h)
 int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd,
 		     struct error *err)
 {
-	char forward[CONFIG_MAX_FORWARDS][96];
+	char forward[CONFIG_MAX_FORWARDS][HELPER_FORWARD_TEXT];
 	char mtu[8];
 	const char *argv[MAX_ARGS];
 	/* Forwards are bound at once: what keeps them from it is the user's to know. */
@@ -205,7 +204,7 @@ int helper_start_net(struct helper *h, const struct config_net *net, int *ret_fd
 		argv[n++] = "5";
 	}
 	for (unsigned i = 0; i < net->num_forwards; i++) {
-		print_forward(forward[i], sizeof(forward[i]), &net->forward[i]);
+		helper_print_forward(forward[i], sizeof(forward[i]), &net->forward[i]);
 		argv[n++] = "--hostfwd";
 		argv[n++] = forward[i];
 	}
@@ -266,13 +265,13 @@ int helper_await_ready(struct helper *h, struct error *err)
 int helper_forward(const char *run_dir, const char *machine, const char *id, const char *action,
 		   const struct config_forward *f, struct error *err)
 {
-	char name[32], rule[96], text[128], answer[256];
+	char name[32], rule[HELPER_FORWARD_TEXT], text[128], answer[256];
 	struct pollfd p = { .events = POLLIN };
 	ssize_t n = -1;
 	int r;
 
 	snprintf(name, sizeof(name), HELPER_SOCKET, id);
-	print_forward(rule, sizeof(rule), f);
+	helper_print_forward(rule, sizeof(rule), f);
 	snprintf(text, sizeof(text), "%s %s", action, rule);
 	r = p.fd = run_dir_connect(run_dir, machine, name, SOCK_SEQPACKET, err);
 	if (r < 0) {

@@ -38,6 +38,10 @@ struct helper {
 int helper_forward(const char *run_dir, const char *machine, const char *id, const char *action,
 		   const struct config_forward *f, struct error *err);
 
+/* @f as wisp-net takes it: "tcp:127.0.0.1:8080-:80". */
+#define HELPER_FORWARD_TEXT 96
+void helper_print_forward(char *buf, size_t size, const struct config_forward *f);
+
 /* Become the helper @name, with the arguments @argv. Returns only when it cannot: -errno. */
 int helper_exec(const char *name, char *const *argv, struct error *err);
 /* Where the executable @name of ours is: beside this one, or where it was installed. */

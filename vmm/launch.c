@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -36,6 +38,16 @@
 #include "vmm/saved/demand.h"
 #include "vmm/share.h"
 
+/* What there is beside the monitor during a life of its guest; helpers may outlive it. */
+struct life {
+	struct helper helpers[CONFIG_MAX_NETS];
+	struct share shares[CONFIG_MAX_SHARES];
+	struct nbd_dialer dialers[CONFIG_MAX_DISKS];
+	struct report_file metrics;
+	struct stat vsock; /* its listening socket; st_ino 0: there is none */
+	bool listening;	   /* for a debugger */
+};
+
 /* Who connects to servers again. */
 static int open_dialers(const struct machine_config *c, struct machine_files *files,
 			struct nbd_dialer *dialers, struct error *err)
@@ -55,19 +67,25 @@ static void close_dialers(const struct machine_config *c, struct nbd_dialer *dia
 }
 
 /*
- * The listening socket of --vsock, and a pair for what the monitor asks us to open
- * (@ret_broker is our end, which raises SIGIO).
+ * The listening socket of --vsock, by a name of its own when it listens @later, and a pair for what
+ * the monitor asks us to open (@ret_broker is our end, which raises SIGIO).
  */
-static int open_vsock(const struct machine_config *c, struct machine_files *files, int *ret_broker,
-		      struct error *err)
+static int open_vsock(const struct machine_config *c, bool later, struct machine_files *files,
+		      struct stat *ret_socket, int *ret_broker, struct error *err)
 {
+	const char *suffix = later ? LAUNCH_LATER_SUFFIX : "";
+	char name[PATH_MAX];
 	int pair[2];
 
+	*ret_socket = (struct stat){ 0 };
 	if (!c->vsock.path)
 		return 0;
-	files->vsock_listen = vsock_listen(c->vsock.path, err);
+	files->vsock_listen = vsock_listen(c->vsock.path, suffix, err);
 	if (files->vsock_listen < 0)
 		return files->vsock_listen;
+	snprintf(name, sizeof(name), "%s%s", c->vsock.path, suffix);
+	if (lstat(name, ret_socket) < 0)
+		return error_set(err, -errno, "--vsock: %s: %m", name);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return error_set(err, -errno, "--vsock: socket pair: %m");
 	files->vsock_broker = pair[1];
@@ -77,30 +95,56 @@ static int open_vsock(const struct machine_config *c, struct machine_files *file
 	return 0;
 }
 
-/* The socket at its path goes too, once there is one of ours: nobody listens there any more. */
-static void close_vsock(struct monitor_params *params)
+static void unlink_same(const char *path, const struct stat *file)
 {
-	if (params->broker_fd < 0)
+	struct stat now;
+
+	if (lstat(path, &now) == 0 && now.st_dev == file->st_dev && now.st_ino == file->st_ino)
+		unlink(path);
+}
+
+/* Our @socket goes too, by either name: nobody listens there any more. */
+static void close_vsock(struct monitor_params *params, const struct stat *socket)
+{
+	char later[PATH_MAX];
+
+	if (params->broker_fd >= 0)
+		close(params->broker_fd);
+	if (!socket->st_ino)
 		return;
-	close(params->broker_fd);
-	unlink(params->config->vsock.path);
+	snprintf(later, sizeof(later), "%s" LAUNCH_LATER_SUFFIX, params->config->vsock.path);
+	unlink_same(later, socket);
+	unlink_same(params->config->vsock.path, socket);
+}
+
+/* In its first life here, a machine that does so. */
+static bool listens_later(const struct monitor_params *params, const struct launch_ends *ends)
+{
+	return ends && ends->listens_later && params->image;
 }
 
 /* Helpers start first, so that they get ready while the files are opened. */
-static int start_helpers(const struct machine_config *c, const struct launch_ends *ends,
-			 const struct run_dir *dir, struct machine_files *files,
-			 struct helper *helpers, struct share *shares, struct error *err)
+static int start_helpers(const struct monitor_params *params, const struct launch_ends *ends,
+			 const struct run_dir *dir, struct life *life, struct error *err)
 {
+	const struct machine_config *c = params->config;
+	struct machine_files *files = params->files;
+	struct helper *helpers = life->helpers;
+	struct share *shares = life->shares;
 	int r = 0;
 
 	for (unsigned i = 0; i < c->num_nets && !r; i++) {
+		struct config_net net = c->net[i];
+
+		if (listens_later(params, ends))
+			net.num_forwards = 0;
 		helpers[i].no_sandbox = c->sandbox == SANDBOX_OFF;
 		helpers[i].stays = c->reboot_resets;
 		helpers[i].dir = dir->listen_fd < 0 ? NULL : dir;
 		if (ends && ends->unplugged && c->net[i].kind != CONFIG_NET_USER)
 			r = net_ends_open_nothing(&files->net[i], err);
 		else
-			r = net_ends_open(&files->net[i], &c->net[i], c, &helpers[i], err);
+			r = net_ends_open(&files->net[i], &net, c, &helpers[i], err);
 	}
 	for (unsigned i = 0; i < c->num_shares && !r; i++) {
 		shares[i].no_filter = c->sandbox == SANDBOX_OFF;
@@ -167,15 +211,6 @@ static struct migrate_copies *copies_of(const struct monitor_params *params)
 {
 	return params->image && params->image->arrival ? params->image->arrival->copies : NULL;
 }
-
-/* What there is beside the monitor during a life of its guest; helpers may outlive it. */
-struct life {
-	struct helper helpers[CONFIG_MAX_NETS];
-	struct share shares[CONFIG_MAX_SHARES];
-	struct nbd_dialer dialers[CONFIG_MAX_DISKS];
-	struct report_file metrics;
-	bool listening; /* for a debugger */
-};
 
 static void mourn(struct life *life, const struct machine_config *c)
 {
@@ -364,6 +399,7 @@ static int begin_life(struct life *life, struct monitor_params *params,
 	params->end->reason = MACHINE_END_NONE;
 	params->end->metrics_written = false;
 	params->broker_fd = -1;
+	life->vsock = (struct stat){ 0 };
 	params->dialer = life->dialers;
 	for (unsigned i = 0; i < c->num_disks; i++)
 		life->dialers[i] = (struct nbd_dialer){ .fd = -1 };
@@ -372,7 +408,7 @@ static int begin_life(struct life *life, struct monitor_params *params,
 		r = report_file_open(&life->metrics, "--metrics", c->metrics_file, err);
 	params->metrics_fd = life->metrics.fd;
 	if (!r)
-		r = start_helpers(c, ends, dir, params->files, life->helpers, life->shares, err);
+		r = start_helpers(params, ends, dir, life, err);
 	if (!r && ends)
 		r = use_ends(params->files, ends, err);
 	/* A saved machine has no use for a kernel. */
@@ -383,7 +419,8 @@ static int begin_life(struct life *life, struct monitor_params *params,
 	if (!r)
 		r = open_dialers(c, params->files, life->dialers, err);
 	if (!r)
-		r = open_vsock(c, params->files, &params->broker_fd, err);
+		r = open_vsock(c, listens_later(params, ends), params->files, &life->vsock,
+			       &params->broker_fd, err);
 	if (!r && copies_of(params))
 		r = migrate_copies_listen(copies_of(params), err);
 	if (!r && c->gdb) {
@@ -401,7 +438,7 @@ static void end_life(struct life *life, struct monitor_params *params, bool goes
 	const struct machine_config *c = params->config;
 	struct error err = { 0 };
 
-	close_vsock(params);
+	close_vsock(params, &life->vsock);
 	close_dialers(c, life->dialers);
 	if (life->listening)
 		gdb_unlisten(c->gdb);

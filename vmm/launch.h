@@ -23,6 +23,7 @@ struct launch_ends {
 	unsigned num_ports;
 	const struct machine_image *image; /* a saved machine to begin with, or NULL */
 	const char *run_id; /* where it is found for now, by a name that is not its own; or NULL */
+	bool listens_later; /* another one of it still does, and is to end */
 	const int *disk_fds; /* of each disk: open already, or -1; NULL: none is */
 	bool unplugged; /* networks on taps and switches end nowhere: another machine has them */
 	struct error *why;   /* filled when it cannot be started; or NULL */
@@ -37,6 +38,13 @@ int launch_machine(struct machine_config *config, const struct launch_ends *ends
 
 /* launch_run() with @ends. */
 int launch_run_with(struct machine_config *config, const struct launch_ends *ends);
+
+/*
+ * A machine that began with listens_later listens at --vsock's path with this behind it, so that
+ * nothing is missed, and at no port of the host. The path is given to it, and forwards are added,
+ * by whoever knows that the other one has ended (vmm/cli/cli_upgrade.c).
+ */
+#define LAUNCH_LATER_SUFFIX ".upgrade"
 
 /* Let the log go where --log-file says, for the life of the process. */
 int launch_open_log(const struct machine_config *config, struct error *err);

@@ -59,8 +59,8 @@ static struct host *the_host(void)
 	clock_init_virtual(&h.clock, NSEC_PER_SEC, NSEC_PER_SEC);
 	snprintf(h.path, sizeof(h.path), "/tmp/wisp-fuzz-vsock-%d", getpid());
 	snprintf(port_path, sizeof(port_path), "%s_0", h.path);
-	h.listen_fd = vsock_listen(h.path, NULL);
-	h.port_fd = vsock_listen(port_path, NULL);
+	h.listen_fd = vsock_listen(h.path, "", NULL);
+	h.port_fd = vsock_listen(port_path, "", NULL);
 	if (h.listen_fd < 0 || h.port_fd < 0 || loop_create(&h.d.loop, &params, NULL) < 0)
 		abort();
 	return &h;

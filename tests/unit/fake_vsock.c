@@ -19,7 +19,7 @@
 static int listen_at(const char *path)
 {
 	struct error err = { 0 };
-	int fd = vsock_listen(path, &err);
+	int fd = vsock_listen(path, "", &err);
 
 	assert_true(fd >= 0);
 	return fd;

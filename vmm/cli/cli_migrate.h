@@ -21,11 +21,13 @@ int upgrade_main(int argc, char **argv);
  * For `wisp upgrade`, both ends of it. Hand @id over to who is at the other end of @dest, on this
  * host, called @peer in words; @ret_report is the monitor's. And there: take the guest that comes
  * from @source, in the background, to be found as @run_id although that is not its name; the
- * exit status, in the foreground once it runs.
+ * exit status, in the foreground once it runs. It listens nowhere yet (vmm/launch.h). Where it is
+ * to, written to @later_fd, which is closed then, each with a NUL behind it: "forward NET RULE",
+ * and "socket PATH" of --vsock.
  */
 int migrate_in_place(const char *run_dir, const char *id, const char *dest, const char *peer,
 		     json_t **ret_report, struct error *err);
-int receive_in_place(const char *run_dir, const char *run_id, const char *source);
+int receive_in_place(const char *run_dir, const char *run_id, const char *source, int later_fd);
 
 /*
  * Settle what crashed migrations left, as far as it can be told from here; says each case in

@@ -13,6 +13,7 @@
 #include "vmm/control/control_client.h"
 #include "vmm/core/guest_mem.h"
 #include "vmm/default_guest.h"
+#include "vmm/helper.h"
 #include "vmm/launch.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/migrate/migrate.h"
@@ -41,6 +42,7 @@ struct receiving {
 	struct state_set state;
 	uint8_t *hello; /* what @state borrows from */
 	const char *run_id; /* where it is found for now; NULL: by its name */
+	int later_fd;	    /* who is told what it is to listen at later; -1: it listens at once */
 };
 
 /*
@@ -224,12 +226,34 @@ static int take_disks(struct receiving *x, struct error *err)
 	return r;
 }
 
+/* What is left to whoever knows that the old one listens there no more: see receive_in_place(). */
+static void tell_later(struct receiving *x)
+{
+	const struct machine_config *c = &x->config;
+	char rule[HELPER_FORWARD_TEXT];
+
+	for (unsigned i = 0; i < c->num_nets; i++) {
+		for (unsigned k = 0; k < c->net[i].num_forwards; k++) {
+			helper_print_forward(rule, sizeof(rule), &c->net[i].forward[k]);
+			dprintf(x->later_fd, "forward %s %s%c", c->net[i].id, rule, '\0');
+		}
+	}
+	if (c->vsock.path)
+		dprintf(x->later_fd, "socket %s%c", c->vsock.path, '\0');
+	close(x->later_fd);
+}
+
 /* Everything up to the first process. */
 static int prepare(struct receiving *x, const char *source, struct error *err)
 {
 	uint32_t given = 0;
 	int r = take_name(x) < 0 ? error_set(err, -ENOMEM, "migration: %m") : 0;
 
+	/* By its name, which is the old one's for now. */
+	if (!r && x->later_fd >= 0 && x->config.rewind.every_ms)
+		r = error_set(err, -ENOTSUP,
+			      "its moments (--rewind) are kept by a process of the old monitor's, "
+			      "and would end with it");
 	take_console(x);
 	if (!r)
 		r = saved_options_apply(&x->config, &x->options, &given, err);
@@ -308,12 +332,15 @@ static int launch(struct receiving *x)
 		.serial_out = -1,
 		.image = &image,
 		.run_id = x->run_id,
+		.listens_later = x->later_fd >= 0,
 		.disk_fds = x->disk_fds,
 		.why = &why,
 	};
 	pid_t self = getpid();
 	int status;
 
+	if (x->later_fd >= 0)
+		tell_later(x);
 	x->arrival.wire = &x->wire;
 	status = launch_run_with(&x->config, &ends);
 	/* What the monitor refuses it says itself. The journal first: the source looks there. */
@@ -407,6 +434,7 @@ static void receiving_init(struct receiving *x)
 		.gather = { .listener.fd = -1, .patience_ms = HELLO_MS },
 		.journal.fd = -1,
 		.fill.fd = -1,
+		.later_fd = -1,
 	};
 	migrate_copies_init(&x->copies);
 	config_init(&x->config);
@@ -423,13 +451,14 @@ static void receiving_done(struct receiving *x)
 	saved_options_done(&x->options);
 }
 
-int receive_in_place(const char *run_dir, const char *run_id, const char *source)
+int receive_in_place(const char *run_dir, const char *run_id, const char *source, int later_fd)
 {
 	struct receiving x;
 	int status = 1;
 
 	receiving_init(&x);
 	x.run_id = run_id;
+	x.later_fd = later_fd;
 	x.options.detach = true;
 	x.options.run_dir = run_dir ? strdup(run_dir) : NULL;
 	if (!run_dir || x.options.run_dir)

@@ -3,10 +3,12 @@
  *
  * The guest is handed from its monitor to one that this process starts, over a socket pair: as by
  * `wisp migrate --hand-off`, with all that holds for that. Two microVMs cannot have one name, so
- * the new one is found as ID.upgrade until the old one is gone.
+ * the new one is found as ID.upgrade until the old one is gone. Nor can they listen at one place:
+ * forwards, and the socket of --vsock, are the new one's a moment after the guest.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -17,10 +19,13 @@
 #include "vmm/cli/cli_control.h"
 #include "vmm/cli/cli_migrate.h"
 #include "vmm/core/clock.h"
+#include "vmm/helper.h"
+#include "vmm/launch.h"
 #include "vmm/run_dir.h"
 
-/* How long the old one may take to go, once the guest is not its any more. */
+/* How long the old one may take to go, once the guest is not its any more; and then its ports. */
 #define GOING_MS 10000
+#define PORTS_MS 1000
 #define LOOK_MS	 10
 
 struct upgrade_options {
@@ -38,7 +43,8 @@ const struct config_item upgrade_options[] = {
 };
 
 /* The new microVM's side, in a process of its own: it has the guest's options from the old one. */
-static int become_receiver(const struct upgrade_options *o, const char *run_id, int fd)
+static int become_receiver(const struct upgrade_options *o, const char *run_id, int fd,
+			   int later_fd)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	char source[32];
@@ -47,7 +53,13 @@ static int become_receiver(const struct upgrade_options *o, const char *run_id, 
 	dup2(null, STDOUT_FILENO);
 	dup2(null, STDERR_FILENO);
 	snprintf(source, sizeof(source), "fd:%d", fd);
-	return receive_in_place(o->run_dir, run_id, source);
+	return receive_in_place(o->run_dir, run_id, source, later_fd);
+}
+
+static void close_if_open(int fd)
+{
+	if (fd >= 0)
+		close(fd);
 }
 
 static int await_receiver(pid_t pid, struct error *err)
@@ -78,6 +90,60 @@ static int take_name(const struct upgrade_options *o, const char *run_id, const 
 	return r;
 }
 
+/* The forward "NET RULE" of @id. */
+static int forward_again(const struct upgrade_options *o, const char *id, char *net,
+			 struct error *err)
+{
+	const struct timespec look = { .tv_nsec = LOOK_MS * NSEC_PER_MSEC };
+	uint64_t until_ns = clock_monotonic_ns(NULL) + PORTS_MS * NSEC_PER_MSEC;
+	struct config_forward f = { 0 };
+	char *rule = net + strcspn(net, " ");
+	int r;
+
+	if (*rule)
+		*rule++ = '\0';
+	r = config_parse_forward("--hostfwd", rule, &f, err);
+	/* Helpers of one that was killed go a moment after it. */
+	while (!r && (r = helper_forward(o->run_dir, id, net, "add", &f, err)) < 0 &&
+	       clock_monotonic_ns(NULL) < until_ns) {
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &look, NULL);
+		r = 0;
+	}
+	if (r < 0)
+		error_hint(err, "'wisp change %s %s --hostfwd %s' adds it once it is free", id, net,
+			   rule);
+	free(f.host_addr);
+	return r;
+}
+
+/* The socket of --vsock that is at @path for now gets its own name, over what was left there. */
+static int take_path(const char *path, struct error *err)
+{
+	char now[PATH_MAX];
+
+	snprintf(now, sizeof(now), "%s" LAUNCH_LATER_SUFFIX, path);
+	if (rename(now, path) == 0)
+		return 0;
+	error_set(err, -errno, "--vsock: cannot rename '%s' to '%s': %m", now, path);
+	return err->code;
+}
+
+/* All that @later names: the guest runs, so what does not work is said, and no failure. */
+static void listen_again(const struct upgrade_options *o, const char *id, FILE *later)
+{
+	char *line = NULL, *what;
+	size_t size = 0;
+
+	while (getdelim(&line, &size, '\0', later) > 0) {
+		struct error err = { 0 };
+
+		what = line + strcspn(line, " ") + 1;
+		if ((*line == 's' ? take_path(what, &err) : forward_again(o, id, what, &err)) < 0)
+			error_print(&err);
+	}
+	free(line);
+}
+
 static void report(const struct upgrade_options *o, const char *id, json_t *reply)
 {
 	const char *way = json_string_value(json_object_get(reply, "memory"));
@@ -96,33 +162,55 @@ static void report(const struct upgrade_options *o, const char *id, json_t *repl
 	printf("guest paused for %.1f ms\n", paused / 1000);
 }
 
+/* The other end of @ret_fd; what it is to listen at comes to @ret_later, the caller's to close. */
+static int start_receiver(const struct upgrade_options *o, const char *run_id, pid_t *ret_pid,
+			  int *ret_fd, FILE **ret_later, struct error *err)
+{
+	int pair[2] = { -1, -1 }, ends[2] = { -1, -1 };
+	int r = 0;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0 ||
+	    pipe2(ends, O_CLOEXEC) < 0 || !(*ret_later = fdopen(ends[0], "r")))
+		r = error_set(err, -errno, "upgrade: %m");
+	*ret_pid = r ? -1 : fork();
+	if (*ret_pid == 0) {
+		close(pair[0]);
+		close(ends[0]);
+		exit(become_receiver(o, run_id, pair[1], ends[1]));
+	}
+	if (!r && *ret_pid < 0)
+		r = error_set(err, -errno, "upgrade: cannot fork: %m");
+	*ret_fd = pair[0];
+	/* Nobody will write to those. */
+	close_if_open(pair[1]);
+	close_if_open(ends[1]);
+	if (!r)
+		return 0;
+	close_if_open(pair[0]);
+	if (*ret_later)
+		fclose(*ret_later);
+	else
+		close_if_open(ends[0]);
+	return r;
+}
+
 static int upgrade(const struct upgrade_options *o, const char *id, struct error *err)
 {
 	char dest[32], run_id[128];
 	json_t *reply = NULL;
-	int pair[2], r;
+	FILE *later = NULL;
 	pid_t pid;
+	int fd, r;
 
 	if ((size_t)snprintf(run_id, sizeof(run_id), "%s" UPGRADE_SUFFIX, id) >= sizeof(run_id))
 		return error_usage(err, -ENAMETOOLONG, "microVM '%s': %m", id);
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-		return error_set(err, -errno, "upgrade: %m");
-	pid = fork();
-	if (pid < 0) {
-		r = error_set(err, -errno, "upgrade: cannot fork: %m");
-		close(pair[0]);
-		close(pair[1]);
+	r = start_receiver(o, run_id, &pid, &fd, &later, err);
+	if (r < 0)
 		return r;
-	}
-	if (pid == 0) {
-		close(pair[0]);
-		exit(become_receiver(o, run_id, pair[1]));
-	}
-	close(pair[1]);
-	snprintf(dest, sizeof(dest), "fd:%d", pair[0]);
+	snprintf(dest, sizeof(dest), "fd:%d", fd);
 	r = migrate_in_place(o->run_dir, id, dest, run_id, &reply, err);
 	/* Nobody will write there any more: a receiver that still waits for a guest ends. */
-	close(pair[0]);
+	close(fd);
 	/*
 	 * One that failed ends by itself, and one that waits to be told whether the guest is its
 	 * does not: that is for --recover, and nothing to wait for here.
@@ -131,8 +219,11 @@ static int upgrade(const struct upgrade_options *o, const char *id, struct error
 		r = await_receiver(pid, err);
 	if (!r)
 		r = take_name(o, run_id, id, err);
-	if (!r)
+	if (!r) {
+		listen_again(o, id, later);
 		report(o, id, reply);
+	}
+	fclose(later);
 	json_decref(reply);
 	return r;
 }
