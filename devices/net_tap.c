@@ -232,6 +232,11 @@ static const struct net_ops tap_queue_ops = {
 	.free = tap_free,
 };
 
+int net_tap_fd(struct net *n)
+{
+	return n->ops->recv == tap_recv ? queue_of(n)->f.fd : -1;
+}
+
 int net_open_tap(struct net **ret_net, int fd, const struct net_tap *tap, const uint8_t mac[6],
 		 struct error *err)
 {

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,57 +65,6 @@ static void close_dialers(const struct machine_config *c, struct nbd_dialer *dia
 		nbd_dialer_close(&dialers[i]);
 }
 
-/*
- * The listening socket of --vsock, by a name of its own when it listens @later, and a pair for what
- * the monitor asks us to open (@ret_broker is our end, which raises SIGIO).
- */
-static int open_vsock(const struct machine_config *c, bool later, struct machine_files *files,
-		      struct stat *ret_socket, int *ret_broker, struct error *err)
-{
-	const char *suffix = later ? LAUNCH_LATER_SUFFIX : "";
-	char name[PATH_MAX];
-	int pair[2];
-
-	*ret_socket = (struct stat){ 0 };
-	if (!c->vsock.path)
-		return 0;
-	files->vsock_listen = vsock_listen(c->vsock.path, suffix, err);
-	if (files->vsock_listen < 0)
-		return files->vsock_listen;
-	snprintf(name, sizeof(name), "%s%s", c->vsock.path, suffix);
-	if (lstat(name, ret_socket) < 0)
-		return error_set(err, -errno, "--vsock: %s: %m", name);
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-		return error_set(err, -errno, "--vsock: socket pair: %m");
-	files->vsock_broker = pair[1];
-	*ret_broker = pair[0];
-	if (fcntl(pair[0], F_SETOWN, getpid()) < 0 || fcntl(pair[0], F_SETFL, O_ASYNC) < 0)
-		return error_set(err, -errno, "--vsock: socket pair: %m");
-	return 0;
-}
-
-static void unlink_same(const char *path, const struct stat *file)
-{
-	struct stat now;
-
-	if (lstat(path, &now) == 0 && now.st_dev == file->st_dev && now.st_ino == file->st_ino)
-		unlink(path);
-}
-
-/* Our @socket goes too, by either name: nobody listens there any more. */
-static void close_vsock(struct monitor_params *params, const struct stat *socket)
-{
-	char later[PATH_MAX];
-
-	if (params->broker_fd >= 0)
-		close(params->broker_fd);
-	if (!socket->st_ino)
-		return;
-	snprintf(later, sizeof(later), "%s" LAUNCH_LATER_SUFFIX, params->config->vsock.path);
-	unlink_same(later, socket);
-	unlink_same(params->config->vsock.path, socket);
-}
-
 /* In its first life here, a machine that does so. */
 static bool listens_later(const struct monitor_params *params, const struct launch_ends *ends)
 {
@@ -138,6 +86,10 @@ static int start_helpers(const struct monitor_params *params, const struct launc
 
 		if (listens_later(params, ends))
 			net.num_forwards = 0;
+		if (params->image && ends->tap_fds && ends->tap_fds[i] >= 0) {
+			net.tap_fd_given = true;
+			net.tap_fd = ends->tap_fds[i];
+		}
 		helpers[i].no_sandbox = c->sandbox == SANDBOX_OFF;
 		helpers[i].stays = c->reboot_resets;
 		helpers[i].dir = dir->listen_fd < 0 ? NULL : dir;
@@ -419,8 +371,8 @@ static int begin_life(struct life *life, struct monitor_params *params,
 	if (!r)
 		r = open_dialers(c, params->files, life->dialers, err);
 	if (!r)
-		r = open_vsock(c, listens_later(params, ends), params->files, &life->vsock,
-			       &params->broker_fd, err);
+		r = launch_open_vsock(c, listens_later(params, ends) ? LAUNCH_LATER_SUFFIX : "",
+				      params->files, &life->vsock, &params->broker_fd, err);
 	if (!r && copies_of(params))
 		r = migrate_copies_listen(copies_of(params), err);
 	if (!r && c->gdb) {
@@ -438,7 +390,9 @@ static void end_life(struct life *life, struct monitor_params *params, bool goes
 	const struct machine_config *c = params->config;
 	struct error err = { 0 };
 
-	close_vsock(params, &life->vsock);
+	if (params->broker_fd >= 0)
+		close(params->broker_fd);
+	launch_close_vsock(c, &life->vsock);
 	close_dialers(c, life->dialers);
 	if (life->listening)
 		gdb_unlisten(c->gdb);

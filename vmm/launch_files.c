@@ -2,10 +2,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "devices/nbd.h"
+#include "devices/vsock_broker.h"
 #include "vmm/hypervisor/x86_template.h"
+#include "vmm/launch.h"
 #include "vmm/machine/machine.h"
 #include "vmm/nbd_dial.h"
 
@@ -84,4 +89,48 @@ int launch_open_files(const struct machine_config *c, struct machine_files *file
 			return r;
 	}
 	return 0;
+}
+
+int launch_open_vsock(const struct machine_config *c, const char *suffix,
+		      struct machine_files *files, struct stat *ret_socket, int *ret_broker,
+		      struct error *err)
+{
+	char name[PATH_MAX];
+	int pair[2];
+
+	*ret_socket = (struct stat){ 0 };
+	if (!c->vsock.path)
+		return 0;
+	files->vsock_listen = vsock_listen(c->vsock.path, suffix, err);
+	if (files->vsock_listen < 0)
+		return files->vsock_listen;
+	snprintf(name, sizeof(name), "%s%s", c->vsock.path, suffix);
+	if (lstat(name, ret_socket) < 0)
+		return error_set(err, -errno, "--vsock: %s: %m", name);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_set(err, -errno, "--vsock: socket pair: %m");
+	files->vsock_broker = pair[1];
+	*ret_broker = pair[0];
+	if (fcntl(pair[0], F_SETOWN, getpid()) < 0 || fcntl(pair[0], F_SETFL, O_ASYNC) < 0)
+		return error_set(err, -errno, "--vsock: socket pair: %m");
+	return 0;
+}
+
+static void unlink_same(const char *path, const struct stat *file)
+{
+	struct stat now;
+
+	if (lstat(path, &now) == 0 && now.st_dev == file->st_dev && now.st_ino == file->st_ino)
+		unlink(path);
+}
+
+void launch_close_vsock(const struct machine_config *c, const struct stat *socket)
+{
+	char later[PATH_MAX];
+
+	if (!socket->st_ino)
+		return;
+	snprintf(later, sizeof(later), "%s" LAUNCH_LATER_SUFFIX, c->vsock.path);
+	unlink_same(later, socket);
+	unlink_same(c->vsock.path, socket);
 }

@@ -8,6 +8,8 @@
 #ifndef WISP_VMM_LAUNCH_FILES_H
 #define WISP_VMM_LAUNCH_FILES_H
 
+#include <sys/stat.h>
+
 struct error;
 struct machine_config;
 struct machine_files;
@@ -22,5 +24,17 @@ int launch_open_kernel(const struct machine_config *c, struct machine_files *fil
  */
 int launch_open_files(const struct machine_config *c, struct machine_files *files,
 		      struct error *err);
+
+/*
+ * The listening socket of --vsock, at its path with @suffix (vmm/launch.h) behind it, and a pair
+ * for what the monitor asks to have opened: @ret_broker is our end, which raises SIGIO. @ret_socket
+ * is for launch_close_vsock(), also on failure. 0 or -errno.
+ */
+int launch_open_vsock(const struct machine_config *c, const char *suffix,
+		      struct machine_files *files, struct stat *ret_socket, int *ret_broker,
+		      struct error *err);
+
+/* Nobody listens there any more: remove it by either name, where it is still the one of ours. */
+void launch_close_vsock(const struct machine_config *c, const struct stat *socket);
 
 #endif

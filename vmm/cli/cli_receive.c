@@ -42,7 +42,13 @@ struct receiving {
 	struct state_set state;
 	uint8_t *hello; /* what @state borrows from */
 	const char *run_id; /* where it is found for now; NULL: by its name */
-	int later_fd;	    /* who is told what it is to listen at later; -1: it listens at once */
+	struct {
+		char name[MIGRATE_MAX_TAP + 1];
+		int fd;		/* -1: taken */
+	} tap[CONFIG_MAX_NETS]; /* the source's, on this host */
+	unsigned num_taps;
+	int tap_fds[CONFIG_MAX_NETS]; /* of each network: one of those, or -1 */
+	int later_fd; /* who is told what it is to listen at later; -1: it listens at once */
 };
 
 /*
@@ -83,6 +89,23 @@ static int receive_streams(struct receiving *x, struct error *err)
 	return r;
 }
 
+/* Taps that come before HELLO, and that. Where only bytes are forwarded there is none of them. */
+static int receive_taps(struct receiving *x, struct migrate_record *ret_hello, struct error *err)
+{
+	int r;
+
+	while ((r = migrate_wire_receive(&x->wire, ret_hello, HELLO_MS, err)) == 0 &&
+	       ret_hello->type == MIGRATE_TAP && x->num_taps < ARRAY_SIZE(x->tap)) {
+		if (x->wire.fd < 0)
+			continue;
+		snprintf(x->tap[x->num_taps].name, sizeof(x->tap[0].name), "%.*s",
+			 (int)ret_hello->len, (const char *)ret_hello->payload);
+		x->tap[x->num_taps++].fd = x->wire.fd;
+		x->wire.fd = -1;
+	}
+	return r < 0 ? r : migrate_wire_check(ret_hello, MIGRATE_HELLO, err);
+}
+
 static int receive_hello(struct receiving *x, struct error *err)
 {
 	struct migrate_record rec;
@@ -92,7 +115,7 @@ static int receive_hello(struct receiving *x, struct error *err)
 		r = migrate_wire_expect_greeting(&x->wire, HELLO_MS, err);
 	x->wire.wants_fd = true;
 	if (!r)
-		r = migrate_wire_expect(&x->wire, MIGRATE_HELLO, &rec, HELLO_MS, err);
+		r = receive_taps(x, &rec, err);
 	x->wire.wants_fd = false;
 	if (r < 0)
 		return r;
@@ -226,6 +249,23 @@ static int take_disks(struct receiving *x, struct error *err)
 	return r;
 }
 
+/* The guest's networks on taps that came along; whatever its options here say goes first. */
+static void take_taps(struct receiving *x)
+{
+	const struct machine_config *c = &x->config;
+
+	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++) {
+		x->tap_fds[i] = -1;
+		for (unsigned k = 0; i < c->num_nets && k < x->num_taps; k++) {
+			if (!c->net[i].tap_name || strcmp(c->net[i].tap_name, x->tap[k].name) != 0)
+				continue;
+			x->tap_fds[i] = x->tap[k].fd;
+			x->tap[k].fd = -1;
+			break;
+		}
+	}
+}
+
 /* What is left to whoever knows that the old one listens there no more: see receive_in_place(). */
 static void tell_later(struct receiving *x)
 {
@@ -261,6 +301,7 @@ static int prepare(struct receiving *x, const char *source, struct error *err)
 		r = choose_way(x, err);
 	if (!r)
 		r = config_validate(&x->config, err);
+	take_taps(x);
 	if (!r)
 		r = check_memory(x, err);
 	if (!r)
@@ -333,6 +374,7 @@ static int launch(struct receiving *x)
 		.image = &image,
 		.run_id = x->run_id,
 		.listens_later = x->later_fd >= 0,
+		.tap_fds = x->tap_fds,
 		.disk_fds = x->disk_fds,
 		.why = &why,
 	};
@@ -445,6 +487,9 @@ static void receiving_done(struct receiving *x)
 	for (unsigned i = 0; x->arrival.more && i + 1 < x->arrival.hello.streams; i++)
 		migrate_wire_done(&x->streams[i]);
 	migrate_wire_done(&x->wire);
+	for (unsigned i = 0; i < x->num_taps; i++)
+		if (x->tap[i].fd >= 0)
+			close(x->tap[i].fd);
 	state_set_close(&x->state);
 	free(x->hello);
 	config_done(&x->config);

@@ -238,8 +238,8 @@ const struct cli_verb cli_verbs[] = {
 	  "program: shared memory as it is, private memory by one copy. It keeps its name and "
 	  "goes on in the background ('wisp console' attaches), and the 'wisp run' it came from "
 	  "ends. Forwards and the socket of --vsock are the new one's a moment after the guest. "
-	  "Guests with the serial port or console at a socket of the user's, with a tap of one "
-	  "queue or with --rewind are refused, and go on as they were.",
+	  "Guests with the serial port or console at a socket of the user's, with a tap that came "
+	  "as a descriptor or with --rewind are refused, and go on as they were.",
 	  upgrade_options, .first = CLI_ID, .main = upgrade_main },
 	{ "doctor", "[--json]", "Say what this host can do, and how to mend what it cannot",
 	  "Prints a line for each thing that microVMs need or can make use of: ok, warn (works, "

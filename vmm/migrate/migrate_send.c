@@ -5,8 +5,11 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "devices/net_tap.h"
+#include "virtio/virtio_devices.h"
 #include "vmm/core/log.h"
 #include "vmm/machine/machine_internal.h"
 #include "vmm/machine/machine_state.h"
@@ -115,6 +118,29 @@ static int take_way(struct migrate_source *s, uint64_t granted, struct error *er
 	return 0;
 }
 
+/*
+ * A tap of one queue is open once, so whoever takes over on this host gets our descriptor. Its
+ * frames are for who runs the guest: the other one reads none before.
+ */
+static int hand_over_taps(struct migrate_source *s, struct error *err)
+{
+	const struct machine_config *c = s->m->config;
+	int r = 0;
+
+	if (!s->params.hand_off || !migrate_wire_is_local(&s->wire))
+		return 0;
+	for (unsigned i = 0; i < c->num_nets && !r; i++) {
+		const struct config_net *net = &c->net[i];
+		struct virtio_device *dev = machine_virtio(s->m, VIRTIO_ID_NET, net->id);
+		int fd = dev ? net_tap_fd(virtio_net_end(dev)) : -1;
+
+		if (fd >= 0 && net->tap_name && net->queues <= 1)
+			r = migrate_wire_send_fd(&s->wire, MIGRATE_TAP, 0, net->tap_name,
+						 strlen(net->tap_name), fd, err);
+	}
+	return r;
+}
+
 static int introduce(struct migrate_source *s, struct error *err)
 {
 	int memory_fd = wanted_way(s) == MIGRATE_SHARED ? s->m->mem->fd : -1;
@@ -127,6 +153,8 @@ static int introduce(struct migrate_source *s, struct error *err)
 	r = save_hello(s, &w, err);
 	if (!r)
 		r = migrate_wire_greet(&s->wire, err);
+	if (!r)
+		r = hand_over_taps(s, err);
 	if (!r)
 		r = migrate_wire_send_fd(&s->wire, MIGRATE_HELLO, 0, w.buf, w.len, memory_fd, err);
 	state_writer_done(&w);

@@ -64,6 +64,7 @@ static const struct {
 	[MIGRATE_WHOLE] = { "WHOLE", 0 },
 	[MIGRATE_RESUME] = { "RESUME", MIGRATE_UUID_BYTES },
 	[MIGRATE_RESUMED] = { "RESUMED", 0 },
+	[MIGRATE_TAP] = { "TAP", MIGRATE_MAX_TAP },
 };
 
 static int set_nonblocking(int fd)
@@ -437,17 +438,23 @@ int migrate_wire_last_words(struct migrate_wire *w, int r, struct error *err)
 	return r;
 }
 
+int migrate_wire_check(const struct migrate_record *rec, enum migrate_record_type type,
+		       struct error *err)
+{
+	if (rec->type == type)
+		return 0;
+	error_set(err, -EBADMSG, "migration: %s came where %s was due", types[rec->type].name,
+		  types[type].name);
+	/* Two sources, or our own words come back. */
+	if (rec->type == MIGRATE_HELLO)
+		error_hint(err, "is it 'wisp receive' that answers there?");
+	return -EBADMSG;
+}
+
 int migrate_wire_expect(struct migrate_wire *w, enum migrate_record_type type,
 			struct migrate_record *ret, int wait_ms, struct error *err)
 {
 	int r = migrate_wire_receive(w, ret, wait_ms, err);
 
-	if (r || ret->type == type)
-		return r;
-	error_set(err, -EBADMSG, "migration: %s came where %s was due", types[ret->type].name,
-		  types[type].name);
-	/* Two sources, or our own words come back. */
-	if (ret->type == MIGRATE_HELLO)
-		error_hint(err, "is it 'wisp receive' that answers there?");
-	return -EBADMSG;
+	return r < 0 ? r : migrate_wire_check(ret, type, err);
 }

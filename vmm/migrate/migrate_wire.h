@@ -35,8 +35,8 @@ enum migrate_way {
 
 enum migrate_record_type {
 	/* the source's */
-	MIGRATE_HELLO = 1, /* sections: what machine it is; nothing more is sent before READY */
-	MIGRATE_PAGES,	   /* at a window: two bitmaps, then the pages in the first */
+	MIGRATE_HELLO = 1,  /* sections: what machine it is; nothing more is sent before READY */
+	MIGRATE_PAGES,	    /* at a window: two bitmaps, then the pages in the first */
 	MIGRATE_PAGES_ZSTD, /* the same, the pages compressed */
 	MIGRATE_ROUND,	    /* all of a round was sent */
 	MIGRATE_STATE,	    /* sections: all but memory; the guest stands still */
@@ -60,6 +60,8 @@ enum migrate_record_type {
 	MIGRATE_WHOLE,	 /* the destination's: it needs nothing more */
 	MIGRATE_RESUME,	 /* the source's, first on a new connection: which migration goes on */
 	MIGRATE_RESUMED, /* the destination's: MISSING has told all that it still needs */
+	/* of a hand-off, before HELLO */
+	MIGRATE_TAP, /* the source's: a tap's name, and its descriptor comes along */
 	MIGRATE_NUM_TYPES
 };
 
@@ -72,6 +74,9 @@ enum migrate_record_type {
 
 /* READY's page: the way, and whether the source may send pages when the guest runs already. */
 #define MIGRATE_READY_POSTCOPY (1u << 8)
+
+/* What a TAP record has at most. */
+#define MIGRATE_MAX_TAP 15u
 
 /* STATE's page. */
 #define MIGRATE_STATE_PAUSED   (1u << 0) /* the guest is to stay paused */
@@ -151,6 +156,10 @@ int migrate_wire_await_or(struct migrate_wire *w, int fd, int wait_ms, struct er
 
 /* The text of @rec, as far as a terminal may see it. */
 void migrate_wire_text(const struct migrate_record *rec, char text[MIGRATE_MAX_TEXT + 1]);
+
+/* Is @rec, which came, of @type? -EBADMSG with both in @err. */
+int migrate_wire_check(const struct migrate_record *rec, enum migrate_record_type type,
+		       struct error *err);
 
 /* As migrate_wire_receive(); anything but @type is -EBADMSG. */
 int migrate_wire_expect(struct migrate_wire *w, enum migrate_record_type type,
