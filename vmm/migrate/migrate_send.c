@@ -127,7 +127,7 @@ static int hand_over_taps(struct migrate_source *s, struct error *err)
 	const struct machine_config *c = s->m->config;
 	int r = 0;
 
-	if (!s->params.hand_off || !migrate_wire_is_local(&s->wire))
+	if (!s->params.hand_off || !migrate_wire_carries_fds(&s->wire))
 		return 0;
 	for (unsigned i = 0; i < c->num_nets && !r; i++) {
 		const struct config_net *net = &c->net[i];

@@ -271,13 +271,17 @@ static uint64_t hash(const uint8_t *header, const void *payload, size_t len)
 	return XXH3_64bits_withSeed(payload, len, XXH3_64bits(header, AT_HASH));
 }
 
-bool migrate_wire_is_local(const struct migrate_wire *w)
+bool migrate_wire_carries_fds(const struct migrate_wire *w)
 {
 	int domain;
 	socklen_t len = sizeof(domain);
 
-	return w->in == w->out &&
-	       getsockopt(w->out, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
+	return getsockopt(w->out, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
+}
+
+bool migrate_wire_is_local(const struct migrate_wire *w)
+{
+	return w->in == w->out && migrate_wire_carries_fds(w);
 }
 
 int migrate_wire_send(struct migrate_wire *w, enum migrate_record_type type, uint64_t page,

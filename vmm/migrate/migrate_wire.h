@@ -128,7 +128,8 @@ int migrate_wire_send(struct migrate_wire *w, enum migrate_record_type type, uin
 int migrate_wire_send_fd(struct migrate_wire *w, enum migrate_record_type type, uint64_t page,
 			 const void *payload, size_t len, int fd, struct error *err);
 
-/* Whether descriptors can travel with what is sent. */
+/* Whether descriptors can travel with what is sent; and both ways, over one socket. */
+bool migrate_wire_carries_fds(const struct migrate_wire *w);
 bool migrate_wire_is_local(const struct migrate_wire *w);
 
 /* Say why it ends here, if the peer still listens; @err is what happened. */
