@@ -34,6 +34,7 @@ alone() {
 
 end_all() {
 	local rc=$? pid id
+	[ -z "${tap-}" ] || ip link del "$tap"
 	for id in "$XDG_RUNTIME_DIR"/wisp/*; do
 		[ ! -d "$id" ] || "$WISP" kill "${id##*/}"
 	done
