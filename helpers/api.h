@@ -80,6 +80,10 @@ struct api_endpoint {
 	unsigned when;	      /* API_PREBOOT, API_RUNTIME */
 	const char *id_field; /* which field repeats the id of the path */
 	const char *metric;   /* what metrics call it; NULL: they do not count it */
+	/* After it no snapshot can be loaded, even if it is refused for what its values are. */
+	bool configures;
+	/* What the table of fields cannot say; false with the answer given. In any state. */
+	bool (*check)(const json_t *body, struct api_answer *answer);
 };
 
 #define API_PREBOOT 1u
@@ -92,15 +96,21 @@ extern const struct api_endpoint api_endpoints[]; /* ends without a method */
 
 enum api_type {
 	API_STRING,
+	API_PATH,  /* a string to which serde has another name */
+	API_MAC,   /* a string, as api_is_mac() wants it */
+	API_IPV4,  /* a string, four numbers with dots */
+	API_LEVEL, /* a string, as api_is_level() wants it */
 	API_BOOL,
 	API_U8,
 	API_U16,
 	API_U32,
 	API_U64,
+	API_USIZE,  /* the same, of another name */
 	API_OBJECT, /* of @fields, or of anything when NULL */
 	API_STRINGS,
-	API_ARRAY, /* of objects of @fields */
-	API_ENUM,  /* one of the words in @words, "A|B" */
+	API_STRING_MAP, /* an object of strings */
+	API_ARRAY,	/* of objects of @fields */
+	API_ENUM,	/* one of the words in @words, "A|B" */
 };
 
 struct api_field {
@@ -125,6 +135,8 @@ extern const struct api_field api_boot_source[], api_machine_config[], api_machi
 int api_check(const json_t *body, const struct api_field *fields, struct error *err);
 /* "06:00:AC:10:00:02" */
 bool api_is_mac(const char *text);
+/* Of a log's lines: "Info", "WARNING". */
+bool api_is_level(const char *text);
 /* That of @net, if it is one, in small letters: it is a number, which is shown as all are. */
 void api_lower_mac(json_t *net);
 
@@ -150,10 +162,10 @@ int api_load_config(struct api *api, const char *path, struct error *err);
 
 API_HANDLER(get_instance);
 API_HANDLER(get_version);
-API_HANDLER(get_config);
 API_HANDLER(get_machine);
 API_HANDLER(put_machine);
 API_HANDLER(patch_machine);
+bool api_check_machine_update(const json_t *body, struct api_answer *answer);
 API_HANDLER(put_boot);
 API_HANDLER(put_drive);
 API_HANDLER(put_pmem);
@@ -163,6 +175,13 @@ API_HANDLER(put_serial);
 API_HANDLER(put_logger);
 API_HANDLER(put_metrics);
 
+/* Can the files of persistent memory be mapped? -EINVAL with why not. */
+int api_probe_pmems(const struct api *api, struct error *err);
+
+/* ---- api_config.c ---- */
+
+API_HANDLER(get_config);
+
 /* ---- api_vsock.c ---- */
 
 API_HANDLER(put_vsock);
@@ -170,6 +189,7 @@ API_HANDLER(put_vsock);
 /* ---- api_cpu.c ---- */
 
 API_HANDLER(put_cpu_config);
+bool api_check_cpu_config(const json_t *body, struct api_answer *answer);
 
 void api_forget_cpu_config(struct api *api);
 /* In a configuration file it is the name of another one. */
@@ -234,6 +254,8 @@ API_HANDLER(create_snapshot);
 /* ---- api_snapshot.c ---- */
 
 API_HANDLER(load_snapshot);
+/* Is there one memory, and not two? */
+bool api_check_load(const json_t *body, struct api_answer *answer);
 
 /* The version of the file at @path into @text, of @size; -errno when it is none of ours. */
 int api_describe_snapshot(const char *path, char *text, size_t size, struct error *err);

@@ -43,24 +43,26 @@ const struct api_endpoint api_endpoints[] = {
 	{ "GET", "vm/config", NULL, api_get_config, API_ALWAYS },
 	{ "GET", "machine-config", NULL, api_get_machine, API_ALWAYS, .metric = "machine_cfg" },
 	{ "PUT", "machine-config", api_machine_config, api_put_machine, API_PREBOOT,
-	  .metric = "machine_cfg" },
+	  .metric = "machine_cfg", .configures = true },
 	{ "PATCH", "machine-config", api_machine_update, api_patch_machine, API_PREBOOT,
-	  .metric = "machine_cfg" },
-	{ "PUT", "boot-source", api_boot_source, api_put_boot, API_PREBOOT,
-	  .metric = "boot_source" },
-	{ "PUT", "cpu-config", api_cpu_config, api_put_cpu_config, API_PREBOOT,
-	  .metric = "cpu_cfg" },
-	{ "PUT", "drives/*", api_drive, api_put_drive, API_ALWAYS, "drive_id", .metric = "drive" },
+	  .metric = "machine_cfg", .configures = true, .check = api_check_machine_update },
+	{ "PUT", "boot-source", api_boot_source, api_put_boot, API_PREBOOT, .metric = "boot_source",
+	  .configures = true },
+	{ "PUT", "cpu-config", api_cpu_config, api_put_cpu_config, API_PREBOOT, .metric = "cpu_cfg",
+	  .check = api_check_cpu_config },
+	{ "PUT", "drives/*", api_drive, api_put_drive, API_ALWAYS, "drive_id", .metric = "drive",
+	  .configures = true },
 	{ "PATCH", "drives/*", api_drive_update, api_patch_drive, API_RUNTIME, "drive_id",
 	  .metric = "drive" },
 	{ "DELETE", "drives/*", NULL, api_delete_drive, API_RUNTIME },
 	{ "PUT", "network-interfaces/*", api_net, api_put_net, API_ALWAYS, "iface_id",
-	  .metric = "network" },
+	  .metric = "network", .configures = true },
 	{ "PATCH", "network-interfaces/*", api_net_update, api_patch_net, API_RUNTIME,
 	  "iface_id", .metric = "network" },
 	{ "DELETE", "network-interfaces/*", NULL, api_delete_net, API_RUNTIME },
-	{ "PUT", "vsock", api_vsock, api_put_vsock, API_PREBOOT, .metric = "vsock" },
-	{ "PUT", "entropy", api_entropy, api_put_entropy, API_PREBOOT },
+	{ "PUT", "vsock", api_vsock, api_put_vsock, API_PREBOOT, .metric = "vsock",
+	  .configures = true },
+	{ "PUT", "entropy", api_entropy, api_put_entropy, API_PREBOOT, .configures = true },
 	{ "PUT", "serial", api_serial, api_put_serial, API_PREBOOT, .metric = "serial" },
 	{ "PUT", "logger", api_logger, api_put_logger, API_PREBOOT, .metric = "logger" },
 	{ "PUT", "metrics", api_metrics, api_put_metrics, API_PREBOOT, .metric = "metrics" },
@@ -69,27 +71,29 @@ const struct api_endpoint api_endpoints[] = {
 	{ "GET", "mmds", NULL, api_get_mmds, API_ALWAYS, .metric = "mmds" },
 	{ "PUT", "mmds", api_anything, api_put_mmds, API_ALWAYS, .metric = "mmds" },
 	{ "PATCH", "mmds", api_anything, api_patch_mmds, API_ALWAYS, .metric = "mmds" },
-	{ "PUT", "mmds/config", api_mmds_config, api_put_mmds_config, API_PREBOOT,
-	  .metric = "mmds" },
+	{ "PUT", "mmds/config", api_mmds_config, api_put_mmds_config, API_PREBOOT, .metric = "mmds",
+	  .configures = true },
 	{ "GET", "balloon", NULL, api_get_balloon, API_ALWAYS },
-	{ "PUT", "balloon", api_balloon, api_put_balloon, API_PREBOOT },
+	{ "PUT", "balloon", api_balloon, api_put_balloon, API_PREBOOT, .configures = true },
 	{ "PATCH", "balloon", api_balloon_update, api_patch_balloon, API_RUNTIME },
 	{ "GET", "balloon/statistics", NULL, api_get_balloon_stats, API_RUNTIME },
 	{ "PATCH", "balloon/statistics", api_balloon_stats, api_patch_balloon_stats, API_RUNTIME },
 	{ "PATCH", "balloon/hinting/start", api_balloon_hinting, api_start_hinting, API_RUNTIME },
 	{ "GET", "balloon/hinting/status", NULL, api_get_hinting, API_RUNTIME },
 	{ "PATCH", "balloon/hinting/stop", NULL, api_stop_hinting, API_RUNTIME },
-	{ "PUT", "pmem/*", api_pmem, api_put_pmem, API_ALWAYS, "id", .metric = "pmem" },
+	{ "PUT", "pmem/*", api_pmem, api_put_pmem, API_ALWAYS, "id", .metric = "pmem",
+	  .configures = true },
 	{ "PATCH", "pmem/*", api_pmem_update, api_patch_pmem, API_RUNTIME, "id", .metric = "pmem" },
 	{ "DELETE", "pmem/*", NULL, api_delete_pmem, API_RUNTIME },
 	{ "PUT", "hotplug/memory", api_memory_hotplug, api_put_memory, API_PREBOOT,
-	  .metric = "hotplug_memory" },
+	  .metric = "hotplug_memory", .configures = true },
 	{ "PATCH", "hotplug/memory", api_memory_update, api_patch_memory, API_RUNTIME,
 	  .metric = "hotplug_memory" },
 	{ "GET", "hotplug/memory", NULL, api_get_memory, API_RUNTIME,
 	  .metric = "hotplug_memory" },
 	{ "PUT", "snapshot/create", api_snapshot_create, api_create_snapshot, API_RUNTIME },
-	{ "PUT", "snapshot/load", api_snapshot_load, api_load_snapshot, API_PREBOOT },
+	{ "PUT", "snapshot/load", api_snapshot_load, api_load_snapshot, API_PREBOOT,
+	  .check = api_check_load },
 	{ "GET", "wisp/v1/stat", NULL, api_wisp_stat, API_RUNTIME },
 	{ "PUT", "wisp/v1/clone", api_wisp_clone_body, api_wisp_clone, API_RUNTIME },
 	{ 0 },
@@ -317,27 +321,41 @@ static json_t *parse_body(const struct api_endpoint *e, const char *text, size_t
 	return body;
 }
 
+/* Does the body name the device that the path does? */
+static bool same_id(const struct api_endpoint *e, const char *id, const json_t *body,
+		    struct api_answer *answer)
+{
+	const char *repeated = NULL;
+
+	if (e->id_field)
+		repeated = json_string_value(json_object_get(body, e->id_field));
+	if (!repeated || !strcmp(repeated, id))
+		return true;
+	/* Of networks it says which they are. */
+	if (!strcmp(e->id_field, "iface_id"))
+		api_fault(answer,
+			  "The id from the path [%s] does not match the id from the body [%.60s]!",
+			  id, repeated);
+	else
+		api_fault(answer, "The id from the path does not match the id from the body!");
+	return false;
+}
+
 static void carry_out(struct api *api, const struct api_endpoint *e, const char *id, json_t *body,
 		      struct api_answer *answer)
 {
-	const char *repeated;
-
-	if (e->id_field && body) {
-		repeated = json_string_value(json_object_get(body, e->id_field));
-		if (repeated && strcmp(repeated, id) != 0) {
-			api_fault(answer,
-				  "The id from the path does not match the id from the body!");
-			return;
-		}
-	}
+	if ((e->check && !e->check(body, answer)) || !same_id(e, id, body, answer))
+		return;
 	if (api->state == API_NOT_STARTED && !(e->when & API_PREBOOT))
 		api_fault(answer, "The requested operation is not supported before starting the "
 				  "microVM.");
 	else if (api->state != API_NOT_STARTED && !(e->when & API_RUNTIME))
 		api_fault(answer, "The requested operation is not supported after starting the "
 				  "microVM.");
-	else
-		e->handle(api, id, body, answer);
+	if (answer->status)
+		return;
+	api->configured |= e->configures;
+	e->handle(api, id, body, answer);
 }
 
 static void handle_named(struct api *api, const struct api_endpoint *e, const char *id,

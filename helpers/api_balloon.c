@@ -47,7 +47,6 @@ API_HANDLER(put_balloon)
 	json_incref(body);
 	json_decref(api->balloon);
 	api->balloon = body;
-	api->configured = true;
 	api_no_content(answer);
 }
 

@@ -28,20 +28,24 @@ static int keep_template(const json_t *template)
 	return fd < 0 ? -errno : fd;
 }
 
-/* One that changes nothing takes back what was said before. */
-API_HANDLER(put_cpu_config)
+bool api_check_cpu_config(const json_t *body, struct api_answer *answer)
 {
 	struct x86_template *template = NULL;
 	struct error err = { 0 };
-	int fd = 0;
 
-	if (x86_template_parse(&template, body, &err) < 0) {
+	if (x86_template_parse(&template, body, &err) < 0)
 		api_fault(answer,
 			  "An error occurred when deserializing the json body of a request: %s",
 			  err.msg);
-		return;
-	}
 	x86_template_free(template);
+	return !answer->status;
+}
+
+/* One that changes nothing takes back what was said before. */
+API_HANDLER(put_cpu_config)
+{
+	int fd = 0;
+
 	if (json_object_size(body) > 0)
 		fd = keep_template(body);
 	if (fd < 0) {
@@ -55,7 +59,6 @@ API_HANDLER(put_cpu_config)
 	}
 	/* A template by name and one of its own are one setting: the last one counts. */
 	json_object_del(api->machine, "cpu_template");
-	api->configured = true;
 	api_no_content(answer);
 }
 

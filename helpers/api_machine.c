@@ -342,6 +342,9 @@ int api_start(struct api *api, struct error *err)
 		return error_set(err, -ENOMEM,
 				 "Invalid Memory Configuration: Cannot create mmap region: Out of "
 				 "memory (os error 12)");
+	r = api_probe_pmems(api, err);
+	if (r < 0)
+		return r;
 	argv = api_arguments(api, err);
 	if (!argv)
 		return -EINVAL;

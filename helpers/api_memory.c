@@ -52,7 +52,6 @@ API_HANDLER(put_memory)
 	json_incref(body);
 	json_decref(api->memory);
 	api->memory = body;
-	api->configured = true;
 	api_no_content(answer);
 }
 

@@ -26,8 +26,11 @@ static bool is_there(const struct api *api, struct api_answer *answer)
 
 API_HANDLER(get_mmds)
 {
+	/* What is nothing is shown as what holds nothing. */
+	bool nothing = !api->mmds || json_is_null(api->mmds);
+
 	if (is_there(api, answer))
-		api_ok(answer, api->mmds ? json_incref(api->mmds) : json_object());
+		api_ok(answer, nothing ? json_object() : json_incref(api->mmds));
 }
 
 static void set_contents(struct api *api, json_t *value, struct api_answer *answer)
@@ -105,14 +108,14 @@ API_HANDLER(put_mmds_config)
 	size_t i;
 
 	/* The three m's are Firecracker's. */
-	if (json_array_size(ids) == 0) {
-		api_fault(answer, "MMMDS config error: The list of network interface IDs that "
-				  "allow forwarding MMDS requests is empty.");
-		return;
-	}
 	if (address && !is_link_local(address)) {
 		api_fault(answer,
 			  "MMMDS config error: The MMDS IPv4 address is not link local.");
+		return;
+	}
+	if (json_array_size(ids) == 0) {
+		api_fault(answer, "MMMDS config error: The list of network interface IDs that "
+				  "allow forwarding MMDS requests is empty.");
 		return;
 	}
 	json_array_foreach(ids, i, id_of_one) if (!json_object_get(api->nets,
@@ -134,7 +137,6 @@ API_HANDLER(put_mmds_config)
 	json_incref(body);
 	json_decref(api->mmds_config);
 	api->mmds_config = body;
-	api->configured = true;
 	api_no_content(answer);
 }
 

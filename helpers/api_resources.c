@@ -79,56 +79,6 @@ API_HANDLER(get_machine)
 	api_ok(answer, json_incref(api->machine));
 }
 
-static json_t *values_of(const json_t *object)
-{
-	json_t *list = json_array(), *v;
-	const char *id;
-
-	json_object_foreach((json_t *)object, id, v) json_array_append(list, v);
-	return list;
-}
-
-static json_t *or_null(json_t *o)
-{
-	return o ? json_incref(o) : json_null();
-}
-
-/* The root first, as the guest finds them. */
-static json_t *drives_of(const struct api *api)
-{
-	json_t *list = json_array(), *d;
-	const char *id;
-
-	for (int root = 1; root >= 0; root--)
-		json_object_foreach(api->drives, id, d)
-			if (json_is_true(json_object_get(d, "is_root_device")) == root)
-				json_array_append(list, d);
-	return list;
-}
-
-API_HANDLER(get_config)
-{
-	json_t *o = json_object();
-
-	json_object_set_new(o, "balloon", or_null(api->balloon));
-	json_object_set_new(o, "drives", drives_of(api));
-	json_object_set_new(o, "boot-source",
-			    api->boot ? json_incref(api->boot)
-				      : json_pack("{s:s, s:n, s:n}", "kernel_image_path", "",
-						  "initrd_path", "boot_args"));
-	json_object_set_new(o, "cpu-config", json_null());
-	json_object_set_new(o, "logger", json_null());
-	json_object_set(o, "machine-config", api->machine);
-	json_object_set_new(o, "metrics", json_null());
-	json_object_set_new(o, "mmds-config", or_null(api->mmds_config));
-	json_object_set_new(o, "network-interfaces", values_of(api->nets));
-	json_object_set_new(o, "vsock", or_null(api->vsock));
-	json_object_set_new(o, "entropy", or_null(api->entropy));
-	json_object_set_new(o, "pmem", values_of(api->pmems));
-	json_object_set_new(o, "memory-hotplug", or_null(api->memory));
-	api_ok(answer, o);
-}
-
 /* ---- the machine ---- */
 
 /* Take @update over what is there, when the whole is right then. */
@@ -161,7 +111,6 @@ static void update_machine(struct api *api, json_t *update, const char *deprecat
 	json_decref(m);
 	if (answer->status)
 		return;
-	api->configured = true;
 	if (template) {
 		answer->deprecated = deprecated;
 		api_forget_cpu_config(api);
@@ -187,14 +136,17 @@ static bool is_empty(json_t *update)
 	return true;
 }
 
+bool api_check_machine_update(const json_t *body, struct api_answer *answer)
+{
+	if (is_empty((json_t *)body))
+		api_fault(answer, "Empty PATCH request.");
+	return !answer->status;
+}
+
 API_HANDLER(patch_machine)
 {
-	if (is_empty(body))
-		api_fault(answer, "Empty PATCH request.");
-	else
-		update_machine(api, body, "PATCH /machine-config: cpu_template field is "
-					  "deprecated.",
-			       answer);
+	update_machine(api, body, "PATCH /machine-config: cpu_template field is deprecated.",
+		       answer);
 }
 
 API_HANDLER(put_boot)
@@ -221,7 +173,6 @@ API_HANDLER(put_boot)
 		return;
 	}
 	replace(&api->boot, body);
-	api->configured = true;
 	api_no_content(answer);
 }
 
@@ -246,7 +197,7 @@ static bool drive_is_good(struct api *api, const char *id, const json_t *body,
 {
 	static const char cannot[] = "Drive config error: Unable to create the virtio block "
 				     "device: Virtio backend error:";
-	const char *path = text_of(body, "path_on_host");
+	const char *path = text_of(body, "path_on_host"), *socket = text_of(body, "socket");
 	bool read_only = json_is_true(json_object_get(body, "is_read_only"));
 	bool root = json_is_true(json_object_get(body, "is_root_device"));
 	char why[120];
@@ -255,15 +206,6 @@ static bool drive_is_good(struct api *api, const char *id, const json_t *body,
 	/* The guest has found its root by then, on whatever device it is. */
 	if (root && api->state != API_NOT_STARTED) {
 		api_fault(answer, "Drive config error: A root block device already exists!");
-		return false;
-	}
-	if (text_of(body, "socket")) {
-		api_fault(answer, NOT_SUPPORTED "wisp has no vhost-user block devices.");
-		return false;
-	}
-	if (!path) {
-		api_fault(answer, "Drive config error: Unable to create the virtio block device: "
-				  "Invalid block config.");
 		return false;
 	}
 	if (root) {
@@ -277,6 +219,15 @@ static bool drive_is_good(struct api *api, const char *id, const json_t *body,
 					  "device while the root device defined as a pmem device");
 			return false;
 		}
+	}
+	if (!path == !socket) {
+		api_fault(answer, "Drive config error: Unable to create the virtio block device: "
+				  "Invalid block config.");
+		return false;
+	}
+	if (socket) {
+		api_fault(answer, NOT_SUPPORTED "wisp has no vhost-user block devices.");
+		return false;
 	}
 	error = probe(path, read_only ? O_RDONLY : O_RDWR);
 	if (error) {
@@ -301,7 +252,6 @@ API_HANDLER(put_drive)
 	if (!api_plug_drive(api, id, body, answer))
 		return;
 	json_object_set(api->drives, id, body);
-	api->configured = true;
 	api_no_content(answer);
 }
 
@@ -316,14 +266,40 @@ static int probe_pmem(const char *path, bool read_only)
 	return error;
 }
 
+/* Can @pmem be mapped? If not, why is in @why. */
+static bool can_map(const json_t *pmem, char *why, size_t size)
+{
+	char text[100];
+	int error = probe_pmem(text_of(pmem, "path_on_host"),
+			       json_is_true(json_object_get(pmem, "read_only")));
+
+	if (error < 0)
+		snprintf(why, size, "Error backing file size is 0");
+	else if (error)
+		snprintf(why, size, "Error accessing backing file: %s",
+			 os_error(text, sizeof(text), error));
+	return !error;
+}
+
+int api_probe_pmems(const struct api *api, struct error *err)
+{
+	char why[160];
+	const char *id;
+	json_t *pmem;
+
+	json_object_foreach(api->pmems, id, pmem)
+	{
+		if (!can_map(pmem, why, sizeof(why)))
+			return error_set(err, -EINVAL, "Cannot create pmem device: %s", why);
+	}
+	return 0;
+}
+
 static bool pmem_is_good(struct api *api, const char *id, const json_t *body,
 			 struct api_answer *answer)
 {
-	static const char cannot[] =
-		"Pmem config error: Unable to create the virtio-pmem device: Error";
 	bool root = json_is_true(json_object_get(body, "root_device"));
-	char why[120];
-	int error;
+	char why[160];
 
 	/* Whatever the guest's root is on, once it runs. */
 	if (root &&
@@ -336,14 +312,11 @@ static bool pmem_is_good(struct api *api, const char *id, const json_t *body,
 		api_fault(answer, "Pmem config error: A root pmem device already exist");
 		return false;
 	}
-	error = probe_pmem(text_of(body, "path_on_host"),
-			   json_is_true(json_object_get(body, "read_only")));
-	if (error < 0)
-		api_fault(answer, "%s backing file size is 0", cannot);
-	else if (error)
-		api_fault(answer, "%s accessing backing file: %s", cannot,
-			  os_error(why, sizeof(why), error));
-	return !error;
+	/* Before the start files may still come. */
+	if (api->state != API_NOT_STARTED && !can_map(body, why, sizeof(why)))
+		api_fault(answer, "Pmem config error: Unable to create the virtio-pmem device: %s",
+			  why);
+	return !answer->status;
 }
 
 API_HANDLER(put_pmem)
@@ -356,7 +329,6 @@ API_HANDLER(put_pmem)
 	if (!api_plug_pmem(api, id, body, answer))
 		return;
 	json_object_set(api->pmems, id, body);
-	api->configured = true;
 	api_no_content(answer);
 }
 
@@ -379,13 +351,6 @@ static bool net_is_good(struct api *api, const char *id, const json_t *body,
 	const json_t *mtu = json_object_get(body, "mtu");
 	json_t *n;
 
-	if (mac && !api_is_mac(mac)) {
-		api_fault(answer,
-			  "An error occurred when deserializing the json body of a request: "
-			  "invalid value: `%.40s`, expected a MAC address.",
-			  mac);
-		return false;
-	}
 	json_object_foreach(api->nets, other, n)
 	{
 		const char *taken = text_of(n, "guest_mac");
@@ -409,8 +374,11 @@ static bool net_is_good(struct api *api, const char *id, const json_t *body,
 		return false;
 	}
 	if (json_is_integer(mtu) && json_integer_value(mtu) < 68) {
-		api_fault(answer, "Network config error: Could not create the network device: "
-				  "invalid MTU");
+		json_object_del(api->nets, id);
+		api_fault(answer,
+			  "Network config error: Could not create the network device: MTU %lld is "
+			  "out of range [68, 65535]",
+			  (long long)json_integer_value(mtu));
 		return false;
 	}
 	return true;
@@ -428,7 +396,6 @@ API_HANDLER(put_net)
 	if (!api_plug_net(api, id, body, answer))
 		return;
 	json_object_set(api->nets, id, body);
-	api->configured = true;
 	api_no_content(answer);
 }
 
@@ -436,7 +403,6 @@ API_HANDLER(put_entropy)
 {
 	fill(body, "rate_limiter", json_null());
 	replace(&api->entropy, body);
-	api->configured = true;
 	api_no_content(answer);
 }
 
@@ -459,17 +425,6 @@ static int open_output(const char *path)
 	return fd;
 }
 
-static bool is_level(const char *level)
-{
-	static const char *const known[] = { "off",  "error", "warn", "warning",
-					     "info", "debug", "trace" };
-
-	for (unsigned i = 0; i < ARRAY_SIZE(known); i++)
-		if (!strcasecmp(level, known[i]))
-			return true;
-	return false;
-}
-
 API_HANDLER(put_logger)
 {
 	const char *path = text_of(body, "log_path"), *level = text_of(body, "level");
@@ -479,14 +434,6 @@ API_HANDLER(put_logger)
 	char why[120];
 	int fd;
 
-	if (level && !is_level(level)) {
-		api_fault(answer,
-			  "An error occurred when deserializing the json body of a request: "
-			  "unknown variant `%.40s`, expected one of `Off`, `Trace`, `Debug`, "
-			  "`Info`, `Warn`, `Error`.",
-			  level);
-		return;
-	}
 	fd = path ? open_output(path) : -1;
 	if (path && fd < 0) {
 		api_fault(answer, "Logger error: Failed to open target file: %s",
@@ -498,10 +445,9 @@ API_HANDLER(put_logger)
 			close(api->log_fd);
 		api->log_fd = fd;
 	}
-	if (level) {
-		snprintf(kept, sizeof(kept), "%s", level);
-		api->options.level = kept;
-	}
+	/* Not to name one is to name the default. */
+	snprintf(kept, sizeof(kept), "%s", level ? level : "Info");
+	api->options.level = kept;
 	if (json_is_boolean(show))
 		api->options.show_level = json_is_true(show);
 	if (json_is_boolean(origin))

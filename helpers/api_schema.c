@@ -1,4 +1,5 @@
 /* What each request's body may hold, and the check against it. */
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <stdint.h>
@@ -65,7 +66,7 @@ const struct api_field api_boot_source[] = {
 
 const struct api_field api_machine_config[] = {
 	REQUIRED("vcpu_count", API_U8),
-	REQUIRED("mem_size_mib", API_U64),
+	REQUIRED("mem_size_mib", API_USIZE),
 	DEFAULT("smt", API_BOOL),
 	CHOICE("cpu_template", CPU_TEMPLATES),
 	DEFAULT("track_dirty_pages", API_BOOL),
@@ -75,7 +76,7 @@ const struct api_field api_machine_config[] = {
 
 const struct api_field api_machine_update[] = {
 	OPTIONAL("vcpu_count", API_U8),
-	OPTIONAL("mem_size_mib", API_U64),
+	OPTIONAL("mem_size_mib", API_USIZE),
 	OPTIONAL("smt", API_BOOL),
 	CHOICE("cpu_template", CPU_TEMPLATES),
 	OPTIONAL("track_dirty_pages", API_BOOL),
@@ -101,7 +102,7 @@ const struct api_field api_drive_update[] = {
 const struct api_field api_net[] = {
 	REQUIRED("iface_id", API_STRING),
 	REQUIRED("host_dev_name", API_STRING),
-	OPTIONAL("guest_mac", API_STRING),
+	OPTIONAL("guest_mac", API_MAC),
 	OPTIONAL("mtu", API_U16),
 	PART("rx_rate_limiter", rate_limiter),
 	PART("tx_rate_limiter", rate_limiter),
@@ -125,21 +126,21 @@ const struct api_field api_vsock[] = {
 const struct api_field api_entropy[] = { PART("rate_limiter", rate_limiter), END };
 
 const struct api_field api_serial[] = {
-	OPTIONAL("serial_out_path", API_STRING),
+	OPTIONAL("serial_out_path", API_PATH),
 	PART("rate_limiter", token_bucket),
 	END,
 };
 
 const struct api_field api_logger[] = {
-	OPTIONAL("log_path", API_STRING), OPTIONAL("level", API_STRING),
+	OPTIONAL("log_path", API_PATH),	  OPTIONAL("level", API_LEVEL),
 	OPTIONAL("show_level", API_BOOL), OPTIONAL("show_log_origin", API_BOOL),
 	OPTIONAL("module", API_STRING),	  END,
 };
 
 const struct api_field api_metrics[] = {
-	REQUIRED("metrics_path", API_STRING),
+	REQUIRED("metrics_path", API_PATH),
 	DEFAULT("emit_id", API_BOOL),
-	OPTIONAL("properties", API_OBJECT),
+	OPTIONAL("properties", API_STRING_MAP),
 	OPEN_END,
 };
 
@@ -190,20 +191,20 @@ const struct api_field api_memory_update[] = { REQUIRED("requested_size_mib", AP
 const struct api_field api_mmds_config[] = {
 	DEFAULT_CHOICE("version", "V1|V2"),
 	REQUIRED("network_interfaces", API_STRINGS),
-	OPTIONAL("ipv4_address", API_STRING),
+	OPTIONAL("ipv4_address", API_IPV4),
 	DEFAULT("imds_compat", API_BOOL),
 	END,
 };
 
 const struct api_field api_snapshot_create[] = {
 	DEFAULT_CHOICE("snapshot_type", "Diff|Full"),
-	REQUIRED("snapshot_path", API_STRING),
-	REQUIRED("mem_file_path", API_STRING),
+	REQUIRED("snapshot_path", API_PATH),
+	REQUIRED("mem_file_path", API_PATH),
 	END,
 };
 
 static const struct api_field memory_backend[] = {
-	REQUIRED("backend_path", API_STRING),
+	REQUIRED("backend_path", API_PATH),
 	{ "backend_type", API_ENUM, true, "File|Uffd" },
 	END,
 };
@@ -217,8 +218,8 @@ static const struct api_field network_override[] = {
 static const struct api_field vsock_override[] = { REQUIRED("uds_path", API_STRING), OPEN_END };
 
 const struct api_field api_snapshot_load[] = {
-	REQUIRED("snapshot_path", API_STRING),
-	OPTIONAL("mem_file_path", API_STRING),
+	REQUIRED("snapshot_path", API_PATH),
+	OPTIONAL("mem_file_path", API_PATH),
 	PART("mem_backend", memory_backend),
 	DEFAULT("enable_diff_snapshots", API_BOOL),
 	DEFAULT("track_dirty_pages", API_BOOL),
@@ -231,10 +232,10 @@ const struct api_field api_snapshot_load[] = {
 };
 
 const struct api_field api_cpu_config[] = {
-	OPTIONAL("kvm_capabilities", API_STRINGS),
-	{ "cpuid_modifiers", API_ARRAY },
+	DEFAULT("kvm_capabilities", API_STRINGS),
+	DEFAULT("cpuid_modifiers", API_ARRAY),
 	/* reg_modifiers and vcpu_features are another architecture's. */
-	{ "msr_modifiers", API_ARRAY },
+	DEFAULT("msr_modifiers", API_ARRAY),
 	END,
 };
 
@@ -253,6 +254,8 @@ const struct api_field api_anything[] = { END };
 /* What @v is, as serde says it: `string "x"`, `integer `7``. */
 static void describe(char *buf, size_t size, const json_t *v)
 {
+	size_t len;
+
 	switch (json_typeof(v)) {
 	case JSON_STRING:
 		snprintf(buf, size, "string \"%.60s\"", json_string_value(v));
@@ -261,7 +264,10 @@ static void describe(char *buf, size_t size, const json_t *v)
 		snprintf(buf, size, "integer `%lld`", (long long)json_integer_value(v));
 		break;
 	case JSON_REAL:
-		snprintf(buf, size, "floating point `%g`", json_real_value(v));
+		len = snprintf(buf, size, "floating point `%g`", json_real_value(v));
+		/* A whole number has its decimal point shown. */
+		if (!strpbrk(strchr(buf, '`'), ".e"))
+			snprintf(buf + len - 1, size - len + 1, ".0`");
 		break;
 	case JSON_TRUE:
 	case JSON_FALSE:
@@ -297,6 +303,7 @@ static int check_integer(const json_t *v, enum api_type type, struct error *err)
 		[API_U16] = { "u16", UINT16_MAX },
 		[API_U32] = { "u32", UINT32_MAX },
 		[API_U64] = { "u64", INT64_MAX },
+		[API_USIZE] = { "usize", INT64_MAX },
 	};
 	json_int_t n = json_integer_value(v);
 
@@ -356,6 +363,44 @@ static int check_strings(const json_t *v, struct error *err)
 	return 0;
 }
 
+static int check_string_map(json_t *v, struct error *err)
+{
+	const char *name;
+	json_t *s;
+
+	if (!json_is_object(v))
+		return wrong_type(v, "a map", err);
+	json_object_foreach(v, name, s)
+	{
+		if (!json_is_string(s))
+			return wrong_type(s, "a string", err);
+	}
+	return 0;
+}
+
+static int check_string(const json_t *v, const struct api_field *f, struct error *err)
+{
+	const char *text = json_string_value(v);
+	struct in_addr address;
+
+	if (!text)
+		return wrong_type(v,
+				  f->type == API_PATH	? "path string"
+				  : f->type == API_IPV4 ? "IPv4 address"
+							: "a string",
+				  err);
+	/* Text with a NUL in it is no path and no name. */
+	if (strlen(text) != json_string_length(v))
+		return error_set(err, -EINVAL, "invalid value: `%s` holds a NUL", f->name);
+	if (f->type == API_MAC && !api_is_mac(text))
+		return error_set(err, -EINVAL, "The provided MAC address is invalid.");
+	if (f->type == API_IPV4 && inet_pton(AF_INET, text, &address) != 1)
+		return error_set(err, -EINVAL, "invalid IPv4 address syntax");
+	if (f->type == API_LEVEL && !api_is_level(text))
+		return error_set(err, -EINVAL, "Invalid LevelFilter");
+	return 0;
+}
+
 static int check_array(const json_t *v, const struct api_field *fields, struct error *err)
 {
 	const json_t *o;
@@ -375,19 +420,23 @@ static int check_value(const json_t *v, const struct api_field *f, struct error 
 		return 0;
 	switch (f->type) {
 	case API_STRING:
-		/* Text with a NUL in it is no path and no name. */
-		if (json_is_string(v) && strlen(json_string_value(v)) != json_string_length(v))
-			return error_set(err, -EINVAL, "invalid value: `%s` holds a NUL", f->name);
-		return json_is_string(v) ? 0 : wrong_type(v, "a string", err);
+	case API_PATH:
+	case API_MAC:
+	case API_IPV4:
+	case API_LEVEL:
+		return check_string(v, f, err);
 	case API_BOOL:
 		return json_is_boolean(v) ? 0 : wrong_type(v, "a boolean", err);
 	case API_U8:
 	case API_U16:
 	case API_U32:
 	case API_U64:
+	case API_USIZE:
 		return check_integer(v, f->type, err);
 	case API_STRINGS:
 		return check_strings(v, err);
+	case API_STRING_MAP:
+		return check_string_map((json_t *)v, err);
 	case API_ARRAY:
 		return check_array(v, f->fields, err);
 	case API_ENUM:
@@ -438,7 +487,18 @@ int api_check(const json_t *body, const struct api_field *fields, struct error *
 	return 0;
 }
 
-/* ---- addresses ---- */
+/* ---- addresses and levels ---- */
+
+bool api_is_level(const char *text)
+{
+	static const char *const known[] = { "off",  "error", "warn", "warning",
+					     "info", "debug", "trace" };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(known); i++)
+		if (!strcasecmp(text, known[i]))
+			return true;
+	return false;
+}
 
 bool api_is_mac(const char *text)
 {

@@ -438,13 +438,11 @@ static int load(struct api *api, const json_t *body, struct error *err)
 
 /* ---- the request ---- */
 
-/* What of a request only makes sense together: false with the answer given. */
-static bool is_sound(const struct api *api, const json_t *body, struct api_answer *answer)
+bool api_check_load(const json_t *body, struct api_answer *answer)
 {
 	static const char what[] =
 		"An error occurred when deserializing the json body of a request:";
 	const json_t *backend = json_object_get(body, "mem_backend");
-	const char *pages = text_of(body, "huge_pages");
 	bool named = text_of(body, "mem_file_path");
 
 	if (json_is_object(backend) && named)
@@ -456,7 +454,15 @@ static bool is_sound(const struct api *api, const json_t *body, struct api_answe
 		api_fault(answer,
 			  "%s missing field: either `mem_backend` or `mem_file_path` is required.",
 			  what);
-	else if (api->configured)
+	return !answer->status;
+}
+
+/* Can this be loaded here? Else the answer is given. */
+static bool may_load(const struct api *api, const json_t *body, struct api_answer *answer)
+{
+	const char *pages = text_of(body, "huge_pages");
+
+	if (api->configured)
 		api_fault(answer, "Load snapshot error: Loading a microVM snapshot not allowed "
 				  "after configuring boot-specific resources.");
 	else if (pages && !strcmp(pages, "2M") && !uses_uffd(body))
@@ -473,7 +479,7 @@ API_HANDLER(load_snapshot)
 {
 	struct error err = { 0 };
 
-	if (!is_sound(api, body, answer))
+	if (!may_load(api, body, answer))
 		return;
 	if (text_of(body, "mem_file_path") ||
 	    json_is_true(json_object_get(body, "enable_diff_snapshots")))

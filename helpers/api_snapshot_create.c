@@ -64,18 +64,41 @@ static void close_if_open(int *fd)
 	*fd = -1;
 }
 
+/*
+ * What keeps a file from having the name @path, 0 or an errno: found out before anything is
+ * written, else one of two files would be new. No device or pipe is replaced by a file.
+ */
+static int cannot_have(const char *path)
+{
+	size_t len = strlen(path);
+	struct stat st;
+
+	if (!len)
+		return ENOENT;
+	if (stat(path, &st) < 0)
+		return path[len - 1] == '/' ? EISDIR : 0;
+	return S_ISDIR(st.st_mode) ? EISDIR : S_ISREG(st.st_mode) ? 0 : EINVAL;
+}
+
 /* Guests that run from an earlier file of that name keep it. */
 static int open_draft(struct draft *d, const char *what, const char *path, struct error *err)
 {
+	int error = cannot_have(path);
+
 	d->what = what;
 	d->path = path;
-	errno = ENAMETOOLONG;
-	if ((size_t)snprintf(d->partial, sizeof(d->partial), "%s.partial-XXXXXX", path) <
-	    sizeof(d->partial))
+	if (!error && (size_t)snprintf(d->partial, sizeof(d->partial), "%s.partial-XXXXXX", path) >=
+			      sizeof(d->partial))
+		error = ENAMETOOLONG;
+	if (!error) {
 		d->fd = mkostemp(d->partial, O_CLOEXEC);
-	return d->fd < 0 ? error_set(err, -errno,
-				     "Cannot perform open on the %s backing file: %m", what) :
-			   0;
+		error = d->fd < 0 ? errno : 0;
+	}
+	if (!error)
+		return 0;
+	return error_set(err, -error,
+			 "Cannot perform open on the %s backing file: %s (os error %d)", what,
+			 strerror(error), error);
 }
 
 static int cannot_write(const struct draft *d, int r, struct error *err)

@@ -31,6 +31,9 @@ API_HANDLER(put_vsock)
 	const char *path = json_string_value(json_object_get(body, "uds_path"));
 	int r = path && *path ? try_listen(path) : -EINVAL;
 
+	/* The one that this is to replace goes first, whatever comes of it. */
+	json_decref(api->vsock);
+	api->vsock = NULL;
 	if (r == -ENAMETOOLONG) {
 		api_fault(answer, "%s path must be shorter than SUN_LEN", cannot);
 		return;
@@ -47,8 +50,6 @@ API_HANDLER(put_vsock)
 	if (json_is_string(json_object_get(body, "vsock_id")))
 		answer->deprecated = "PUT /vsock: vsock_id field is deprecated.";
 	json_object_del(body, "vsock_id");
-	json_decref(api->vsock);
 	api->vsock = json_incref(body);
-	api->configured = true;
 	api_no_content(answer);
 }

@@ -225,6 +225,12 @@ static int apply_options(struct api *api, struct error *err)
 	struct api_answer answer = { 0 };
 	json_t *body;
 
+	if (o->level && !api_is_level(o->level))
+		return error_usage(err, -EINVAL,
+				   "Invalid value for logger level: Failed to parse string to "
+				   "level filter: %s."
+				   "Possible values: [Error, Warning, Info, Debug]",
+				   o->level);
 	if (o->log_path || o->level) {
 		body = json_pack("{s:s*, s:s*}", "log_path", o->log_path, "level", o->level);
 		api_put_logger(api, NULL, body, &answer);

@@ -435,6 +435,8 @@ static void vsock_is_where_a_socket_can_be(void **state)
 	assert_true(fd >= 0);
 	snprintf(said, sizeof(said), "%sAddress already in use (os error 98)", cannot);
 	expect_fault(t, "/vsock", body, said);
+	/* The one that it was to replace is gone, as in Firecracker. */
+	assert_null(t->api.vsock);
 	/* Whose it was is gone. */
 	close(fd);
 	expect_taken(t, "PUT", "/vsock", body);
@@ -633,6 +635,12 @@ static void log_line_has_level_and_origin_when_asked_for(void **state)
 	api_log_at(&t->api, "helpers/some.c", 12, "Warn", "text");
 	assert_true(read(t->log[0], line, sizeof(line) - 1) > 0);
 	assert_non_null(strstr(line, " [test:main:WARN:helpers/some.c:12] text\n"));
+	/* Not to name a level is to name the default. */
+	expect_taken(t, "PUT", "/logger", "{\"level\":\"DEBUG\"}");
+	assert_true(api_logs(&t->api, "Debug"));
+	expect_taken(t, "PUT", "/logger", "{\"show_level\":true}");
+	assert_false(api_logs(&t->api, "Debug"));
+	assert_true(api_logs(&t->api, "Info"));
 }
 
 int main(void)
