@@ -105,6 +105,7 @@ static const struct resource {
 	bool required, many; /* many: an object of them, by id */
 } resources_known[] = {
 	{ "machine", api_machine_config, .required = true },
+	{ "boot", api_boot_source },
 	{ "drives", api_drive, .required = true, .many = true },
 	{ "nets", api_net, .required = true, .many = true },
 	{ "pmems", api_pmem, .many = true },
@@ -331,10 +332,14 @@ static void take(json_t **slot, const json_t *resources, const char *name)
 static void take_resources(struct api *api, const json_t *r, const json_t *body)
 {
 	const json_t *vsock = json_object_get(body, "vsock_override"), *one;
+	const char *pages = text_of(body, "huge_pages");
 	size_t i;
 
 	take(&api->machine, r, "machine");
+	take(&api->boot, r, "boot");
 	json_object_set_new(api->machine, "track_dirty_pages", json_boolean(tracks(body)));
+	if (pages && strcmp(pages, "Snapshot") != 0)
+		json_object_set_new(api->machine, "huge_pages", json_string(pages));
 	take(&api->drives, r, "drives");
 	take(&api->nets, r, "nets");
 	take(&api->pmems, r, "pmems");

@@ -232,13 +232,13 @@ static json_t *or_null(json_t *o)
 
 static char *resources_text(const struct api *api)
 {
-	json_t *o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "machine",
-			      or_null(api->machine), "drives", or_null(api->drives), "nets",
-			      or_null(api->nets), "pmems", or_null(api->pmems), "vsock",
-			      or_null(api->vsock), "entropy",
+	json_t *o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "machine",
+			      or_null(api->machine), "boot", or_null(api->boot), "drives",
+			      or_null(api->drives), "nets", or_null(api->nets), "pmems",
+			      or_null(api->pmems), "vsock", or_null(api->vsock), "entropy",
 			      or_null(api->entropy), "balloon", or_null(api->balloon), "memory",
-			      or_null(api->memory), "serial",
-			      or_null(api->serial), "mmds_config", or_null(api->mmds_config));
+			      or_null(api->memory), "serial", or_null(api->serial), "mmds_config",
+			      or_null(api->mmds_config));
 	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
 
 	json_decref(o);

@@ -566,6 +566,7 @@ static void snapshot_has_resources_that_a_request_could_have_made(void **state)
 	static const char *const bad[] = {
 		"{\"machine\":{},\"drives\":{},\"nets\":{}}",
 		"{%s,\"drives\":[],\"nets\":{}}",
+		"{%s,\"boot\":{\"kernel_image_path\":7},\"drives\":{},\"nets\":{}}",
 		"{%s,\"drives\":{\"d\":{\"drive_id\":\"d\",\"is_root_device\":true}},\"nets\":{}}",
 		"{%s,\"drives\":{},\"nets\":{\"n\":{}}}",
 		"{%s,\"drives\":{},\"nets\":{\"n\":{\"iface_id\":\"n\",\"host_dev_name\":7}}}",
