@@ -97,6 +97,8 @@ static void parse_line(struct plan *p, char *line)
 		p->root = value;
 	else if (!strcmp(line, "cwd"))
 		p->cwd = value;
+	else if (!strcmp(line, "cwd-is-asked-for"))
+		p->cwd_is_asked_for = *value == '1';
 	else if (!strcmp(line, "systemd"))
 		p->systemd = *value == '1';
 	else if (!strcmp(line, "uid"))

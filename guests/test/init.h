@@ -26,6 +26,7 @@
 struct plan {
 	const char *root; /* "overlay", "rw" or "ro": how the shared tree becomes the root */
 	const char *cwd;
+	int cwd_is_asked_for; /* without it the command is not run */
 	unsigned uid, gid;
 	int loglevel; /* of the console, from when the command starts; 0: as it is */
 	int systemd;  /* the tree's own is process 1, the command its service (service.c) */

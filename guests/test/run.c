@@ -31,6 +31,12 @@ static int status_port = -1;
 
 /* ---- the child ---- */
 
+/* As shells have it, by errno. */
+static int status_of_failure(void)
+{
+	return errno == ENOENT || errno == ENOTDIR ? NOT_FOUND : NOT_EXECUTED;
+}
+
 static void be_ordinary(const struct plan *p)
 {
 	const struct sched_param none = { 0 };
@@ -46,10 +52,12 @@ static void be_ordinary(const struct plan *p)
 		if (setgid(p->gid) < 0 || setuid(p->uid) < 0)
 			_exit(NOT_EXECUTED);
 	}
-	/* A directory that is not there is said, and does not keep the command from running. */
-	if (chdir(p->cwd) < 0)
-		dprintf(STDERR_FILENO, "wisp-init: cannot enter '%s': %s\n", p->cwd,
-			strerror(errno));
+	if (chdir(p->cwd) == 0)
+		return;
+	dprintf(STDERR_FILENO, "wisp-init: cannot enter '%s': %s\n", p->cwd, strerror(errno));
+	/* One that merely came along, and is not in this tree, keeps no command from running. */
+	if (p->cwd_is_asked_for)
+		_exit(status_of_failure());
 }
 
 static void become_command(const struct plan *p, const int *end)
@@ -70,7 +78,7 @@ static void become_command(const struct plan *p, const int *end)
 	environ = (char **)p->env;
 	execvp(p->arg[0], p->arg);
 	dprintf(STDERR_FILENO, "wisp-init: cannot run '%s': %s\n", p->arg[0], strerror(errno));
-	_exit(errno == ENOENT || errno == ENOTDIR ? NOT_FOUND : NOT_EXECUTED);
+	_exit(status_of_failure());
 }
 
 /* ---- passing on ---- */

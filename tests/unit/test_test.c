@@ -59,6 +59,22 @@ static void options_are_sorted_into_ours_and_those_of_run(void **state)
 	free(t);
 }
 
+static void a_directory_that_comes_along_is_not_one_that_was_asked_for(void **state)
+{
+	struct test_config *t = calloc(1, sizeof(*t));
+	struct error err = { 0 };
+
+	assert_int_equal(parse(t, &err, (char *[]){ "--cwd", "/srv", "true", NULL }), 0);
+	assert_string_equal(t->cwd, "/srv");
+	assert_true(t->cwd_is_asked_for);
+	test_config_done(t);
+	assert_int_equal(parse(t, &err, (char *[]){ "true", NULL }), 0);
+	assert_int_equal(*t->cwd, '/');
+	assert_false(t->cwd_is_asked_for);
+	test_config_done(t);
+	free(t);
+}
+
 static void test_without_a_command_or_with_unknown_options_is_refused(void **state)
 {
 	struct test_config *t = calloc(1, sizeof(*t));
@@ -637,6 +653,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(options_are_sorted_into_ours_and_those_of_run),
+		cmocka_unit_test(a_directory_that_comes_along_is_not_one_that_was_asked_for),
 		cmocka_unit_test(test_without_a_command_or_with_unknown_options_is_refused),
 		cmocka_unit_test(what_a_test_has_of_its_own_is_not_given),
 		cmocka_unit_test(root_that_is_no_directory_is_refused_by_its_option),

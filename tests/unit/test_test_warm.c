@@ -367,6 +367,7 @@ static void the_plan_has_the_command_and_a_seed_of_its_own(void **state)
 	assert_true(holds(one + 4, len - 4, "arg=true"));
 	assert_true(holds(one + 4, len - 4, "arg=two words"));
 	assert_true(holds(one + 4, len - 4, "cwd=/somewhere"));
+	assert_true(holds(one + 4, len - 4, "cwd-is-asked-for=0"));
 	assert_false(holds(one + 4, len - 4, "warm=1"));
 	assert_int_equal(strspn(one + 4 + strlen("seed="), "0123456789abcdef"), 128);
 	assert_int_equal(test_plan_rest(&b->config, &b->job.machine, &two, &other), 0);

@@ -92,8 +92,9 @@ const struct config_item test_options[] = {
 	{ "--rw", NULL,
 	  "Write through to the tree; without it, changes are made in memory and thrown away",
 	  CONFIG_FLAG, MEMBER(write_through) },
-	{ "--cwd", "DIR", "Working directory of the command (the current one)", CONFIG_STRING,
-	  MEMBER(cwd) },
+	{ "--cwd", "DIR",
+	  "Working directory of the command (the current one or, where the guest has no such, /)",
+	  CONFIG_STRING, MEMBER(cwd) },
 	{ "--env", "NAME[=VALUE]",
 	  "Set a variable, or pass ours on, beside PATH, HOME, LANG and TERM. May be repeated",
 	  CONFIG_CUSTOM, .repeat = true, .parse = add_env },
@@ -342,6 +343,7 @@ static int complete(struct test_config *t, struct error *err)
 		r = check_root(t, err);
 	if (r < 0)
 		return r == -ENOMEM ? error_set(err, r, "test: %m") : r;
+	t->cwd_is_asked_for = t->cwd;
 	/* An image has directories of its own. */
 	if (!t->cwd && !t->is_image)
 		t->cwd = getcwd(NULL, 0);

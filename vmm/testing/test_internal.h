@@ -33,6 +33,7 @@ struct test_config {
 	bool is_image; /* it came of one */
 	bool write_through;
 	char *cwd;
+	bool cwd_is_asked_for; /* by --cwd: without it the command is not run */
 	const char *env[TEST_MAX_STRINGS];
 	unsigned num_env;
 	unsigned uid, gid;

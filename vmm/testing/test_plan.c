@@ -23,8 +23,8 @@ static void put_env(FILE *conf, const char *name, const char *fallback)
 static void put_command(FILE *conf, const struct test_config *t)
 {
 	/* Warnings, from the command's time on. */
-	fprintf(conf, "cwd=%s%cuid=%u%cgid=%u%cloglevel=%d%c", t->cwd, 0, t->uid, 0, t->gid, 0,
-		test_log_is_read(t) ? 8 : 5, 0);
+	fprintf(conf, "cwd=%s%ccwd-is-asked-for=%d%cuid=%u%cgid=%u%cloglevel=%d%c", t->cwd, 0,
+		t->cwd_is_asked_for, 0, t->uid, 0, t->gid, 0, test_log_is_read(t) ? 8 : 5, 0);
 	for (unsigned i = 0; t->command[i]; i++)
 		fprintf(conf, "arg=%s%c", t->command[i], 0);
 	put_env(conf, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
