@@ -96,8 +96,6 @@ static int receive_taps(struct receiving *x, struct migrate_record *ret_hello, s
 
 	while ((r = migrate_wire_receive(&x->wire, ret_hello, HELLO_MS, err)) == 0 &&
 	       ret_hello->type == MIGRATE_TAP && x->num_taps < ARRAY_SIZE(x->tap)) {
-		if (x->wire.fd < 0)
-			continue;
 		snprintf(x->tap[x->num_taps].name, sizeof(x->tap[0].name), "%.*s",
 			 (int)ret_hello->len, (const char *)ret_hello->payload);
 		x->tap[x->num_taps++].fd = x->wire.fd;
