@@ -45,7 +45,7 @@ int net_open_tap(struct net **ret_net, int fd, const struct net_tap *tap, const 
  */
 int net_tap_use_vhost(struct net *n, int vhost, const struct guest_mem *mem, struct error *err);
 
-/* The descriptor of @n, which stays its own; -1: it is no tap, or has lost it. Any thread. */
+/* The descriptor of @n, which stays its own until net_close(); -1: it is no tap. Any thread. */
 int net_tap_fd(struct net *n);
 
 /* TUN_F_* for frames that a driver takes. */

@@ -19,6 +19,7 @@
 #include "vmm/cli/cli_control.h"
 #include "vmm/cli/cli_migrate.h"
 #include "vmm/core/clock.h"
+#include "vmm/core/io.h"
 #include "vmm/helper.h"
 #include "vmm/launch.h"
 #include "vmm/run_dir.h"
@@ -116,13 +117,17 @@ static int forward_again(const struct upgrade_options *o, const char *id, char *
 	return r;
 }
 
-/* The socket of --vsock that is at @path for now gets its own name, over what was left there. */
+/*
+ * The socket of --vsock that is at @path with a suffix gets that name, where an old one that was
+ * killed may have left its socket. Another file there is somebody's, and stays.
+ */
 static int take_path(const char *path, struct error *err)
 {
 	char now[PATH_MAX];
 
 	snprintf(now, sizeof(now), "%s" LAUNCH_LATER_SUFFIX, path);
-	if (rename(now, path) == 0)
+	io_remove_dead_socket(path, SOCK_STREAM);
+	if (renameat2(AT_FDCWD, now, AT_FDCWD, path, RENAME_NOREPLACE) == 0)
 		return 0;
 	error_set(err, -errno, "--vsock: cannot rename '%s' to '%s': %m", now, path);
 	return err->code;
