@@ -110,13 +110,28 @@ void virtio_pmem_limit(struct virtio_device *dev, const struct rate_limits *limi
 void virtio_pmem_limits(struct virtio_device *dev, struct rate_limits *ret_limits);
 
 /*
+ * What the guest reads at a port of the host that the device itself serves: for each connection
+ * @write puts up to @size bytes into @text, on the device's loop, and returns how many. The
+ * connection stays open behind them until either side ends it, as the device does, like all
+ * others, when the guest becomes another one.
+ */
+#define VIRTIO_VSOCK_NOTICE_BYTES 256
+struct virtio_vsock_notice {
+	uint32_t port;
+	size_t (*write)(void *ctx, char *text, size_t size); /* NULL: there is no such port */
+	void *ctx;
+};
+
+/*
  * virtio 1.2, 5.10: stream sockets to the host, which is CID 2. @cid is the
  * guest's, 3 or more. Connections of programs on the host come in at the
  * listening UNIX socket @listen_fd; for the guest's own a peer at @broker_fd is
- * asked (devices/vsock_broker.h). Either may be -1; both are the device's from a success on.
+ * asked (devices/vsock_broker.h), but for those to the port of @notice. Either descriptor may be
+ * -1; both are the device's from a success on.
  */
 int virtio_vsock_create(struct virtio_device **ret_dev, const struct virtio_params *common,
-			uint64_t cid, int listen_fd, int broker_fd, struct error *err);
+			uint64_t cid, int listen_fd, int broker_fd,
+			const struct virtio_vsock_notice *notice, struct error *err);
 
 /*
  * Connect the stream socket @fd to @port of the guest, as if it had said CONNECT:

@@ -328,7 +328,8 @@ static const struct virtio_ops vsock_ops = {
 };
 
 int virtio_vsock_create(struct virtio_device **ret_dev, const struct virtio_params *common,
-			uint64_t cid, int listen_fd, int broker_fd, struct error *err)
+			uint64_t cid, int listen_fd, int broker_fd,
+			const struct virtio_vsock_notice *notice, struct error *err)
 {
 	static const uint16_t sizes[] = { QUEUE_SIZE, QUEUE_SIZE, EVENT_QUEUE_SIZE };
 	struct virtio_params params = *common;
@@ -346,6 +347,7 @@ int virtio_vsock_create(struct virtio_device **ret_dev, const struct virtio_para
 		return r;
 	}
 	vs->cid = cid;
+	vs->notice = *notice;
 	vs->listen_fd = listen_fd;
 	vs->broker_fd = broker_fd;
 	vs->reaper.run = vsock_reap;

@@ -80,6 +80,7 @@ void vsock_reap(struct loop_task *task)
 		if (c->fd >= 0)
 			close(c->fd);
 		free(c->buf);
+		free(c->notice);
 		list_del(&c->bucket);
 		list_del(&c->ready);
 		list_del(&c->link);
@@ -192,7 +193,7 @@ void vsock_conn_wake(struct vsock_conn *c)
 {
 	struct loop *loop = c->vs->dev.loop;
 
-	if (!c->polling_in && !c->has_input && wants_input(c)) {
+	if (!c->polling_in && !c->has_input && !c->notice && wants_input(c)) {
 		c->polling_in = true;
 		loop_poll(loop, &c->readable, c->fd, POLLIN);
 	}
@@ -443,6 +444,18 @@ static void input_done(struct vsock_conn *c)
 		host_is_deaf(c);
 }
 
+static size_t read_notice(struct vsock_conn *c, const struct virtq_chain *chain, size_t max)
+{
+	size_t n = MIN(max, (size_t)c->notice_len);
+
+	n = virtq_copy_in(chain, VSOCK_HEADER, c->notice + c->notice_start, n);
+	c->notice_start += n;
+	c->notice_len -= n;
+	c->has_input = c->notice_len;
+	c->sent += n;
+	return n;
+}
+
 /* Returns how many bytes were put behind the header in @chain. */
 static size_t read_input(struct vsock_conn *c, const struct virtq_chain *chain)
 {
@@ -452,6 +465,8 @@ static size_t read_input(struct vsock_conn *c, const struct virtq_chain *chain)
 	ssize_t n;
 
 	max = MIN(max, (size_t)credit(c));
+	if (c->notice)
+		return read_notice(c, chain, max);
 	msg.msg_iovlen = slice(chain->iov + chain->num_out, chain->num_in, VSOCK_HEADER, max, iov);
 	do
 		n = recvmsg(c->fd, &msg, MSG_DONTWAIT);

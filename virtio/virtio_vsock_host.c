@@ -2,7 +2,8 @@
  * The host's end of the socket device: Firecracker's convention over UNIX
  * sockets. A program on the host connects to PATH, says "CONNECT port\n" and
  * hears "OK port\n" once the guest has accepted; the guest's connections to
- * port N end at PATH_N, which the parent opens (devices/vsock_broker.h).
+ * port N end at PATH_N, which the parent opens (devices/vsock_broker.h). One
+ * port is the device's own, and ends at no socket.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -228,11 +229,30 @@ static void listen_to_broker(struct virtio_vsock *vs)
 	loop_recvmsg(vs->dev.loop, &vs->reply, vs->broker_fd, &vs->reply_msg, MSG_CMSG_CLOEXEC);
 }
 
+/* It sends the notice, and what it is sent goes nowhere. */
+static void open_notice(struct vsock_conn *c)
+{
+	const struct virtio_vsock_notice *n = &c->vs->notice;
+
+	c->notice = malloc(VIRTIO_VSOCK_NOTICE_BYTES);
+	if (!c->notice) {
+		vsock_conn_reset(c);
+		return;
+	}
+	c->notice_len = n->write(n->ctx, c->notice, VIRTIO_VSOCK_NOTICE_BYTES);
+	c->has_input = c->notice_len;
+	c->host_deaf = true;
+	c->to_send |= VSOCK_SEND_RESPONSE;
+	vsock_conn_open(c);
+}
+
 void vsock_host_open(struct vsock_conn *c)
 {
 	struct virtio_vsock *vs = c->vs;
 
-	if (vs->broker_fd < 0) {
+	if (vs->notice.write && c->host_port == vs->notice.port) {
+		open_notice(c);
+	} else if (vs->broker_fd < 0) {
 		vsock_conn_reset(c);
 	} else if (!ask_broker(vs)) {
 		/* It is noticed there, where nothing is outstanding. */

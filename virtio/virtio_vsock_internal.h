@@ -3,7 +3,8 @@
  * (virtio_vsock.c), connections (virtio_vsock_conn.c) and the host's end of
  * them (virtio_vsock_host.c). Everything here runs on the device's loop.
  *
- * A connection is one UNIX stream socket and one pair of ports. Bytes from the
+ * A connection is one UNIX stream socket (none at the port of the device's own
+ * notice) and one pair of ports. Bytes from the
  * guest go straight from its pages into the socket; only what a slow reader
  * does not take is kept, in a buffer of VSOCK_BUFFER bytes whose room is the
  * credit that the guest has. Bytes from the host are read straight into the
@@ -17,6 +18,7 @@
 
 #include "devices/vsock_broker.h"
 #include "virtio/virtio.h"
+#include "virtio/virtio_devices.h"
 #include "vmm/core/fds.h"
 
 enum { VSOCK_QUEUE_RX, VSOCK_QUEUE_TX, VSOCK_QUEUE_EVENT, VSOCK_NUM_QUEUES };
@@ -77,6 +79,10 @@ struct vsock_conn {
 
 	char line[32]; /* of the hello */
 	uint8_t line_len;
+
+	/* Of one to the device itself, without a socket: what is left to send. NULL: it has one. */
+	char *notice;
+	uint32_t notice_start, notice_len;
 };
 
 /* An RST for ports that no connection has. */
@@ -89,6 +95,7 @@ struct vsock_stray {
 struct virtio_vsock {
 	struct virtio_device dev;
 	uint64_t cid;
+	struct virtio_vsock_notice notice;
 	bool reset_event; /* the driver is to hear that all connections are gone */
 
 	struct list conns, ready;
@@ -183,7 +190,10 @@ void vsock_host_request(struct vsock_conn *c, uint32_t port);
 /* The guest has accepted: tell the host. */
 void vsock_host_answer(struct vsock_conn *c);
 
-/* Get the socket that @c, of the guest's making, ends at; resets it when there is none. */
+/*
+ * Get the socket that @c, of the guest's making, ends at, or the notice in place of one; resets it
+ * when there is neither.
+ */
 void vsock_host_open(struct vsock_conn *c);
 
 /* Stop listening and asking; true when nothing of that is outstanding. */

@@ -5,6 +5,11 @@
  * only the host can reach, and forks for each connection: what one session does
  * wrong is nothing to the next.
  *
+ * And it knows who its guest is (identity.c): /run/wisp/identity says so to those who read it, and
+ * when the guest has become another one, since it was restored, cloned or reset, its kernel gets
+ * new random numbers, which one without a driver for VM generation IDs would not, and
+ * /etc/wisp/identity is run, if there is such a program.
+ *
  * Static, and small: it is in every default guest.
  */
 #include "guests/agent/agent.h"
@@ -12,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,16 +26,10 @@
 
 #include "vmm/control/agent_tree.h"
 
-/* As linux/vm_sockets.h has it, which not every C library finds. */
-struct vm_address {
-	sa_family_t family;
-	unsigned short reserved;
-	unsigned port, cid;
-	unsigned char zero[4];
-};
+#define ANY_CID 0xffffffffu
 
-#define FAMILY_VSOCK 40
-#define ANY_CID	     0xffffffffu
+/* How often to ask a host that does not answer, a second apart: who was just reset may be early. */
+#define MAX_ASKED 5
 
 static void report(int sock, int r, const struct agent_tree_error *err)
 {
@@ -82,9 +82,30 @@ static int listen_for_host(void)
 	return fd;
 }
 
+static void serve(int listener)
+{
+	int sock = accept(listener, NULL, NULL);
+
+	if (sock < 0) {
+		/* After the host was exchanged under us, or memory is short. */
+		usleep(10000);
+		return;
+	}
+	if (fork() == 0) {
+		close(listener);
+		fcntl(sock, F_SETFD, FD_CLOEXEC);
+		signal(SIGCHLD, SIG_DFL);
+		session(sock);
+		_exit(0);
+	}
+	close(sock);
+}
+
 int main(void)
 {
 	int null = open("/dev/null", O_RDWR), listener = listen_for_host();
+	struct pollfd p[2] = { { .fd = listener, .events = POLLIN }, { .events = POLLIN } };
+	int asked = MAX_ASKED;
 
 	if (listener < 0)
 		return 1;
@@ -97,21 +118,19 @@ int main(void)
 	setenv("HOME", "/root", 0);
 	(void)!chdir("/");
 	signal(SIGCHLD, SIG_IGN); /* sessions are not waited for */
+	p[1].fd = ask_identity();
 	for (;;) {
-		int sock = accept(listener, NULL, NULL);
-
-		if (sock < 0) {
-			/* After the host was exchanged under us, or memory is short. */
-			usleep(10000);
+		if (poll(p, 2, p[1].fd < 0 && asked < MAX_ASKED ? 1000 : -1) < 0)
 			continue;
+		if (p[0].revents)
+			serve(listener);
+		if (p[1].fd >= 0 && p[1].revents) {
+			close(p[1].fd);
+			p[1].fd = ask_identity();
+			asked = 1;
+		} else if (p[1].fd < 0 && asked < MAX_ASKED) {
+			p[1].fd = ask_identity();
+			asked++;
 		}
-		if (fork() == 0) {
-			close(listener);
-			fcntl(sock, F_SETFD, FD_CLOEXEC);
-			signal(SIGCHLD, SIG_DFL);
-			session(sock);
-			_exit(0);
-		}
-		close(sock);
 	}
 }

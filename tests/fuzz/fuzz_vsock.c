@@ -24,6 +24,8 @@
 #define CID	  3
 #define MAX_HOSTS 8
 
+#define NOTICE_PORT 1u
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Made once: what a machine has beside the device. */
@@ -66,8 +68,15 @@ static struct host *the_host(void)
 	return &h;
 }
 
+static size_t write_notice(void *ctx, char *text, size_t size)
+{
+	memset(text, 'n', size);
+	return size;
+}
+
 static void make_device(struct run *r)
 {
+	const struct virtio_vsock_notice notice = { NOTICE_PORT, write_notice, NULL };
 	struct virtio_params params = {
 		.id = "vsock0",
 		.mem = r->d.mem,
@@ -76,7 +85,7 @@ static void make_device(struct run *r)
 	int listen_fd = dup(r->host->listen_fd), pair[2];
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
-	    virtio_vsock_create(&r->d.dev, &params, CID, listen_fd, pair[1], NULL) < 0)
+	    virtio_vsock_create(&r->d.dev, &params, CID, listen_fd, pair[1], &notice, NULL) < 0)
 		abort();
 	r->broker_fd = pair[0];
 }

@@ -37,8 +37,16 @@ int fake_vsock_dial(const char *path)
 
 /* ---- life ---- */
 
+static size_t write_notice(void *ctx, char *text, size_t size)
+{
+	struct fake_vsock *f = ctx;
+
+	return snprintf(text, size, "notice %u", ++f->notices);
+}
+
 static struct virtio_device *device(struct fake_vsock *f)
 {
+	const struct virtio_vsock_notice notice = { FAKE_VSOCK_NOTICE_PORT, write_notice, f };
 	struct virtio_params params = fake_vm_params(&f->vm, "vsock0");
 	struct virtio_device *dev;
 	int pair[2];
@@ -46,7 +54,7 @@ static struct virtio_device *device(struct fake_vsock *f)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
 	f->broker_fd = pair[0];
 	assert_int_equal(virtio_vsock_create(&dev, &params, FAKE_VSOCK_CID, listen_at(f->path),
-					     pair[1], NULL),
+					     pair[1], &notice, NULL),
 			 0);
 	return dev;
 }

@@ -29,6 +29,9 @@ enum { FAKE_VSOCK_RX, FAKE_VSOCK_TX, FAKE_VSOCK_EVENT };
 #define FAKE_VSOCK_GUEST_BUF 0x10000u /* what the driver here promises to keep */
 #define FAKE_VSOCK_RX_PAGES  16
 
+/* Who connects to it reads "notice 1", the next one "notice 2", and so on. */
+#define FAKE_VSOCK_NOTICE_PORT 4242u
+
 struct fake_vsock {
 	struct fake_vm vm;
 	struct fake_driver d;
@@ -38,6 +41,7 @@ struct fake_vsock {
 	uint64_t rx[VIRTQ_MAX_SIZE]; /* receive buffers by id */
 	uint64_t tx;		     /* one packet at a time */
 	uint32_t forwarded;	     /* of what came, as told in our headers */
+	unsigned notices;
 };
 
 /* Ready to go, with FAKE_VSOCK_RX_PAGES receive buffers. */

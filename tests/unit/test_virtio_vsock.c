@@ -56,6 +56,66 @@ static void guest_connects_to_the_socket_of_the_port(void **state)
 	fake_vsock_end(&f);
 }
 
+static void device_serves_a_port_of_its_own(void **state)
+{
+	struct virtio_vsock_hdr h;
+	char text[FAKE_VSOCK_PAGE];
+	struct fake_vsock f;
+
+	fake_vsock_begin(&f);
+	for (unsigned i = 0; i < 2; i++) {
+		fake_vsock_send_op(&f, VIRTIO_VSOCK_OP_REQUEST, 9000 + i, FAKE_VSOCK_NOTICE_PORT);
+		fake_vsock_expect(&f, VIRTIO_VSOCK_OP_RESPONSE);
+		assert_true(fake_vsock_receive(&f, &h, text));
+		assert_int_equal(h.op, VIRTIO_VSOCK_OP_RW);
+		assert_int_equal(h.dst_port, 9000 + i);
+		assert_int_equal(h.len, 8);
+		assert_memory_equal(text, i ? "notice 2" : "notice 1", 8);
+	}
+	/* What is said there is taken for as long as one likes; not each byte's credit is told. */
+	for (unsigned i = 0; i < 4 * FAKE_VSOCK_BUFFER / FAKE_VSOCK_PAGE; i++)
+		fake_vsock_send_data(&f, 9000, FAKE_VSOCK_NOTICE_PORT, text, sizeof(text));
+	while (fake_vsock_receive(&f, &h, NULL))
+		assert_int_equal(h.op, VIRTIO_VSOCK_OP_CREDIT_UPDATE);
+	assert_in_range(h.fwd_cnt, 4 * FAKE_VSOCK_BUFFER - FAKE_VSOCK_GUEST_BUF,
+			4 * FAKE_VSOCK_BUFFER);
+	/* It ends when the guest wants it to, and with a new identity. */
+	fake_vsock_send_shutdown(&f, 9000, FAKE_VSOCK_NOTICE_PORT,
+				 VIRTIO_VSOCK_SHUTDOWN_SEND | VIRTIO_VSOCK_SHUTDOWN_RCV);
+	fake_vsock_expect(&f, VIRTIO_VSOCK_OP_RST);
+	f.d.dev->ops->identity_changed(f.d.dev);
+	fake_vsock_send_data(&f, 9001, FAKE_VSOCK_NOTICE_PORT, "x", 1);
+	fake_vsock_expect(&f, VIRTIO_VSOCK_OP_RST);
+	fake_vsock_end(&f);
+}
+
+/* As far as its credit goes, and the rest when there is more. */
+static void notice_waits_for_credit(void **state)
+{
+	struct virtio_vsock_hdr h =
+		fake_vsock_packet(VIRTIO_VSOCK_OP_REQUEST, 9000, FAKE_VSOCK_NOTICE_PORT);
+	char text[FAKE_VSOCK_PAGE];
+	struct fake_vsock f;
+
+	fake_vsock_begin(&f);
+	h.buf_alloc = 3;
+	fake_vsock_send_packet(&f, &h, NULL, 0);
+	fake_vsock_expect(&f, VIRTIO_VSOCK_OP_RESPONSE);
+	assert_true(fake_vsock_receive(&f, &h, text));
+	assert_int_equal(h.len, 3);
+	assert_memory_equal(text, "not", 3);
+	fake_vsock_expect(&f, VIRTIO_VSOCK_OP_CREDIT_REQUEST);
+	fake_vsock_expect_silence(&f);
+	h = fake_vsock_packet(VIRTIO_VSOCK_OP_CREDIT_UPDATE, 9000, FAKE_VSOCK_NOTICE_PORT);
+	h.buf_alloc = 100;
+	fake_vsock_send_packet(&f, &h, NULL, 0);
+	assert_true(fake_vsock_receive(&f, &h, text));
+	assert_int_equal(h.len, 5);
+	assert_memory_equal(text, "ice 1", 5);
+	fake_vsock_expect_silence(&f);
+	fake_vsock_end(&f);
+}
+
 static void many_open_at_once(void **state)
 {
 	struct fake_vsock f;
@@ -569,6 +629,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(host_connects_and_bytes_go_both_ways),
 		cmocka_unit_test(guest_connects_to_the_socket_of_the_port),
+		cmocka_unit_test(device_serves_a_port_of_its_own),
+		cmocka_unit_test(notice_waits_for_credit),
 		cmocka_unit_test(many_open_at_once),
 		cmocka_unit_test(socket_may_be_handed_over_instead),
 		cmocka_unit_test(hello_is_read_piece_by_piece_and_no_further),

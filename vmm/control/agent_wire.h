@@ -21,6 +21,22 @@
 #include <stdint.h>
 
 #define AGENT_PORT	1024
+
+/*
+ * A port of the host at which the agent reads who its guest is, by lines:
+ *
+ *	id=NAME			what the host calls it
+ *	generation=HEX		16 bytes that are another microVM's after a restore, clone or reset,
+ *				and the same after a migration
+ *	random=HEX		AGENT_RANDOM_BYTES that nobody else was given; the last line
+ *
+ * The host says nothing more and does not hang up. When the guest goes on elsewhere its sockets are
+ * reset (virtio 1.2, 5.10.6.7), and it is for the agent to ask again.
+ */
+#define AGENT_IDENTITY_PORT 0x77697370u
+#define AGENT_RANDOM_BYTES  32
+#define AGENT_MAX_IDENTITY  256 /* bytes of all that */
+
 #define AGENT_MAX_FRAME 32768	  /* bytes behind the type */
 #define AGENT_HEADER	5	  /* length and type */
 #define AGENT_WINDOW	(1 << 17) /* bytes of INPUT that may be sent and not be TAKEN */

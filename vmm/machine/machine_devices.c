@@ -8,6 +8,7 @@
 #include "virtio/virtio_balloon.h"
 #include "virtio/virtio_devices.h"
 #include "virtio/virtio_mem.h"
+#include "vmm/control/agent_wire.h"
 #include "vmm/machine/machine_internal.h"
 
 /* INTA to INTD; above the pins that ISA devices could want. */
@@ -428,9 +429,14 @@ static int add_console(struct machine *m, struct machine_files *files, bool layo
 
 static int add_vsock(struct machine *m, struct machine_files *files, struct error *err)
 {
+	const struct virtio_vsock_notice notice = {
+		.port = AGENT_IDENTITY_PORT,
+		.write = machine_write_identity,
+		.ctx = m,
+	};
 	struct virtio_params params = common_params(m, "vsock0");
 	int r = virtio_vsock_create(&m->vsock, &params, m->config->vsock.cid, files->vsock_listen,
-				    files->vsock_broker, err);
+				    files->vsock_broker, &notice, err);
 
 	if (r < 0)
 		return r;

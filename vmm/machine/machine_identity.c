@@ -4,12 +4,17 @@
  *
  * Both are in guest memory, so they are saved and sent with it. The guest may write there as well:
  * it deceives nobody but itself.
+ *
+ * What it is called, and random numbers for a kernel that knows neither of these, its agent reads
+ * at a port of the socket device; a connection there that breaks says that there is news.
  */
 #include <endian.h>
 #include <errno.h>
+#include <stdio.h>
 #include <sys/random.h>
 
 #include "firmware/vmclock.h"
+#include "vmm/control/agent_wire.h"
 #include "vmm/core/platform.h"
 #include "vmm/machine/machine_internal.h"
 
@@ -86,4 +91,30 @@ int machine_new_identity(struct machine *m)
 int machine_time_jumped(struct machine *m)
 {
 	return change_vmclock(m, false);
+}
+
+static size_t put_hex(char *text, size_t size, const char *key, const uint8_t *bytes, size_t num)
+{
+	size_t len = snprintf(text, size, "%s=", key);
+
+	for (size_t i = 0; i < num; i++)
+		len += snprintf(text + len, size - len, "%02x", bytes[i]);
+	text[len++] = '\n';
+	return len;
+}
+
+size_t machine_write_identity(void *ctx, char *text, size_t size)
+{
+	struct machine *m = ctx;
+	uint8_t generation[16] = { 0 }, random[AGENT_RANDOM_BYTES];
+	size_t len = snprintf(text, size, "id=%s\n", m->config->name);
+
+	guest_mem_read(m->mem, FW_VMGENID_ADDR, generation, sizeof(generation));
+	len += put_hex(text + len, size - len, "generation", generation, sizeof(generation));
+	/* Without any it is to hear nothing, not less than it counts on. */
+	if (get_random(random, sizeof(random)) < 0)
+		return 0;
+	len += put_hex(text + len, size - len, "random", random, sizeof(random));
+	explicit_bzero(random, sizeof(random));
+	return len;
 }

@@ -184,6 +184,9 @@ int machine_first_identity(struct machine *m);
 int machine_new_identity(struct machine *m);
 int machine_time_jumped(struct machine *m);
 
+/* virtio_vsock_notice.write of the machine @ctx: who the guest is, for its agent (agent_wire.h). */
+size_t machine_write_identity(void *ctx, char *text, size_t size);
+
 /*
  * machine_loops.c: one more loop for @queue of @device, with a thread that runs it from the
  * machine's start until machine_free_loops(); until then it is the caller's thread's.
