@@ -1,4 +1,5 @@
-# What the host's tracer saw of a command and its children, from its exec to the first entry of a guest.
+# What the host's tracer saw of a command and its children, from its exec to the first entry of a guest,
+# or, where those were not traced, to the end of the trace.
 #
 #   awk -v what=instr|calls|faults -f restore.awk TRACE
 #
@@ -14,6 +15,7 @@ function number(name) { match($0, name "=[0-9]+"); return substr($0, RSTART + le
 	since = at()
 }
 !began { next }
+{ last = at() }
 /kvm_entry: / {
 	spent += at() - since
 	ended = 1
@@ -28,6 +30,7 @@ function number(name) { match($0, name "=[0-9]+"); return substr($0, RSTART + le
 /sys_enter: / && !/ NR 16 \([0-9a-f]+, ae80,/ { calls++ }
 /page_fault_/ { faults++ }
 END {
-	if (!ended) exit 1
+	if (!began) exit 1
+	if (!ended && running) spent += last - since
 	printf "%.0f\n", what == "instr" ? spent * 1e9 : what == "calls" ? calls : faults
 }
