@@ -283,6 +283,52 @@ void block_hurry(struct block *b)
 		b->ops->hurry(b);
 }
 
+bool block_keeps_tables(const struct block *b)
+{
+	return b->ops->settle && !b->read_only;
+}
+
+int block_reload(struct block *b, int fd, struct error *err)
+{
+	return block_keeps_tables(b) ? b->ops->reload(b, fd, err) : 0;
+}
+
+static void settle_go(struct loop_task *task)
+{
+	struct block_settling *s = container_of(task, struct block_settling, go);
+	struct block *b = s->req.block;
+
+	b->inflight++;
+	if (block_keeps_tables(b))
+		b->ops->settle(b, &s->req);
+	else
+		block_finish_later(&s->req, 0);
+}
+
+static void settle_back(struct loop_task *task)
+{
+	struct block_settling *s = container_of(task, struct block_settling, back);
+
+	s->done(s, s->res);
+}
+
+static void settled(struct block_req *req, int res)
+{
+	struct block_settling *s = container_of(req, struct block_settling, req);
+
+	s->res = res;
+	loop_post(s->home, &s->back);
+}
+
+void block_settle(struct block *b, struct loop *home, struct block_settling *s)
+{
+	s->home = home;
+	s->go = (struct loop_task){ .run = settle_go };
+	s->back = (struct loop_task){ .run = settle_back };
+	s->req = (struct block_req){ .op = BLOCK_FLUSH, .block = b, .done = settled };
+	loop_post(b->loop, &s->go);
+}
+
 uint64_t block_hole(struct block *b, uint64_t pos)
 {
 	return b->ops->hole && !b->overlay && pos < block_size(b) ? b->ops->hole(b, pos) : 0;

@@ -58,6 +58,10 @@ struct block_ops {
 	int (*resize)(struct block *b, uint64_t bytes);
 	/* See block_hurry(). May be NULL: no request waits for what may never come. */
 	void (*hurry)(struct block *b);
+	/* See block_settle(): @req is only to be ended. NULL: nothing of the image is in memory. */
+	void (*settle)(struct block *b, struct block_req *req);
+	/* See block_reload(). NULL with @settle. */
+	int (*reload)(struct block *b, int fd, struct error *err);
 	/* See block_close(). */
 	int (*free)(struct block *b);
 };
@@ -138,6 +142,35 @@ int block_resize(struct block *b, uint64_t bytes);
  * Until the next request. On the loop of @b.
  */
 void block_hurry(struct block *b);
+
+/* Room for a block_settle() that is under way, and what it came to. */
+struct block_settling {
+	void (*done)(struct block_settling *s, int res); /* 0 or -errno */
+
+	/* The block's own. */
+	struct loop *home;
+	struct loop_task go, back;
+	struct block_req req;
+	int res;
+};
+
+/* Is a part of the image, which may be written, in memory? */
+bool block_keeps_tables(const struct block *b);
+
+/*
+ * Have all of the image be in its file, for whoever copies that: tables that its format keeps in
+ * memory are written, clusters that could be free are. Such a file is what it would be closed,
+ * until the next request. Nothing may be in flight, and nothing be submitted before s->done() is
+ * called, by @home's thread. Any thread. An error says that it is as after a crash.
+ */
+void block_settle(struct block *b, struct loop *home, struct block_settling *s);
+
+/*
+ * Another one has written the image since it was opened, and has settled: read again what is kept
+ * in memory, by the file's descriptor @fd, not open for direct I/O. Nothing was ever submitted, and
+ * nobody runs the loop of @b. -errno with @err: it can only be closed, which leaves it alone.
+ */
+int block_reload(struct block *b, int fd, struct error *err);
 
 /*
  * How many bytes from @pos on are known to be zeroes, without reading them. It may ask the

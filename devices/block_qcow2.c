@@ -2,6 +2,7 @@
 #include "devices/block_qcow2.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <semaphore.h>
 #include <stdlib.h>
 
@@ -304,66 +305,94 @@ static void q2_attach(struct block *b)
 		block_attach(q->backing, b->loop);
 }
 
-/* Leaving nothing dirty, and nothing counted that is free. */
-struct q2_closing {
-	struct qcow2 *q;
-	struct q2_wait wait;
-	struct loop_task begin;
-	bool busy; /* a commit is under way, or somebody is in closing_step() */
-	bool over;
-	sem_t told; /* for another thread */
-	int res;
-};
-
 /* On the loop, again and again until there is nothing left to do. */
-static void closing_step(struct q2_closing *c)
+static void settle_step(struct qcow2 *q)
 {
-	struct qcow2 *q = c->q;
+	struct q2_settling *s = q->settling;
 
-	if (q->freer || c->busy)
+	if (q->freer || s->busy)
 		return;
-	c->busy = true;
+	s->busy = true;
 	q2_free_run(q);
-	c->busy = false;
+	s->busy = false;
 	if (q->freer)
 		return;
 	/* A batch that is left could not begin for want of memory: its clusters stay counted. */
-	if (!c->res && (q2_is_dirty(q) || q->commit.running)) {
-		c->busy = true;
-		q2_commit(q, &c->wait);
+	if (!s->res && (q2_is_dirty(q) || q->commit.running)) {
+		s->busy = true;
+		q2_commit(q, &s->wait);
 		return;
 	}
-	q->closing = NULL;
-	c->over = true;
-	sem_post(&c->told);
+	q->settling = NULL;
+	if (s->res < 0)
+		log_error("disk '%s': cannot write its metadata: %s", q->b.path, strerror(-s->res));
+	s->over(s);
 }
 
-static void closing_go(struct q2_wait *w, int res)
+static void settle_go(struct q2_wait *w, int res)
 {
-	struct q2_closing *c = container_of(w, struct q2_closing, wait);
+	struct q2_settling *s = container_of(w, struct q2_settling, wait);
 
-	c->busy = false;
-	c->res = res;
-	closing_step(c);
+	s->busy = false;
+	s->res = res;
+	settle_step(s->q);
 }
 
 void q2_freer_idle(struct qcow2 *q)
 {
-	if (q->closing)
-		closing_step(q->closing);
+	if (q->settling)
+		settle_step(q);
+}
+
+static void settle(struct qcow2 *q, struct q2_settling *s, void (*over)(struct q2_settling *s))
+{
+	*s = (struct q2_settling){ .q = q, .wait.go = settle_go, .over = over };
+	q->settling = s;
+	settle_step(q);
+}
+
+static void settled(struct q2_settling *s)
+{
+	struct block_req *req = s->q->settled;
+
+	block_finish_later(req, s->res);
+}
+
+static void q2_settle(struct block *b, struct block_req *req)
+{
+	struct qcow2 *q = q2_of(b);
+
+	q->settled = req;
+	settle(q, &q->own_settling, settled);
+}
+
+/* For who waits, on whatever thread. */
+struct q2_closing {
+	struct q2_settling settling;
+	struct qcow2 *q;
+	struct loop_task begin;
+	bool over;
+	sem_t told;
+};
+
+static void closed(struct q2_settling *s)
+{
+	struct q2_closing *c = container_of(s, struct q2_closing, settling);
+
+	c->over = true;
+	sem_post(&c->told);
 }
 
 static void closing_begin(struct loop_task *task)
 {
 	struct q2_closing *c = container_of(task, struct q2_closing, begin);
 
-	c->q->closing = c;
-	closing_step(c);
+	settle(c->q, &c->settling, closed);
 }
 
-static int settle(struct qcow2 *q)
+static int settle_and_wait(struct qcow2 *q)
 {
-	struct q2_closing c = { .q = q, .wait.go = closing_go, .begin.run = closing_begin };
+	struct q2_closing c = { .q = q, .begin.run = closing_begin };
 
 	sem_init(&c.told, 0, 0);
 	if (loop_is_mine(q->b.loop)) {
@@ -376,9 +405,7 @@ static int settle(struct qcow2 *q)
 			;
 	}
 	sem_destroy(&c.told);
-	if (c.res < 0)
-		log_error("disk '%s': cannot write its metadata: %s", q->b.path, strerror(-c.res));
-	return c.res;
+	return c.settling.res;
 }
 
 static int q2_free(struct block *b)
@@ -388,7 +415,7 @@ static int q2_free(struct block *b)
 
 	/* The loop may be another thread's. */
 	if (b->loop && !b->read_only)
-		r = settle(q);
+		r = settle_and_wait(q);
 	q2_free_done(q);
 	q2_cache_done(q);
 	q2_table_done(&q->l1);
@@ -414,13 +441,6 @@ static uint64_t q2_hole(struct block *b, uint64_t pos)
 		return 0;
 	return MIN(end, b->size_bytes) - pos;
 }
-
-static const struct block_ops q2_ops = {
-	.hole = q2_hole,
-	.submit = q2_submit,
-	.attach = q2_attach,
-	.free = q2_free,
-};
 
 static int read_header(struct qcow2 *q, int fd, struct error *err)
 {
@@ -499,6 +519,37 @@ static int open_backing(struct qcow2 *q, const struct block_config *config, stru
 			"'follow-backing'");
 	return r;
 }
+
+/* Not what it has beneath, which nobody writes. */
+static int q2_reload(struct block *b, int fd, struct error *err)
+{
+	struct qcow2 *q = q2_of(b);
+	uint64_t size = b->size_bytes;
+	int r;
+
+	q2_cache_done(q);
+	q2_table_done(&q->l1);
+	q2_table_done(&q->reftable);
+	q->l1 = q->reftable = (struct q2_table){ 0 };
+	q->hint = 0;
+	free(q->zeroes);
+	q->zeroes = NULL;
+	/* What is cached here of a file on a server may be old. */
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	r = q2_init(q, fd, &(struct block_config){ .read_only = b->read_only }, err);
+	if (!r && b->size_bytes != size)
+		r = error_set(err, -ESTALE, "disk '%s': is of another size now", b->path);
+	return r;
+}
+
+static const struct block_ops q2_ops = {
+	.hole = q2_hole,
+	.submit = q2_submit,
+	.attach = q2_attach,
+	.settle = q2_settle,
+	.reload = q2_reload,
+	.free = q2_free,
+};
 
 int block_qcow2_create(struct block **ret_block, struct block *container, int fd,
 		       const struct block_config *config, struct error *err)

@@ -130,6 +130,15 @@ struct q2_gate {
 	struct list waiters;
 };
 
+/* Leaving nothing dirty, and nothing counted that is free. */
+struct q2_settling {
+	struct qcow2 *q;
+	struct q2_wait wait;
+	bool busy; /* a commit is under way, or somebody is in settle_step() */
+	int res;
+	void (*over)(struct q2_settling *s); /* its last touch */
+};
+
 struct q2_commit {
 	bool running;
 	bool failed; /* the last one has */
@@ -173,7 +182,9 @@ struct qcow2 {
 	struct q2_ranges frees; /* no reference in memory any more */
 	struct list batches;	/* nor in the file */
 	struct q2_freer *freer; /* works on the first batch, or NULL */
-	struct q2_closing *closing;
+	struct q2_settling *settling;	 /* the one under way, or NULL */
+	struct q2_settling own_settling; /* block_settle()'s */
+	struct block_req *settled;
 
 	/* The cluster that was decompressed last. */
 	uint64_t inflated_host;

@@ -23,18 +23,26 @@ static int open_named(const char *option, const char *path, int flags, struct er
 	return fd;
 }
 
-/* A disk that is open already stays so. */
-static int open_disk(const struct config_disk *d, int *fd, struct block_chain *beneath,
-		     struct error *err)
+int launch_open_beneath(const struct config_disk *d, int fd, struct block_chain *ret_chain,
+			struct error *err)
 {
-	int flags = (d->read_only ? O_RDONLY : O_RDWR) | (d->direct ? O_DIRECT : 0);
-	struct block_chain_params chain = {
+	const struct block_chain_params chain = {
 		.path = d->path,
+		.fd = fd,
 		.format = d->format,
 		.named = (const char *const *)d->backing,
 		.num_named = d->num_backing,
 		.follow = d->follow_backing,
 	};
+
+	return block_chain_open(ret_chain, &chain, err);
+}
+
+/* A disk that is open already stays so. */
+static int open_disk(const struct config_disk *d, int *fd, struct block_chain *beneath,
+		     struct error *err)
+{
+	int flags = (d->read_only ? O_RDONLY : O_RDWR) | (d->direct ? O_DIRECT : 0);
 
 	if (*fd < 0 && nbd_is_uri(d->path)) {
 		*fd = nbd_dial(d->path, err);
@@ -42,8 +50,7 @@ static int open_disk(const struct config_disk *d, int *fd, struct block_chain *b
 	}
 	if (*fd < 0)
 		*fd = open_named("--disk", d->path, flags, err);
-	chain.fd = *fd;
-	return chain.fd < 0 ? chain.fd : block_chain_open(beneath, &chain, err);
+	return *fd < 0 ? *fd : launch_open_beneath(d, *fd, beneath, err);
 }
 
 static int open_pmem(const struct config_pmem *p, int *fd, struct error *err)

@@ -10,9 +10,18 @@
 
 #include <sys/stat.h>
 
+struct block_chain;
+struct config_disk;
 struct error;
 struct machine_config;
 struct machine_files;
+
+/*
+ * Open what is beneath the image @d, which is open as @fd, as far as its options allow. The caller
+ * closes the chain. 0 or -errno.
+ */
+int launch_open_beneath(const struct config_disk *d, int fd, struct block_chain *ret_chain,
+			struct error *err);
 
 /* What the machine boots with: kernel, initial RAM disk, CPU template. 0 or -errno. */
 int launch_open_kernel(const struct machine_config *c, struct machine_files *files,

@@ -7,20 +7,6 @@
 #include <unistd.h>
 
 #include "devices/nbd.h"
-#include "devices/qcow2_format.h"
-
-/* What is at @path; that it cannot be looked at is for others to say. */
-static bool looks_like_qcow2(const char *path)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	uint8_t magic[4] = { 0 };
-	bool is = fd >= 0 && pread(fd, magic, sizeof(magic), 0) == sizeof(magic) &&
-		  get_be32(magic) == QCOW2_MAGIC;
-
-	if (fd >= 0)
-		close(fd);
-	return is;
-}
 
 static const char *why_not(const struct config_disk *d)
 {
@@ -30,9 +16,6 @@ static const char *why_not(const struct config_disk *d)
 		return "is a server's";
 	if (d->direct)
 		return "has direct I/O";
-	if (d->format == BLOCK_FORMAT_QCOW2 ||
-	    (d->format == BLOCK_FORMAT_AUTO && looks_like_qcow2(d->path)))
-		return "is of format qcow2";
 	if (!d->read_only && stat(d->path, &st) == 0 && S_ISBLK(st.st_mode))
 		return "is a block device";
 	return NULL;

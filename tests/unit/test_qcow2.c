@@ -473,6 +473,69 @@ static int image_fd(const struct images *im, const char *name)
 	return -1;
 }
 
+struct settled {
+	struct block_settling s;
+	bool over;
+	int res;
+};
+
+static void settled(struct block_settling *s, int res)
+{
+	struct settled *to = container_of(s, struct settled, s);
+
+	to->over = true;
+	to->res = res;
+}
+
+static int settle(const struct images *im, struct block *b)
+{
+	struct settled s = { .s.done = settled };
+
+	block_settle(b, im->loop, &s.s);
+	assert_false(s.over);
+	for (uint64_t end = patience(); !s.over && !patience_ends(end);)
+		loop_run_once(im->loop, NSEC_PER_MSEC);
+	assert_true(s.over);
+	return s.res;
+}
+
+/* Copies of the file are whole, closing it writes nothing more, and who has it open finds all. */
+static void what_is_settled_is_all_in_the_file(void **state)
+{
+	struct images *im = *state;
+	uint8_t *buf = malloc(4 * MiB);
+	struct block *b, *other;
+	int fd;
+
+	fresh(im, "");
+	/* It knows the image as it was, and nobody may ask it yet. */
+	other = image_open(im, "x", (struct block_config){ .unlocked = true });
+	fd = image_fd(im, "x");
+	b = image_open(im, "x", (struct block_config){ 0 });
+	assert_true(block_keeps_tables(b));
+	memset(buf, 7, 4 * MiB);
+	assert_int_equal(image_io(im, b, BLOCK_WRITE, buf, 0, 4 * MiB), 0);
+	assert_int_equal(image_flush(im, b), 0);
+	/* Clusters that are to be free, and others whose tables are in memory alone. */
+	assert_int_equal(image_zero(im, b, 0, 2 * MiB, true), 0);
+	assert_int_equal(image_io(im, b, BLOCK_WRITE, buf, 32 * MiB, 1 * MiB), 0);
+	assert_int_equal(settle(im, b), 0);
+	must(im, "cp x settled");
+	check_image(im, "settled", false);
+	assert_int_equal(settle(im, b), 0);
+	assert_int_equal(block_reload(other, fd, NULL), 0);
+	assert_int_equal(image_io(im, other, BLOCK_READ, buf, 32 * MiB, 1 * MiB), 0);
+	assert_int_equal(buf[0], 7);
+	assert_int_equal(buf[1 * MiB - 1], 7);
+	assert_int_equal(image_io(im, other, BLOCK_READ, buf, 0, 4 * MiB), 0);
+	assert_int_equal(buf[2 * MiB - 1], 0);
+	assert_int_equal(buf[2 * MiB], 7);
+	block_close(other);
+	assert_int_equal(block_close(b), 0);
+	must(im, "cmp x settled");
+	free(buf);
+}
+
 /* All of the cache is dirty, and stays so since the file cannot be written. */
 static void what_is_not_cached_is_read_while_nothing_can_be_committed(void **state)
 {
@@ -599,6 +662,7 @@ int main(void)
 		image_test(a_backing_file_that_grows_is_as_long_as_it_was),
 		image_test(qemu_and_we_respect_each_others_locks),
 		image_test(a_guest_cannot_turn_its_raw_disk_into_another_format),
+		image_test(what_is_settled_is_all_in_the_file),
 		image_test(discarding_gives_space_back),
 		image_test(what_is_not_cached_is_read_while_nothing_can_be_committed),
 		image_test(requests_across_the_end_of_tables_work),

@@ -42,12 +42,6 @@ static int refuse(const struct cli_disk *d, enum cli_disks_use use, struct error
 		error_hint(err, "'wisp snapshot' and 'wisp restore --clone' can");
 		return -ENOTSUP;
 	}
-	if (d->qcow2 && (!d->read_only || use == CLI_DISKS_CLONE)) {
-		error_usage(err, -ENOTSUP, "disk '%s': of format qcow2, which %s cannot keep yet",
-			    d->path, what);
-		error_hint(err, "'wisp disk convert' makes it a raw one");
-		return -ENOTSUP;
-	}
 	return 0;
 }
 

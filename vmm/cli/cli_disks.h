@@ -42,10 +42,8 @@ json_int_t cli_disks_generation(const struct cli_disks *d);
 bool cli_disk_is_copied(const struct cli_disk *d, enum cli_disks_use use);
 
 /*
- * -ENOTSUP, naming the disk, when one cannot be kept: what is no file here, a block device that
- * would have to be copied, and a qcow2 image that is written, which has parts of itself in the
- * monitor's memory, as long as nobody writes those out in the pause. Clones have no read-only ones
- * of that format either: files beneath them are not handed out.
+ * -ENOTSUP, naming the disk, when one cannot be kept: what is no file here, and a block device that
+ * would have to be copied.
  */
 int cli_disks_refuse(const struct cli_disks *d, enum cli_disks_use use, struct error *err);
 void cli_disks_done(struct cli_disks *d);

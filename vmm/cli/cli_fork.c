@@ -20,6 +20,7 @@
 #include "vmm/control/control.h"
 #include "vmm/control/control_client.h"
 #include "vmm/core/io.h"
+#include "vmm/launch_files.h"
 #include "vmm/net_ends.h"
 #include "vmm/run_dir.h"
 #include "vmm/saved/snapshot.h"
@@ -111,11 +112,34 @@ static int open_net(const struct cli_fork *c, const struct config_net *net, stru
 	return r < 0 ? r : ends.socket;
 }
 
-/* Processes that work for one clone. */
+/* What is one clone's: processes that work for it, and files beneath its disks. */
 struct own {
 	struct helper helper[CONFIG_MAX_NETS];
 	struct share share[CONFIG_MAX_SHARES];
+	struct block_chain beneath[CONFIG_MAX_DISKS]; /* their descriptors have gone elsewhere */
 };
+
+/* Its disk @i with all that is beneath it, to @fds. Returns how many, or -errno. */
+static int open_disk_whole(struct cli_fork *c, unsigned i, struct block_chain *beneath, int *fds,
+			   unsigned room, struct error *err)
+{
+	int r = fds[0] = open_disk(c, i, err);
+	unsigned num = 1;
+
+	/* As it was opened for the original: what lies where may have changed since. */
+	if (r >= 0)
+		r = launch_open_beneath(&c->config.disk[i], fds[0], beneath, err);
+	if (r < 0)
+		return r;
+	if (1 + beneath->num > room)
+		return error_usage(err, -EMFILE, "disk '%s': too many files beneath for a clone",
+				   c->config.disk[i].path);
+	for (unsigned k = 0; k < beneath->num; k++) {
+		fds[num++] = beneath->file[k].fd;
+		beneath->file[k].fd = -1;
+	}
+	return num;
+}
 
 /* All descriptors of a clone in the order of vmm/saved/clone.h. Returns how many, or -errno. */
 static int open_ends(struct cli_fork *c, const struct run_dir *dir, int alive, struct own *own,
@@ -138,8 +162,14 @@ static int open_ends(struct cli_fork *c, const struct run_dir *dir, int alive, s
 		r = fds[num++] =
 			listen_at(dir, config->console_present ? "serial.sock" : RUN_DIR_CONSOLE,
 				  err);
-	for (unsigned i = 0; i < config->num_disks && r >= 0; i++)
-		r = fds[num++] = open_disk(c, i, err);
+	for (unsigned i = 0; i < config->num_disks && r >= 0; i++) {
+		/* One more of each network, share and vsock at least follows. */
+		r = open_disk_whole(c, i, &own->beneath[i], &fds[num],
+				    CONTROL_MAX_FDS - num - (config->num_disks - i - 1) -
+					    config->num_nets - config->num_shares - 1,
+				    err);
+		num += MAX(r, 0);
+	}
 	for (unsigned i = 0; i < config->num_nets && r >= 0; i++)
 		r = fds[num++] = open_net(c, &config->net[i], &own->helper[i], err);
 	for (unsigned i = 0; i < config->num_shares && r >= 0; i++) {
@@ -152,11 +182,29 @@ static int open_ends(struct cli_fork *c, const struct run_dir *dir, int alive, s
 	return r < 0 ? r : num;
 }
 
-/* The clone's process, or -errno. */
-static int ask_nursery(struct cli_fork *c, const char *name, const int *fds, unsigned num,
-		       struct error *err)
+/* For each disk the formats of what is beneath it. */
+static json_t *formats_beneath(const struct cli_fork *c, const struct own *own)
 {
-	json_t *request = json_pack("{s:s, s:b}", "name", name, "paused", c->paused), *answer;
+	json_t *disks = json_array();
+
+	for (unsigned i = 0; i < c->config.num_disks; i++) {
+		json_t *formats = json_array();
+
+		for (unsigned k = 0; k < own->beneath[i].num; k++)
+			json_array_append_new(formats,
+					      json_integer(own->beneath[i].file[k].format));
+		json_array_append_new(disks, formats);
+	}
+	return disks;
+}
+
+/* The clone's process, or -errno. */
+static int ask_nursery(struct cli_fork *c, const char *name, const struct own *own, const int *fds,
+		       unsigned num, struct error *err)
+{
+	json_t *request = json_pack("{s:s, s:b, s:o}", "name", name, "paused", c->paused, "beneath",
+				    formats_beneath(c, own)),
+	       *answer;
 	char *text = json_dumps(request, JSON_COMPACT), buf[512];
 	unsigned none;
 	ssize_t n = text ? control_send(c->nursery[1], text, strlen(text), fds, num, 0) : -ENOMEM;
@@ -211,7 +259,7 @@ static int be_keeper(struct cli_fork *c, const char *name, int started)
 		r = error_set(&err, -errno, "pipe: %m");
 	if (!r) {
 		num = open_ends(c, &dir, alive[1], &own, fds, &err);
-		r = num < 0 ? num : ask_nursery(c, name, fds, num, &err);
+		r = num < 0 ? num : ask_nursery(c, name, &own, fds, num, &err);
 		/* It is no child of ours, who listen. */
 		if (r > 0)
 			run_dir_note_monitor(&dir, r);
@@ -239,6 +287,8 @@ static int be_keeper(struct cli_fork *c, const char *name, int started)
 		helper_stop(&own.helper[i]);
 	for (unsigned i = 0; i < c->config.num_shares; i++)
 		share_stop(&own.share[i]);
+	for (unsigned i = 0; i < c->config.num_disks; i++)
+		block_chain_close(&own.beneath[i]);
 	run_dir_remove(&dir);
 	return 0;
 }

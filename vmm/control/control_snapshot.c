@@ -62,6 +62,8 @@ struct taking {
 	struct state_writer state;
 	struct loop_op go, done;
 	struct loop_op *awaited; /* one of them; NULL: it waits for the pause */
+	struct machine_settling settling;
+	bool settles;		 /* and is not to be awaited, nor called off */
 	bool ended;		 /* the machine did: whatever comes, nothing new begins */
 };
 
@@ -122,7 +124,7 @@ static void cancel(void *arg)
 	t->ended = true;
 	if (t->awaited)
 		loop_cancel(t->m->loop, t->awaited);
-	else
+	else if (!t->settles)
 		fail_ended(t);
 }
 
@@ -359,9 +361,9 @@ static int make_whole(struct machine *m, struct error *err)
 	return r < 0 ? error_set(err, r, "the guest's memory cannot be had: %m") : 0;
 }
 
-static void paused(void *arg)
+/* It stands still, and so do its disks. */
+static void save(struct taking *t)
 {
-	struct taking *t = arg;
 	struct error err = { 0 };
 	int r = make_whole(t->m, &err);
 
@@ -373,8 +375,6 @@ static void paused(void *arg)
 		fail(t, &err);
 		return;
 	}
-	machine_hold(t->m);
-	t->holding = true;
 	t->runs = t->m->runs;
 	/* Its client does nothing before it is told, and so would both wait for ever. */
 	if (!control_progress(t->call, describe(t))) {
@@ -384,6 +384,32 @@ static void paused(void *arg)
 	}
 	t->go.done = client_done;
 	await(t, &t->go, t->go_fd, POLLIN);
+}
+
+static void disks_settled(struct machine_settling *s)
+{
+	struct taking *t = container_of(s, struct taking, settling);
+
+	t->settles = false;
+	if (t->ended)
+		fail_ended(t);
+	else if (s->err.code)
+		fail(t, &s->err);
+	else
+		save(t);
+}
+
+static void paused(void *arg)
+{
+	struct taking *t = arg;
+
+	machine_hold(t->m);
+	t->holding = true;
+	/* The client is to find them in their files. */
+	t->settling.done = disks_settled;
+	t->settles = machine_settle_disks(t->m, &t->settling);
+	if (!t->settles)
+		save(t);
 }
 
 static struct taking *new_taking(struct control_call *call)

@@ -188,6 +188,24 @@ int machine_time_jumped(struct machine *m);
 size_t machine_write_identity(void *ctx, char *text, size_t size);
 
 /*
+ * machine_settle.c: have all images of disks that the guest may write be in their files, as
+ * block_settle() does; m is paused, is held so, and its devices do not change. True: s->done() is
+ * called on the machine's loop, with what went wrong in s->err. False: there is nothing to await.
+ */
+struct machine_settling {
+	void (*done)(struct machine_settling *s);
+	struct error err;
+
+	unsigned pending;
+	struct machine_settling_disk {
+		struct block_settling block;
+		struct machine_settling *all;
+		const char *id;
+	} disk[CONFIG_MAX_DISKS];
+};
+bool machine_settle_disks(struct machine *m, struct machine_settling *s);
+
+/*
  * machine_loops.c: one more loop for @queue of @device, with a thread that runs it from the
  * machine's start until machine_free_loops(); until then it is the caller's thread's.
  */

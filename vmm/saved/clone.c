@@ -27,6 +27,10 @@ struct nursery {
 struct birth {
 	char name[64];
 	bool paused; /* it stands still at first */
+	struct {
+		unsigned num;
+		int format[BLOCK_MAX_CHAIN];
+	} beneath[CONFIG_MAX_DISKS];
 	int fd[CONTROL_MAX_FDS];
 	unsigned num_fds;
 	unsigned next; /* descriptor that nobody has taken yet */
@@ -104,6 +108,19 @@ static void make_config(struct machine_config *c, const struct machine_config *f
 	c->loop = LOOP_EPOLL;
 }
 
+/* Messages name them by the image on top: where they are only who opened them knows. */
+static void take_beneath(struct block_chain *chain, const struct config_disk *d, unsigned disk,
+			 struct birth *b)
+{
+	chain->num = b->beneath[disk].num;
+	for (unsigned i = 0; i < chain->num; i++)
+		chain->file[i] = (struct block_chain_file){
+			.path = strdup(d->path),
+			.fd = take_fd(b),
+			.format = b->beneath[disk].format[i],
+		};
+}
+
 static void take_files(struct machine_files *files, const struct machine_config *c, struct birth *b)
 {
 	machine_files_init(files);
@@ -111,8 +128,10 @@ static void take_files(struct machine_files *files, const struct machine_config 
 		files->console = take_fd(b);
 	if (c->serial_present)
 		files->serial = take_fd(b);
-	for (unsigned i = 0; i < c->num_disks; i++)
+	for (unsigned i = 0; i < c->num_disks; i++) {
 		files->disk[i] = take_fd(b);
+		take_beneath(&files->beneath[i], &c->disk[i], i, b);
+	}
 	for (unsigned i = 0; i < c->num_nets; i++)
 		files->net[i].socket = take_fd(b);
 	for (unsigned i = 0; i < c->num_shares; i++)
@@ -205,10 +224,29 @@ static void reply(struct nursery *n, const char *error, pid_t child)
 	json_decref(answer);
 }
 
-static unsigned fds_needed(const struct machine_config *c)
+static unsigned fds_needed(const struct machine_config *c, const struct birth *b)
 {
-	return 3 + c->console_present + c->serial_present + c->num_disks + c->num_nets +
-	       c->num_shares + c->vsock_present;
+	unsigned n = 3 + c->console_present + c->serial_present + c->num_disks + c->num_nets +
+		     c->num_shares + c->vsock_present;
+
+	for (unsigned i = 0; i < c->num_disks; i++)
+		n += b->beneath[i].num;
+	return n;
+}
+
+/* Of what @request says what fits; the number of descriptors shows whether that was all. */
+static void read_beneath(struct birth *b, const json_t *request)
+{
+	const json_t *disks = json_object_get(request, "beneath");
+
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
+		const json_t *formats = json_array_get(disks, i);
+
+		b->beneath[i].num = MIN(json_array_size(formats), (size_t)BLOCK_MAX_CHAIN);
+		for (unsigned k = 0; k < b->beneath[i].num; k++)
+			b->beneath[i].format[k] =
+				(int)json_integer_value(json_array_get(formats, k));
+	}
 }
 
 /* @text is a request; what is wrong with it, or NULL. */
@@ -218,11 +256,12 @@ static const char *understand(struct nursery *n, const char *text, size_t len, s
 	const char *name = json_string_value(json_object_get(request, "name"));
 	const char *why = NULL;
 
+	read_beneath(b, request);
 	if (!name || !*name)
 		why = "a clone needs a name";
 	else if (strlen(name) >= sizeof(b->name))
 		why = "a clone's name is too long";
-	else if (b->num_fds != fds_needed(n->m->config))
+	else if (b->num_fds != fds_needed(n->m->config, b))
 		why = "not the descriptors that a clone needs";
 	else
 		memcpy(b->name, name, strlen(name) + 1);

@@ -6,13 +6,14 @@
  * child builds a VM of its own over the memory and goes on with it, in the sandbox that it was born
  * in. The nursery ends when the socket does; its children do not.
  *
- * A request is {"name":ID,"paused":BOOL} (to stand still until it is resumed), with descriptors in
- * this order: listening control socket, a pipe that gets the exit status as one int and is closed
- * at the end (and breaks when the keeper at its other end is gone, which ends the clone), log;
- * listening console and serial sockets, where the machine has these; each disk's; each network's
- * socket; each share's; a listening socket for vsock, where it has that.
- * The reply is {"ok":true,"pid":PID}, the child's, or {"error":TEXT}: what came of it the child
- * tells itself.
+ * A request is {"name":ID,"paused":BOOL,"beneath":[[FORMAT...]...]} (to stand still until it is
+ * resumed; for each disk BLOCK_FORMAT_* of its backing files, from the top down), with descriptors
+ * in this order: listening control socket, a pipe that gets the exit status as one int and is
+ * closed at the end (and breaks when the keeper at its other end is gone, which ends the clone),
+ * log; listening console and serial sockets, where the machine has these; each disk's with its
+ * backing files' behind it; each network's socket; each share's; a listening socket for vsock,
+ * where it has that. The reply is {"ok":true,"pid":PID}, the child's, or {"error":TEXT}: what came
+ * of it the child tells itself.
  */
 #ifndef WISP_VMM_CLONE_H
 #define WISP_VMM_CLONE_H
