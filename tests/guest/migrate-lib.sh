@@ -76,8 +76,8 @@ ways=(
 # Types of records, as relay wants them.
 pages=2 round=4 state=5 commit=6 ready=7 prepared=9 running=10 disk=12 missing=16 sent=18
 
-# Start the guest as $1 with options $2..., and wait until it is some rounds on. It goes on until
-# it is told by its disk that it was enough(): nothing here depends on how long anything takes.
+# Start the guest as $1 with options $2..., and wait until it is some rounds on. Unless it has $rounds to
+# do it goes on until it is told by its disk that it was enough(): nothing here depends on how long anything takes.
 begin() {
 	local name=$1
 	shift
@@ -85,7 +85,7 @@ begin() {
 	fresh "$here/$name.txt"
 	timeout "$limit" "$WISP" run --name "$name" --net none --serial "${serial:-stdio}" \
 		--kernel "$GUESTS/bare/saved.elf" --disk "$here/$name.img${disk_options-}" \
-		--cmdline "rounds=0 ticks=${ticks:-40000000} ring=${ring:-split} pages=${guest_pages:-64} ${guest_disk-}" "$@" \
+		--cmdline "rounds=${rounds:-0} ticks=${ticks:-40000000} ring=${ring:-split} pages=${guest_pages:-64} ${guest_disk-}" "$@" \
 		>"$here/$name.txt" 2>"$here/$name.err" &
 	source=$!
 	await_round "$name" 3

@@ -327,18 +327,16 @@ static void say_if_lost(const struct migration *mig, struct error *err)
 			     id, peer);
 }
 
-/*
- * Two monitors would have two ideas of what is in the tables of a qcow2 image that is written; and
- * what such a file holds is not what the guest sees, which a copy would have to be of.
- */
-static int check_disks(const struct cli_disks *d, bool copied, struct error *err)
+/* What a qcow2 file holds is not what the guest sees, which a copy would have to be of. */
+static int check_copied(const struct cli_disks *d, struct error *err)
 {
 	for (unsigned i = 0; i < d->num; i++) {
-		if (!d->disk[i].qcow2 || (d->disk[i].read_only && !copied))
+		if (!d->disk[i].qcow2)
 			continue;
-		error_usage(err, -ENOTSUP, "disk '%s': of format qcow2, which cannot %s yet",
-			    d->disk[i].path, copied ? "be copied" : "move");
-		error_hint(err, "'wisp disk convert' makes it a raw one");
+		error_usage(err, -ENOTSUP, "disk '%s': of format qcow2, which cannot be copied yet",
+			    d->disk[i].path);
+		error_hint(err, "'wisp disk convert' makes it a raw one; without --copy-disks both "
+				"sides use the file itself");
 		return -ENOTSUP;
 	}
 	return 0;
@@ -376,8 +374,8 @@ static int hand_over(const struct migrate_options *o, const char *id, const char
 	if (sock < 0)
 		return sock;
 	r = cli_disks_get(&mig.disks, sock, err);
-	if (!r)
-		r = check_disks(&mig.disks, o->copy_disks, err);
+	if (!r && o->copy_disks)
+		r = check_copied(&mig.disks, err);
 	if (!r && pipe2(mig.hold, O_CLOEXEC) < 0)
 		r = error_set(err, -errno, "pipe: %m");
 	if (!r)

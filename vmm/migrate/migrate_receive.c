@@ -89,21 +89,42 @@ int migrate_read_hello(struct state_set *state, struct migrate_hello *ret, struc
 }
 
 /*
- * Parts of an image of tables are in the memory of whoever writes it, the source until it commits:
- * what we would read of them before is old. The source should know, but is not to be relied on.
+ * An image that both sides have open and the guest writes, with parts of it in the memory of
+ * whoever that is, the source until now: NULL where disk @i is none.
  */
+static struct block *image_of_tables(const struct receiver *rx, unsigned i)
+{
+	struct block *image = migrate_disk_image(rx->m, i);
+
+	if (!image || rx->arrival->hello.disk_comes[i] || !block_keeps_tables(image))
+		return NULL;
+	return image;
+}
+
 static int check_tables(const struct receiver *rx, unsigned i, struct error *err)
 {
 	const struct config_disk *d = &rx->m->config->disk[i];
-	const struct block *image = migrate_disk_image(rx->m, i);
 
-	if (d->read_only || rx->arrival->hello.disk_comes[i] || !image || block_can_share(image))
+	if (!d->direct || !image_of_tables(rx, i))
 		return 0;
-	error_set(err, -ENOTSUP,
-		  "disk '%s': of format qcow2 here, which cannot be written by a guest that moves",
-		  d->path);
-	error_hint(err, "'wisp disk convert' makes it a raw one");
-	return -ENOTSUP;
+	return error_set(err, -ENOTSUP,
+			 "disk '%s': of format qcow2 and with direct I/O here, which cannot be "
+			 "written by a guest that moves",
+			 d->path);
+}
+
+/* What we read of them at first is old. The source has written all before it sent its state. */
+static int reload_disks(const struct receiver *rx, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < rx->m->config->num_disks && !r; i++) {
+		struct block *image = image_of_tables(rx, i);
+
+		if (image)
+			r = block_reload(image, rx->m->disk_fd[i], err);
+	}
+	return r;
 }
 
 static int check_disks(const struct receiver *rx, struct error *err)
@@ -148,6 +169,8 @@ static int load_state(struct receiver *rx, struct error *err)
 	/* We are built by the one in HELLO; what is not as it says will not load. */
 	if (!r)
 		r = state_set_take(&set, "machine/config", 0, UINT32_MAX, &config, err);
+	if (!r)
+		r = reload_disks(rx, err);
 	if (!r)
 		r = machine_load(rx->m, &image, rx->host, err);
 	state_set_close(&set);

@@ -140,6 +140,18 @@ static void saved(struct migrate_source *s, int r)
 	pthread_mutex_unlock(&s->lock);
 }
 
+static void disks_settled(struct machine_settling *d)
+{
+	struct migrate_source *s = container_of(d, struct migrate_source, settling);
+
+	if (d->err.code) {
+		s->err = d->err;
+		saved(s, d->err.code);
+	} else {
+		saved(s, machine_save(s->m, &s->state, &s->err));
+	}
+}
+
 static void now_paused(void *arg)
 {
 	struct migrate_source *s = arg;
@@ -148,7 +160,10 @@ static void now_paused(void *arg)
 	/* Until it is known whose the guest is: what is asked of it must not let it run. */
 	machine_hold(s->m);
 	s->held = true;
-	saved(s, machine_save(s->m, &s->state, &s->err));
+	/* The destination reads what we have of its disks in memory in their files. */
+	s->settling.done = disks_settled;
+	if (!machine_settle_disks(s->m, &s->settling))
+		disks_settled(&s->settling);
 }
 
 static void pause_and_save(struct loop_task *task)
@@ -452,6 +467,8 @@ void migrate_source_free(struct machine *m)
 	if (s->wake_fd >= 0 && eventfd_write(s->wake_fd, 1) < 0)
 		log_warn("migration: cannot be stopped: %m");
 	join(s);
+	while (s->settling.pending)
+		loop_run_once(m->loop, UINT64_MAX);
 	loop_unpost(m->loop, &s->pause);
 	loop_unpost(m->loop, &s->show);
 	loop_unpost(m->loop, &s->slow);

@@ -9,6 +9,7 @@
 #include <pthread.h>
 
 #include "vmm/core/loop.h"
+#include "vmm/machine/machine_internal.h"
 #include "vmm/migrate/migrate.h"
 #include "vmm/migrate/migrate_memory.h"
 #include "vmm/migrate/migrate_mirror.h"
@@ -38,6 +39,7 @@ struct migrate_source {
 	pthread_cond_t changed;
 	/* Under the lock. */
 	bool cancelled, abandoned;
+	struct machine_settling settling;
 	bool saved; /* the loop has paused and saved, with @result and @err */
 	int result;
 	struct error err;

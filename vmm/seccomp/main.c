@@ -43,6 +43,7 @@ const struct seccomp_rule seccomp_main[] = {
 	ALLOW(preadv2, "a stream, or a disk's file"),
 	ALLOW(pwritev2, "a stream, a disk's file, or a snapshot"),
 	ALLOW(pread64, "a disk's file, a snapshot"),
+	ALLOW(fadvise64, "what is cached of an image that another host has written"),
 	ALLOW(fsync, "a disk is flushed"),
 	ALLOW(fdatasync, "a disk is flushed"),
 	ALLOW(fallocate, "discard, write zeroes"),
