@@ -242,7 +242,7 @@ const struct control_verb control_verbs[] = {
 	{ "limit", verb_limit },
 	{ "stop", verb_stop },
 	{ "kill", verb_kill, .without_guest = true },
-	{ "events", verb_events },
+	{ "events", verb_events, .without_guest = true },
 	{ "change", control_change },
 	{ "plug", control_verb_plug, .alone = true },
 	{ "unplug", control_verb_unplug, .alone = true },
