@@ -17,6 +17,7 @@
 #include "devices/terminal.h"
 #include "devices/vsock_broker.h"
 #include "vmm/control/report_file.h"
+#include "vmm/core/text.h"
 #include "vmm/debug/gdb.h"
 #include "vmm/detach.h"
 #include "vmm/fleet/resources.h"
@@ -271,8 +272,7 @@ static int report_killed(const struct monitor_params *params, int number)
 		error_hint(&err,
 			   "it made a system call that its sandbox does not allow, by a mistake of "
 			   "wisp's or in somebody else's hands; the kernel's log names it");
-	error_print(&err);
-	return error_status(&err);
+	return machine_end_say(params->end, &err);
 }
 
 /* One life of the guest: fork, wait, put the terminal back. Returns the exit status. */
@@ -290,8 +290,7 @@ static int run_once(struct monitor_params *params, struct life *life)
 	monitor = params->signal_fd < 0 ? -1 : fork();
 	if (monitor < 0) {
 		error_kind_set(&err, ERROR_START, -errno, "cannot fork the monitor: %m");
-		error_print(&err);
-		return error_status(&err);
+		return machine_end_say(params->end, &err);
 	}
 	if (monitor == 0)
 		be_monitor(params);
@@ -332,12 +331,12 @@ static int use_ends(struct machine_files *files, const struct launch_ends *ends,
 	return r;
 }
 
-static int not_started(const struct error *err, const struct launch_ends *ends)
+static int not_started(struct machine_end *end, const struct error *err,
+		       const struct launch_ends *ends)
 {
-	error_print(err);
 	if (ends && ends->why)
 		*ends->why = *err;
-	return error_status(err);
+	return machine_end_say(end, err);
 }
 
 /* Open everything. When that fails, what is open so far is end_life()'s all the same. */
@@ -350,6 +349,7 @@ static int begin_life(struct life *life, struct monitor_params *params,
 	machine_files_init(params->files);
 	params->end->reason = MACHINE_END_NONE;
 	params->end->metrics_written = false;
+	params->end->message[0] = '\0';
 	params->broker_fd = -1;
 	life->vsock = (struct stat){ 0 };
 	params->dialer = life->dialers;
@@ -421,7 +421,7 @@ static int run_lives(struct monitor_params *params, const struct launch_ends *en
 	do {
 		if (begin_life(&life, params, ends, dir, &err) < 0) {
 			/* Of a later life nobody waits to hear: the guest has run. */
-			status = not_started(&err, params->image ? ends : NULL);
+			status = not_started(params->end, &err, params->image ? ends : NULL);
 			if (!has_run)
 				params->end->reason = MACHINE_END_START_FAILED;
 		} else {
@@ -486,9 +486,8 @@ static int run_limited(struct monitor_params *params, const struct launch_ends *
 					&err);
 
 	if (r < 0) {
-		error_print(&err);
+		status = machine_end_say(params->end, &err);
 		params->end->reason = MACHINE_END_START_FAILED;
-		status = error_status(&err);
 	} else {
 		if (cgroup.path[0])
 			run_dir_note_cgroup(dir, cgroup.path);
@@ -537,7 +536,7 @@ int launch_machine(struct machine_config *c, const struct launch_ends *ends,
 	if (admission >= 0)
 		close(admission);
 	if (params.kvm_fd < 0 || r < 0) {
-		status = not_started(&err, ends);
+		status = not_started(end, &err, ends);
 		late_file_close(&core);
 		end->reason = MACHINE_END_START_FAILED;
 		return status;
@@ -571,6 +570,7 @@ int launch_run_with(struct machine_config *c, const struct launch_ends *ends)
 {
 	struct error err = { 0 };
 	struct machine_end *end = launch_share_end(&err);
+	char message[sizeof(end->message)];
 	int status;
 
 	if (!end) {
@@ -579,9 +579,16 @@ int launch_run_with(struct machine_config *c, const struct launch_ends *ends)
 	}
 	status = launch_machine(c, ends, end);
 	/* Whoever asked for a detached one has been told its ID, and the other end is a log. */
-	if (c->json && !c->detach)
-		printf("{\"id\":\"%s\",\"reason\":\"%s\",\"status\":%d}\n", c->name,
+	if (c->json && !c->detach) {
+		printf("{\"id\":\"%s\",\"reason\":\"%s\",\"status\":%d,\"message\":", c->name,
 		       machine_end_name(end->reason), status);
+		machine_end_message(end, message, sizeof(message));
+		if (message[0])
+			text_put_json(stdout, message, strlen(message));
+		else
+			fputs("null", stdout);
+		fputs("}\n", stdout);
+	}
 	return status;
 }
 

@@ -341,9 +341,8 @@ static int not_started(const struct monitor_params *p, struct error *err)
 	/* Whatever has no better name: it could not be started. */
 	if (err->kind == ERROR_OTHER)
 		err->kind = ERROR_START;
-	error_print(err);
 	p->end->reason = MACHINE_END_START_FAILED;
-	p->end->status = error_status(err);
+	p->end->status = machine_end_say(p->end, err);
 	return p->end->status;
 }
 
@@ -407,9 +406,8 @@ int monitor_main(const struct monitor_params *p)
 	if ((p->image && p->image->demand && demand_open(p->image->demand, &err) < 0) ||
 	    (p->config->core_sched && core_sched_begin(&err) < 0) ||
 	    sandbox_enter(&sandbox, &lock, &err) < 0) {
-		error_print(&err);
 		p->end->reason = MACHINE_END_START_FAILED;
-		p->end->status = error_status(&err);
+		p->end->status = machine_end_say(p->end, &err);
 		return p->end->status;
 	}
 	sandbox.parent = p->parent;

@@ -232,7 +232,9 @@ const struct config_item config_run_options[] = {
 	{ "--dry-run", NULL,
 	  "Print the machine as it would be built (memory map, devices, interrupts) and stop",
 	  CONFIG_FLAG, MEMBER(dry_run) },
-	{ "--json", NULL, "At the end, print how it ended as one JSON object on standard output",
+	{ "--json", NULL,
+	  "At the end, print how it ended as one JSON object on standard output; its message is "
+	  "why it could not begin or go on, or null",
 	  CONFIG_FLAG, MEMBER(json) },
 	{ "--metrics", "FILE", "Write counters (exits, device I/O) as JSON to FILE at the end",
 	  CONFIG_STRING, MEMBER(metrics_file) },

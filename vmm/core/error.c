@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vmm/core/text.h"
+
 /* A message that was cut off says so. */
 static void mark_cut(char *text, size_t size, int len)
 {
@@ -113,14 +115,8 @@ int error_status(const struct error *err)
 static void print_line(const char *head, const char *text)
 {
 	char line[sizeof(((struct error *)NULL)->msg)];
-	size_t len = strnlen(text, sizeof(line) - 1);
 
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = text[i];
-
-		line[i] = (c < 0x20 && c != '\t') || c == 0x7f ? '?' : text[i];
-	}
-	line[len] = '\0';
+	text_printable(line, sizeof(line), text, sizeof(line));
 	fprintf(stderr, "wisp: %s%s\n", head, line);
 }
 

@@ -8,6 +8,7 @@
 #include "virtio/virtio_devices.h"
 #include "virtio/virtio_mem.h"
 #include "vmm/core/guest_mem_later.h"
+#include "vmm/core/text.h"
 #include "vmm/debug/gdb.h"
 #include "vmm/hypervisor/x86_template.h"
 #include "vmm/machine/machine_internal.h"
@@ -40,6 +41,18 @@ const char *machine_end_name(enum machine_end_reason reason)
 
 	/* The page it is read from is shared with a process that trusts its guest less. */
 	return (unsigned)reason < ARRAY_SIZE(name) ? name[reason] : "unknown";
+}
+
+int machine_end_say(struct machine_end *end, const struct error *err)
+{
+	error_print(err);
+	memcpy(end->message, err->msg, sizeof(end->message));
+	return error_status(err);
+}
+
+void machine_end_message(const struct machine_end *end, char *ret, size_t size)
+{
+	text_printable(ret, size, end->message, sizeof(end->message));
 }
 
 void machine_files_init(struct machine_files *files)

@@ -11,6 +11,7 @@
 #include <stdio.h>
 
 #include "vmm/config/config.h"
+#include "vmm/core/error.h"
 #include "vmm/core/hv.h"
 #include "vmm/net_ends.h"
 
@@ -55,9 +56,22 @@ struct machine_end {
 	bool has_requested;   /* the next: of --memory-hotplug, what the guest was asked to have */
 	uint64_t requested_bytes;
 	char evidence[16384]; /* registers, instruction bytes, page walk; or empty */
+	char message[sizeof(((struct error *)0)->msg)]; /* see machine_end_say() */
 };
 
 const char *machine_end_name(enum machine_end_reason reason);
+
+/*
+ * Print why the machine could not begin or go on, and leave that in @end for those who only get a
+ * report. Returns the exit status for it.
+ */
+int machine_end_say(struct machine_end *end, const struct error *err);
+
+/*
+ * What was said so, as it was printed, or "": into the @size bytes of @ret. The page may be shared
+ * with a monitor in somebody else's hands: whatever is there, what comes out is printable.
+ */
+void machine_end_message(const struct machine_end *end, char *ret, size_t size);
 
 #define MACHINE_MAX_PORTS 5
 

@@ -149,6 +149,7 @@ struct test_job {
 	enum test_outcome outcome;
 	int status; /* of wisp */
 	const char *cause; /* a word, or NULL */
+	char message[sizeof(((struct machine_end *)0)->message)]; /* wisp's own, printed; or "" */
 	char *symbols;	   /* names of addresses that are in the evidence and the log, or NULL */
 };
 

@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/core/text.h"
 #include "vmm/testing/test_internal.h"
 
 const char *test_outcome_name(enum test_outcome outcome)
@@ -31,11 +32,13 @@ static double seconds(const struct test_job *j)
 	return (double)(j->ended_ns - j->started_ns) / (double)NSEC_PER_SEC;
 }
 
-/* The line of the log that says most of how it ended, or "". */
+/* What says most of how it ended, or "": a line of the log, or why wisp itself could not go on. */
 static const char *word(const struct test_job *j)
 {
 	bool is_cause = j->log.worst & ~TEST_LOG_WARN || j->outcome == TEST_OOPS;
 
+	if (j->outcome == TEST_MONITOR_FAILURE && j->message[0])
+		return j->message;
 	if (j->outcome == TEST_HANG && j->log.place[0])
 		return j->log.place;
 	if (is_cause || j->outcome == TEST_EXIT)
@@ -54,8 +57,11 @@ static const char *tail(const struct test_job *j, size_t bytes)
 
 void test_print_text(const struct test_job *j)
 {
-	const char *said = word(j) == j->cause ? "" : word(j);
+	const char *said = word(j);
 
+	/* That it says already, or it has been said. */
+	if (said == j->cause || said == j->message)
+		said = "";
 	if (j->outcome == TEST_EXIT && j->status != 255)
 		return;
 	if (j->outcome != TEST_MONITOR_FAILURE && !j->config->verbose)
@@ -71,29 +77,11 @@ void test_print_text(const struct test_job *j)
 
 /* ---- JSON ---- */
 
-static void put_json_string(FILE *out, const char *s, size_t len)
-{
-	fputc('"', out);
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = s[i];
-
-		if (c == '"' || c == '\\')
-			fprintf(out, "\\%c", c);
-		else if (c == '\n')
-			fputs("\\n", out);
-		else if (c < 0x20 || c >= 0x7f) /* a log need not be UTF-8 */
-			fprintf(out, "\\u%04x", c);
-		else
-			fputc(c, out);
-	}
-	fputc('"', out);
-}
-
 static void put_member(FILE *out, const char *name, const char *value)
 {
 	fprintf(out, ",\"%s\":", name);
 	if (value && *value)
-		put_json_string(out, value, strlen(value));
+		text_put_json(out, value, strlen(value));
 	else
 		fputs("null", out);
 }
@@ -109,7 +97,7 @@ static void put_output(FILE *out, const struct test_job *j)
 		n = pread(j->out_fd, text, TEST_LOG_TAIL,
 			  MAX(size - (off_t)TEST_LOG_TAIL, (off_t)0));
 	fputs(",\"output\":", out);
-	put_json_string(out, text ? text : "", n > 0 ? (size_t)n : 0);
+	text_put_json(out, text ? text : "", n > 0 ? (size_t)n : 0);
 	free(text);
 }
 

@@ -277,6 +277,7 @@ void test_decide(struct test_job *j, int launcher_status)
 	enum machine_end_reason reason = j->end->reason;
 	bool up = j->ready;
 
+	machine_end_message(j->end, j->message, sizeof(j->message));
 	if (reason == MACHINE_END_HANG && j->doomed_ns) {
 		static const int status[] = {
 			[TEST_OOPS] = 251,

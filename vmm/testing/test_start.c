@@ -85,9 +85,8 @@ static __attribute__((noreturn)) void launch(struct test_job *j, const struct en
 		j->machine.console.kind = CHARDEV_NULL;
 	} else if (j->phase == TEST_PHASE_WARM) {
 		if (test_warm_open(j, &warm, &err) < 0) {
-			error_print(&err);
 			j->end->reason = MACHINE_END_START_FAILED;
-			exit(error_status(&err));
+			exit(machine_end_say(j->end, &err));
 		}
 		ends.image = &warm.image;
 	}
@@ -332,9 +331,8 @@ bool test_go_on(struct test_job *j, int *launcher_status)
 	j->made = true;
 	if (begin(j, phase, &err) == 0)
 		return true;
-	error_print(&err);
 	j->end->reason = MACHINE_END_START_FAILED;
-	*launcher_status = W_EXITCODE(error_status(&err), 0);
+	*launcher_status = W_EXITCODE(machine_end_say(j->end, &err), 0);
 	return false;
 }
 
