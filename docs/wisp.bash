@@ -965,12 +965,14 @@ _wisp()
 			return ;;
 		--name)
 			return ;;
+		--net)
+			return ;;
 		--run-dir)
 			_wisp_files
 			return ;;
 		esac
 		case $cur in
-		-*) _wisp_words "-n --name --json --run-dir --help" ;;
+		-*) _wisp_words "-n --name --net --json --run-dir --help" ;;
 		*) _wisp_ids "" ;;
 		esac ;;
 	reset)

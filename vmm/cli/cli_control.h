@@ -29,6 +29,14 @@ struct control_options {
 void control_options_done(struct control_options *o);
 
 /*
+ * Take the network @net of the running microVM @id away, with the guest's consent, and plug @value
+ * (as --net of `wisp plug` has it) in its place: the guest sees a new card, with a MAC of its own.
+ * -errno with @err, which names the microVM; the network may be gone then.
+ */
+int control_replug_net(const char *run_dir, const char *id, const char *net, const char *value,
+		       struct error *err);
+
+/*
  * What a verb says with --json: one object on one line of stdout. @o, which stays the
  * caller's, without the "ok" of a reply, behind the "id" of the microVM it is about; NULL: about
  * none, or @o has it.

@@ -392,6 +392,8 @@ int cli_fork_take(struct cli_fork *c, int sock, json_t **ret_reply)
 		r = cli_disks_refuse(&c->disks, CLI_DISKS_CLONE, &c->err);
 	if (!r)
 		r = read_config(c);
+	if (!r && c->check)
+		r = c->check(c->check_arg, &c->config, &c->err);
 	return r ? r : fork_nursery(c, sock, ret_reply);
 }
 

@@ -18,6 +18,10 @@ struct cli_fork {
 	/* In the background process of one that was started: let go of what the verb has open. */
 	void (*leave)(void *arg);
 	void *leave_arg;
+	/* Before the original stands still: is @config one that the verb can do with? NULL: any is.
+	 */
+	int (*check)(void *arg, const struct machine_config *config, struct error *err);
+	void *check_arg;
 	struct machine_config config; /* the original's */
 	struct cli_disks disks;
 	int base_fd[CONFIG_MAX_DISKS]; /* of each disk, as it was when the guest stood still */

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -10,6 +11,8 @@
 #include "vmm/cli/cli_control.h"
 #include "vmm/control/control_client.h"
 #include "vmm/net_ends.h"
+
+#define UNPLUG_SECONDS 10 /* that a guest has to let go */
 
 struct plug_options {
 	struct control_options control;
@@ -201,9 +204,39 @@ int plug_main(int argc, char **argv)
 
 /* ---- unplug ---- */
 
+static int unplug(int sock, const char *device, unsigned patience, bool force, struct error *err)
+{
+	return control_ask(sock,
+			   json_pack("{s:s, s:s, s:i, s:b}", "do", "unplug", "device", device,
+				     "patience", (int)patience, "force", force),
+			   NULL, 0, NULL, err);
+}
+
+int control_replug_net(const char *run_dir, const char *id, const char *net, const char *value,
+		       struct error *err)
+{
+	const struct plug_options o = {
+		.control.run_dir = (char *)run_dir,
+		.net = (char *)value,
+	};
+	char device[96];
+	int sock = control_connect_awake(run_dir, id, err), r = sock;
+
+	snprintf(device, sizeof(device), "net:%s", net);
+	if (r >= 0)
+		r = unplug(sock, device, UNPLUG_SECONDS, false, err);
+	if (r >= 0)
+		r = plug(&o, id, sock, err);
+	if (sock >= 0)
+		close(sock);
+	if (r < 0)
+		error_prefix(err, "'%s': network '%s' cannot be replugged", id, net);
+	return r;
+}
+
 int unplug_main(int argc, char **argv)
 {
-	struct plug_options o = { .timeout_seconds = 10 };
+	struct plug_options o = { .timeout_seconds = UNPLUG_SECONDS };
 	struct error err = { 0 };
 	const char *args[2];
 	int sock = -1;
@@ -214,9 +247,6 @@ int unplug_main(int argc, char **argv)
 	if (r > 0)
 		r = sock = control_connect_awake(o.control.run_dir, args[0], &err);
 	if (r >= 0)
-		r = control_ask(sock,
-				json_pack("{s:s, s:s, s:i, s:b}", "do", "unplug", "device", args[1],
-					  "patience", (int)o.timeout_seconds, "force", o.force),
-				NULL, 0, NULL, &err);
+		r = unplug(sock, args[1], o.timeout_seconds, o.force, &err);
 	return finish(&o, sock, r, &err);
 }
