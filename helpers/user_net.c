@@ -54,6 +54,7 @@ struct rule {
 	union address host, guest;
 	int len, flags;
 	char text[132]; /* for people: "tcp 127.0.0.1:80" */
+	char given[128];
 };
 
 struct user_net {
@@ -369,6 +370,7 @@ static int parse_rule(struct rule *rule, const char *given, struct error *err)
 
 	rule->flags = SLIRP_HOSTFWD_V6ONLY;
 	snprintf(text, sizeof(text), "%s", given);
+	snprintf(rule->given, sizeof(rule->given), "%s", given);
 	addr = strchr(text, ':');
 	guest_port = strstr(text, "-:");
 	if (!addr || !guest_port || guest_port < addr)
@@ -442,15 +444,34 @@ static int unforward(struct user_net *un, const char *given, struct error *err)
 
 /* ---- changes while it runs ---- */
 
+/* "ok", and all as they were given, each behind a newline; the caller's to free. Or NULL. */
+static char *list_rules(const struct user_net *un)
+{
+	char *text = NULL;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+
+	if (!f)
+		return NULL;
+	fputs("ok", f);
+	for (unsigned i = 0; i < un->num_rules; i++)
+		fprintf(f, "\n%s", un->rule[i].given);
+	if (fclose(f) == 0)
+		return text;
+	free(text);
+	return NULL;
+}
+
 /* One request of whoever may connect: our own user, by the directory's mode. */
 static void take_request(struct user_net *un)
 {
 	int fd = accept4(un->control_fd, NULL, NULL, SOCK_CLOEXEC);
 	struct pollfd p = { .fd = fd, .events = POLLIN };
 	struct error err = { 0 };
-	char text[160];
+	char text[160], *rules = NULL;
+	const char *answer;
 	ssize_t n;
-	int r;
+	int r = 0;
 
 	if (fd < 0) {
 		/* Whoever came is still there, unless it was only that. */
@@ -464,12 +485,15 @@ static void take_request(struct user_net *un)
 		r = user_net_forward(un, text + 4, &err);
 	else if (strncmp(text, "remove ", 7) == 0)
 		r = unforward(un, text + 7, &err);
-	else
+	else if (strcmp(text, "list") != 0)
 		r = error_usage(&err, -EINVAL, "not a request");
+	else if (!(rules = list_rules(un)))
+		r = error_set(&err, -ENOMEM, "its forwards: %m");
+	answer = r < 0 ? err.msg : rules ? rules : "ok";
 	/* One that is gone again has had its way all the same. */
-	if (send(fd, r < 0 ? err.msg : "ok", r < 0 ? strlen(err.msg) : 2,
-		 MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+	if (send(fd, answer, strlen(answer), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_debug("a request came from somebody who did not wait");
+	free(rules);
 	close(fd);
 	find_listening(un);
 }

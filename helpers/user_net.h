@@ -20,7 +20,8 @@ struct user_net_config {
 	int fd; /* the guest's side; borrowed */
 	/*
 	 * A listening SEQPACKET socket, or -1: who connects says "add RULE" or "remove RULE", as
-	 * for user_net_forward(), and hears "ok" or why not. Borrowed; not open: as -1.
+	 * for user_net_forward(), or "list", and hears "ok", with what is listed behind it, each
+	 * RULE behind a newline, or why not. Borrowed; not open: as -1.
 	 */
 	int control_fd;
 	struct in_addr network, mask;

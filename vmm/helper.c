@@ -262,17 +262,16 @@ int helper_await_ready(struct helper *h, struct error *err)
 	return error_usage(err, -EADDRINUSE, "--net: %s", text);
 }
 
-int helper_forward(const char *run_dir, const char *machine, const char *id, const char *action,
-		   const struct config_forward *f, struct error *err)
+/* What the helper of @machine's network @id answers to @text, behind "ok"; its refusal is @err. */
+static int ask(const char *run_dir, const char *machine, const char *id, const char *text,
+	       char *answer, size_t size, struct error *err)
 {
-	char name[32], rule[HELPER_FORWARD_TEXT], text[128], answer[256];
 	struct pollfd p = { .events = POLLIN };
+	char name[32];
 	ssize_t n = -1;
 	int r;
 
 	snprintf(name, sizeof(name), HELPER_SOCKET, id);
-	helper_print_forward(rule, sizeof(rule), f);
-	snprintf(text, sizeof(text), "%s %s", action, rule);
 	r = p.fd = run_dir_connect(run_dir, machine, name, SOCK_SEQPACKET, err);
 	if (r < 0) {
 		if (r == -ENOENT)
@@ -280,13 +279,33 @@ int helper_forward(const char *run_dir, const char *machine, const char *id, con
 		return r;
 	}
 	if (send(p.fd, text, strlen(text), MSG_NOSIGNAL) > 0 && poll(&p, 1, ANSWER_MS) > 0)
-		n = recv(p.fd, answer, sizeof(answer) - 1, MSG_DONTWAIT);
+		n = recv(p.fd, answer, size, MSG_DONTWAIT | MSG_TRUNC);
 	close(p.fd);
 	if (n <= 0)
 		return error_set(err, -ETIMEDOUT, "network '%s': its helper does not answer", id);
+	if ((size_t)n >= size)
+		return error_set(err, -EMSGSIZE, "network '%s': its helper says too much", id);
 	answer[n] = '\0';
-	return strcmp(answer, "ok") ? error_set(err, -EADDRINUSE, "network '%s': %s", id, answer) :
-				      0;
+	if (strncmp(answer, "ok", 2) != 0)
+		return error_set(err, -EADDRINUSE, "network '%s': %s", id, answer);
+	memmove(answer, answer + 2, n - 1);
+	return 0;
+}
+
+int helper_forward(const char *run_dir, const char *machine, const char *id, const char *action,
+		   const struct config_forward *f, struct error *err)
+{
+	char rule[HELPER_FORWARD_TEXT], text[128], answer[256];
+
+	helper_print_forward(rule, sizeof(rule), f);
+	snprintf(text, sizeof(text), "%s %s", action, rule);
+	return ask(run_dir, machine, id, text, answer, sizeof(answer), err);
+}
+
+int helper_list_forwards(const char *run_dir, const char *machine, const char *id, char *buf,
+			 size_t size, struct error *err)
+{
+	return ask(run_dir, machine, id, "list", buf, size, err);
 }
 
 void helper_mourn(struct helper *h)

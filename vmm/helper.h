@@ -38,6 +38,14 @@ struct helper {
 int helper_forward(const char *run_dir, const char *machine, const char *id, const char *action,
 		   const struct config_forward *f, struct error *err);
 
+/*
+ * Those that there are, also for who has to have them elsewhere: into @buf each, as @f below is
+ * printed, behind a newline. 0; -EMSGSIZE when they do not fit, or another -errno; a helper of an
+ * older wisp cannot say.
+ */
+int helper_list_forwards(const char *run_dir, const char *machine, const char *id, char *buf,
+			 size_t size, struct error *err);
+
 /* @f as wisp-net takes it: "tcp:127.0.0.1:8080-:80". */
 #define HELPER_FORWARD_TEXT 96
 void helper_print_forward(char *buf, size_t size, const struct config_forward *f);

@@ -83,7 +83,7 @@ begin() {
 	shift
 	[ -e "$here/$name.img" ] || head -c 1M /dev/zero >"$here/$name.img"
 	fresh "$here/$name.txt"
-	timeout "$limit" "$WISP" run --name "$name" --net none --serial "${serial:-stdio}" \
+	timeout "$limit" "$WISP" run --name "$name" --net "${network:-none}" --serial "${serial:-stdio}" \
 		--kernel "$GUESTS/bare/saved.elf" --disk "$here/$name.img${disk_options-}" \
 		--cmdline "rounds=${rounds:-0} ticks=${ticks:-40000000} ring=${ring:-split} pages=${guest_pages:-64} ${guest_disk-}" "$@" \
 		>"$here/$name.txt" 2>"$here/$name.err" &

@@ -123,7 +123,7 @@ static void forwards_come_and_go_while_it_runs(void **state)
 	struct sockaddr_un where = { .sun_family = AF_UNIX };
 	int first = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	int fd = fcntl(first, F_DUPFD, 20); /* not one of those that net_guest_begin() gives it */
-	char number[16], add[64], remove[64], none[64];
+	char number[16], add[64], remove[64], none[64], all[64];
 	struct net_guest *f;
 	uint16_t port;
 
@@ -141,9 +141,13 @@ static void forwards_come_and_go_while_it_runs(void **state)
 
 	assert_int_equal(connect_port(port), -ECONNREFUSED);
 	ask(&where, remove, none);
+	ask(&where, "list", "ok");
 	ask(&where, add, "ok");
+	snprintf(all, sizeof(all), "ok\n%s", add + strlen("add "));
+	ask(&where, "list", all);
 	assert_int_equal(connect_port(port), 0);
 	ask(&where, remove, "ok");
+	ask(&where, "list", "ok");
 	assert_int_equal(connect_port(port), -ECONNREFUSED);
 	ask(&where, "add tcp:127.0.0.1:-:80",
 	    "forward 'tcp:127.0.0.1:-:80' is not (tcp|udp):ADDR:PORT-:GUESTPORT");

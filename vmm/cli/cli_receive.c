@@ -28,6 +28,9 @@
 /* How long a source that has connected may take to say who it is. */
 #define HELLO_MS 10000
 
+/* Of one network. All of them fit into a pipe, which nobody reads before the guest is here. */
+#define LATER_FORWARDS_BYTES 4096
+
 struct receiving {
 	struct saved_options options;
 	struct migrate_wire wire;
@@ -264,18 +267,34 @@ static void take_taps(struct receiving *x)
 	}
 }
 
+/* As the old one's helper has them now, or, where it cannot say, as they were at its start. */
+static void tell_forwards(const struct receiving *x, const struct config_net *net)
+{
+	char rule[HELPER_FORWARD_TEXT], rules[LATER_FORWARDS_BYTES], old[128], *next, *rest;
+	struct error ignored = { 0 };
+
+	snprintf(old, sizeof(old), "%.*s", (int)(strlen(x->run_id) - strlen(UPGRADE_SUFFIX)),
+		 x->run_id);
+	if (!helper_list_forwards(x->config.run_dir, old, net->id, rules, sizeof(rules),
+				  &ignored)) {
+		for (next = rules; (next = strtok_r(next, "\n", &rest)); next = NULL)
+			dprintf(x->later_fd, "forward %s %s%c", net->id, next, '\0');
+		return;
+	}
+	for (unsigned i = 0; i < net->num_forwards; i++) {
+		helper_print_forward(rule, sizeof(rule), &net->forward[i]);
+		dprintf(x->later_fd, "forward %s %s%c", net->id, rule, '\0');
+	}
+}
+
 /* What is left to whoever knows that the old one listens there no more: see receive_in_place(). */
 static void tell_later(struct receiving *x)
 {
 	const struct machine_config *c = &x->config;
-	char rule[HELPER_FORWARD_TEXT];
 
-	for (unsigned i = 0; i < c->num_nets; i++) {
-		for (unsigned k = 0; k < c->net[i].num_forwards; k++) {
-			helper_print_forward(rule, sizeof(rule), &c->net[i].forward[k]);
-			dprintf(x->later_fd, "forward %s %s%c", c->net[i].id, rule, '\0');
-		}
-	}
+	for (unsigned i = 0; i < c->num_nets; i++)
+		if (c->net[i].kind == CONFIG_NET_USER)
+			tell_forwards(x, &c->net[i]);
 	if (c->vsock.path)
 		dprintf(x->later_fd, "socket %s%c", c->vsock.path, '\0');
 	close(x->later_fd);
@@ -494,18 +513,20 @@ static void receiving_done(struct receiving *x)
 	saved_options_done(&x->options);
 }
 
-int receive_in_place(const char *run_dir, const char *run_id, const char *source, int later_fd)
+int receive_in_place(const struct receive_in_place *p)
 {
 	struct receiving x;
 	int status = 1;
 
 	receiving_init(&x);
-	x.run_id = run_id;
-	x.later_fd = later_fd;
+	x.run_id = p->run_id;
+	x.later_fd = p->later_fd;
 	x.options.detach = true;
-	x.options.run_dir = run_dir ? strdup(run_dir) : NULL;
-	if (!run_dir || x.options.run_dir)
-		status = receive(&x, source);
+	x.options.sandbox = p->sandbox;
+	x.options.core_sched = p->core_sched;
+	x.options.run_dir = p->run_dir ? strdup(p->run_dir) : NULL;
+	if (!p->run_dir || x.options.run_dir)
+		status = receive(&x, p->source);
 	receiving_done(&x);
 	return status;
 }

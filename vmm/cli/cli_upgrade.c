@@ -11,6 +11,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -18,6 +19,7 @@
 
 #include "vmm/cli/cli_control.h"
 #include "vmm/cli/cli_migrate.h"
+#include "vmm/control/control_client.h"
 #include "vmm/core/clock.h"
 #include "vmm/core/io.h"
 #include "vmm/helper.h"
@@ -43,9 +45,31 @@ const struct config_item upgrade_options[] = {
 	{ 0 },
 };
 
+/*
+ * How the old microVM @id is locked in: the new one is to be the same way. One of an older wisp
+ * does not say; then it is as for `wisp receive`.
+ */
+static int ask_old(struct receive_in_place *p, const char *id, struct error *err)
+{
+	int sock = control_connect_awake(p->run_dir, id, err), r;
+	json_t *reply = NULL;
+	const char *name;
+
+	if (sock < 0)
+		return sock;
+	r = control_ask(sock, json_pack("{s:s}", "do", "info"), NULL, 0, &reply, err);
+	close(sock);
+	name = json_string_value(json_object_get(reply, "sandbox"));
+	for (enum sandbox_mode mode = SANDBOX_OFF; mode <= SANDBOX_STRICT; mode++)
+		if (name && !strcmp(name, sandbox_mode_name(mode)))
+			p->sandbox = mode;
+	p->core_sched = json_is_true(json_object_get(reply, "core_sched"));
+	json_decref(reply);
+	return r;
+}
+
 /* The new microVM's side, in a process of its own: it has the guest's options from the old one. */
-static int become_receiver(const struct upgrade_options *o, const char *run_id, int fd,
-			   int later_fd)
+static int become_receiver(struct receive_in_place *p, int fd, int later_fd)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	char source[32];
@@ -54,7 +78,9 @@ static int become_receiver(const struct upgrade_options *o, const char *run_id, 
 	dup2(null, STDOUT_FILENO);
 	dup2(null, STDERR_FILENO);
 	snprintf(source, sizeof(source), "fd:%d", fd);
-	return receive_in_place(o->run_dir, run_id, source, later_fd);
+	p->source = source;
+	p->later_fd = later_fd;
+	return receive_in_place(p);
 }
 
 static void close_if_open(int fd)
@@ -168,8 +194,8 @@ static void report(const struct upgrade_options *o, const char *id, json_t *repl
 }
 
 /* The other end of @ret_fd; what it is to listen at comes to @ret_later, the caller's to close. */
-static int start_receiver(const struct upgrade_options *o, const char *run_id, pid_t *ret_pid,
-			  int *ret_fd, FILE **ret_later, struct error *err)
+static int start_receiver(struct receive_in_place *p, pid_t *ret_pid, int *ret_fd, FILE **ret_later,
+			  struct error *err)
 {
 	int pair[2] = { -1, -1 }, ends[2] = { -1, -1 };
 	int r = 0;
@@ -181,7 +207,7 @@ static int start_receiver(const struct upgrade_options *o, const char *run_id, p
 	if (*ret_pid == 0) {
 		close(pair[0]);
 		close(ends[0]);
-		exit(become_receiver(o, run_id, pair[1], ends[1]));
+		exit(become_receiver(p, pair[1], ends[1]));
 	}
 	if (!r && *ret_pid < 0)
 		r = error_set(err, -errno, "upgrade: cannot fork: %m");
@@ -202,6 +228,11 @@ static int start_receiver(const struct upgrade_options *o, const char *run_id, p
 static int upgrade(const struct upgrade_options *o, const char *id, struct error *err)
 {
 	char dest[32], run_id[128];
+	struct receive_in_place in_place = {
+		.run_dir = o->run_dir,
+		.run_id = run_id,
+		.sandbox = SANDBOX_ON,
+	};
 	json_t *reply = NULL;
 	FILE *later = NULL;
 	pid_t pid;
@@ -209,7 +240,10 @@ static int upgrade(const struct upgrade_options *o, const char *id, struct error
 
 	if ((size_t)snprintf(run_id, sizeof(run_id), "%s" UPGRADE_SUFFIX, id) >= sizeof(run_id))
 		return error_usage(err, -ENAMETOOLONG, "microVM '%s': %m", id);
-	r = start_receiver(o, run_id, &pid, &fd, &later, err);
+	r = ask_old(&in_place, id, err);
+	if (r < 0)
+		return r;
+	r = start_receiver(&in_place, &pid, &fd, &later, err);
 	if (r < 0)
 		return r;
 	snprintf(dest, sizeof(dest), "fd:%d", fd);

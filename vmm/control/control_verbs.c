@@ -48,13 +48,14 @@ static void verb_info(struct control_call *call)
 	struct machine *m = control_machine(call);
 	const struct machine_config *c = m->config;
 
-	control_reply(call, json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:s*, s:i, s:i}", "id",
-				      c->name, "state", state_name(m), "pid", control_pid(call),
-				      "parent", control_parent(call), "cpus", c->cpus, "memory",
-				      (json_int_t)promised_memory(m), "uptime_ms",
-				      (json_int_t)(control_uptime_ns(call) / NSEC_PER_MSEC),
-				      "kernel", c->kernel, "disks", c->num_disks, "nets",
-				      c->num_nets));
+	control_reply(call,
+		      json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:s*, s:i, s:i, s:s, s:b}",
+				"id", c->name, "state", state_name(m), "pid", control_pid(call),
+				"parent", control_parent(call), "cpus", c->cpus, "memory",
+				(json_int_t)promised_memory(m), "uptime_ms",
+				(json_int_t)(control_uptime_ns(call) / NSEC_PER_MSEC), "kernel",
+				c->kernel, "disks", c->num_disks, "nets", c->num_nets, "sandbox",
+				sandbox_mode_name(c->sandbox), "core_sched", c->core_sched));
 }
 
 /* {"do":"stat"}: the counters of --metrics, and the state. */

@@ -15,6 +15,13 @@
 /* Threads of this microVM and of its clones; in a user namespace nobody else is counted. */
 #define MAX_THREADS 4096
 
+const char *sandbox_mode_name(enum sandbox_mode mode)
+{
+	static const char *const names[] = { "off", "on", "strict" };
+
+	return names[mode];
+}
+
 int sandbox_missing(const struct sandbox *s, int r, const char *layer, struct error *err)
 {
 	if (s->params.mode == SANDBOX_STRICT) {

@@ -28,6 +28,9 @@ enum sandbox_mode {
 	SANDBOX_STRICT, /* all of it, or no microVM */
 };
 
+/* As `wisp run --sandbox` calls it. Any thread. */
+const char *sandbox_mode_name(enum sandbox_mode mode);
+
 struct sandbox_params {
 	enum sandbox_mode mode;
 	/* For root: whom the monitor becomes. 0: nobody, in a user namespace. */
