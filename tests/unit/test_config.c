@@ -204,6 +204,9 @@ static void unknown_words_name_the_known_ones(void **state)
 	line_refuse("--frobnicate", "unknown option '--frobnicate'");
 	line_refuse("--frobnicate=3", "unknown option '--frobnicate'");
 	line_refuse("-c", "unknown option '-c'");
+	line_refuse("--memroy", "unknown option '--memroy': did you mean --memory?");
+	line_refuse("--memroy=1G", "unknown option '--memroy': did you mean --memory?");
+	line_refuse("-cpus", "unknown option '-cpus': did you mean --cpus?");
 	line_refuse("--disk nbd://127.0.0.1/,direct",
 		    "--disk 'nbd://127.0.0.1/': direct is for files");
 	line_refuse("--disk nbd://1.2.3/",

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -68,6 +69,71 @@ static void json_keeps_utf8_and_has_nothing_else(void **state)
 	EXPECT_JSON("\xf4\x90\x80\x80", "\"\\u00f4\\u0090\\u0080\\u0080\"");
 }
 
+static void distance_counts_letters(void **state)
+{
+	static const struct {
+		const char *a, *b;
+		unsigned distance;
+	} pairs[] = {
+		{ "", "", 0 },
+		{ "", "run", 3 },
+		{ "run", "", 3 },
+		{ "run", "run", 0 },
+		{ "rnu", "run", 1 },
+		{ "ru", "run", 1 },
+		{ "runn", "run", 1 },
+		{ "rin", "run", 1 },
+		{ "memroy", "memory", 1 },
+		{ "snaphsot", "snapshot", 1 },
+		{ "kitten", "sitting", 3 },
+		{ "abcdef", "badcfe", 3 },
+	};
+
+	for (unsigned i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++) {
+		const char *a = pairs[i].a, *b = pairs[i].b;
+
+		assert_int_equal(text_distance(a, strlen(a), b), pairs[i].distance);
+		assert_int_equal(text_distance(b, strlen(b), a), pairs[i].distance);
+	}
+	assert_int_equal(text_distance("run=1", 3, "run"), 0);
+}
+
+static void distance_of_long_words_is_none(void **state)
+{
+	char fits[TEXT_MAX_WORD + 1], longer[TEXT_MAX_WORD + 2];
+
+	memset(fits, 'x', sizeof(fits));
+	memset(longer, 'x', sizeof(longer));
+	fits[TEXT_MAX_WORD] = longer[TEXT_MAX_WORD + 1] = '\0';
+	assert_int_equal(text_distance(fits, TEXT_MAX_WORD, ""), TEXT_MAX_WORD);
+	assert_int_equal(text_distance("", 0, fits), TEXT_MAX_WORD);
+	assert_int_equal(text_distance(longer, TEXT_MAX_WORD + 1, fits), UINT_MAX);
+	assert_int_equal(text_distance(fits, TEXT_MAX_WORD, longer), UINT_MAX);
+}
+
+static const char *guess(const char *typed)
+{
+	static const char *const words[] = { "run", "ls", "cp", "stop", "top", "snapshot" };
+	struct text_guess g = { .typed = typed, .len = strlen(typed) };
+
+	for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		text_guess_add(&g, words[i]);
+	return g.word ?: "";
+}
+
+static void a_guess_is_the_nearest_word_or_none(void **state)
+{
+	assert_string_equal(guess("rnu"), "run");
+	assert_string_equal(guess("sl"), "ls");
+	assert_string_equal(guess("stp"), "stop"); /* "top" is as near */
+	assert_string_equal(guess("snpashto"), "snapshot");
+	/* Any two letters are two letters from any others. */
+	assert_string_equal(guess("xy"), "");
+	assert_string_equal(guess("xyn"), "");
+	assert_string_equal(guess("frobnicate"), "");
+	assert_string_equal(guess(""), "");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -75,6 +141,9 @@ int main(void)
 		cmocka_unit_test(what_is_printable_is_bounded_on_both_sides),
 		cmocka_unit_test(json_is_quoted),
 		cmocka_unit_test(json_keeps_utf8_and_has_nothing_else),
+		cmocka_unit_test(distance_counts_letters),
+		cmocka_unit_test(distance_of_long_words_is_none),
+		cmocka_unit_test(a_guess_is_the_nearest_word_or_none),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "vmm/core/text.h"
+
 #define WIDTH	    80
 #define TERM_INDENT 2
 #define TEXT_INDENT 24
@@ -120,11 +122,18 @@ void cli_print_verb(FILE *out, const struct cli_verb *v)
 	print_entries(out, "exit status", cli_statuses);
 }
 
-static int unknown(const char *what, const char *word)
+static int unknown(const char *word)
 {
+	struct text_guess guess = { .typed = word, .len = strlen(word) };
 	struct error err = { 0 };
 
-	error_usage(&err, -1, "%s '%s' is unknown", what, word);
+	for (const struct cli_verb *v = cli_verbs; v->name; v++)
+		text_guess_add(&guess, v->name);
+	if (guess.word)
+		error_usage(&err, -EINVAL, "unknown command '%s': did you mean '%s'?", word,
+			    guess.word);
+	else
+		error_usage(&err, -EINVAL, "unknown command '%s'", word);
 	error_hint(&err, "'wisp help' lists what there is");
 	error_print(&err);
 	return error_status(&err);
@@ -154,7 +163,7 @@ static int help(int argc, char **argv)
 	else if ((v = cli_find_verb(argv[0])))
 		cli_print_verb(stdout, v);
 	else
-		return unknown("verb", argv[0]);
+		return unknown(argv[0]);
 	return fflush(stdout) ? 1 : 0;
 }
 
@@ -176,5 +185,5 @@ int cli_help(int argc, char **argv)
 		return help(argc ? argc - 1 : 0, argv + 1);
 	if (!strcmp(word, "version") || !strcmp(word, "--version"))
 		return version(argc - 1, argv + 1);
-	return cli_find_verb(word) ? help(1, argv) : unknown("verb", word);
+	return cli_find_verb(word) ? help(1, argv) : unknown(word);
 }

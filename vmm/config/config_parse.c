@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "vmm/core/text.h"
+
 int config_fail(struct config_parse *p, const char *fmt, ...)
 {
 	char text[sizeof(p->err->msg)];
@@ -305,6 +307,29 @@ int config_take_option(struct config_parse *p, const struct config_item *table, 
 	return r < 0 ? r : used;
 }
 
+/* Of its name "--" is no part that anybody mistypes. */
+static void guess_option(struct text_guess *guess, const struct config_item *table)
+{
+	for (const struct config_item *o = table; o && o->name; o++)
+		if (!strncmp(o->name, "--", 2))
+			text_guess_add(guess, o->name + 2);
+}
+
+int config_unknown_option(const char *arg, const struct config_item *table,
+			  const struct config_item *also, struct error *err)
+{
+	int len = (int)strcspn(arg, "=");
+	const char *name = arg + MIN(strspn(arg, "-"), (size_t)len);
+	struct text_guess guess = { .typed = name, .len = arg + len - name };
+
+	guess_option(&guess, table);
+	guess_option(&guess, also);
+	if (guess.word)
+		return error_usage(err, -EINVAL, "unknown option '%.*s': did you mean --%s?", len,
+				   arg, guess.word);
+	return error_usage(err, -EINVAL, "unknown option '%.*s'", len, arg);
+}
+
 /* Parse the option argv[0]; returns how many arguments it took, or -errno. */
 static int parse_option(struct config_parse *p, char *const *argv, int argc)
 {
@@ -312,7 +337,7 @@ static int parse_option(struct config_parse *p, char *const *argv, int argc)
 
 	if (r)
 		return r;
-	error_usage(p->err, -EINVAL, "unknown option '%.*s'", (int)strcspn(argv[0], "="), argv[0]);
+	config_unknown_option(argv[0], p->options, NULL, p->err);
 	error_hint(p->err, "'wisp help %s' lists the options", p->verb);
 	return -EINVAL;
 }

@@ -91,6 +91,13 @@ int config_take_option(struct config_parse *p, const struct config_item *table, 
 int config_split_option(const struct config_item *table, char *const *argv, int argc,
 			const struct config_item **ret_item, const char **ret_value);
 
+/*
+ * Fail with -EINVAL for the option @arg, which is none of @table nor of @also (NULL: there is no
+ * second one), naming the one that is spelt nearly so.
+ */
+int config_unknown_option(const char *arg, const struct config_item *table,
+			  const struct config_item *also, struct error *err);
+
 /* ---- for parse functions; each returns 0 or -errno with the error filled in ---- */
 
 /* Fail with "--option: key: text". */

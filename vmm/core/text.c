@@ -1,5 +1,6 @@
 #include "vmm/core/text.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "vmm/core/util.h"
@@ -61,4 +62,38 @@ void text_put_json(FILE *out, const char *s, size_t len)
 			fwrite(s + i, 1, n, out);
 	}
 	fputc('"', out);
+}
+
+unsigned text_distance(const char *a, size_t a_len, const char *b)
+{
+	/* Rows of the table of distances between their beginnings: this one and two before. */
+	unsigned rows[3][TEXT_MAX_WORD + 1];
+	size_t b_len = strlen(b);
+
+	if (a_len > TEXT_MAX_WORD || b_len > TEXT_MAX_WORD)
+		return UINT_MAX;
+	for (size_t k = 0; k <= b_len; k++)
+		rows[0][k] = k;
+	for (size_t i = 1; i <= a_len; i++) {
+		unsigned *row = rows[i % 3], *before = rows[(i + 2) % 3], *two = rows[(i + 1) % 3];
+
+		row[0] = i;
+		for (size_t k = 1; k <= b_len; k++) {
+			row[k] = MIN(before[k], row[k - 1]) + 1;
+			row[k] = MIN(row[k], before[k - 1] + (a[i - 1] != b[k - 1]));
+			if (i > 1 && k > 1 && a[i - 1] == b[k - 2] && a[i - 2] == b[k - 1])
+				row[k] = MIN(row[k], two[k - 2] + 1);
+		}
+	}
+	return rows[a_len % 3][b_len];
+}
+
+void text_guess_add(struct text_guess *g, const char *word)
+{
+	unsigned distance = text_distance(g->typed, g->len, word);
+
+	if (distance > 2 || 2 * distance > g->len || (g->word && distance >= g->distance))
+		return;
+	g->word = word;
+	g->distance = distance;
 }

@@ -162,8 +162,7 @@ static int take_run_option(struct test_config *t, char *const *argv, int argc, s
 	used = config_take_option(&p, config_run_options, &given, &scratch, argv, argc);
 	config_done(&scratch);
 	if (used == 0) {
-		error_usage(err, -EINVAL, "unknown option '%.*s'", (int)strcspn(argv[0], "="),
-			    argv[0]);
+		config_unknown_option(argv[0], test_options, config_run_options, err);
 		error_hint(err, "'wisp help test' lists the options; those of run will do too");
 		return -EINVAL;
 	}
