@@ -29,11 +29,6 @@ const struct config_item cli_gdb_options[] = {
 	{ 0 },
 };
 
-static int ask_with_fd(int sock, const char *verb, int fd, struct error *err)
-{
-	return control_ask(sock, json_pack("{s:s}", "do", verb), &fd, 1, NULL, err);
-}
-
 int core_main(int argc, char **argv)
 {
 	struct control_options o = { 0 };
@@ -50,7 +45,7 @@ int core_main(int argc, char **argv)
 	if (r >= 0)
 		r = late_file_open(&file, "core", names[1], &err);
 	if (r >= 0) {
-		r = ask_with_fd(sock, "core", file.fd, &err);
+		r = control_ask(sock, json_pack("{s:s}", "do", "core"), &file.fd, 1, NULL, &err);
 		/* The monitor knows a descriptor only. */
 		if (r < 0)
 			error_prefix(&err, "'%s'", names[1]);
@@ -68,10 +63,20 @@ int core_main(int argc, char **argv)
 	return 0;
 }
 
-/* gdb's name for what listens at @where: "unix:" is ours. */
-static const char *target_name(const char *where)
+/*
+ * With the address for whoever asks for a second stub, from whatever working directory. One that is
+ * not UTF-8 cannot be passed on.
+ */
+static json_t *gdb_request(const char *where)
 {
-	return strncmp(where, "unix:", 5) == 0 ? where + 5 : where;
+	char cwd[PATH_MAX];
+	json_t *known;
+
+	if (!strncmp(where, "unix:", 5) && where[5] != '/' && getcwd(cwd, sizeof(cwd)))
+		known = json_sprintf("unix:%s/%s", cwd, where + 5);
+	else
+		known = json_string(where);
+	return json_pack("{s:s, s:o*}", "do", "gdb", "where", known);
 }
 
 int gdb_main(int argc, char **argv)
@@ -100,15 +105,16 @@ int gdb_main(int argc, char **argv)
 	if (r >= 0)
 		r = fd = gdb_listen(where, &err);
 	if (r == -EADDRINUSE && !o.listen)
-		error_hint(&err, "gdb can debug it already: target remote %s", target_name(where));
+		error_hint(&err, "gdb can debug it already: target remote %s",
+			   gdb_target_name(where));
 	if (r >= 0) {
-		r = ask_with_fd(sock, "gdb", fd, &err);
+		r = control_ask(sock, gdb_request(where), &fd, 1, NULL, &err);
 		close(fd);
 		if (r < 0)
 			gdb_unlisten(where);
 	}
 	if (r >= 0)
-		printf("target remote %s\n", target_name(where));
+		printf("target remote %s\n", gdb_target_name(where));
 	if (sock >= 0)
 		close(sock);
 	free(o.run_dir);

@@ -161,13 +161,21 @@ void control_verb_gdb(struct control_call *call)
 {
 	struct machine *m = control_machine(call);
 	struct error err = { 0 };
+	const char *where;
 	bool hold;
 	int fd;
 
-	if (control_arg_bool(call, "hold", false, &hold) < 0)
+	if (control_arg_bool(call, "hold", false, &hold) < 0 ||
+	    control_arg_string(call, "where", NULL, &where) < 0)
 		return;
+	if (m->gdb && gdb_target(m->gdb)) {
+		control_fail(call, -EBUSY,
+			     "gdb: a debugging stub listens already: target remote %s",
+			     gdb_target(m->gdb));
+		return;
+	}
 	if (m->gdb) {
-		control_fail(call, -EBUSY, "gdb: a debugging stub is there already");
+		control_fail(call, -EBUSY, "gdb: a debugging stub listens already");
 		return;
 	}
 	fd = control_take_fd(call, 0);
@@ -177,7 +185,7 @@ void control_verb_gdb(struct control_call *call)
 		control_fail(call, -EBADF, "gdb: no listening socket came along");
 		return;
 	}
-	if (gdb_create(&m->gdb, m, fd, &err) < 0) {
+	if (gdb_create(&m->gdb, m, fd, where, &err) < 0) {
 		close(fd);
 		control_fail_error(call, &err);
 		return;

@@ -11,8 +11,9 @@
 void control_verb_core(struct control_call *call);
 
 /*
- * {"do":"gdb","hold":BOOL} with a listening socket: a debugging stub serves it from now on
- * (debug/gdb.h). With "hold" a guest that is paused waits for the debugger instead.
+ * {"do":"gdb","hold":BOOL,"where":ADDRESS} with a listening socket: a debugging stub serves it from
+ * now on (debug/gdb.h), and whoever asks for another one learns its address. With "hold" a guest
+ * that is paused waits for the debugger instead.
  */
 void control_verb_gdb(struct control_call *call);
 

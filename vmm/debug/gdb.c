@@ -332,7 +332,18 @@ static void watch_listener(struct gdb *g)
 	loop_poll(g->m->loop, &g->listener, g->listen_fd, POLLIN);
 }
 
-int gdb_create(struct gdb **ret_gdb, struct machine *m, int fd, struct error *err)
+const char *gdb_target_name(const char *where)
+{
+	return strncmp(where, "unix:", 5) == 0 ? where + 5 : where;
+}
+
+const char *gdb_target(const struct gdb *g)
+{
+	return g->where ? gdb_target_name(g->where) : NULL;
+}
+
+int gdb_create(struct gdb **ret_gdb, struct machine *m, int fd, const char *where,
+	       struct error *err)
 {
 	struct gdb *g;
 
@@ -342,9 +353,11 @@ int gdb_create(struct gdb **ret_gdb, struct machine *m, int fd, struct error *er
 	if (g) {
 		g->stop = calloc(m->vcpus.num, sizeof(*g->stop));
 		g->stepping = calloc(m->vcpus.num, sizeof(*g->stepping));
+		g->where = where ? strdup(where) : NULL;
 	}
-	if (!g || !g->stop || !g->stepping) {
+	if (!g || !g->stop || !g->stepping || (where && !g->where)) {
 		if (g) {
+			free(g->where);
 			free(g->stop);
 			free(g->stepping);
 		}
@@ -385,5 +398,6 @@ void gdb_free(struct gdb *g)
 	close(g->listen_fd);
 	free(g->stop);
 	free(g->stepping);
+	free(g->where);
 	free(g);
 }

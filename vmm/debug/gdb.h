@@ -28,8 +28,18 @@ void gdb_unlisten(const char *where);
 /* Is @where of that shape? For validation, before anything is opened. */
 int gdb_check_where(const char *where, struct error *err);
 
-/* Serve clients of the listening socket @fd, which becomes the stub's. */
-int gdb_create(struct gdb **ret_gdb, struct machine *m, int fd, struct error *err);
+/*
+ * Serve clients of the listening socket @fd, which becomes the stub's. It is at @where, as for
+ * gdb_listen(); NULL: nobody knows. Returns 0 or -errno with @err; @fd is the caller's then.
+ */
+int gdb_create(struct gdb **ret_gdb, struct machine *m, int fd, const char *where,
+	       struct error *err);
+
+/* What gdb is to be told as its target, the stub's to the end of its life; NULL: nobody knows. */
+const char *gdb_target(const struct gdb *gdb);
+
+/* gdb's name for what listens at @where, a part of it: "unix:" is ours. */
+const char *gdb_target_name(const char *where);
 
 /* The machine's vCPUs have not run yet and will not until a client lets them. Before they start. */
 void gdb_hold(struct gdb *gdb);

@@ -34,6 +34,7 @@ enum gdb_state {
 struct gdb {
 	struct machine *m;
 	int listen_fd, fd; /* fd: the client, or -1 */
+	char *where;	   /* listen_fd's address; NULL: unknown */
 	struct loop_op listener, client; /* polls */
 	struct loop_timer listen_again;
 	enum gdb_state state;

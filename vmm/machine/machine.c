@@ -378,7 +378,7 @@ int machine_create(struct machine **ret_m, const struct machine_params *params, 
 	else if (!r && !params->image && (params->files->kernel || !params->layout_only))
 		r = load_guest(m, params, err);
 	if (!r && params->files->gdb >= 0) {
-		r = gdb_create(&m->gdb, m, params->files->gdb, err);
+		r = gdb_create(&m->gdb, m, params->files->gdb, c->gdb, err);
 		if (!r)
 			params->files->gdb = -1;
 	}
