@@ -424,17 +424,19 @@ GUEST   := $(addprefix $(BUILD)/guests/default/,vmlinuz vmlinux initrd release)
 # The default guest goes along when it has been made.
 .PHONY: install
 install: all ## to $(DESTDIR)$(PREFIX)
-	install -d $(BINDIR) $(LIBEXEC) $(SHARE)/man/man1 $(COMPLETION) $(SHARE)/doc/wisp
+	install -d $(BINDIR) $(LIBEXEC) $(SHARE)/man/man1 $(COMPLETION) $(SHARE)/doc/wisp/docs
 	install -m 755 $(BUILD)/wisp $(BINDIR)/wisp
 	install -m 755 $(HELPERS) $(BUILD)/wisp-init $(LIBEXEC)
 	install -m 644 docs/wisp.1 $(SHARE)/man/man1/wisp.1
 	install -m 644 docs/wisp.bash $(COMPLETION)/wisp
 	install -d $(UNITS)
-	sed 's,/usr/local,$(PREFIX),' scripts/wisp@.service >$(UNITS)/wisp@.service
+	sed 's,/usr/local,$(PREFIX),' scripts/wisp@.service | install -m 644 /dev/stdin $(UNITS)/wisp@.service
 	install -m 644 README.md ARCHITECTURE.md SECURITY.md CHANGELOG.md LICENSE $(SHARE)/doc/wisp
+	install -m 644 $(wildcard docs/*.md) $(SHARE)/doc/wisp/docs
 	$(if $(wildcard $(GUEST)),install -d $(SHARE)/wisp/default && \
 		install -m 644 $(wildcard $(GUEST)) $(SHARE)/wisp/default && \
-		cp -r $(wildcard $(BUILD)/guests/default/lib) $(SHARE)/wisp/default)
+		cp -r $(wildcard $(BUILD)/guests/default/lib) $(SHARE)/wisp/default && \
+		chmod -R go=rX $(SHARE)/wisp/default)
 
 .PHONY: uninstall
 uninstall: ## what install put there
