@@ -166,6 +166,7 @@ int guest_mem_iov(const struct guest_mem *mem, uint64_t gpa, uint64_t len, bool 
  */
 int guest_mem_track_dirty(struct guest_mem *mem, bool on);
 
+/* Is our own bitmap kept at this moment? Any thread; the bitmap is all there when it is. */
 static inline bool guest_mem_is_tracked(const struct guest_mem *mem)
 {
 	return __atomic_load_n(&mem->range[0].dirty, __ATOMIC_ACQUIRE);

@@ -70,6 +70,10 @@ struct irq_msi {
 	bool assigned;
 };
 
+/*
+ * Masked, without a GSI or an eventfd; @table outlives it. Done masks it, gives the GSI back to the
+ * table and closes the eventfd: no more signals may come. Harmless when zeroed or repeated.
+ */
 void irq_msi_init(struct irq_msi *msi, struct irq_table *table);
 void irq_msi_done(struct irq_msi *msi);
 

@@ -19,6 +19,7 @@ void log_setup(int fd, enum log_level max);
 /* "error", "warn", "info", "debug", "trace" to a level; -EINVAL for anything else. */
 int log_level_parse(const char *name, enum log_level *ret_level);
 
+/* Would a line of @level be written? For what is dear to put together. Any thread. */
 bool log_wants(enum log_level level);
 
 /* One line, without newline, as "wisp: <level>: text". Any thread. */

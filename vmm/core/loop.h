@@ -88,7 +88,9 @@ void loop_abandon(struct loop *loop);
 /* No operation may be outstanding but timers, events and polls, which are dropped. */
 void loop_free(struct loop *loop);
 
+/* What it runs on, which LOOP_AUTO has settled. Any thread. */
 enum loop_backend loop_backend(const struct loop *loop);
+/* The clock that its timers go by; borrowed. Any thread. */
 const struct clock *loop_clock(const struct loop *loop);
 
 /*

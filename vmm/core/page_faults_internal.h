@@ -29,6 +29,7 @@ struct page_faults {
 	struct page_faults_counts counts;
 };
 
+/* The bit of page @page in a bitmap such as @there or @asked. Under the lock. */
 static inline bool page_faults_bit(const uint64_t *words, uint64_t page)
 {
 	return words[page / 64] >> (page % 64) & 1;

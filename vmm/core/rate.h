@@ -46,6 +46,10 @@ struct rate_limiter {
 	struct rate_limits limits; /* as they were set */
 };
 
+/*
+ * With @limits, which are copied, from the time @now_ns on, of the clock that all later calls go
+ * by. Before threads share it; done when none does any more.
+ */
 void rate_limiter_init(struct rate_limiter *l, const struct rate_limits *limits, uint64_t now_ns);
 void rate_limiter_done(struct rate_limiter *l);
 

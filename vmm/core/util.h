@@ -52,11 +52,13 @@ static inline uint64_t align_down(uint64_t v, uint64_t align)
 	return v & ~(align - 1);
 }
 
+/* Up to the next multiple; see above. */
 static inline uint64_t align_up(uint64_t v, uint64_t align)
 {
 	return align_down(v + align - 1, align);
 }
 
+/* Zero is none. */
 static inline bool is_power_of_two(uint64_t v)
 {
 	return v && !(v & (v - 1));
@@ -83,6 +85,7 @@ static inline void counter_add(uint64_t *counter, uint64_t n)
 	__atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
 }
 
+/* Any thread, while another adds: a value that it had, orders nothing else. */
 static inline uint64_t counter_get(const uint64_t *counter)
 {
 	return __atomic_load_n(counter, __ATOMIC_RELAXED);
@@ -97,6 +100,7 @@ static inline uint16_t get_le16(const void *p)
 	return le16toh(v);
 }
 
+/* As get_le16(), four bytes. */
 static inline uint32_t get_le32(const void *p)
 {
 	uint32_t v;
@@ -105,6 +109,7 @@ static inline uint32_t get_le32(const void *p)
 	return le32toh(v);
 }
 
+/* As get_le16(), eight bytes. */
 static inline uint64_t get_le64(const void *p)
 {
 	uint64_t v;
@@ -113,18 +118,21 @@ static inline uint64_t get_le64(const void *p)
 	return le64toh(v);
 }
 
+/* The stores: 2, 4 and 8 bytes at @p, of any alignment. */
 static inline void put_le16(void *p, uint16_t v)
 {
 	v = htole16(v);
 	memcpy(p, &v, sizeof(v));
 }
 
+/* As put_le16(), four bytes. */
 static inline void put_le32(void *p, uint32_t v)
 {
 	v = htole32(v);
 	memcpy(p, &v, sizeof(v));
 }
 
+/* As put_le16(), eight bytes. */
 static inline void put_le64(void *p, uint64_t v)
 {
 	v = htole64(v);
@@ -136,16 +144,19 @@ struct list {
 	struct list *next, *prev;
 };
 
+/* Make @l a head without members, or a member of no list. */
 static inline void list_init(struct list *l)
 {
 	l->next = l->prev = l;
 }
 
+/* Of a head: has it no members? Of a member: is it in no list? */
 static inline bool list_empty(const struct list *l)
 {
 	return l->next == l;
 }
 
+/* @n, which is in no list, becomes the last of @head; whoever embeds it owns it still. */
 static inline void list_add_tail(struct list *head, struct list *n)
 {
 	n->prev = head->prev;
