@@ -39,7 +39,11 @@ extern const struct cli_entry cli_examples[];
 extern const struct cli_entry cli_keys[]; /* what Ctrl-A does */
 extern const char cli_values_text[];	  /* how values are written */
 
-/* The verbs themselves, each where its subject is. */
+/*
+ * The verbs themselves, each where its subject is: cli_verb's main(). Messages go to stderr; the
+ * status is 2 for arguments or a host's resource that cannot be used, 1 for other failures, unless
+ * the verb's help says otherwise. @argv is borrowed. One thread.
+ */
 int run_main(int argc, char **argv);
 int ls_main(int argc, char **argv);
 int stat_main(int argc, char **argv);
@@ -51,13 +55,14 @@ int plug_main(int argc, char **argv);
 int unplug_main(int argc, char **argv);
 int resume_main(int argc, char **argv);
 int stop_main(int argc, char **argv);
-extern const struct config_item cli_gdb_options[];
 int core_main(int argc, char **argv);
 int gdb_main(int argc, char **argv);
 int kill_main(int argc, char **argv);
 int console_main(int argc, char **argv);
 int api_main(int argc, char **argv);
 int jailer_main(int argc, char **argv); /* under that name alone */
+
+extern const struct config_item cli_gdb_options[];
 
 /* NULL when there is no such verb. */
 const struct cli_verb *cli_find_verb(const char *name);
@@ -72,6 +77,10 @@ int cli_help(int argc, char **argv);
 /* Is "--help" or "-h" among a verb's arguments, in front of any "--"? */
 bool cli_asks_help(int argc, char **argv);
 
+/*
+ * `wisp help VERB`, as plain text in lines of 80 columns; all of it, as a man page in roff and as a
+ * completion for bash. To @out, whose errors are the caller's to ask for.
+ */
 void cli_print_verb(FILE *out, const struct cli_verb *verb);
 void cli_print_man(FILE *out);
 void cli_print_bash(FILE *out);

@@ -26,6 +26,7 @@ struct control_options {
 	bool once;
 };
 
+/* Free what the options allocated; harmless when none did. */
 void control_options_done(struct control_options *o);
 
 /*

@@ -29,6 +29,7 @@ struct cli_fork {
 	struct error err; /* of a failure; without a code: it has been told already */
 };
 
+/* With no descriptor open and nothing allocated yet; cli_fork_done() at the end in any case. */
 void cli_fork_init(struct cli_fork *c, const char *run_dir);
 
 /*

@@ -9,6 +9,7 @@ extern const struct config_item exec_options[];
 extern const struct config_item memory_options[];
 extern const struct config_item cp_options[];
 
+/* Rows of cli_text.c: the arguments behind the verb, its exit status (struct cli_verb). */
 int balloon_main(int argc, char **argv);
 int exec_main(int argc, char **argv);
 int memory_main(int argc, char **argv);

@@ -10,6 +10,7 @@ extern const struct config_item migrate_options[];
 extern const struct config_item receive_options[];
 extern const struct config_item upgrade_options[];
 
+/* Rows of cli_text.c: the arguments behind the verb, its exit status (struct cli_verb). */
 int migrate_main(int argc, char **argv);
 int receive_main(int argc, char **argv);
 int upgrade_main(int argc, char **argv);

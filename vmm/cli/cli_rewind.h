@@ -19,6 +19,7 @@
 
 extern const struct config_item rewind_options[];
 
+/* A row of cli_text.c: the arguments behind the verb, its exit status (struct cli_verb). */
 int rewind_main(int argc, char **argv);
 
 /* Record moments of the microVM @id until it has ended, and hold them then. Returns a status. */

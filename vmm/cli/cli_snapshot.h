@@ -16,6 +16,7 @@ extern const struct config_item reset_options[];
  */
 int snapshot_and_end(const char *run_dir, const char *id, const char *path, struct error *err);
 
+/* Rows of cli_text.c: the arguments behind the verb, its exit status (struct cli_verb). */
 int snapshot_main(int argc, char **argv);
 int restore_main(int argc, char **argv);
 int clone_main(int argc, char **argv);

@@ -46,10 +46,12 @@ struct host_room {
 /* @text is that of /proc/meminfo. -EBADMSG when a figure is not there. */
 int host_room_parse(struct host_room *room, const char *text);
 
+/* This host's, and the processors that the calling thread may run on. -errno of /proc/meminfo. */
 int host_room_read(struct host_room *ret_room);
 
-/* @bytes in at most five characters and a letter, rounded: "84.2M". */
 #define USAGE_SIZE_TEXT 24
+
+/* @bytes in at most five characters and a letter, rounded: "84.2M". Returns @buf. */
 const char *usage_size_text(char buf[static USAGE_SIZE_TEXT], uint64_t bytes);
 
 #endif
