@@ -46,8 +46,9 @@ int helper_forward(const char *run_dir, const char *machine, const char *id, con
 int helper_list_forwards(const char *run_dir, const char *machine, const char *id, char *buf,
 			 size_t size, struct error *err);
 
-/* @f as wisp-net takes it: "tcp:127.0.0.1:8080-:80". */
 #define HELPER_FORWARD_TEXT 96
+
+/* @f as wisp-net takes it: "tcp:127.0.0.1:8080-:80". HELPER_FORWARD_TEXT bytes always do. */
 void helper_print_forward(char *buf, size_t size, const struct config_forward *f);
 
 /* Become the helper @name, with the arguments @argv. Returns only when it cannot: -errno. */

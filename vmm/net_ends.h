@@ -17,6 +17,7 @@ struct net_ends {
 	unsigned num_vhost;
 };
 
+/* None of anything; allocates nothing. */
 void net_ends_init(struct net_ends *e);
 
 /*
@@ -37,6 +38,7 @@ int net_ends_take(struct net_ends *e, const struct config_net *net, struct loop 
 		  const struct guest_mem *mem, struct net **ret_pairs, unsigned *ret_num,
 		  struct error *err);
 
+/* Close what nobody has taken; harmless when repeated. */
 void net_ends_close(struct net_ends *e);
 
 #endif

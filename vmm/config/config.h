@@ -232,6 +232,7 @@ struct machine_config {
 	struct config_resources resources;
 };
 
+/* What a machine is when no option says otherwise; allocates nothing. */
 void config_init(struct machine_config *c);
 /* Free what is in it; the struct itself is the caller's. Harmless when repeated. */
 void config_done(struct machine_config *c);

@@ -12,6 +12,10 @@
 /* Would config_load() take it: are there not too many arguments, and none too long? Or -E2BIG. */
 int config_check_saved(const struct machine_config *c, struct error *err);
 
+/*
+ * Append the section; paths of disks are those of now. config_check_saved() comes first: what is
+ * too long is only found when it is read. A failure stays in @w.
+ */
 void config_save(const struct machine_config *c, struct state_writer *w);
 
 /*

@@ -68,10 +68,12 @@ struct control_verb {
 
 extern const struct control_verb control_verbs[]; /* ends without a name */
 
+/* Rows of that table, answered as struct control_verb's handle() has it. On the loop. */
 void control_change(struct control_call *call); /* control_change.c */
 void control_verb_plug(struct control_call *call); /* control_plug.c */
 void control_verb_unplug(struct control_call *call);
 
+/* Whose control socket it is; borrowed. */
 struct machine *control_machine(struct control_call *call);
 
 /* The request, borrowed while the call lasts. */
