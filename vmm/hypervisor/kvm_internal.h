@@ -23,6 +23,7 @@ struct kvm_vm {
 	uint64_t first_tsc; /* what vCPU 0 was loaded with */
 };
 
+/* The VM that a handle of the interface belongs to, which kvm.c has made. */
 static inline struct kvm_vm *to_kvm(struct hv *hv)
 {
 	return container_of(hv, struct kvm_vm, hv);
@@ -38,9 +39,11 @@ struct hv_vcpu {
 	_Atomic bool begun; /* both are known */
 };
 
+/* ioctl(2) on a vCPU or the VM, again when a signal cut it short: what it returns, or -errno. */
 int kvm_vcpu_ioctl(struct hv_vcpu *v, unsigned long request, void *arg);
 int kvm_vm_ioctl(struct hv *hv, unsigned long request, void *arg);
 
+/* kvm_vcpu.c: members of struct hv_ops, where their contracts are. */
 int kvm_vcpu_create(struct hv *hv, unsigned index, struct hv_vcpu **ret_vcpu, struct error *err);
 void kvm_vcpu_free(struct hv_vcpu *vcpu);
 int kvm_vcpu_run(struct hv_vcpu *vcpu, struct hv_exit *exit);
@@ -57,7 +60,7 @@ int kvm_vcpu_nmi(struct hv_vcpu *vcpu);
 int kvm_vcpu_get_fpu(struct hv_vcpu *vcpu, struct kvm_fpu *fpu);
 int kvm_vcpu_set_fpu(struct hv_vcpu *vcpu, const struct kvm_fpu *fpu);
 
-/* kvm_state.c */
+/* kvm_state.c: the same. */
 int kvm_vm_save(struct hv *hv, struct x86_saved_vm *vm, struct error *err);
 int kvm_vm_load(struct hv *hv, const struct x86_saved_vm *vm, struct error *err);
 int kvm_vcpu_save(struct hv_vcpu *v, struct x86_saved_vcpu *state, struct error *err);

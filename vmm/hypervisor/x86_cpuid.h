@@ -6,6 +6,7 @@
 
 enum x86_cpuid_reg { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
 
+/* Register @reg of an entry. */
 static inline uint32_t x86_cpuid_reg(const struct kvm_cpuid_entry2 *e, unsigned reg)
 {
 	const uint32_t regs[] = { e->eax, e->ebx, e->ecx, e->edx };
@@ -13,6 +14,7 @@ static inline uint32_t x86_cpuid_reg(const struct kvm_cpuid_entry2 *e, unsigned 
 	return regs[reg];
 }
 
+/* Clear the bits of register @reg that are not in @bits. */
 static inline void x86_cpuid_mask(struct kvm_cpuid_entry2 *e, unsigned reg, uint32_t bits)
 {
 	uint32_t *regs[] = { &e->eax, &e->ebx, &e->ecx, &e->edx };

@@ -30,6 +30,7 @@ static inline unsigned x86_msr_set_find(const struct x86_msr_set *set, uint32_t 
 	return at;
 }
 
+/* Is register @index in @set? */
 static inline bool x86_msr_set_has(const struct x86_msr_set *set, uint32_t index)
 {
 	return index ? set->slot[x86_msr_set_find(set, index)] == index : set->zero;

@@ -40,13 +40,22 @@ struct x86_saved_vm {
 	uint64_t realtime_ns; /* the host's at that moment */
 };
 
+/*
+ * Append the fields to the section that is open in @w, where a failure stays; a reader of the same
+ * fields takes them in that order.
+ */
 void x86_vcpu_write(const struct x86_saved_vcpu *v, struct state_writer *w);
-/* Fields of the open section into @v, all checked. -EBADMSG through state_reader_fail(). */
+/*
+ * Fields of the open section into @v, all checked. -EBADMSG through state_reader_fail(): @v is good
+ * for nothing then.
+ */
 int x86_vcpu_read(struct x86_saved_vcpu *v, struct state_reader *r);
 
+/* The same of the interrupt controllers and the clock. */
 void x86_vm_write(const struct x86_saved_vm *vm, struct state_writer *w);
 int x86_vm_read(struct x86_saved_vm *vm, struct state_reader *r);
 
+/* The same of the CPUID that a guest was given; more than X86_MAX_CPUID entries are refused. */
 void x86_cpuid_write(const struct x86_cpuid *cpuid, struct state_writer *w);
 int x86_cpuid_read(struct x86_cpuid *cpuid, struct state_reader *r);
 

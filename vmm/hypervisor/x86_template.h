@@ -51,6 +51,7 @@ int x86_template_parse(struct x86_template **ret_t, const json_t *json, struct e
 /* The same of the file at @path, with @path in what @err says. */
 int x86_template_read(struct x86_template **ret_t, const char *path, struct error *err);
 
+/* NULL is fine. */
 void x86_template_free(struct x86_template *t);
 
 /* Change @cpuid, a host's, as @t says; -EINVAL with @err when there is no such leaf in it. */
