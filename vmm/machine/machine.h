@@ -59,6 +59,7 @@ struct machine_end {
 	char message[sizeof(((struct error *)0)->msg)]; /* see machine_end_say() */
 };
 
+/* One word, stable, for --json and the API: "poweroff". Static; also of a reason that is none. */
 const char *machine_end_name(enum machine_end_reason reason);
 
 /*

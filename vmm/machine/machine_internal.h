@@ -214,6 +214,11 @@ int machine_add_loop(struct machine *m, const char *device, unsigned queue,
 /* machine_devices.c: what is to outlive a machine whose guest reboots, into its end. */
 void machine_note_requests(struct machine *m);
 
+/*
+ * machine_loops.c: a thread for each that has none yet, with all signals blocked; -errno with @err,
+ * and those that were started run on. Free ends the threads, waits for them, and frees the loops:
+ * nothing of theirs may be outstanding (loop_free()). On the machine's thread.
+ */
 int machine_start_loops(struct machine *m, struct error *err);
 void machine_free_loops(struct machine *m);
 /* In the child of a fork: let go of all loops, the main one too, see loop_abandon(). */

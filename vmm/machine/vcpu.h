@@ -88,6 +88,7 @@ void vcpu_set_join(struct vcpu_set *set);
 /* Sum over all vCPUs. Any thread. */
 uint64_t vcpu_set_exits(const struct vcpu_set *set, enum hv_exit_kind kind);
 
+/* One word, stable, for counters: "mmio_write". Static. */
 const char *hv_exit_name(enum hv_exit_kind kind);
 
 #endif
