@@ -91,6 +91,7 @@ struct migrate_report {
 	char refused[160];    /* why post-copy, which was asked for, cannot be had there, or "" */
 };
 
+/* In words, stable, for --json: "copying", "shared". Static. */
 const char *migrate_phase_name(enum migrate_phase phase);
 const char *migrate_way_name(enum migrate_way way);
 

@@ -128,14 +128,15 @@ static inline bool migrate_fill_is_on(const struct migrate_fill *f)
 	return f && f->m;
 }
 
-/* What is there. NULL is fine. */
+/* How far it is. */
 struct migrate_fill_report {
 	enum migrate_fill_state state;
 	bool is_cut;
 	uint64_t missing, wanted; /* pages */
 };
 
-struct migrate_fill_report migrate_fill_report(struct migrate_fill *f); /* any thread */
+/* All zero before it begins; NULL is fine. Any thread. */
+struct migrate_fill_report migrate_fill_report(struct migrate_fill *f);
 
 /*
  * Of one that is cut off: go on over @in and @out, which are taken in any case. Its source is to be

@@ -18,8 +18,12 @@
 /* As text, with its end. */
 #define MIGRATE_UUID_TEXT (2 * MIGRATE_UUID_BYTES + 1)
 
+/*
+ * MIGRATE_UUID_BYTES at @uuid as MIGRATE_UUID_TEXT of lower-case hexadecimal digits at @text, and
+ * back: -EINVAL, with @uuid partly written, for anything else. A new one is random: -EIO.
+ */
 void migrate_uuid_print(const uint8_t *uuid, char *text);
-int migrate_uuid_parse(const char *text, uint8_t *uuid); /* -EINVAL */
+int migrate_uuid_parse(const char *text, uint8_t *uuid);
 int migrate_uuid_new(uint8_t *uuid);
 
 enum migrate_role { MIGRATE_SOURCE, MIGRATE_DESTINATION };

@@ -104,6 +104,10 @@ struct migrate_sink {
 	uint64_t pages_received;
 };
 
+/*
+ * For @mem, which is borrowed; @faults is the caller's to set before the first record. -ENOMEM with
+ * @err: there is nothing to free then. Done also of one that is zeroed.
+ */
 int migrate_sink_init(struct migrate_sink *s, struct guest_mem *mem, struct error *err);
 void migrate_sink_done(struct migrate_sink *s);
 

@@ -74,6 +74,10 @@ struct migrate_mirror_sink {
 	uint8_t *data;
 };
 
+/*
+ * Without files, which are the caller's to fill in and to close. -ENOMEM with @err: there is
+ * nothing to free then. Done also of one that is zeroed.
+ */
 int migrate_mirror_sink_init(struct migrate_mirror_sink *s, struct error *err);
 void migrate_mirror_sink_done(struct migrate_mirror_sink *s);
 

@@ -8,6 +8,7 @@
 #define MIGRATE_DISK_AT	     8
 #define MIGRATE_ZEROES_BYTES 12
 
+/* Units of MIGRATE_UNIT that @bytes take, the last of which may be a part of one. */
 static inline uint64_t migrate_units(uint64_t bytes)
 {
 	return bytes / MIGRATE_UNIT + (bytes % MIGRATE_UNIT != 0);

@@ -123,6 +123,7 @@ void snapshot_close(struct snapshot *s);
 int snapshot_read_file(const struct snapshot *s, const char *path, const char *name,
 		       uint8_t **ret_buf, size_t *ret_len, struct error *err);
 
+/* Is its memory compressed? Of one that snapshot_open() has opened. */
 static inline bool snapshot_is_packed(const struct snapshot *s)
 {
 	return s->packed.fd >= 0;
