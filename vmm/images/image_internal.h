@@ -21,8 +21,9 @@
 
 /* ---- bytes (image_stream.c) ---- */
 
-/* A SHA-256 in lower-case hexadecimal digits; @s is used up. */
 #define IMAGE_HEX (2 * SHA256_DIGEST_SIZE + 1)
+
+/* A SHA-256 in lower-case hexadecimal digits, and a NUL; @s is used up: ready for another. */
 void image_digest_hex(struct sha256_ctx *s, char ret[IMAGE_HEX]);
 
 /* Part of a file that holds something. */
@@ -124,6 +125,7 @@ struct image_tree {
 	uint32_t headers_left;
 };
 
+/* For the tree whose root is open as @fd, which stays the caller's. Done frees the notes alone. */
 void image_tree_init(struct image_tree *t, int fd);
 void image_tree_done(struct image_tree *t);
 /* A descriptor of @name, whose links lead nowhere but into the tree, or -errno; the root is "". */
@@ -198,6 +200,10 @@ struct image_manifest {
 	char diff_id[IMAGE_MAX_LAYERS][IMAGE_HEX]; /* of each, unpacked */
 };
 
+/*
+ * Of the image in @s, an OCI layout or what `docker save` writes: its layers, the lowest first.
+ * -errno with @err, in which @s's path is named; @m is empty then. Done also of one that is zeroed.
+ */
 int image_manifest_read(struct image_manifest *m, struct image_source *s, struct error *err);
 void image_manifest_done(struct image_manifest *m);
 
