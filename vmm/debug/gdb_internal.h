@@ -61,11 +61,13 @@ struct gdb {
 
 #define GDB_ALL_THREADS (~0u)
 
+/* How many vCPUs there are, and the @i-th, below that; gdb calls it thread @i + 1. */
 static inline unsigned gdb_num_vcpus(const struct gdb *g)
 {
 	return g->m->vcpus.num;
 }
 
+/* See above. Borrowed from the machine. */
 static inline struct vcpu *gdb_vcpu(struct gdb *g, unsigned i)
 {
 	return &g->m->vcpus.vcpu[i];
@@ -96,8 +98,10 @@ struct gdb_registers {
 	struct kvm_fpu fpu;
 };
 
+/* Of vCPU @vcpu, on the loop while all are out of the guest. 0 or -errno. */
 int gdb_registers_get(struct gdb *g, unsigned vcpu, struct gdb_registers *r);
 int gdb_registers_set(struct gdb *g, unsigned vcpu, const struct gdb_registers *r);
+/* How many the target description has: they are numbered from 0. */
 unsigned gdb_num_registers(void);
 /* Register @i of the target description, little-endian. Returns its bytes; 0: none such. */
 size_t gdb_register_read(const struct gdb_registers *r, unsigned i, uint8_t *out);
@@ -114,8 +118,8 @@ void gdb_stop(struct gdb *g);
 void gdb_stop_posted(struct loop_task *task);
 /* Nobody debugs any more: breakpoints out, guest on; now, or once it has stopped. */
 void gdb_release(struct gdb *g);
-/* Let vCPU @i go on, step or stay as how[i] says, then run. */
 enum gdb_how { GDB_STAY, GDB_GO, GDB_STEP };
+/* Let vCPU @i go on, step or stay as how[i] says, then run. */
 void gdb_resume(struct gdb *g, const enum gdb_how *how);
 /* Why it stopped, into the reply: "T05..." */
 void gdb_say_stop(struct gdb *g);

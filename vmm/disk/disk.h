@@ -22,6 +22,7 @@ struct disk_options {
 
 extern const struct config_item disk_options[];
 
+/* The arguments behind "disk"; its exit status (struct cli_verb). */
 int disk_main(int argc, char **argv);
 
 /* ---- for the verb's parts; each returns 0 or -errno with the error filled in ---- */

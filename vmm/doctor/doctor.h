@@ -45,6 +45,7 @@ void doctor_check_speculation(struct doctor *d, const char *root);
 /* For checks: the first line of a small file; false when it cannot be read. */
 bool doctor_read_line(const char *path, char *buf, size_t size);
 
+/* All lines and a verdict, as text or as one JSON object. */
 void doctor_print(const struct doctor *d, FILE *out);
 void doctor_print_json(const struct doctor *d, FILE *out);
 

@@ -60,6 +60,7 @@ struct batch_list {
 /* So long a wait is worth one step of priority. */
 #define BATCH_AGEING_MS (60 * 1000)
 
+/* What the jobs that run now have together. */
 struct batch_room batch_used(const struct batch_list *list);
 
 /*
@@ -76,6 +77,7 @@ struct batch_room batch_used(const struct batch_list *list);
 struct batch_job *batch_next(const struct batch_list *list, enum batch_policy policy,
 			     const struct batch_room *budget, uint64_t now_ms);
 
+/* It runs, as process @pid, since @now_ms: one more attempt, and its waiting until then counted. */
 void batch_start(struct batch_job *job, pid_t pid, uint64_t now_ms);
 
 /* It ended with @status: finished, or waiting for another try. */
@@ -136,6 +138,7 @@ void batch_print_json(FILE *out, const struct batch_list *list, const struct bat
 
 extern const struct config_item batch_options[];
 
+/* The arguments behind "batch"; its exit status (struct cli_verb). */
 int batch_main(int argc, char **argv);
 
 #endif

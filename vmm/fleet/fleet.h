@@ -39,6 +39,7 @@ struct fleet_sum {
 	uint64_t reserved_bytes; /* promised, and not taken yet */
 };
 
+/* Of an array as fleet_list() returns; one that does not answer counts as a machine of nothing. */
 void fleet_sum(const json_t *machines, struct fleet_sum *ret_sum);
 
 /* Members of their objects, 0 or "" when missing; @name may be "used.resident". */

@@ -17,6 +17,7 @@ struct cpio {
 	int failed; /* -errno */
 };
 
+/* An empty one. -errno, with nothing to close. */
 int cpio_init(struct cpio *c);
 /* Paths have no leading slash; a directory comes before what is in it. */
 void cpio_add_dir(struct cpio *c, const char *path);

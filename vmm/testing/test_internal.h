@@ -242,14 +242,19 @@ void test_decide(struct test_job *j, int launcher_status);
  */
 char *test_symbolise(const struct test_job *j);
 
-/* test_report.c */
 /* test.c: what `git bisect run` is told where wisp test ends with @outcome and @status. */
 int test_bisect_status(enum test_outcome outcome, int status);
 
+/*
+ * test_report.c: one word, stable: "panic"; static. What became of jobs that have an outcome: of
+ * one, to stderr, and nothing when its command had its say; as JSON, one object; or what each
+ * printed and a line each.
+ */
 const char *test_outcome_name(enum test_outcome outcome);
 void test_print_text(const struct test_job *j);
 void test_print_json(const struct test_job *jobs, unsigned num, FILE *out);
 void test_print_table(const struct test_job *jobs, unsigned num, FILE *out);
+/* As a file at @path, which is replaced: JUnit's XML, or TAP. -errno. */
 int test_write_junit(const struct test_job *jobs, unsigned num, const char *path);
 int test_write_tap(const struct test_job *jobs, unsigned num, const char *path);
 
