@@ -424,6 +424,43 @@ static void failure_is_one_line_of_text(void **state)
 	end(&f);
 }
 
+/* Of a tree onto what is no directory: which one, of all that have its name? */
+static void what_cannot_be_received_is_named_from_where_it_was_asked_for(void **state)
+{
+	char longer[NAME_MAX + 1], command[1024];
+	struct fixture f;
+
+	begin(&f);
+	snprintf(command, sizeof(command), "cd %s && mkdir -p a/b/c to/a/b && echo >to/a/b/c",
+		 f.dir);
+	assert_int_equal(system(command), 0);
+	assert_int_equal(copy(&f, "a", "to", 0777), -ENOTDIR);
+	assert_string_equal(f.why.what, "open");
+	assert_string_equal(f.why.path, in_dir(&f, "to/a/b/c"));
+	end(&f);
+
+	/* Under another name. */
+	begin(&f);
+	snprintf(command, sizeof(command), "cd %s && mkdir a && echo >file", f.dir);
+	assert_int_equal(system(command), 0);
+	assert_int_equal(copy(&f, "a", "file", 0777), -ENOTDIR);
+	assert_string_equal(f.why.path, in_dir(&f, "file"));
+	end(&f);
+
+	/* Longer than what is kept of it: its end. */
+	begin(&f);
+	memset(longer, 'd', 230);
+	longer[230] = '\0';
+	snprintf(command, sizeof(command), "cd %s && mkdir -p a/%s/b to/a/%s && echo >to/a/%s/b",
+		 f.dir, longer, longer, longer);
+	assert_int_equal(system(command), 0);
+	assert_int_equal(copy(&f, "a", "to", 0777), -ENOTDIR);
+	assert_int_equal(strlen(f.why.path), sizeof(f.why.path) - 1);
+	assert_memory_equal(f.why.path, "...", 3);
+	assert_string_equal(f.why.path + strlen(f.why.path) - 3, "d/b");
+	end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -442,6 +479,7 @@ int main(void)
 		cmocka_unit_test(what_is_no_file_is_left_out_and_named),
 		cmocka_unit_test(file_that_does_not_come_whole_is_not_there),
 		cmocka_unit_test(failure_is_one_line_of_text),
+		cmocka_unit_test(what_cannot_be_received_is_named_from_where_it_was_asked_for),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -308,6 +308,30 @@ static int receive_link(int dir, const struct agent_frame *f, struct agent_tree_
 	return 0;
 }
 
+/*
+ * What went wrong, went wrong in the directory @at: put that in front of what is named so far. Of
+ * what does not fit the end stays, which tells more.
+ */
+static void set_in(struct agent_tree_error *err, const char *at)
+{
+	size_t len = strlen(at), had = strlen(err->path) + 1;
+	size_t slash = !len || at[len - 1] != '/', room = sizeof(err->path);
+	bool is_cut = len + slash + had > room;
+
+	if (!err->what || had + slash + sizeof("...") > room)
+		return;
+	if (is_cut) {
+		at += len - (room - slash - had);
+		len = room - slash - had;
+	}
+	memmove(err->path + len + slash, err->path, had);
+	memcpy(err->path, at, len);
+	if (slash)
+		err->path[len] = '/';
+	if (is_cut)
+		memcpy(err->path, "...", 3);
+}
+
 /* The tree that begins with @f, into @dir, as @as (NULL: under its own name). */
 static int receive_at(int fd, int dir, const char *as, mode_t mask, unsigned depth,
 		      struct agent_frame *f, struct agent_tree_error *err)
@@ -339,8 +363,10 @@ static int receive_at(int fd, int dir, const char *as, mode_t mask, unsigned dep
 		return sub;
 	while ((r = agent_receive(fd, f)) == 1 && f->type != AGENT_LEAVE) {
 		r = receive_at(fd, sub, NULL, mask, depth + 1, f, err);
-		if (r < 0)
+		if (r < 0) {
+			set_in(err, name);
 			break;
+		}
 	}
 	if (r == 0)
 		r = -EBADMSG;
@@ -393,6 +419,9 @@ int agent_tree_receive(int fd, const char *path, const char *name, mode_t mode_m
 		return dir;
 	r = receive_at(fd, dir, as ? as : name, mode_mask, 0, frame, err);
 	close(dir);
+	/* A name alone is one in the working directory. */
+	if (r < 0 && as != copy)
+		set_in(err, as ? copy : path);
 	if (r < 0)
 		return r;
 	r = agent_receive(fd, frame);
