@@ -71,6 +71,16 @@ static void help_and_completion_name_every_option_and_key(void **state)
 	free(bash);
 }
 
+/* Where to look when one that is detached does not do as it should. */
+static void the_manual_names_the_files_of_a_running_microvm(void **state)
+{
+	char *man = text_of(cli_print_man);
+
+	assert_non_null(strstr(man, ".SH FILES\n"));
+	assert_non_null(strstr(man, ".TP\n\\fBRUNDIR/ID/log\\fR\n"));
+	free(man);
+}
+
 /* What is offered in place of an option of @verb, for the caller to free. */
 static char *offered(const char *bash, const char *verb)
 {
@@ -187,6 +197,7 @@ static void an_unknown_verb_is_a_usage_error(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_manual_names_the_files_of_a_running_microvm),
 		cmocka_unit_test(the_manual_in_the_tree_is_what_the_tables_say),
 		cmocka_unit_test(the_completion_in_the_tree_is_what_the_tables_say),
 		cmocka_unit_test(help_and_completion_name_every_option_and_key),

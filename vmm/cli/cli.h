@@ -36,6 +36,7 @@ struct cli_entry {
 extern const struct cli_verb cli_verbs[];
 extern const struct cli_entry cli_statuses[]; /* of `wisp run` */
 extern const struct cli_entry cli_examples[];
+extern const struct cli_entry cli_files[]; /* of the run directory */
 extern const struct cli_entry cli_keys[]; /* what Ctrl-A does */
 extern const char cli_values_text[];	  /* how values are written */
 

@@ -92,5 +92,6 @@ void cli_print_man(FILE *out)
 	put_line(out, cli_values_text);
 	put_entries(out, "KEYS ON THE TERMINAL", cli_keys);
 	put_entries(out, "EXIT STATUS", cli_statuses);
+	put_entries(out, "FILES", cli_files);
 	put_entries(out, "EXAMPLES", cli_examples);
 }

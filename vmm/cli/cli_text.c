@@ -289,6 +289,19 @@ const struct cli_entry cli_examples[] = {
 	{ 0 },
 };
 
+const struct cli_entry cli_files[] = {
+	{ "RUNDIR", "--run-dir, else $XDG_RUNTIME_DIR/wisp, else /run/user/UID/wisp, else "
+		    "/tmp/wisp-UID; the user's alone. What follows is there while the microVM ID "
+		    "runs" },
+	{ "RUNDIR/ID/control.sock", "What the other verbs ask" },
+	{ "RUNDIR/ID/console.sock", "The terminal of one that is detached, or a clone: "
+				    "'wisp console ID' is for that" },
+	{ "RUNDIR/ID/log", "What wisp itself says of one that is detached, or a clone; it goes "
+			   "when that ends, and what is in --log-file stays" },
+	{ "RUNDIR/ID/gdb.sock", "The debugging stub that 'wisp gdb ID' makes" },
+	{ 0 },
+};
+
 const struct cli_entry cli_keys[] = {
 	{ "Ctrl-A x", "End the microVM" },
 	{ "Ctrl-A d", "Detach from it (wisp console)" },

@@ -182,7 +182,8 @@ const struct config_item config_run_options[] = {
 	  MEMBER(wait_gdb) },
 	{ "--detach", NULL,
 	  "Run in the background: print the name and return once the guest runs. 'wisp console' "
-	  "has its terminal",
+	  "has its terminal; what wisp itself says is in RUNDIR/ID/log, which goes when it ends "
+	  "(--log-file stays)",
 	  CONFIG_FLAG, MEMBER(detach) },
 	{ "--run-dir", "DIR",
 	  "Where running microVMs have their directories ($XDG_RUNTIME_DIR/wisp, else "
