@@ -75,6 +75,23 @@ static void reports_say_why_a_monitor_did_not_start(void **state)
 	free(t);
 }
 
+/* A command is any text at all. */
+static void a_command_forges_no_line_of_tap(void **state)
+{
+	char *command[] = { "a\nok 2 - b # SKIP", NULL };
+	struct test_config *t = calloc(1, sizeof(*t));
+	struct machine_end end = { .message = "why" };
+	struct test_job *j = failed_start(t, &end);
+
+	t->command = command;
+	snprintf(j->release, sizeof(j->release), "6.1");
+	expect_report(test_write_tap, j,
+		      "1..1\nnot ok 1 - 6.1 a?ok 2 - b \\# SKIP\n"
+		      "# monitor-failure, status 125: why\n");
+	free(j);
+	free(t);
+}
+
 /* Its page is shared with a process that may be in a guest's hands. */
 static void a_message_without_an_end_is_cut_and_forges_no_line(void **state)
 {
@@ -113,6 +130,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reports_say_why_a_monitor_did_not_start),
+		cmocka_unit_test(a_command_forges_no_line_of_tap),
 		cmocka_unit_test(a_message_without_an_end_is_cut_and_forges_no_line),
 		cmocka_unit_test(what_the_monitor_left_says_nothing_of_a_command_that_ran),
 	};

@@ -62,6 +62,8 @@ int kernel_release(const char *path, char *release, size_t size, struct error *e
 	size_t len = 0;
 	int r = map_file(path, &p, &len);
 
+	if (r == -ENODATA)
+		return error_usage(err, r, "--kernel '%s': is empty, or no regular file", path);
 	if (r < 0)
 		return error_usage(err, r, "--kernel '%s': cannot read: %m", path);
 	if (len > SETUP_VERSION_AT + 2 && !memcmp(p + SETUP_MAGIC_AT, "HdrS", 4)) {

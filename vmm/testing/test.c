@@ -69,10 +69,13 @@ static int report(const struct test_config *t, const struct test_job *jobs, unsi
 		test_print_table(jobs, num, stdout);
 	else if (num == 1)
 		test_print_text(&jobs[0]);
-	if (write_reports(t, jobs, num, err) < 0 || fflush(stdout)) {
+	if (write_reports(t, jobs, num, err) < 0) {
 		error_print(err);
 		return error_status(err);
 	}
+	/* What cannot be written there, main() tells of; it is not to come out as a success. */
+	if (fflush(stdout))
+		return status ?: 1;
 	return status;
 }
 

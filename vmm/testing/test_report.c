@@ -281,9 +281,20 @@ int test_write_junit(const struct test_job *jobs, unsigned num, const char *path
 	return fclose(out) ? -errno : 0;
 }
 
+/* In one line; what begins with '#' would be a directive, to skip the test for one. */
+static void put_tap(FILE *out, const char *s)
+{
+	char line[1024];
+
+	text_printable(line, sizeof(line), s, sizeof(line));
+	for (const char *p = line; *p; p++)
+		fprintf(out, *p == '#' || *p == '\\' ? "\\%c" : "%c", *p);
+}
+
 int test_write_tap(const struct test_job *jobs, unsigned num, const char *path)
 {
 	FILE *out = fopen(path, "we");
+	char said[sizeof(jobs->message)];
 
 	if (!out)
 		return -errno;
@@ -291,11 +302,16 @@ int test_write_tap(const struct test_job *jobs, unsigned num, const char *path)
 	for (unsigned i = 0; i < num; i++) {
 		const struct test_job *j = &jobs[i];
 
-		fprintf(out, "%sok %u - %s %s\n", passed(j) ? "" : "not ", i + 1, j->release,
-			j->config->command[0]);
-		if (!passed(j))
-			fprintf(out, "# %s, status %d: %s\n", test_outcome_name(j->outcome),
-				j->status, word(j));
+		fprintf(out, "%sok %u - ", passed(j) ? "" : "not ", i + 1);
+		put_tap(out, j->release);
+		fputc(' ', out);
+		put_tap(out, j->config->command[0]);
+		fputc('\n', out);
+		if (passed(j))
+			continue;
+		text_printable(said, sizeof(said), word(j), sizeof(said));
+		fprintf(out, "# %s, status %d: %s\n", test_outcome_name(j->outcome), j->status,
+			said);
 	}
 	return fclose(out) ? -errno : 0;
 }
