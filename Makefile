@@ -153,7 +153,7 @@ $(BUILD)/tests/unit/test_user_net_crowded.o: CFLAGS += $(HELPER_CFLAGS_wisp-net)
 $(BUILD)/tests/unit/test_guest_link: LDLIBS += -Wl,--wrap=recvmmsg,--wrap=sendmmsg
 $(BUILD)/tests/unit/test_guest_link: $(BUILD)/helpers/guest_link.o
 $(BUILD)/tests/unit/test_api: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
-$(BUILD)/tests/unit/test_api: LDLIBS += $(HELPER_LIBS_wisp-api) -Wl,--wrap=api_run_wisp
+$(BUILD)/tests/unit/test_api: LDLIBS += $(HELPER_LIBS_wisp-api) -Wl,--wrap=api_run_wisp,--wrap=api_tap_works
 $(BUILD)/tests/unit/test_api_running: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
 $(BUILD)/tests/unit/test_api_running: LDLIBS += $(HELPER_LIBS_wisp-api)
 $(BUILD)/tests/unit/test_api_snapshot: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))

@@ -260,6 +260,16 @@ bool api_check_load(const json_t *body, struct api_answer *answer);
 /* The version of the file at @path into @text, of @size; -errno when it is none of ours. */
 int api_describe_snapshot(const char *path, char *text, size_t size, struct error *err);
 
+/* ---- api_tap.c ---- */
+
+/*
+ * Can the tap @name be opened? It is closed again, and none is made. If not, what Firecracker says
+ * then is in @why, of @size.
+ */
+bool api_tap_works(const char *name, char *why, size_t size);
+/* What it says of the errno @error from the kernel. */
+void api_tap_fault(char *why, size_t size, const char *name, int error);
+
 /* ---- api_plug.c ---- */
 
 API_HANDLER(delete_drive);

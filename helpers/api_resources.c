@@ -344,11 +344,22 @@ static bool tap_is_taken(const struct api *api, const char *id, const char *name
 	return false;
 }
 
+/* Is the host's interface @name there for the network @id? If not, why is in @why. */
+static bool can_have_tap(const struct api *api, const char *id, const char *name, char *why,
+			 size_t size)
+{
+	if (!tap_is_taken(api, id, name))
+		return api_tap_works(name, why, size);
+	api_tap_fault(why, size, name, EBUSY);
+	return false;
+}
+
 static bool net_is_good(struct api *api, const char *id, const json_t *body,
 			struct api_answer *answer)
 {
 	const char *mac = text_of(body, "guest_mac"), *other;
 	const json_t *mtu = json_object_get(body, "mtu");
+	char tap[400], why[440];
 	json_t *n;
 
 	json_object_foreach(api->nets, other, n)
@@ -362,26 +373,17 @@ static bool net_is_good(struct api *api, const char *id, const json_t *body,
 			return false;
 		}
 	}
-	if (tap_is_taken(api, id, text_of(body, "host_dev_name"))) {
-		/* The one it was to replace has been closed by then, and is gone. */
-		json_object_del(api->nets, id);
-		api_fault(answer,
-			  "Network config error: Could not create the network device: Open tap "
-			  "device failed: Error while creating ifreq structure: Device or resource "
-			  "busy (os error 16). Invalid TUN/TAP Backend provided by %s. Check our "
-			  "documentation on setting up the network devices.",
-			  text_of(body, "host_dev_name"));
-		return false;
-	}
-	if (json_is_integer(mtu) && json_integer_value(mtu) < 68) {
-		json_object_del(api->nets, id);
-		api_fault(answer,
-			  "Network config error: Could not create the network device: MTU %lld is "
-			  "out of range [68, 65535]",
-			  (long long)json_integer_value(mtu));
-		return false;
-	}
-	return true;
+	if (json_is_integer(mtu) && json_integer_value(mtu) < 68)
+		snprintf(why, sizeof(why), "MTU %lld is out of range [68, 65535]",
+			 (long long)json_integer_value(mtu));
+	else if (!can_have_tap(api, id, text_of(body, "host_dev_name"), tap, sizeof(tap)))
+		snprintf(why, sizeof(why), "Open tap device failed: %s", tap);
+	else
+		return true;
+	/* The one it was to replace has been closed by then, and is gone. */
+	json_object_del(api->nets, id);
+	api_fault(answer, "Network config error: Could not create the network device: %s", why);
+	return false;
 }
 
 API_HANDLER(put_net)
