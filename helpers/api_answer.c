@@ -101,15 +101,14 @@ const struct api_endpoint api_endpoints[] = {
 
 /* ---- routing ---- */
 
-/* What is behind @start and a slash of @path; "" when nothing is, NULL: it begins otherwise. */
+/* What of @path is behind @start: nothing, or a slash and more; NULL: it begins otherwise. */
 static const char *behind(const char *start, const char *path)
 {
 	size_t len = strlen(start);
 
 	if (strncmp(start, path, len) != 0 || (path[len] && path[len] != '/'))
 		return NULL;
-	path += len;
-	return path + strspn(path, "/");
+	return path + len;
 }
 
 /*
@@ -124,8 +123,6 @@ static bool path_fits(const char *pattern, const char *path, const char **ret_id
 	*ret_id = NULL;
 	if (!star)
 		return *pattern ? behind(pattern, path) != NULL : !*path;
-	while (len && path[len - 1] == '/')
-		len--;
 	/* "drives" alone is the request with an empty id. */
 	if (len + 1 == (size_t)(star - pattern) && !strncmp(pattern, path, len)) {
 		*ret_id = "";
@@ -205,9 +202,10 @@ static bool path_is_good(const char *method, const char *path, const struct api_
 		    (e && strlen(e->path) > strlen(particular[i].path)))
 			continue;
 		rest = behind(particular[i].path, path);
+		/* Between two slashes there is a word too, an empty one. */
 		if (rest && *rest)
 			api_fault(answer, "%s%.*s%s", particular[i].before,
-				  (int)strcspn(rest, "/"), rest, particular[i].after);
+				  (int)strcspn(rest + 1, "/"), rest + 1, particular[i].after);
 		else if (rest && particular[i].nothing)
 			api_fault(answer, "%s", particular[i].nothing);
 		if (answer->status)
@@ -381,27 +379,31 @@ static void handle_named(struct api *api, const struct api_endpoint *e, const ch
 	json_decref(body);
 }
 
-static void handle(struct api *api, const char *method, const char *path, const char *text,
+static void handle(struct api *api, const char *method, const char *target, const char *text,
 		   size_t len, struct api_answer *answer)
 {
+	char *path = strdup(target + strspn(target, "/"));
 	const struct api_endpoint *e;
 	const char *id;
-	char *own = NULL;
+	size_t end;
 
-	path += strspn(path, "/");
-	e = find_endpoint(method, path, &id);
-	if (!body_fits(method, path, text != NULL, answer) ||
-	    !path_is_good(method, path, e, answer))
+	if (!path) {
+		api_fault(answer, "No memory.");
 		return;
-	if (id) {
-		own = strndup(id, strcspn(id, "/"));
-		if (!own) {
-			api_fault(answer, "No memory.");
-			return;
-		}
 	}
-	handle_named(api, e, own, text, len, answer);
-	free(own);
+	/* A slash ends a word: behind the last one there is none. */
+	end = strlen(path);
+	if (end && path[end - 1] == '/')
+		path[end - 1] = '\0';
+	e = find_endpoint(method, path, &id);
+	if (body_fits(method, path, text != NULL, answer) &&
+	    path_is_good(method, path, e, answer)) {
+		/* An empty one need not be in @path. */
+		if (id && *id)
+			path[(id - path) + strcspn(id, "/")] = '\0';
+		handle_named(api, e, id, text, len, answer);
+	}
+	free(path);
 }
 
 static void count(struct api *api, const char *method, const char *path,

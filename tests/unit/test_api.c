@@ -5,7 +5,6 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -489,13 +488,14 @@ static void update_of_nothing_is_empty(void **state)
 
 static void metadata_is_not_logged(void **state)
 {
-	static const char *const paths[] = { "/mmds", "/mmds/", "//mmds", "//mmds//" };
+	static const char *const paths[] = { "/mmds", "/mmds/", "//mmds", "//mmds/" };
 	struct talk *t = *state;
 	char log[8000] = "";
 
 	for (unsigned i = 0; i < ARRAY_SIZE(paths); i++)
 		expect_taken(t, "PUT", paths[i], "{\"key\":\"secret\"}");
 	expect_taken(t, "PATCH", "/mmds/x", "{\"other\":\"secret\"}");
+	expect_fault(t, "//mmds//", "{\"key\":\"secret\"}", "Unrecognized PUT request path ``.");
 	expect_taken(t, "PATCH", "/machine-config", "{\"mem_size_mib\":4096}");
 	assert_true(read(t->log[0], log, sizeof(log) - 1) > 0);
 	assert_null(strstr(log, "secret"));
