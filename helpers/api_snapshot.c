@@ -17,8 +17,6 @@
 #include "vmm/control/control_client.h"
 #include "vmm/core/io.h"
 
-#define MAX_ARGUMENTS 200
-
 static const char *text_of(const json_t *o, const char *name)
 {
 	return json_string_value(json_object_get(o, name));
@@ -216,21 +214,35 @@ static void remove_directory(const char *dir)
 	rmdir(dir);
 }
 
+/* The command line of `wisp restore`: as many words as the request makes it, and a NULL. */
 struct words {
-	char *argv[MAX_ARGUMENTS];
+	char **argv;
 	unsigned num;
+	bool failed; /* one is missing for want of memory */
 };
 
 static void add(struct words *w, const char *fmt, ...) __printf(2, 3);
 
 static void add(struct words *w, const char *fmt, ...)
 {
+	char **argv = realloc(w->argv, (w->num + 2) * sizeof(*argv));
 	va_list ap;
 
 	va_start(ap, fmt);
-	if (w->num + 1 < MAX_ARGUMENTS && vasprintf(&w->argv[w->num], fmt, ap) >= 0)
-		w->num++;
+	if (argv)
+		w->argv = argv;
+	if (!argv || vasprintf(&argv[w->num], fmt, ap) < 0)
+		w->failed = true;
+	else
+		argv[++w->num] = NULL;
 	va_end(ap);
+}
+
+static void free_words(struct words *w)
+{
+	while (w->num)
+		free(w->argv[--w->num]);
+	free(w->argv);
 }
 
 static bool uses_uffd(const json_t *body)
@@ -402,7 +414,7 @@ static int begin_tracking(struct api *api, const json_t *body, struct error *err
 static int load(struct api *api, const json_t *body, struct error *err)
 {
 	char dir[] = "/tmp/wisp-load-XXXXXX";
-	struct words w = { .num = 0 };
+	struct words w = { 0 };
 	uint8_t *data;
 	struct api_snapshot_header h;
 	json_t *resources = NULL;
@@ -423,6 +435,8 @@ static int load(struct api *api, const json_t *body, struct error *err)
 		take_resources(api, resources, body);
 		r = make_directory(dir, api->drives, data + sizeof(h) + h.resources, h.state, err);
 		add_arguments(&w, api, dir, body);
+		if (!r && w.failed)
+			r = error_set(err, -ENOMEM, "%s", strerror(ENOMEM));
 		if (!r)
 			r = api_launch(api, w.argv, err);
 		if (!r)
@@ -431,8 +445,7 @@ static int load(struct api *api, const json_t *body, struct error *err)
 			r = begin_tracking(api, body, err);
 		remove_directory(dir);
 	}
-	while (w.num)
-		free(w.argv[--w.num]);
+	free_words(&w);
 	free(data);
 	close_handler(api);
 	if (!resources)
