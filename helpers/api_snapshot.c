@@ -298,14 +298,33 @@ static bool tracks(const json_t *body)
 	       json_is_true(json_object_get(body, "enable_diff_snapshots"));
 }
 
+/* Another tap for each network that the request has one for; of several for one, the last. */
+static void add_taps(struct words *w, const json_t *overrides)
+{
+	json_t *taps = json_object(), *one, *tap;
+	const char *id;
+	size_t i;
+
+	json_array_foreach(overrides, i, one)
+	{
+		json_object_set(taps, text_of(one, "iface_id"),
+				json_object_get(one, "host_dev_name"));
+	}
+	json_object_foreach(taps, id, tap)
+	{
+		add(w, "--tap=%s=%s", id, json_string_value(tap));
+	}
+	w->failed |= !taps;
+	json_decref(taps);
+}
+
 static void add_arguments(struct words *w, const struct api *api, const char *dir,
 			  const json_t *body)
 {
-	const json_t *vsock = json_object_get(body, "vsock_override"), *one;
+	const json_t *vsock = json_object_get(body, "vsock_override");
 	const char *id;
 	char name[40];
 	json_t *drive;
-	size_t i;
 
 	api_name(api, name, sizeof(name));
 	add(w, "wisp");
@@ -318,10 +337,7 @@ static void add_arguments(struct words *w, const struct api *api, const char *di
 	{
 		add(w, "--disk=%s=%s", id, text_of(drive, "path_on_host"));
 	}
-	json_array_foreach(json_object_get(body, "network_overrides"), i, one)
-	{
-		add(w, "--tap=%s=%s", text_of(one, "iface_id"), text_of(one, "host_dev_name"));
-	}
+	add_taps(w, json_object_get(body, "network_overrides"));
 	if (json_is_object(vsock))
 		add(w, "--vsock=%s", text_of(vsock, "uds_path"));
 	if (json_is_true(json_object_get(body, "clock_realtime")))
