@@ -178,6 +178,73 @@ API_HANDLER(put_boot)
 
 /* ---- devices ---- */
 
+/* Where @id comes among @devices, or how many there are. */
+static size_t place_of(const json_t *devices, const char *id)
+{
+	const char *other;
+	size_t place = 0;
+	json_t *d;
+
+	json_object_foreach((json_t *)devices, other, d)
+	{
+		if (!strcmp(other, id))
+			break;
+		place++;
+	}
+	return place;
+}
+
+/* Those at two places of @devices change places. Without memory all stays as it is. */
+static void exchange(json_t **devices, size_t one, size_t two)
+{
+	const char **ids = calloc(json_object_size(*devices) + 1, sizeof(*ids)), *id;
+	json_t *sorted = json_object(), *d;
+	size_t num = 0;
+
+	if (ids && sorted) {
+		json_object_foreach(*devices, id, d)
+		{
+			ids[num++] = id;
+		}
+		for (size_t i = 0; i < num; i++) {
+			id = ids[i == one ? two : i == two ? one : i];
+			json_object_set(sorted, id, json_object_get(*devices, id));
+		}
+		replace(devices, sorted);
+	}
+	free(ids);
+	json_decref(sorted);
+}
+
+/* Firecracker's order, by which the guest calls them: the root comes first, or to where it was. */
+static void keep_drive(json_t **drives, const char *id, json_t *drive)
+{
+	size_t place = place_of(*drives, id);
+	bool root = json_is_true(json_object_get(drive, "is_root_device"));
+	bool is_new = place == json_object_size(*drives);
+	json_t *first;
+
+	json_object_set(*drives, id, drive);
+	if (root && is_new) {
+		first = json_pack("{s:O}", id, drive);
+		json_object_update(first, *drives);
+		replace(drives, first);
+		json_decref(first);
+	} else if (root && place) {
+		exchange(drives, 0, place);
+	}
+}
+
+/* As there: the last one takes the place of one that goes, or is another one from now on. */
+static void drop_net(json_t **nets, const char *id)
+{
+	size_t place = place_of(*nets, id), num = json_object_size(*nets);
+
+	if (place + 1 < num)
+		exchange(nets, place, num - 1);
+	json_object_del(*nets, id);
+}
+
 /* Does the field @name of one of @devices, other than @id, say that it is the root device? */
 static bool has_root(json_t *devices, const char *name, const char *id)
 {
@@ -251,7 +318,7 @@ API_HANDLER(put_drive)
 	fill(body, "socket", json_null());
 	if (!api_plug_drive(api, id, body, answer))
 		return;
-	json_object_set(api->drives, id, body);
+	keep_drive(&api->drives, id, body);
 	api_no_content(answer);
 }
 
@@ -381,7 +448,7 @@ static bool net_is_good(struct api *api, const char *id, const json_t *body,
 	else
 		return true;
 	/* The one it was to replace has been closed by then, and is gone. */
-	json_object_del(api->nets, id);
+	drop_net(&api->nets, id);
 	api_fault(answer, "Network config error: Could not create the network device: %s", why);
 	return false;
 }
@@ -397,6 +464,7 @@ API_HANDLER(put_net)
 	fill(body, "tx_rate_limiter", json_null());
 	if (!api_plug_net(api, id, body, answer))
 		return;
+	drop_net(&api->nets, id);
 	json_object_set(api->nets, id, body);
 	api_no_content(answer);
 }
