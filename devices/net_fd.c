@@ -5,6 +5,7 @@
 #include <net/if_arp.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 void net_fd_take_link_down(struct net *n)
@@ -102,13 +103,21 @@ void net_fd_announce(struct net *n, const uint8_t mac[6])
 			.ar_op = htobe16(ARPOP_RREQUEST),
 		},
 	};
+	int fd = net_fd_of(n)->fd;
+	ssize_t len;
 
 	memset(frame.eth.ether_dhost, 0xff, sizeof(frame.eth.ether_dhost));
 	memcpy(frame.eth.ether_shost, mac, 6);
 	memcpy(frame.sender, mac, 6);
 	memcpy(frame.target, mac, 6);
-	/* Lost when the peer is full, as any frame may be; the driver announces too. */
-	if (write(net_fd_of(n)->fd, &frame, sizeof(frame)) < 0)
+	/*
+	 * Lost when the peer is full, as any frame may be; the driver announces too. Only taps,
+	 * which are no sockets, were opened so that write() never waits.
+	 */
+	len = send(fd, &frame, sizeof(frame), MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (len < 0 && errno == ENOTSOCK)
+		len = write(fd, &frame, sizeof(frame));
+	if (len < 0)
 		n->tx_dropped++;
 }
 

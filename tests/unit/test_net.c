@@ -407,6 +407,27 @@ static void a_moved_address_is_announced(void **state)
 	assert_memory_equal(frame + NET_VNET_HDR + 12, "\x80\x35\0\x01\x08\0\x06\x04\0\x03", 10);
 }
 
+/* As that of a switch's port: who sent without MSG_DONTWAIT would wait there. */
+static void an_announcement_to_a_full_peer_is_dropped(void **state)
+{
+	static const uint8_t mac[6] = { 2, 4, 6, 8, 10, 12 };
+	struct net *n;
+	uint8_t frame[1000] = { 0 };
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+	while (send(pair[0], frame, sizeof(frame), MSG_DONTWAIT) > 0)
+		;
+	assert_int_equal(errno, EAGAIN);
+	assert_int_equal(net_open_socket(&n, pair[0], mac, NULL), 0);
+	alarm(10);
+	n->ops->announce(n, mac);
+	alarm(0);
+	assert_int_equal(n->tx_dropped, 1);
+	close(pair[1]);
+	net_close(n);
+}
+
 static void a_tap_that_is_not_there_is_explained(void **state)
 {
 	struct error err = { 0 };
@@ -516,6 +537,7 @@ int main(void)
 	const struct CMUnitTest sockets[] = {
 		net_test(frames_that_are_there_come_without_a_wait),
 		net_test(a_moved_address_is_announced),
+		cmocka_unit_test(an_announcement_to_a_full_peer_is_dropped),
 		tap_test(a_tap_takes_what_the_kernel_can),
 		tap_test(frames_arrive_whole_and_in_order),
 		tap_test(a_full_peer_is_waited_for),
