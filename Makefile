@@ -359,8 +359,13 @@ soak: ## unit tests under sanitizers again and again (SOAK_ROUNDS), then a long 
 	$(Q)$(MAKE) --no-print-directory soak-migrate
 	$(Q)$(MAKE) --no-print-directory soak-hostile
 	$(Q)$(MAKE) --no-print-directory soak-snapshot
+	$(Q)$(MAKE) --no-print-directory soak-clones
 	$(Q)$(MAKE) --no-print-directory soak-reset
 	$(Q)$(MAKE) --no-print-directory soak-linux
+
+.PHONY: soak-clones
+soak-clones: all ## a hundred clones of Linux at once, of a guest, a clone and a restored guest
+	$(Q)BUILD=$(BUILD) scripts/soak-clones
 
 .PHONY: soak-reset
 soak-reset: all ## a guest taken back 10000 times, that writes 50 pages each time
