@@ -23,9 +23,11 @@ enum { CONSISTENT_READ, WRITE, RESIZE = 3, NUM_RIGHTS };
 
 #define RIGHT(n) (1u << (n))
 
-static int lock_byte(int fd, int command, short type, off_t start)
+static int lock_bytes(int fd, int command, short type, off_t start, off_t number)
 {
-	struct flock lock = { .l_type = type, .l_whence = SEEK_SET, .l_start = start, .l_len = 1 };
+	struct flock lock = {
+		.l_type = type, .l_whence = SEEK_SET, .l_start = start, .l_len = number
+	};
 
 	if (fcntl(fd, command, &lock) < 0)
 		return errno == EACCES ? -EAGAIN : -errno;
@@ -33,15 +35,32 @@ static int lock_byte(int fd, int command, short type, off_t start)
 	return command == F_OFD_GETLK && lock.l_type != F_UNLCK ? -EAGAIN : 0;
 }
 
+/* Rights that are side by side take one call. */
 static int for_each(int fd, int command, short type, off_t base, unsigned rights)
 {
+	unsigned number;
 	int r = 0;
 
-	for (unsigned n = 0; n < NUM_RIGHTS && !r; n++) {
-		if (rights & RIGHT(n))
-			r = lock_byte(fd, command, type, base + n);
+	for (unsigned n = 0; n < NUM_RIGHTS && !r; n += number + 1) {
+		number = 0;
+		while (rights & RIGHT(n + number))
+			number++;
+		if (number)
+			r = lock_bytes(fd, command, type, base + n, number);
 	}
 	return r;
+}
+
+/* A lock of somebody else's that denies one of @held or exercises one of @denied: -EAGAIN. */
+static int look_at_theirs(int fd, unsigned held, unsigned denied)
+{
+	/* Nearly always nobody has any lock at all there. */
+	int r = lock_bytes(fd, F_OFD_GETLK, F_WRLCK, HELD, DENIED + NUM_RIGHTS - HELD);
+
+	if (r != -EAGAIN)
+		return r;
+	r = for_each(fd, F_OFD_GETLK, F_WRLCK, DENIED, held);
+	return r < 0 ? r : for_each(fd, F_OFD_GETLK, F_WRLCK, HELD, denied);
 }
 
 int block_file_lock(const struct block_file *f, bool read_only, struct error *err)
@@ -55,9 +74,7 @@ int block_file_lock(const struct block_file *f, bool read_only, struct error *er
 	if (!r)
 		r = for_each(f->fd, F_OFD_SETLK, F_RDLCK, DENIED, denied);
 	if (!r)
-		r = for_each(f->fd, F_OFD_GETLK, F_WRLCK, DENIED, held);
-	if (!r)
-		r = for_each(f->fd, F_OFD_GETLK, F_WRLCK, HELD, denied);
+		r = look_at_theirs(f->fd, held, denied);
 	if (!r)
 		return 0;
 	if (r == -EAGAIN) {

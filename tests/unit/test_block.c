@@ -194,6 +194,39 @@ static void an_image_has_one_writer_or_many_readers(void **state)
 	block_close(open_block(f, rw));
 }
 
+/* The bytes are those of QEMU's raw_apply_lock_bytes(): a right exercised, or granted to nobody. */
+static void of_the_locks_of_others_only_those_in_the_way_matter(void **state)
+{
+	static const struct {
+		off_t byte;
+		bool reads, writes; /* may who comes */
+	} locks[] = {
+		{ 99, true, true },   { 100, true, true },   { 101, false, false },
+		{ 102, true, true },  { 103, false, false }, { 104, true, true },
+		{ 150, true, true },  { 199, true, true },   { 200, false, false },
+		{ 201, true, false }, { 202, true, true },   { 203, true, false },
+		{ 204, true, true },
+	};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(locks); i++) {
+		struct flock lock = { .l_type = F_RDLCK, .l_start = locks[i].byte, .l_len = 1 };
+		int fd = open(f->path, O_RDWR);
+
+		assert_true(fd >= 0);
+		assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
+		for (int read_only = 0; read_only <= 1; read_only++) {
+			struct block_config config = { .read_only = read_only };
+
+			if (read_only ? locks[i].reads : locks[i].writes)
+				block_close(open_block(f, config));
+			else
+				refused(f, config, "in use by another process");
+		}
+		close(fd);
+	}
+}
+
 static void a_descriptor_is_taken_as_it_is(void **state)
 {
 	struct fixture *f = *state;
@@ -506,6 +539,7 @@ int main(void)
 		block_test(what_is_no_disk_is_refused),
 		block_test(an_image_is_taken_for_what_it_says_or_is_told),
 		block_test(an_image_has_one_writer_or_many_readers),
+		block_test(of_the_locks_of_others_only_those_in_the_way_matter),
 		block_test(a_descriptor_is_taken_as_it_is),
 		block_test(the_size_is_whole_sectors),
 		block_test(scattered_bytes_arrive_in_order),
