@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -35,6 +34,7 @@
 #include "vmm/outputs.h"
 #include "vmm/recorder.h"
 #include "vmm/run_dir.h"
+#include "vmm/sandbox/orphan.h"
 #include "vmm/saved/demand.h"
 #include "vmm/share.h"
 
@@ -228,7 +228,7 @@ static void remove_sockets(const struct machine_config *c)
 static _Noreturn void be_monitor(const struct monitor_params *params)
 {
 	/* Ends in good order when the parent is killed; it may be already. */
-	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	orphan_begin();
 	if (getppid() != params->parent)
 		_exit(1);
 	if (params->broker_fd >= 0)

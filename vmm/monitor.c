@@ -410,7 +410,10 @@ int monitor_main(const struct monitor_params *p)
 		p->end->status = machine_end_say(p->end, &err);
 		return p->end->status;
 	}
-	sandbox.parent = p->parent;
-	orphan_prepare();
+	/* A main thread that nothing confines goes on watching by itself. */
+	if (lock.mode != SANDBOX_OFF) {
+		sandbox.parent = p->parent;
+		orphan_leave();
+	}
 	return monitor_serve(p, &sandbox);
 }

@@ -441,7 +441,8 @@ static void who_is_an_orphan_already_when_it_begins_to_watch_ends_at_once(void *
 	int status;
 
 	if (child == 0) {
-		orphan_prepare();
+		orphan_begin();
+		orphan_leave();
 		orphan_watch(getppid());
 		/* Nothing came of that: its parent lives. */
 		usleep(10000);

@@ -39,18 +39,28 @@ static void orphan_mask(int how)
 	pthread_sigmask(how, &set, NULL);
 }
 
-void orphan_prepare(void)
+void orphan_begin(void)
 {
 	struct sigaction action = { .sa_handler = orphaned, .sa_flags = SA_RESTART };
 
-	orphan_mask(SIG_BLOCK);
 	sigaction(ORPHAN_SIGNAL, &action, NULL);
+	orphan_again();
+}
+
+void orphan_again(void)
+{
+	prctl(PR_SET_PDEATHSIG, ORPHAN_SIGNAL);
+}
+
+void orphan_leave(void)
+{
+	orphan_mask(SIG_BLOCK);
 }
 
 void orphan_watch(pid_t parent)
 {
 	/* Each thread has one of its own, and it goes to whichever does not block it. */
-	prctl(PR_SET_PDEATHSIG, ORPHAN_SIGNAL);
+	orphan_again();
 	orphan_mask(SIG_UNBLOCK);
 	/* A death before that is told to nobody, nor one while a change of user had undone it. */
 	if (getppid() != parent)

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "vmm/core/log.h"
+#include "vmm/sandbox/orphan.h"
 #include "vmm/sandbox/sandbox_internal.h"
 
 /* Threads of this microVM and of its clones; in a user namespace nobody else is counted. */
@@ -63,8 +64,7 @@ static int become_user(const struct sandbox *s, struct error *err)
 	    (p->uid && setresuid(p->uid, p->uid, p->uid)))
 		return error_kind_set(err, ERROR_REFUSED, -errno,
 				      "--uid %u, --gid %u: cannot become them: %m", p->uid, p->gid);
-	/* A change of user has forgotten it (PR_SET_PDEATHSIG in prctl(2)). */
-	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	orphan_again();
 	return 0;
 }
 

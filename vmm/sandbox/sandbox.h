@@ -56,7 +56,7 @@ struct sandbox {
 	struct sandbox_params params;
 	bool namespaces; /* a mount namespace of our own: there can be an empty root */
 	bool filters;	 /* threads are to load theirs: locked, and the kernel has seccomp */
-	pid_t parent;	 /* the maker sees to it that no orphan of it stays, see orphan.h; 0: no */
+	pid_t parent;	 /* whose death the maker is to see (orphan.h); 0: somebody else does */
 	bool filtered;	 /* who begins now is under the maker's; so is a live fork's child */
 };
 
