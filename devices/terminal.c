@@ -61,7 +61,8 @@ int terminal_raw(void)
 {
 	struct termios raw = saved;
 
-	own_group = getpgrp();
+	if (terminal_is(STDIN_FILENO))
+		own_group = getpgrp();
 	if (terminal_fd < 0)
 		return 0;
 	cfmakeraw(&raw);

@@ -75,6 +75,12 @@ static void await_first_frame(int socket, int listening)
 		_exit(0);
 }
 
+/* A descriptor that is none of those that the helper's own become. */
+static int out_of_the_way(int fd)
+{
+	return fd > 5 ? fd : fcntl(fd, F_DUPFD_CLOEXEC, 6);
+}
+
 /*
  * In the child: only the descriptors of its own survive, as 3, 4 and, where it can be found for
  * changes, 5. Without @status it starts late.
@@ -91,17 +97,17 @@ static void exec_helper(const struct helper *h, const char *path, char *const *a
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* Terminal signals are the parent's to act on. */
 	setpgid(0, 0);
-	/* Away from 3 and 4 first, so that neither overwrites the other. */
-	socket = fcntl(socket, F_DUPFD_CLOEXEC, 10);
+	/* First of all, so that none overwrites another. */
+	socket = out_of_the_way(socket);
 	if (status >= 0)
-		status = fcntl(status, F_DUPFD_CLOEXEC, 10);
+		status = out_of_the_way(status);
 	/* Made here, where nobody waits for it. Without it the network works as well. */
 	if (h->dir) {
 		snprintf(name, sizeof(name), HELPER_SOCKET, h->name);
 		listening = run_dir_listen(h->dir, name);
 	}
 	if (listening >= 0)
-		listening = fcntl(listening, F_DUPFD_CLOEXEC, 10);
+		listening = out_of_the_way(listening);
 	if (dup2(socket, 3) < 0 || (status >= 0 && dup2(status, 4) < 0) ||
 	    (listening >= 0 && dup2(listening, 5) < 0))
 		_exit(127);

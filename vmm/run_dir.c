@@ -49,12 +49,13 @@ static int check_root(const char *path, bool strict, struct error *err)
 static int default_root(char *buf, size_t size)
 {
 	const char *runtime = getenv("XDG_RUNTIME_DIR");
-	unsigned uid = geteuid();
 	int n;
 
 	if (runtime && *runtime == '/') {
 		n = snprintf(buf, size, "%s/wisp", runtime);
 	} else {
+		unsigned uid = geteuid();
+
 		snprintf(buf, size, "/run/user/%u", uid);
 		n = snprintf(buf, size,
 			     access(buf, W_OK | X_OK) == 0 ? "/run/user/%u/wisp" : "/tmp/wisp-%u",
@@ -475,11 +476,16 @@ int run_dir_listen(const struct run_dir *dir, const char *name)
 {
 	char *path = run_dir_file(dir, name), base[PATH_MAX];
 
+	int fd;
+
 	if (!path)
 		return -ENOMEM;
-	unlink(path);
+	fd = stable_path(dir, base, sizeof(base)) < 0 ? -ENAMETOOLONG : listen_in(base, name);
+	/* One from the guest's last life, which nearly always is its first. */
+	if (fd == -EADDRINUSE && unlink(path) == 0)
+		fd = listen_in(base, name);
 	free(path);
-	return stable_path(dir, base, sizeof(base)) < 0 ? -ENAMETOOLONG : listen_in(base, name);
+	return fd;
 }
 
 /* ---- finding them ---- */

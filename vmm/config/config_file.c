@@ -322,11 +322,16 @@ static int write_file(const char *path, const json_t *all, struct error *err)
 
 int config_words_save(const struct config_words *words, struct error *err)
 {
-	json_t *section = json_object(), *all = json_pack("{s:O}", SECTION, section);
+	json_t *section, *all;
 	bool only_images = false;
-	int r = section && all ? 0 : -ENOMEM;
+	int r;
 
-	for (int i = 0, used; words->save && i < words->argc && !r; i += used) {
+	if (!words->save)
+		return 0;
+	section = json_object();
+	all = json_pack("{s:O}", SECTION, section);
+	r = section && all ? 0 : -ENOMEM;
+	for (int i = 0, used; i < words->argc && !r; i += used) {
 		const struct config_item *item;
 		const char *value, *word = words->argv[i];
 
@@ -346,7 +351,7 @@ int config_words_save(const struct config_words *words, struct error *err)
 	}
 	if (r < 0)
 		error_set(err, r, "--save-config: %s", strerror(-r));
-	else if (words->save)
+	else
 		r = write_file(words->save, all, err);
 	json_decref(section);
 	json_decref(all);
