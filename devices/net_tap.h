@@ -27,8 +27,12 @@ struct net_tap {
  */
 int net_tap_open(struct net_tap *tap, const char *name, unsigned num_queues, struct error *err);
 
-/* The tap on @fd, which somebody else has opened; owned from now on, also on failure. */
-int net_tap_adopt(struct net_tap *tap, int fd, struct error *err);
+/*
+ * The tap on @fd, which somebody else has opened; owned from now on, also on failure. What the
+ * kernel does for it is tried out, which leaves it all off, unless who uses the tap still has
+ * told, by @offloads, net_tap_offload_flags().
+ */
+int net_tap_adopt(struct net_tap *tap, int fd, unsigned offloads, struct error *err);
 
 void net_tap_close(struct net_tap *tap);
 

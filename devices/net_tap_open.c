@@ -162,7 +162,18 @@ int net_tap_open(struct net_tap *tap, const char *name, unsigned num_queues, str
 	return 0;
 }
 
-int net_tap_adopt(struct net_tap *tap, int fd, struct error *err)
+static struct net_offloads offloads_of(unsigned flags)
+{
+	return (struct net_offloads){
+		.csum = flags & TUN_F_CSUM,
+		.tso4 = flags & TUN_F_TSO4,
+		.tso6 = flags & TUN_F_TSO6,
+		.ecn = flags & TUN_F_TSO_ECN,
+		.uso = flags & NET_TUN_F_USO4 && flags & NET_TUN_F_USO6,
+	};
+}
+
+int net_tap_adopt(struct net_tap *tap, int fd, unsigned offloads, struct error *err)
 {
 	struct ifreq ifr = { 0 };
 	char what[40];
@@ -185,7 +196,10 @@ int net_tap_adopt(struct net_tap *tap, int fd, struct error *err)
 		net_tap_close(tap);
 		return r;
 	}
-	find_offloads(tap);
+	if (offloads)
+		tap->offloads = offloads_of(offloads);
+	else
+		find_offloads(tap);
 	look_at(tap, ifr.ifr_name);
 	return 0;
 }

@@ -90,6 +90,7 @@ static int start_helpers(const struct monitor_params *params, const struct launc
 		if (params->image && ends->tap_fds && ends->tap_fds[i] >= 0) {
 			net.tap_fd_given = true;
 			net.tap_fd = ends->tap_fds[i];
+			net.tap_offloads = ends->tap_offloads[i];
 		}
 		helpers[i].no_sandbox = c->sandbox == SANDBOX_OFF;
 		helpers[i].stays = c->reboot_resets;

@@ -24,6 +24,7 @@ struct launch_ends {
 	const struct machine_image *image; /* a saved machine to begin with, or NULL */
 	const char *run_id; /* where it is found for now, by a name that is not its own; or NULL */
 	const int *tap_fds; /* of each network: its tap, for the first life, which owns it; or -1 */
+	const unsigned *tap_offloads; /* of each of these, see net_tap_adopt() */
 	bool listens_later; /* another one of it still does, and is to end */
 	const int *disk_fds; /* of each disk: open already, or -1; NULL: none is */
 	bool unplugged; /* networks on taps and switches end nowhere: another machine has them */

@@ -36,9 +36,8 @@ static int join_switch(struct net_ends *e, const struct config_net *net,
 
 static int open_tap(struct net_ends *e, const struct config_net *net, struct error *err)
 {
-	int r = net->tap_fd_given ?
-			net_tap_adopt(&e->tap, net->tap_fd, err) :
-			net_tap_open(&e->tap, net->tap_name, net->queues, err);
+	int r = net->tap_fd_given ? net_tap_adopt(&e->tap, net->tap_fd, net->tap_offloads, err)
+				  : net_tap_open(&e->tap, net->tap_name, net->queues, err);
 
 	while (!r && net->vhost && e->num_vhost < e->tap.num_queues) {
 		int fd = net_vhost_open(err);

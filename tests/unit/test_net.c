@@ -6,10 +6,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/ethtool.h>
 #include <linux/if_tun.h>
+#include <linux/sockios.h>
+#include <net/if.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "devices/net.h"
@@ -439,8 +445,58 @@ static void a_tap_that_is_not_there_is_explained(void **state)
 	assert_int_equal(net_tap_open(&tap, "a-name-that-is-too-long", 1, &err), -ENAMETOOLONG);
 	/* lo is no tap; without /dev/net/tun we do not get so far. */
 	assert_true(net_tap_open(&tap, "lo", 1, &err) < 0);
-	assert_int_equal(net_tap_adopt(&tap, open("/dev/null", O_RDWR), &err), -ENOTTY);
+	assert_int_equal(net_tap_adopt(&tap, open("/dev/null", O_RDWR), 0, &err), -ENOTTY);
 	assert_non_null(strstr(err.msg, "is not a tap"));
+}
+
+/* Does the kernel give TCP segments to the reader of tap0? */
+static bool gives_segments(void)
+{
+	struct ethtool_value tso = { .cmd = ETHTOOL_GTSO };
+	struct ifreq ifr = { .ifr_name = "tap0", .ifr_data = (char *)&tso };
+	int s = socket(AF_INET, SOCK_DGRAM, 0);
+	bool does = ioctl(s, SIOCETHTOOL, &ifr) == 0 && tso.data;
+
+	close(s);
+	return does;
+}
+
+/* In a child, which has a network of its own. */
+static _Noreturn void adopt_in_use(void)
+{
+	struct ifreq ifr = { .ifr_name = "tap0", .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
+	const struct net_offloads used = { .csum = true, .tso4 = true };
+	struct net_tap tap;
+	int fd;
+
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNET) < 0)
+		_exit(77);
+	fd = open("/dev/net/tun", O_RDWR);
+	if (fd < 0 || ioctl(fd, TUNSETIFF, &ifr) < 0)
+		_exit(77);
+	if (ioctl(fd, TUNSETOFFLOAD, net_tap_offload_flags(&used)) < 0 || !gives_segments())
+		_exit(1);
+	if (net_tap_adopt(&tap, dup(fd), net_tap_offload_flags(&used), NULL) < 0 ||
+	    memcmp(&tap.offloads, &used, sizeof(used)) != 0 || !gives_segments())
+		_exit(2);
+	net_tap_close(&tap);
+	/* Nobody who uses it told: found out, and left off. */
+	if (net_tap_adopt(&tap, dup(fd), 0, NULL) < 0 || !tap.offloads.tso4 || gives_segments())
+		_exit(3);
+	_exit(0);
+}
+
+static void a_tap_in_use_keeps_its_offloads(void **state)
+{
+	pid_t child = fork();
+	int status;
+
+	if (child == 0)
+		adopt_in_use();
+	assert_int_equal(waitpid(child, &status, 0), child);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+		skip();
+	assert_int_equal(status, 0);
 }
 
 static void other_descriptors_are_refused(void **state)
@@ -557,6 +613,7 @@ int main(void)
 	};
 	const struct CMUnitTest others[] = {
 		cmocka_unit_test(a_tap_that_is_not_there_is_explained),
+		cmocka_unit_test(a_tap_in_use_keeps_its_offloads),
 		cmocka_unit_test(other_descriptors_are_refused),
 		cmocka_unit_test(checksums_of_any_length_are_right),
 		cmocka_unit_test(a_checksum_is_filled_where_the_header_says),

@@ -47,10 +47,12 @@ struct receiving {
 	const char *run_id; /* where it is found for now; NULL: by its name */
 	struct {
 		char name[MIGRATE_MAX_TAP + 1];
+		unsigned offloads; /* that its kernel does for it; 0: not known */
 		int fd;		/* -1: taken */
 	} tap[CONFIG_MAX_NETS]; /* the source's, on this host */
 	unsigned num_taps;
 	int tap_fds[CONFIG_MAX_NETS]; /* of each network: one of those, or -1 */
+	unsigned tap_offloads[CONFIG_MAX_NETS];
 	int later_fd; /* who is told what it is to listen at later; -1: it listens at once */
 };
 
@@ -101,6 +103,7 @@ static int receive_taps(struct receiving *x, struct migrate_record *ret_hello, s
 	       ret_hello->type == MIGRATE_TAP && x->num_taps < ARRAY_SIZE(x->tap)) {
 		snprintf(x->tap[x->num_taps].name, sizeof(x->tap[0].name), "%.*s",
 			 (int)ret_hello->len, (const char *)ret_hello->payload);
+		x->tap[x->num_taps].offloads = ret_hello->page;
 		x->tap[x->num_taps++].fd = x->wire.fd;
 		x->wire.fd = -1;
 	}
@@ -261,6 +264,7 @@ static void take_taps(struct receiving *x)
 			if (!c->net[i].tap_name || strcmp(c->net[i].tap_name, x->tap[k].name) != 0)
 				continue;
 			x->tap_fds[i] = x->tap[k].fd;
+			x->tap_offloads[i] = x->tap[k].offloads;
 			x->tap[k].fd = -1;
 			break;
 		}
@@ -392,6 +396,7 @@ static int launch(struct receiving *x)
 		.run_id = x->run_id,
 		.listens_later = x->later_fd >= 0,
 		.tap_fds = x->tap_fds,
+		.tap_offloads = x->tap_offloads,
 		.disk_fds = x->disk_fds,
 		.why = &why,
 	};

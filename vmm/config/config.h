@@ -84,6 +84,7 @@ struct config_net {
 	char *tap_name; /* or the tap on a descriptor that we inherited: */
 	bool tap_fd_given;
 	int tap_fd;
+	unsigned tap_offloads; /* see net_tap_adopt() */
 	bool vhost; /* the host's kernel serves its rings */
 	char *switch_name;
 	unsigned vlan;

@@ -120,7 +120,8 @@ static int take_way(struct migrate_source *s, uint64_t granted, struct error *er
 
 /*
  * A tap of one queue is open once, so whoever takes over on this host gets our descriptor. Its
- * frames are for who runs the guest: the other one reads none before.
+ * frames are for who runs the guest: the other one reads none before, nor tries what it can do,
+ * which would turn off what our guest uses.
  */
 static int hand_over_taps(struct migrate_source *s, struct error *err)
 {
@@ -132,10 +133,12 @@ static int hand_over_taps(struct migrate_source *s, struct error *err)
 	for (unsigned i = 0; i < c->num_nets && !r; i++) {
 		const struct config_net *net = &c->net[i];
 		struct virtio_device *dev = machine_virtio(s->m, VIRTIO_ID_NET, net->id);
-		int fd = dev ? net_tap_fd(virtio_net_end(dev)) : -1;
+		struct net *end = dev ? virtio_net_end(dev) : NULL;
+		int fd = end ? net_tap_fd(end) : -1;
 
 		if (fd >= 0 && net->tap_name && net->queues <= 1)
-			r = migrate_wire_send_fd(&s->wire, MIGRATE_TAP, 0, net->tap_name,
+			r = migrate_wire_send_fd(&s->wire, MIGRATE_TAP,
+						 net_tap_offload_flags(&end->takes), net->tap_name,
 						 strlen(net->tap_name), fd, err);
 	}
 	return r;

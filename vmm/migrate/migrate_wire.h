@@ -61,7 +61,7 @@ enum migrate_record_type {
 	MIGRATE_RESUME,	 /* the source's, first on a new connection: which migration goes on */
 	MIGRATE_RESUMED, /* the destination's: MISSING has told all that it still needs */
 	/* of a hand-off, before HELLO */
-	MIGRATE_TAP, /* the source's: a tap's name, and its descriptor comes along */
+	MIGRATE_TAP, /* the source's, at its offloads: a tap's name; its descriptor comes along */
 	MIGRATE_NUM_TYPES
 };
 
@@ -92,7 +92,8 @@ struct migrate_record {
 	uint32_t len;  /* of the payload */
 	uint64_t page; /* PAGES, MISSING: the first page; WANT: the page; DISK: the first unit;
 			* ROUND, ROUND_DONE: its number; STREAM: which; STATE:
-			* MIGRATE_STATE_*; READY: enum migrate_way and MIGRATE_READY_* */
+			* MIGRATE_STATE_*; READY: enum migrate_way and MIGRATE_READY_*;
+			* TAP: TUN_F_* of linux/if_tun.h, 0: not known */
 	uint8_t *payload; /* in the wire's buffer, until the next one is received */
 };
 
