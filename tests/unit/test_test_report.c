@@ -66,11 +66,28 @@ static void reports_say_why_a_monitor_did_not_start(void **state)
 	j = failed_start(t, &end);
 	json = json_of(j);
 	assert_non_null(strstr(json, "\"message\":\"disk '?ä?': Cannot allocate memory\""));
-	/* There only ASCII is passed on. */
-	expect_report(test_write_junit, j, ": Cannot allocate memory\">");
+	expect_report(test_write_junit, j, " message=\"disk '?ä?': Cannot allocate memory\">");
 	expect_report(test_write_tap, j,
 		      "# monitor-failure, status 125: disk '?ä?': Cannot allocate memory\n");
 	free(json);
+	free(j);
+	free(t);
+}
+
+/* Well-formed characters stay, but for those that XML has not; stray bytes do not. */
+static void junit_has_no_character_that_xml_has_not(void **state)
+{
+	char *command[] = {
+		"ä<"
+		"\xc3\x80\xff\xc0\x80\xed\xa0\x80\xef\xbf\xbe\xef\xbf\xbd\xf0\x9f\x98\x80\x01\xe2",
+		NULL
+	};
+	struct test_config *t = calloc(1, sizeof(*t));
+	struct machine_end end = { .message = "why" };
+	struct test_job *j = failed_start(t, &end);
+
+	t->command = command;
+	expect_report(test_write_junit, j, " name=\"ä&lt;\xc3\x80\xef\xbf\xbd\xf0\x9f\x98\x80\" ");
 	free(j);
 	free(t);
 }
@@ -130,6 +147,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reports_say_why_a_monitor_did_not_start),
+		cmocka_unit_test(junit_has_no_character_that_xml_has_not),
 		cmocka_unit_test(a_command_forges_no_line_of_tap),
 		cmocka_unit_test(a_message_without_an_end_is_cut_and_forges_no_line),
 		cmocka_unit_test(what_the_monitor_left_says_nothing_of_a_command_that_ran),

@@ -17,8 +17,8 @@ void text_printable(char *ret, size_t size, const char *text, size_t max)
 	ret[len] = '\0';
 }
 
-/* Of the character that begins at @s, or 0: no well-formed one does (Unicode 15, table 3-7). */
-static size_t utf8_len(const char *s, size_t len)
+/* Unicode 15, table 3-7. */
+size_t text_utf8_len(const char *s, size_t len)
 {
 	const unsigned char *p = (const unsigned char *)s;
 	size_t want;
@@ -51,7 +51,7 @@ void text_put_json(FILE *out, const char *s, size_t len)
 	for (size_t i = 0; i < len; i += MAX(n, (size_t)1)) {
 		unsigned char c = s[i];
 
-		n = utf8_len(s + i, len - i);
+		n = text_utf8_len(s + i, len - i);
 		if (c == '"' || c == '\\')
 			fprintf(out, "\\%c", c);
 		else if (c == '\n')

@@ -15,6 +15,9 @@
  */
 void text_printable(char *ret, size_t size, const char *text, size_t max);
 
+/* Bytes of the UTF-8 character that begins at @s, which has @len (at least 1); 0: none does. */
+size_t text_utf8_len(const char *s, size_t len);
+
 /*
  * Write the @len bytes at @s as a JSON string, with its quotes. What is UTF-8 stays as it is; each
  * byte that is none of it becomes the character of that number.

@@ -1,6 +1,7 @@
 /* How tests ended: for people, for scripts, for continuous integration. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
@@ -192,9 +193,21 @@ static bool passed(const struct test_job *j)
 	return j->outcome == TEST_EXIT && j->status == 0;
 }
 
+/* May the character of @n bytes be in XML 1.0 (2.2 there)? What is not UTF-8, @n = 0, may not. */
+static bool is_xml(const char *s, size_t n)
+{
+	if (n <= 1)
+		return n && (*s == '\n' || *s == '\t' || (*s >= 0x20 && *s < 0x7f));
+	/* All but U+FFFE and U+FFFF. */
+	return memcmp(s, "\xef\xbf\xbe", n) != 0 && memcmp(s, "\xef\xbf\xbf", n) != 0;
+}
+
 static void put_xml(FILE *out, const char *s)
 {
-	for (; *s; s++) {
+	size_t n;
+
+	for (const char *end = s + strlen(s); s < end; s += MAX(n, (size_t)1)) {
+		n = text_utf8_len(s, end - s);
 		switch (*s) {
 		case '<':
 			fputs("&lt;", out);
@@ -209,9 +222,8 @@ static void put_xml(FILE *out, const char *s)
 			fputs("&quot;", out);
 			break;
 		default:
-			/* Others have no place in XML, nor has what is not UTF-8. */
-			if (*s == '\n' || *s == '\t' || (*s >= 0x20 && *s < 0x7f))
-				fputc(*s, out);
+			if (is_xml(s, n))
+				fwrite(s, 1, n, out);
 		}
 	}
 }

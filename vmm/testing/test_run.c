@@ -294,7 +294,7 @@ void test_decide(struct test_job *j, int launcher_status)
 	} else if (reason == MACHINE_END_TIMEOUT) {
 		set(j, up ? TEST_TIMEOUT : TEST_BOOT_FAILURE, up ? 253 : 254, "timeout");
 	} else if (reason == MACHINE_END_SIGNAL || reason == MACHINE_END_ASKED ||
-		   (reason == MACHINE_END_NONE && j->told)) {
+		   ((reason == MACHINE_END_NONE || reason == MACHINE_END_HANG) && j->told)) {
 		interrupted(j, launcher_status, "interrupted");
 	} else if (j->reported) {
 		decide_exit(j);
@@ -315,7 +315,7 @@ void test_decide(struct test_job *j, int launcher_status)
 
 static void ending_signals(sigset_t *set)
 {
-	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
+	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
 	struct sigaction action;
 
 	sigemptyset(set);
@@ -335,7 +335,7 @@ void test_unblock_signals(void)
 	sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 
-/* Ctrl-C is its microVM's as well; others may have come to us alone. A second one has no mercy. */
+/* What is typed is its microVM's as well; others may have come to us alone. A second one kills. */
 static void tell_to_end(struct test_job *j, int number)
 {
 	if (j->saver)
