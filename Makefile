@@ -286,6 +286,7 @@ $(BUILD)/fuzz/fuzz_mmds: $(addprefix $(BUILD)/fuzz/obj/helpers/,mmds_tcp.o mmds_
 $(BUILD)/fuzz/fuzz_api: $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
 $(BUILD)/fuzz/seeds_api: $(patsubst %.c,$(BUILD)/%.o,$(wildcard helpers/api_*.c helpers/mmds*.c))
 $(BUILD)/fuzz/fuzz_api $(BUILD)/fuzz/seeds_api: LDLIBS += $(HELPER_LIBS_wisp-api)
+$(BUILD)/fuzz/fuzz_api: LDLIBS += -Wl,--wrap=api_tap_works
 
 $(BUILD)/fuzz/seeds_%: $(BUILD)/tests/fuzz/seeds_%.o $(UNIT_LIB) $(BUILD)/libwisp.a
 	@mkdir -p $(@D)
