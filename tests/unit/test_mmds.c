@@ -342,6 +342,28 @@ static void what_is_lost_is_sent_again(void **state)
 	says(f->heard, "\r\n\r\na");
 }
 
+/* The guest closes when we have: what it sends again, or anew, before its FIN counts once. */
+static void the_end_of_the_guest_is_acknowledged_where_it_is(void **state)
+{
+	static const char request[] = "GET /latest/list/0 HTTP/1.1\r\nConnection: close\r\n\r\n";
+	struct fixture *f = *state;
+
+	for (int anew = 0; anew <= 1; anew++) {
+		open_connection(f);
+		send_text(f, request);
+		assert_true(f->last.th_flags & TH_FIN);
+		f->ack--; /* that is not acknowledged yet */
+		if (!anew)
+			f->seq -= strlen(request);
+		send_bytes(f, TH_ACK | TH_FIN, request, strlen(request));
+		assert_int_equal(ntohl(f->last.th_ack), f->seq + strlen(request) + 1);
+		/* And once more, from its end. */
+		f->seq += strlen(request);
+		send_bytes(f, TH_ACK | TH_FIN, "", 0);
+		assert_int_equal(ntohl(f->last.th_ack), f->seq + 1);
+	}
+}
+
 static void the_silent_are_forgotten(void **state)
 {
 	struct fixture *f = *state;
@@ -424,6 +446,7 @@ int main(void)
 		T(requests_come_in_pieces_and_in_a_row),
 		T(long_answers_keep_to_the_window),
 		T(what_is_lost_is_sent_again),
+		T(the_end_of_the_guest_is_acknowledged_where_it_is),
 		T(the_silent_are_forgotten),
 		T(strangers_are_reset),
 		T(nonsense_does_no_harm),
